@@ -1,0 +1,74 @@
+// SentencePiece-exact BPE encoding and decoding of texts, on any number of threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "id_buffer.hpp"
+#include "normalize.hpp"
+#include "vocabulary.hpp"
+
+namespace vikhr {
+
+// An id that is no piece's.
+class IdError : public std::out_of_range {
+ public:
+  using std::out_of_range::out_of_range;
+};
+
+// Texts that stay where they are: either separate, or one buffer cut at offsets.
+class Texts {
+ public:
+  explicit Texts(const std::vector<std::string_view>& views)
+      : views_(views.data()), count_(views.size()) {}
+  // `offsets` has count + 1 ascending values within the buffer.
+  Texts(const char* buffer, const std::int64_t* offsets, std::size_t count)
+      : buffer_(buffer), offsets_(offsets), count_(count) {}
+
+  std::size_t size() const { return count_; }
+  std::string_view operator[](std::size_t i) const {
+    if (views_ != nullptr) return views_[i];
+    return {buffer_ + offsets_[i], static_cast<std::size_t>(offsets_[i + 1] - offsets_[i])};
+  }
+
+ private:
+  const std::string_view* views_ = nullptr;
+  const char* buffer_ = nullptr;
+  const std::int64_t* offsets_ = nullptr;
+  std::size_t count_;
+};
+
+class BpeEncoder {
+ public:
+  // ModelError on bytes that are no model which this encoder can follow exactly.
+  explicit BpeEncoder(std::string_view model_file);
+  ~BpeEncoder();
+
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+
+  // The ids of all texts one after another; `offsets` gets texts.size() + 1 places. The same for
+  // any number of threads (0: as many as the machine has). TextError names the first bad text.
+  IdBuffer encode(const Texts& texts, InvalidUtf8 policy, unsigned threads,
+                  std::int64_t* offsets) const;
+
+  // Appends the text of the ids to `text`; IdError on an id outside the vocabulary.
+  void decode(const std::int64_t* ids, std::size_t count, std::string& text) const;
+
+ private:
+  class Worker;
+  class Lease;
+
+  Vocabulary vocabulary_;
+  std::vector<std::string> surfaces_;  // of the pieces: ▁ as a space
+  // Idle workers keep their word caches for the next call.
+  mutable std::mutex mutex_;
+  mutable std::vector<std::unique_ptr<Worker>> idle_;
+};
+
+}  // namespace vikhr

@@ -1,0 +1,211 @@
+"""The chunked loss head against the plain formula in float64.
+
+The grid: dtypes (float64 proves the algebra, float32 the rounding), both directions, with and without support,
+every reduction, chunk sizes that divide N, don't, and exceed it.
+"""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vikhr_kernels import linear_ce_kl, reference
+
+TOKENS, HIDDEN, REF_HIDDEN, VOCABULARY = 23, 16, 12, 61
+
+
+def make_inputs(seed: int = 0, dtype: torch.dtype = torch.float64, tokens: int = TOKENS) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    targets = torch.randint(VOCABULARY, (tokens,), generator=generator)
+    targets[::5] = -100
+    return {
+        "hidden": normal(tokens, HIDDEN).requires_grad_(),
+        "weight": normal(VOCABULARY, HIDDEN).requires_grad_(),
+        "targets": targets,
+        "ref_hidden": normal(tokens, REF_HIDDEN),
+        "ref_weight": normal(VOCABULARY, REF_HIDDEN),
+    }
+
+
+def options(seed: int = 1, tokens: int = TOKENS) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "token_weights": torch.rand(tokens, generator=generator, dtype=torch.float64) + 0.5,
+        "kl_support": torch.rand(VOCABULARY, generator=generator) < 0.6,
+    }
+
+
+def widen(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
+        for name, x in inputs.items()
+    }
+
+
+def gradients(loss: Tensor, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    d_hidden, d_weight = torch.autograd.grad(loss, [inputs["hidden"], inputs["weight"]])
+    return d_hidden, d_weight
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.detach().double() - expected.detach()).norm() / expected.detach().norm())
+
+
+@pytest.mark.parametrize(
+    ("direction", "support", "reduction", "chunk"),
+    list(itertools.product(["reverse", "forward"], [False, True], ["sum", "mean", "none"], [1, 7, TOKENS, 100])),
+)
+def test_float64_equals_the_plain_formula(direction: str, support: bool, reduction: str, chunk: int) -> None:
+    extra = options()
+    if not support:
+        del extra["kl_support"]
+    arguments = {"ce_weight": 0.7, "kl_weight": 1.3, "z_loss": 1e-2, "reduction": reduction, "kl_direction": direction}
+    ours, plain = make_inputs(), make_inputs()
+    actual = linear_ce_kl(**ours, **arguments, **extra, chunk_tokens=chunk)
+    expected = reference.linear_ce_kl(**plain, **arguments, **extra)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
+    upstream = torch.rand_like(expected[0])
+    for a, e in zip(
+        gradients((actual[0] * upstream).sum(), ours), gradients((expected[0] * upstream).sum(), plain), strict=True
+    ):
+        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-12)
+
+
+@given(seed=st.integers(0, 2**20), scale=st.sampled_from([1e-3, 1.0, 30.0]), tokens=st.integers(1, 40))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_float32_error_is_at_most_twice_plain_pytorch(seed: int, scale: float, tokens: int) -> None:
+    inputs = make_inputs(seed, torch.float32, tokens)
+    with torch.no_grad():
+        inputs["hidden"] *= scale
+    truth = widen(inputs)
+    expected = reference.linear_ce_kl(**truth, reduction="sum")
+    plain = reference.linear_ce_kl(**inputs, reduction="sum")
+    plain_gradients = gradients(plain[0], inputs)
+    actual = linear_ce_kl(**inputs, reduction="sum", chunk_tokens=8)
+    floor = 5e-6  # both are right to float32 rounding: no ratio is asked below it
+    actual_gradients = gradients(actual[0], inputs)
+    for a, p, e in zip(
+        (*actual, *actual_gradients),
+        (*plain, *plain_gradients),
+        (*expected, *gradients(expected[0], truth)),
+        strict=True,
+    ):
+        if e.norm() > 0:
+            assert relative_error(a, e) <= max(2 * relative_error(p, e), floor)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
+def test_small_kl_keeps_its_digits_in_float32(direction: str, size: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(4001, 32, generator=generator) * 0.5
+    hidden = torch.randn(50, 32, generator=generator) * 3
+    perturbed = hidden + torch.randn(50, 32, generator=generator) * size**0.5 * 0.3
+    targets = torch.zeros(50, dtype=torch.int64)
+    arguments = {"ce_weight": 0.0, "kl_direction": direction, "reduction": "sum"}
+    inputs = {"hidden": perturbed.requires_grad_(), "weight": weight.requires_grad_(), "targets": targets}
+    inputs |= {"ref_hidden": hidden, "ref_weight": weight.detach().clone()}
+    truth = widen(inputs)
+    actual = linear_ce_kl(**inputs, **arguments)
+    expected = reference.linear_ce_kl(**truth, **arguments)
+    mean_kl = float(expected[2].mean())
+    assert size / 30 < mean_kl < size
+    # What stays is the logits' own float32 rounding against log p - log q, whose size is sqrt(2 KL).
+    bound = 4e-6 / (2 * mean_kl) ** 0.5
+    assert relative_error(actual[2], expected[2]) < bound
+    assert (actual[2] >= 0).all()
+    for a, e in zip(gradients(actual[0], inputs), gradients(expected[0], truth), strict=True):
+        assert relative_error(a, e) < bound
+
+
+def test_kl_of_equal_models_is_exactly_zero_in_float32() -> None:
+    inputs = make_inputs(dtype=torch.float32)
+    inputs["ref_hidden"], inputs["ref_weight"] = inputs["hidden"].detach().clone(), inputs["weight"].detach().clone()
+    loss, _, kl = linear_ce_kl(**inputs, ce_weight=0.0, chunk_tokens=5)
+    assert torch.equal(kl, torch.zeros(TOKENS))
+    for gradient in gradients(loss, inputs):
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_without_a_reference_it_is_cross_entropy() -> None:
+    inputs = make_inputs()
+    loss, ce, kl = linear_ce_kl(inputs["hidden"], inputs["weight"], inputs["targets"])
+    logits = inputs["hidden"] @ inputs["weight"].T
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, inputs["targets"]))
+    assert torch.equal(kl, torch.zeros_like(ce))
+
+
+def test_all_ignored_gives_zero_loss_and_gradients() -> None:
+    inputs = make_inputs()
+    inputs["targets"] = torch.full((TOKENS,), -100)
+    loss, ce, kl = linear_ce_kl(**inputs)
+    assert float(loss) == 0
+    assert not ce.any()
+    assert not kl.any()
+    for gradient in gradients(loss, inputs):
+        assert not gradient.any()
+
+
+def test_global_token_count_and_tensor_weights() -> None:
+    inputs = make_inputs()
+    kl_weight = torch.rand(TOKENS, dtype=torch.float64)
+    mean, ce, kl = linear_ce_kl(**inputs, num_tokens=torch.tensor(50), kl_weight=kl_weight, ce_weight=torch.tensor(0.5))
+    torch.testing.assert_close(mean, (0.5 * ce + kl_weight * kl).sum() / 50)
+
+
+def test_split_into_calls_adds_up() -> None:
+    inputs = make_inputs()
+    whole = gradients(linear_ce_kl(**inputs, num_tokens=TOKENS)[0], inputs)
+    parts = [
+        linear_ce_kl(
+            inputs["hidden"][rows],
+            inputs["weight"],
+            inputs["targets"][rows],
+            inputs["ref_hidden"][rows],
+            inputs["ref_weight"],
+            num_tokens=TOKENS,
+        )[0]
+        for rows in (slice(0, 9), slice(9, TOKENS))
+    ]
+    for a, e in zip(gradients(parts[0] + parts[1], inputs), whole, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_opcheck() -> None:
+    inputs = make_inputs()
+    inputs["targets"] = inputs["targets"].clamp(min=0)  # the op underneath takes ids only
+    support = options()["kl_support"]
+    ones = torch.ones(TOKENS, dtype=torch.float64)
+    for with_gradient in (False, True):
+        torch.library.opcheck(
+            torch.ops.vikhr.linear_ce_kl.default,
+            (*inputs.values(), ones, ones, ones, support, False, 7, with_gradient),
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden", torch.zeros(TOKENS, 1, HIDDEN)),
+        ("weight", torch.zeros(VOCABULARY, HIDDEN + 1, dtype=torch.float64)),
+        ("weight", torch.zeros(VOCABULARY, HIDDEN, dtype=torch.float32)),
+        ("targets", torch.zeros(TOKENS, dtype=torch.int32)),
+        ("targets", torch.full((TOKENS,), VOCABULARY)),
+        ("ref_weight", None),
+        ("ref_hidden", torch.zeros(TOKENS - 1, REF_HIDDEN, dtype=torch.float64)),
+        ("kl_support", torch.ones(VOCABULARY + 1, dtype=torch.bool)),
+    ],
+)
+def test_wrong_arguments_are_named(name: str, value: Tensor | None) -> None:
+    arguments = {**make_inputs(), name: value}
+    with pytest.raises(ValueError, match=name):
+        linear_ce_kl(**arguments)

@@ -1,0 +1,19 @@
+"""The errors that a user can mend, and the exit codes that scripts can rely on."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every `vikhr-fast` command."""
+
+    SUCCESS = 0
+    BUG = 1  # an unexpected exception, with its traceback
+    USAGE = 2  # wrong flags
+    BAD_INPUT = 3  # a file, config or value that the user can mend
+    NO_SPACE = 4  # a disk or quota is full
+    INTERRUPTED = 130  # Ctrl-C
+    TERMINATED = 143  # SIGTERM; a training run saves a checkpoint first
+
+
+class InputError(Exception):
+    """Something the user gave is wrong. The message is one line: what, where, and what to do."""

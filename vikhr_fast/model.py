@@ -1,0 +1,253 @@
+"""Mistral (arXiv 2310.06825) by hand: RMSNorm, rotary embeddings, grouped-query attention, SwiGLU, untied head.
+
+Parameters are named as in Hugging Face checkpoints. Inside, a batch is one row of T tokens, its documents one
+after another; `cu_seqlens` says where each begins.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vikhr_kernels
+from vikhr_fast.files import atomic_directory
+from vikhr_fast.model_config import ModelConfig, read_config, write_config
+from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
+from vikhr_kernels import reference
+
+__all__ = ["Head", "Mistral", "ModelConfig", "Operations"]
+
+
+class Operations(Protocol):
+    """The operations a model runs on: `vikhr_kernels.reference`, or anything with the same functions."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...  # noqa: D102
+    def rope(self, q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor, Tensor]: ...  # noqa: D102
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor: ...  # noqa: D102
+    def flash_attention(  # noqa: D102
+        self, q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None, window: int | None
+    ) -> Tensor: ...
+
+
+# Modules keep the functions they use and not `ops` itself: a model is deep-copied to make its frozen reference,
+# and a Python module cannot be.
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a learnt scale: [T, H] -> [T, H]."""
+
+    def __init__(self, size: int, eps: float, ops: Operations) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+        self.rms_norm = ops.rms_norm
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.rms_norm(hidden, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention inside each document, over a sliding window: [T, H] -> [T, H]."""
+
+    def __init__(self, config: ModelConfig, ops: Operations) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.rope_theta = config.rope_theta
+        self.window = config.sliding_window
+        query_size = config.num_attention_heads * config.head_dim
+        key_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.rope = ops.rope
+        self.flash_attention = ops.flash_attention
+
+    def forward(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+        q, k, v = (
+            projection(hidden).unflatten(-1, (-1, self.head_dim))  # [T, heads, D]
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = self.rope(q, k, positions, self.rope_theta)
+        attended = self.flash_attention(q, k, v, cu_seqlens=cu_seqlens, window=self.window)
+        output: Tensor = self.o_proj(attended.flatten(-2))
+        return output
+
+
+class MLP(nn.Module):
+    """The gated feed-forward network: [T, H] -> [T, H]."""
+
+    def __init__(self, config: ModelConfig, ops: Operations) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.swiglu = ops.swiglu
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.down_proj(self.swiglu(self.gate_proj(hidden), self.up_proj(hidden)))
+        return output
+
+
+class DecoderLayer(nn.Module):
+    """Attention, then the feed-forward network, each on a normalised input and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, ops: Operations) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, ops)
+        self.mlp = MLP(config, ops)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
+
+    def forward(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+        attended: Tensor = self.self_attn(self.input_layernorm(hidden), positions, cu_seqlens)
+        hidden = hidden + attended
+        transformed: Tensor = self.mlp(self.post_attention_layernorm(hidden))
+        return hidden + transformed
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm: tokens [T] -> hidden [T, H]."""
+
+    def __init__(self, config: ModelConfig, ops: Operations) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, ops) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
+
+    def forward(self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+        hidden: Tensor = self.embed_tokens(tokens)
+        for layer in self.layers:
+            hidden = layer(hidden, positions, cu_seqlens)
+        normalised: Tensor = self.norm(hidden)
+        return normalised
+
+
+class Head(nn.Module):
+    """The LM head, alone in its module: a sharded weight may be read only inside its own module's forward."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+
+    def forward(self, hidden: Tensor, **loss_arguments: Any) -> Any:
+        """Logits [..., V] of hidden [..., H]; or, given any loss arguments, the result of `linear_ce_kl`."""
+        if loss_arguments:
+            return vikhr_kernels.linear_ce_kl(hidden, self.weight, **loss_arguments)
+        return F.linear(hidden, self.weight)
+
+
+class Mistral(nn.Module):
+    """A Mistral causal language model; `state_dict` has the names of `transformers.MistralForCausalLM`.
+
+    Args:
+        config: its shape.
+        ops: the operations it runs on.
+        device: where the parameters live; on "meta" they stay without values.
+        dtype: of the parameters.
+        seed: of the initial values, see `initialise`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        ops: Operations = reference,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):  # the layers' own initialisation then costs nothing
+            self.model = Decoder(config, ops)
+            self.lm_head = Head(config)
+        self.to(dtype)
+        if torch.device(device).type != "meta":
+            self.to_empty(device=device)
+            self.initialise(seed)
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Sets norm scales to 1 and draws every matrix from a normal of deviation `config.initializer_range`.
+
+        The values depend on the seed and the shapes alone: they are drawn in float32 on the CPU, whatever the
+        dtype and device of the parameters.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1)
+            else:
+                drawn = torch.empty(parameter.shape, dtype=torch.float32)
+                parameter.copy_(drawn.normal_(0, self.config.initializer_range, generator=generator))
+
+    def forward(self, tokens: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Final hidden states, to be given to `logits` or to `lm_head`.
+
+        Args:
+            tokens: [B, S] int64, one document a row; or, with `cu_seqlens`, [T] packed documents.
+            cu_seqlens: [documents + 1] int32 cumulative document lengths, from 0 to T.
+
+        Returns:
+            [B, S, H] or [T, H].
+        """
+        if tokens.dim() != (2 if cu_seqlens is None else 1):
+            raise ValueError(f"tokens must be [B, S], or [T] with cu_seqlens; they are {list(tokens.shape)}")
+        if cu_seqlens is None:
+            rows, length = tokens.shape
+            cu_seqlens = torch.arange(rows + 1, dtype=torch.int32, device=tokens.device) * length
+        positions = document_positions(cu_seqlens, tokens.numel())
+        hidden: Tensor = self.model(tokens.flatten(), positions, cu_seqlens)
+        return hidden if tokens.dim() == 1 else hidden.view(*tokens.shape, -1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of final hidden states [..., H]."""
+        logits: Tensor = self.lm_head(hidden)
+        return logits
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: Path | str,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        *,
+        ops: Operations = reference,
+    ) -> "Mistral":
+        """Reads a Hugging Face Mistral directory, one tensor at a time.
+
+        Host memory: the weights in `dtype` where `device` is the CPU, plus one tensor.
+
+        Raises:
+            InputError: one line that names everything wrong with the config, or with the tensors.
+        """
+        directory = Path(directory)
+        model = cls(read_config(directory), ops=ops, device="meta")
+        files = WeightFiles(directory)
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        files.require(shapes)
+        values: Mapping[str, Tensor] = {name: files.read(name, dtype, device) for name in shapes}
+        model.load_state_dict(values, assign=True)
+        return model
+
+    def save_pretrained(self, directory: Path | str, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        """Writes a Hugging Face Mistral directory: complete or absent.
+
+        Raises:
+            InputError: the directory exists already.
+        """
+        with atomic_directory(Path(directory)) as temporary:
+            write_config(temporary, self.config, self.lm_head.weight.dtype)
+            write_weights(temporary, self.state_dict().items(), max_shard_bytes)
+
+
+def document_positions(cu_seqlens: Tensor, total: int) -> Tensor:
+    """The position of each of `total` packed tokens inside its document, [T] in the dtype of `cu_seqlens`."""
+    starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
+    # With the size given, no length has to come back from the device.
+    starts_of_tokens = starts.repeat_interleave(lengths, output_size=total)
+    return torch.arange(total, dtype=cu_seqlens.dtype, device=cu_seqlens.device) - starts_of_tokens

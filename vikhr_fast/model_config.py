@@ -1,0 +1,185 @@
+"""The shape of a Mistral model, and its config.json as Hugging Face writes it."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import write_text
+
+CONFIG_NAME = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of a Mistral model (arXiv 2310.06825); names are those of Hugging Face's config.json.
+
+    The LM head is a matrix of its own (untied). `sliding_window` counts visible positions, the token itself
+    included; None is unlimited.
+
+    Raises:
+        InputError: one line that names every invalid field.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    sliding_window: int | None = None
+    initializer_range: float = 0.02
+    bos_token_id: int | None = 1
+    eos_token_id: int | None = 2
+
+    def __post_init__(self) -> None:
+        if problems := _invalid_fields(asdict(self)):
+            raise InputError(f"model configuration: {'; '.join(problems)}")
+
+
+def _is_integer(value: object, minimum: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+_SIZE = (lambda value: _is_integer(value, 1), "a positive integer")
+_POSITIVE = (lambda value: _is_number(value) and value > 0, "a positive number")
+_TOKEN = (lambda value: value is None or _is_integer(value, 0), "one token id, or null for none")
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "vocab_size": _SIZE,
+    "hidden_size": _SIZE,
+    "intermediate_size": _SIZE,
+    "num_hidden_layers": _SIZE,
+    "num_attention_heads": _SIZE,
+    "num_key_value_heads": _SIZE,
+    "head_dim": _SIZE,
+    "max_position_embeddings": _SIZE,
+    "rms_norm_eps": _POSITIVE,
+    "rope_theta": _POSITIVE,
+    "sliding_window": (lambda value: value is None or _is_integer(value, 1), "a positive integer, or null for none"),
+    "initializer_range": (lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
+    "bos_token_id": _TOKEN,
+    "eos_token_id": _TOKEN,
+}
+
+
+def _invalid_fields(values: Mapping[str, Any]) -> list[str]:
+    """One complaint for each of the given fields that is invalid; fields that are not given are not judged."""
+    wanted = {name: text for name, (holds, text) in _RULES.items() if name in values and not holds(values[name])}
+    sound = {name: value for name, value in values.items() if name not in wanted}
+    if sound.get("head_dim", 0) % 2:
+        wanted["head_dim"] = "even, because rotary embeddings turn pairs"
+    heads, key_value_heads = sound.get("num_attention_heads"), sound.get("num_key_value_heads")
+    if heads and key_value_heads and heads % key_value_heads:
+        wanted["num_key_value_heads"] = f"a divisor of num_attention_heads ({heads})"
+    for name in ("bos_token_id", "eos_token_id"):
+        if sound.get(name) is not None and sound[name] >= sound.get("vocab_size", math.inf):
+            wanted[name] = f"below vocab_size ({sound['vocab_size']})"
+    return [f"{name} is {_show(values[name])}, must be {text}" for name, text in wanted.items()]
+
+
+def _show(value: object) -> str:
+    return json.dumps(value, default=str)
+
+
+# Settings that change the computation and have one supported value, which is also what their absence means.
+_ONLY = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_dropout": 0.0, "attention_bias": False}
+# Fields that a config.json may leave out, because every reader agrees on what that means.
+_DEFAULTS = {"initializer_range": 0.02, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Reads `config.json` of a Hugging Face Mistral directory.
+
+    Raises:
+        InputError: one line that names the file and everything in it that is missing, invalid or not supported.
+    """
+    path = directory / CONFIG_NAME
+    values = _DEFAULTS | read_json_object(path)
+    problems = []
+    for name, only in {"model_type": "mistral", **_ONLY}.items():
+        if (value := values.get(name, _ONLY.get(name))) != only:
+            problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported")
+    problems += _settle_rope(values)
+    if values.get("head_dim") is None:
+        values.pop("head_dim", None)
+        hidden_size, heads = values.get("hidden_size"), values.get("num_attention_heads")
+        if _is_integer(hidden_size, 1) and _is_integer(heads, 1) and hidden_size % heads == 0:
+            values["head_dim"] = hidden_size // heads  # as Mistral-7B's own config.json means it
+    given = {field.name: values[field.name] for field in fields(ModelConfig) if field.name in values}
+    problems += [f"{field.name} is missing" for field in fields(ModelConfig) if field.name not in given]
+    problems += _invalid_fields(given)
+    if problems:
+        raise InputError(f"{path}: {'; '.join(problems)}")
+    return ModelConfig(**given)
+
+
+def _settle_rope(values: dict[str, Any]) -> list[str]:
+    """Sets `rope_theta` from whichever of the two spellings is there; returns what is not supported."""
+    problems = []
+    scaling, parameters = values.get("rope_scaling"), values.get("rope_parameters")
+    if scaling is not None:
+        problems.append(f"rope_scaling is {_show(scaling)}, only unscaled rope is supported")
+    if parameters is None:
+        return problems
+    if not isinstance(parameters, dict):
+        return [*problems, f"rope_parameters is {_show(parameters)}, must be an object"]
+    if parameters.get("rope_type", "default") != "default" or not parameters.keys() <= {"rope_type", "rope_theta"}:
+        problems.append(f"rope_parameters is {_show(parameters)}, only unscaled rope is supported")
+    if "rope_theta" in parameters:
+        theta = parameters["rope_theta"]
+        if values.setdefault("rope_theta", theta) != theta:
+            problems.append(f"rope_theta is {_show(values['rope_theta'])}, but {_show(theta)} inside rope_parameters")
+    return problems
+
+
+def write_config(directory: Path, config: ModelConfig, dtype: torch.dtype) -> None:
+    """Writes `config.json`, with every value explicit and both spellings of those whose name changed.
+
+    Transformers 4 looks for `rope_theta` and `torch_dtype`, transformers 5 for `rope_parameters` and `dtype`;
+    defaults that are left out differ between readers.
+    """
+    dtype_name = str(dtype).removeprefix("torch.")
+    values = {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        **asdict(config),
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        **_ONLY,
+        "dtype": dtype_name,
+        "torch_dtype": dtype_name,
+        "use_cache": True,
+    }
+    write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        InputError: the file can't be read, is not UTF-8, is not JSON (with line and column), or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start}: not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold a JSON object, holds a {type(values).__name__}")
+    return values

@@ -1,0 +1,151 @@
+"""SentencePiece-exact BPE encoding and decoding, in C++ on all cores."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vikhr_fast import _native
+from vikhr_fast.errors import InputError
+
+Ids: TypeAlias = npt.NDArray[np.int32]
+Offsets: TypeAlias = npt.NDArray[np.int64]
+IdsLike: TypeAlias = Sequence[int] | npt.NDArray[np.integer]
+Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
+InvalidUtf8: TypeAlias = Literal["strict", "replace"]
+Texts: TypeAlias = Sequence[str | bytes] | pa.Array | pa.ChunkedArray | tuple[Buffer, npt.NDArray[np.integer]]
+
+
+class BpeEncoder:
+    """Encodes text to exactly the ids of the `sentencepiece` package, for BPE models with identity normalisation.
+
+    One encoder serves any number of Python threads; the GIL is released while it works.
+    """
+
+    def __init__(self, native: _native.BpeEncoder, sha256: str):
+        self._native = native
+        self.sha256 = sha256
+        """SHA-256 of the model file, in hexadecimal."""
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "BpeEncoder":
+        """Reads a SentencePiece `.model` file; InputError where it is damaged or a model of another kind."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; give a SentencePiece .model file") from error
+        try:
+            native = _native.BpeEncoder(data)
+        except _native.ModelError as error:
+            raise InputError(f"{path}: {error}") from error
+        return cls(native, hashlib.sha256(data).hexdigest())
+
+    def encode(self, text: str | bytes, errors: InvalidUtf8 = "strict") -> Ids:
+        """Ids of one text, without BOS and EOS: int32 [tokens].
+
+        ValueError with the byte offset where the text is not valid UTF-8; `errors="replace"` reads each such byte
+        as U+FFFD instead, as SentencePiece does.
+        """
+        return self._native.encode_texts([text], _replaces(errors), 1)[0]
+
+    def encode_batch(self, texts: Texts, threads: int = 0, errors: InvalidUtf8 = "strict") -> tuple[Ids, Offsets]:
+        """Ids of many texts: int32 [tokens] of all of them, int64 [texts + 1] where each starts.
+
+        `texts` is a sequence of str or bytes, a pyarrow string or binary array, or a pair of one UTF-8 buffer and its
+        integer offsets [texts + 1]; neither of the last two is copied. `threads=0` uses every core; the ids are the
+        same for any number. ValueError names the document and byte where text is not valid UTF-8 (see `encode`).
+        """
+        replaces = _replaces(errors)
+        if isinstance(texts, pa.ChunkedArray):
+            return _join([self.encode_batch(chunk, threads, errors) for chunk in texts.chunks])
+        if isinstance(texts, pa.Array):
+            return self._native.encode_buffer(*_arrow_buffers(texts), replaces, threads)
+        if isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[1], np.ndarray):
+            return self._native.encode_buffer(cast(Buffer, texts[0]), _int64(texts[1], "offsets"), replaces, threads)
+        if isinstance(texts, (str, bytes)):
+            raise TypeError("encode_batch takes many texts; encode takes one")
+        return self._native.encode_texts(texts, replaces, threads)
+
+    def decode(self, ids: IdsLike) -> str:
+        """The text of one sequence of ids [tokens], as SentencePiece decodes it; IndexError on ids of no piece."""
+        values = _int64(ids, "ids")
+        return self._native.decode(values, np.array([0, values.size], dtype=np.int64))[0]
+
+    def decode_batch(self, ids: IdsLike, offsets: IdsLike) -> list[str]:
+        """The texts of many sequences: ids [tokens] of all of them, offsets [texts + 1], as `encode_batch` gives."""
+        return self._native.decode(_int64(ids, "ids"), _int64(offsets, "offsets"))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces."""
+        return self._native.vocab_size
+
+    @property
+    def unk_id(self) -> int:
+        """Id of the piece for unknown text, -1 where there is none."""
+        return self._native.unk_id
+
+    @property
+    def bos_id(self) -> int:
+        """Id of the piece that begins a text, -1 where there is none."""
+        return self._native.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        """Id of the piece that ends a text, -1 where there is none."""
+        return self._native.eos_id
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding piece, -1 where there is none."""
+        return self._native.pad_id
+
+    def piece(self, id: int) -> str:  # noqa: A002
+        """The piece of an id; IndexError where there is none."""
+        return self._native.piece(id)
+
+    def piece_to_id(self, piece: str) -> int:
+        """The id of a piece; KeyError where there is none."""
+        found = self._native.find(piece)
+        if found < 0:
+            raise KeyError(piece)
+        return found
+
+
+def _replaces(errors: str) -> bool:
+    if errors not in ("strict", "replace"):
+        raise ValueError(f'errors is {errors!r}; it must be "strict" or "replace"')
+    return errors == "replace"
+
+
+def _int64(values: IdsLike, name: str) -> Offsets:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size > 0 and array.dtype.kind not in "iu"):
+        raise ValueError(f"{name} must be integers with one axis, not {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64, copy=False)
+
+
+def _arrow_buffers(array: pa.Array) -> tuple[Buffer, Offsets]:
+    """The text of a string or binary array, and where its values start."""
+    is_large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
+    if not (is_large or pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
+        raise TypeError(f"cannot encode a pyarrow array of {array.type}; cast it to large_string")
+    if array.null_count > 0:
+        index = array.is_null().index(True).as_py()
+        raise ValueError(f"document {index} is null; drop or fill it")
+    _, starts, text = array.buffers()
+    if starts is None or len(array) == 0:
+        return b"", np.zeros(1, dtype=np.int64)
+    offsets = np.frombuffer(starts, dtype=np.int64 if is_large else np.int32)
+    offsets = offsets[array.offset : array.offset + len(array) + 1]
+    return text if text is not None else b"", offsets.astype(np.int64, copy=False)
+
+
+def _join(parts: list[tuple[Ids, Offsets]]) -> tuple[Ids, Offsets]:
+    ids = np.concatenate([np.zeros(0, dtype=np.int32), *(ids for ids, _ in parts)])
+    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *(np.diff(offsets) for _, offsets in parts)])
+    return ids, np.cumsum(lengths)
