@@ -1,0 +1,259 @@
+import errno
+import json
+import re
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vikhr_fast.corpus import TokenShards, read_documents, shard
+from vikhr_fast.corpus.shard import Shard, write_shards
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import sha256_of
+
+texts = st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min_size=1, max_size=8)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+@pytest.fixture(scope="session")
+def peer(tokenizer: Path) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(tokenizer / "tokenizer.model"))
+
+
+@pytest.fixture(scope="session")
+def written(folder: Path, russian: Path, tokenizer: Path) -> Path:
+    """Shards of real paragraphs, in several files."""
+    write_shards(Shard(input=(russian,), tokenizer=tokenizer, output=folder / "written", shard_tokens=4000))
+    return folder / "written"
+
+
+@pytest.fixture
+def copied(written: Path, tmp_path: Path) -> Path:
+    """Shards that a test may damage."""
+    shutil.copytree(written, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+def test_documents_are_their_ids_between_bos_and_eos(
+    written: Path, russian: Path, tokenizer: Path, peer: sentencepiece.SentencePieceProcessor
+) -> None:
+    shards = TokenShards.open(written)
+    expected = [[1, *peer.encode(document.text), 2] for document in read_documents([russian])]
+    assert [shards.document(i).tolist() for i in range(shards.num_documents)] == expected
+    assert shards.lengths.tolist() == list(map(len, expected))
+    assert shards.num_tokens == sum(map(len, expected))
+    assert (shards.vocab_size, shards.bos_id, shards.eos_id) == (700, 1, 2)
+    assert shards.tokenizer_sha256 == sha256_of(tokenizer / "tokenizer.model")
+    assert shards.document(0).dtype == np.uint16
+    assert not shards.document(0).flags.writeable
+    assert len(list(written.glob("tokens-*.bin"))) > 2
+    for index in (-1, shards.num_documents):
+        with pytest.raises(IndexError, match=f"document {index} of {shards.num_documents}"):
+            shards.document(index)
+
+
+@settings(max_examples=60, deadline=None)
+@given(contents=texts, shard_tokens=st.integers(1, 60), batch=st.integers(1, 60))
+def test_any_text_in_any_split_comes_back(
+    folder: Path,
+    tokenizer: Path,
+    peer: sentencepiece.SentencePieceProcessor,
+    contents: list[str],
+    shard_tokens: int,
+    batch: int,
+) -> None:
+    source, output = folder / "any.jsonl", folder / "any"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in contents))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "_BATCH_CHARACTERS", batch)
+        write_shards(Shard(input=(source,), tokenizer=tokenizer, output=output, shard_tokens=shard_tokens))
+    try:
+        shards = TokenShards.open(output)
+        documents = [shards.document(i).tolist() for i in range(shards.num_documents)]
+        assert documents == [[1, *peer.encode(text), 2] for text in contents]
+        sizes = [file.stat().st_size // 2 for file in sorted(output.glob("tokens-*.bin"))]
+        assert all(size <= shard_tokens or size in shards.lengths for size in sizes)
+        assert all(left + right > shard_tokens for left, right in pairwise(sizes))
+    finally:
+        shutil.rmtree(output)
+
+
+def test_bytes_depend_on_input_and_tokenizer_alone(
+    written: Path, russian: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard, "_BATCH_CHARACTERS", 1000)
+    model = tokenizer / "tokenizer.model"
+    for name, threads in (("a", 1), ("b", 2)):
+        options = Shard((russian,), model, tmp_path / name, shard_tokens=4000, threads=threads)
+        write_shards(options)
+        assert contents(tmp_path / name) == contents(written)
+    write_shards(replace(options, output=tmp_path / "c", shard_tokens=5000))
+    assert contents(tmp_path / "c") != contents(written)
+
+
+def test_sources_are_counted(russian: Path, tokenizer: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("один\n\nдва", encoding="utf-8")
+    write_shards(Shard((russian, other), tokenizer, tmp_path / "out"))
+    shards = TokenShards.open(tmp_path / "out")
+    sources = json.loads((tmp_path / "out" / "manifest.json").read_text())["sources"]
+    assert sources[str(other)] == {"documents": 2, "tokens": int(shards.lengths[-2:].sum()), "bytes": 14}
+    assert sum(source["tokens"] for source in sources.values()) == shards.num_tokens
+    assert shards.num_bytes == 14 + sum(len(document.text.encode()) for document in read_documents([russian]))
+
+
+def test_large_vocabulary_takes_four_bytes(
+    russian: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Encoder:
+        vocab_size, bos_id, eos_id, sha256 = 1 << 17, 1, 2, "0" * 64
+
+        def encode_batch(self, batch: list[str], threads: int) -> tuple[Any, Any]:
+            assert threads == 3
+            return np.full(len(batch), (1 << 17) - 1, np.int32), np.arange(len(batch) + 1)
+
+        @classmethod
+        def from_file(cls, _: Path) -> "Encoder":
+            return cls()
+
+    monkeypatch.setattr(shard, "BpeEncoder", Encoder)
+    write_shards(Shard((russian,), tokenizer, tmp_path / "out", threads=3))
+    first = TokenShards.open(tmp_path / "out").document(0)
+    assert first.dtype == np.uint32
+    assert first.tolist() == [1, (1 << 17) - 1, 2]
+
+
+@pytest.mark.parametrize("name", ["tokens-00001.bin", "documents.bin"])
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_every_changed_byte_is_noticed(written: Path, name: str, data: st.DataObject) -> None:
+    content = (written / name).read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    flipped = bytearray(content)
+    flipped[place] ^= data.draw(st.integers(1, 255))
+    (written / name).write_bytes(flipped)
+    try:
+        with pytest.raises(InputError, match=f"^{re.escape(str(written / name))}: damaged: .*rebuild the shards with"):
+            TokenShards.open(written)
+    finally:
+        (written / name).write_bytes(content)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_changed_byte_of_the_manifest_is_believed(written: Path, data: st.DataObject) -> None:
+    manifest = written / "manifest.json"
+    content = manifest.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    flipped = bytearray(content)
+    flipped[place] ^= data.draw(st.integers(1, 255))
+    manifest.write_bytes(flipped)
+    try:
+        if parsed(flipped) == json.loads(content):  # only the spaces between values changed
+            assert TokenShards.open(written, verify=False).vocab_size == 700
+        else:
+            with pytest.raises(InputError, match=f"^{re.escape(str(manifest))}: "):
+                TokenShards.open(written, verify=False)
+    finally:
+        manifest.write_bytes(content)
+
+
+def parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("name", ["tokens-00000.bin", "documents.bin"])
+def test_sizes_are_always_checked(copied: Path, name: str, verify: bool) -> None:
+    content = (copied / name).read_bytes()
+    for changed in (content[:-1], content + b"\0", b""):
+        (copied / name).write_bytes(changed)
+        with pytest.raises(InputError, match=f"{name}: damaged: {len(changed)} bytes, must be {len(content)}; rebuild"):
+            TokenShards.open(copied, verify)
+    (copied / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: missing, but manifest.json names it; rebuild"):
+        TokenShards.open(copied, verify)
+
+
+def test_unverified_index_must_still_increase(copied: Path) -> None:
+    index = np.memmap(copied / "documents.bin", "<i8", mode="r+")
+    index[1] = index[2]
+    index.flush()
+    with pytest.raises(InputError, match=r"documents\.bin: damaged"):
+        TokenShards.open(copied, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "damaged: not JSON"),
+        (b"\xff", "damaged: not JSON"),
+        (b"[]", "not a manifest of token shards"),
+        (b'{"format": "other"}', "not a manifest of token shards"),
+        (b'{"format": "vikhr-fast token shards", "version": 2}', "version 2, this program reads 1"),
+        (b'{"format": "vikhr-fast token shards", "version": 1}', "damaged: its checksum does not fit"),
+    ],
+)
+def test_bad_manifest_is_named(copied: Path, content: bytes, complaint: str) -> None:
+    (copied / "manifest.json").write_bytes(content)
+    with pytest.raises(
+        InputError, match=rf"manifest\.json: {complaint}; rebuild the shards with `vikhr-fast corpus shard`"
+    ):
+        TokenShards.open(copied)
+
+
+def test_directory_without_shards_is_named(tmp_path: Path, russian: Path) -> None:
+    for directory in (tmp_path, tmp_path / "absent", russian):
+        with pytest.raises(InputError, match=f"^{re.escape(str(directory / 'manifest.json'))}: no such file"):
+            TokenShards.open(directory)
+
+
+def test_failure_leaves_nothing(
+    russian: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"fine\n\n\xff")
+    options = Shard((russian, bad), tokenizer, tmp_path / "sub" / "out")
+    with pytest.raises(InputError, match=f"^{re.escape(str(bad))}: line 3, byte 6"):
+        write_shards(options)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shard._Writer, "add", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_shards(replace(options, input=(russian,)))
+    assert list((tmp_path / "sub").iterdir()) == []
+
+
+def test_unusable_tokenizer_and_options_are_named(russian: Path, tokenizer: Path, tmp_path: Path) -> None:
+    options = Shard((russian,), tokenizer, tmp_path / "out")
+    for changes, complaint in (
+        ({"tokenizer": tmp_path}, f"{re.escape(str(tmp_path))}: no tokenizer.model in it"),
+        ({"tokenizer": tmp_path / "absent"}, "absent: no such file"),
+        ({"tokenizer": russian}, re.escape(str(russian))),
+        ({"shard_tokens": 0}, "--shard-tokens 0: must be positive"),
+        ({"threads": -1}, "--threads -1: must not be negative"),
+        ({"output": tokenizer}, "exists already"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            write_shards(replace(options, **changes))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

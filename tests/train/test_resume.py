@@ -1,0 +1,141 @@
+"""A run killed at any moment and started again gives the bits of one that never stopped."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import make_config, start_ranks
+
+from vikhr_fast.config import TrainConfig, config_values
+from vikhr_fast.train.loop import train
+from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
+
+KILLS = 4
+
+
+def small_run(workspace: Path, output: Path, **changes: Any) -> TrainConfig:
+    return make_config(
+        workspace,
+        output,
+        **{
+            "data": {"validation": {"held_out": workspace / "validation"}},
+            "runtime": {"dtype": "float32"},
+            "kl": {"combine": "slerp"},  # its weights come from the checkpoint
+            "schedule": {"max_steps": 14, "checkpoint_every": 2, "validate_every": 5},
+            **changes,
+        },
+    )
+
+
+def outcome(output: Path) -> tuple[list[Any], list[Any], dict[str, torch.Tensor]]:
+    """What must be equal bit for bit: losses of every step, validations, final weights."""
+    steps = [
+        [line[name] for name in ("step", "loss", "ce", "kl", "grad_norm", "tokens")]
+        for line in read_lines(output / METRICS)
+    ]
+    return steps, read_lines(output / VALIDATION), load_file(output / "model" / "model.safetensors")
+
+
+def assert_equal_outcomes(actual: Path, expected: Path) -> None:
+    steps, validations, weights = outcome(actual)
+    expected_steps, expected_validations, expected_weights = outcome(expected)
+    assert steps == expected_steps
+    assert validations == expected_validations
+    assert weights.keys() == expected_weights.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, expected_weights[name]), name
+
+
+def write_config(config: TrainConfig, path: Path) -> list[str]:
+    values = {key: value for key, value in config_values(config).items() if value is not None}
+    path.write_text(_toml(values))
+    return ["-m", "vikhr_fast.train", "--config", str(path)]
+
+
+def _toml(values: dict[str, Any], prefix: str = "") -> str:
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict) and value is not None}
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in plain.items())
+    for key, value in values.items():
+        if isinstance(value, dict):
+            text += f"[{prefix}{key}]\n" + _toml(value, f"{prefix}{key}.")
+    return text
+
+
+def wait_for(condition: Any, processes: list[subprocess.Popen[str]]) -> None:
+    while not condition() and all(process.poll() is None for process in processes):
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_runs_end_with_the_same_bits(workspace: Path, tmp_path: Path, ranks: int) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for process in start_ranks(write_config(small_run(workspace, whole), tmp_path / "whole.toml"), ranks):
+        assert process.communicate(timeout=300)[1] is not None
+    command = write_config(small_run(workspace, killed), tmp_path / "killed.toml")
+    random_moment = random.Random(ranks)
+    checkpoints = killed / "checkpoints"
+    for kill in range(KILLS):
+        processes = start_ranks(command, ranks)
+        done = len(read_lines(killed / METRICS))
+        if kill % 2 == 0:  # while a checkpoint is being written
+            wait_for(lambda: any(checkpoints.glob(".step-*.partial/*")), processes)
+        else:
+            wait_for(lambda done=done: len(read_lines(killed / METRICS)) > done + 2, processes)
+            time.sleep(random_moment.uniform(0, 0.05))
+        victim = random_moment.choice(processes)
+        victim.kill()
+        assert victim.wait() == -signal.SIGKILL
+        for process in processes:
+            process.kill()
+            process.communicate(timeout=60)
+    assert not (killed / "model").exists()
+    for process in start_ranks(command, ranks):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    assert_equal_outcomes(killed, whole)
+    assert not list(checkpoints.glob(".*"))
+
+
+def test_sigterm_saves_and_exits_with_143(workspace: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    config = small_run(workspace, output, schedule={"max_steps": 100_000}, data={"epochs": 5000})
+    [process] = start_ranks(write_config(config, tmp_path / "run.toml"), ranks=1)
+    wait_for(lambda: len(read_lines(output / METRICS)) >= 2, [process])
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    steps = len(read_lines(output / METRICS))
+    assert [path.name for path in (output / "checkpoints").iterdir()] == [f"step-{steps:08d}"]
+    assert "Traceback" not in errors
+
+
+def test_a_finished_run_is_not_done_again(workspace: Path, tmp_path: Path) -> None:
+    config = small_run(workspace, tmp_path / "run", schedule={"max_steps": 2})
+    model = train(config)
+    before = model.stat().st_mtime_ns
+    assert train(config) == model
+    assert model.stat().st_mtime_ns == before
+
+
+def test_old_checkpoints_are_deleted(workspace: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    train(small_run(workspace, output, schedule={"max_steps": 5, "checkpoint_every": 1, "keep_checkpoints": 2}))
+    names = sorted(path.name for path in (output / "checkpoints").iterdir())
+    assert names == ["step-00000004", "step-00000005"]
+
+
+def test_exported_model_is_the_trained_one(workspace: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 3}))
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    for name, weight in load_file(model / "model.safetensors").items():
+        assert torch.equal(loaded.state_dict()[name], weight)
+    assert AutoTokenizer.from_pretrained(model)("Привет")["input_ids"]

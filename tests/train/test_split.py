@@ -1,0 +1,92 @@
+"""The run is the same for any split of a step into micro-batches and ranks."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from training_runs import make_config, run_ranks
+
+from vikhr_fast.config import config_values
+from vikhr_fast.train.metrics import METRICS, read_lines
+
+STEPS = 20
+RECORDER = Path(__file__).parent / "record_gradients.py"
+
+
+class Split(NamedTuple):
+    combine: str
+    ranks: int
+    micro_batch: int
+    reduce_each: bool
+
+
+COMBINES = ("sum", "slerp")
+SPLITS = [(1, 2, False), (1, 1, False), (2, 4, False), (2, 1, False), (2, 2, True)]
+FULL = (1, 8, False)
+
+
+@pytest.fixture(scope="module")
+def recordings(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Split, dict[str, Any]]:
+    """Metrics, gradients of each step and collectives of each micro-batch, for every split."""
+    root = tmp_path_factory.mktemp("splits")
+    runs = [Split(combine, *split) for combine, split in itertools.product(COMBINES, [FULL, *SPLITS])]
+    for run in runs:
+        directory = root / "-".join(map(str, run))
+        config = make_config(
+            workspace,
+            directory / "run",
+            data={"train": {"train": workspace / "train", "other": workspace / "other"}},
+            batch={"micro_batch": run.micro_batch},
+            optimizer={"max_grad_norm": 0.5},
+            kl={"combine": run.combine, "source_weights": {"other": 0.3}},
+            runtime={"reduce_each_micro_batch": run.reduce_each},
+            schedule={"max_steps": STEPS},
+        )
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps(config_values(config)))
+    for ranks in (1, 2):
+        configs = [root / "-".join(map(str, run)) / "config.json" for run in runs if run.ranks == ranks]
+        run_ranks([str(RECORDER), *map(str, configs)], ranks)
+    return {
+        run: torch.load(root / "-".join(map(str, run)) / "recorded.pt")
+        | {"metrics": read_lines(root / "-".join(map(str, run)) / "run" / METRICS)}
+        for run in runs
+    }
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+def test_losses_and_gradients_equal_the_full_batch(
+    recordings: dict[Split, dict[str, Any]], combine: str, split: tuple[int, int, bool]
+) -> None:
+    ours, full = recordings[Split(combine, *split)], recordings[Split(combine, *FULL)]
+    assert len(ours["metrics"]) == len(full["metrics"]) == STEPS
+    for actual, expected in zip(ours["metrics"], full["metrics"], strict=True):
+        for name in ("loss", "ce", "kl", "grad_norm"):
+            assert actual[name] == pytest.approx(expected[name], rel=1e-9, abs=1e-14)
+        assert actual["tokens"] == expected["tokens"]
+    assert full["metrics"][-1]["kl"] > 1e-4  # or the KL wasn't tested
+    for actual, expected in zip(ours["gradients"], full["gradients"], strict=True):
+        for name, gradient in expected.items():
+            assert (actual[name] - gradient).norm() <= 1e-9 * gradient.norm()
+
+
+def test_head_collectives_of_a_micro_batch(recordings: dict[Split, dict[str, Any]]) -> None:
+    micro_batches = recordings[Split("sum", 2, 2, True)]["micro_batches"]
+    head = 520 * 32  # elements, the embedding's too
+    assert len(micro_batches) == STEPS * 2 - 1
+    for collectives in micro_batches:
+        names = [name for name, size in collectives if size == head]
+        # The model's head and embedding once each, the reference's once each; never again in backward.
+        assert names.count("all_gather_into_tensor") == 4
+        assert names.count("reduce_scatter_tensor") == 2
+
+
+def test_gradients_are_reduced_once_a_step(recordings: dict[Split, dict[str, Any]]) -> None:
+    micro_batches = recordings[Split("sum", 2, 1, False)]["micro_batches"]
+    reduces = [sum(name.startswith("reduce") for name, _ in collectives) for collectives in micro_batches]
+    assert len(reduces) == STEPS * 4 - 1
+    assert all((count > 0) == (number % 4 == 3) for number, count in enumerate(reduces))

@@ -1,0 +1,53 @@
+"""What tests of training share: a small configuration, and processes started as torchrun would."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vikhr_fast.config import TrainConfig, train_config
+
+
+def make_config(workspace: Path, output: Path, **changes: dict[str, Any]) -> TrainConfig:
+    """A small run; `changes` are merged into its sections."""
+    values: dict[str, Any] = {
+        "model": workspace / "model",
+        "output": output,
+        "data": {"train": {"train": workspace / "train"}, "sequence_length": 96, "epochs": 4},
+        "batch": {"micro_batch": 2, "sequences_per_step": 8},
+        "optimizer": {"learning_rate": 3e-3, "warmup_steps": 3},
+        "kl": {},
+        "runtime": {"device": "cpu", "dtype": "float64", "threads": 1, "chunk_tokens": 50},
+        "schedule": {},
+    }
+    for section, change in changes.items():
+        values[section] = {**values[section], **change}
+    return train_config(values, "test")
+
+
+def start_ranks(command: Sequence[str], ranks: int) -> list[subprocess.Popen[str]]:
+    """Starts a Python command once a rank, as torchrun would; a single rank starts without a process group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = []
+    for rank in range(ranks):
+        mine = {**shared, "RANK": rank, "LOCAL_RANK": rank} if ranks > 1 else {}
+        environment = {**os.environ, **{name: str(value) for name, value in mine.items()}}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    return processes
+
+
+def run_ranks(command: Sequence[str], ranks: int) -> None:
+    """Runs a Python command on all ranks to a good end."""
+    for process in start_ranks(command, ranks):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors

@@ -1,0 +1,257 @@
+"""The training configuration: nested frozen dataclasses, filled from a TOML preset, then from the command line."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import pydantic
+from pydantic import Field
+from pydantic_core import ErrorDetails
+
+from vikhr_fast.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRESETS = Path(__file__).parent / "presets"
+
+_Positive = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=1)]
+_CountOrZero = Annotated[int, Field(ge=0)]
+
+_STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on, and how documents become sequences."""
+
+    __pydantic_config__ = _STRICT
+
+    train: dict[str, Path]
+    """Token shards by source name; every document of every source once an epoch."""
+    validation: dict[str, Path] = field(default_factory=dict)
+    """Held-out token shards by name; each is reported as bits per byte and as loss per token."""
+    sequence_length: Annotated[int, Field(ge=2)] = 1024
+    """Tokens a sequence; whole documents are packed into it, longer ones become consecutive windows."""
+    epochs: _Count = 1
+    """Passes over the documents, each in a new order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How many sequences a step takes. Accumulation is sequences_per_step / (micro_batch x ranks)."""
+
+    __pydantic_config__ = _STRICT
+
+    micro_batch: _Count = 3
+    """Sequences a rank runs through the model at once."""
+    sequences_per_step: _Count = 3072
+    """Sequences an optimiser step, over all ranks and micro-batches: the run is the same on any number of ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, its learning-rate schedule and gradient clipping."""
+
+    __pydantic_config__ = _STRICT
+
+    learning_rate: _Positive = 1e-3
+    """Peak learning rate."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the gradient's running mean."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of the squared gradient's running mean."""
+    eps: _Positive = 1e-8
+    """Added to the square root of the squared gradient's mean."""
+    weight_decay: _NotNegative = 0.0
+    """Decoupled weight decay of matrices (embeddings and head included); norm scales aren't decayed."""
+    max_grad_norm: _NotNegative = 1.0
+    """Global gradient norm above which gradients are scaled down; 0 doesn't clip."""
+    warmup_steps: _CountOrZero = 10
+    """Steps over which the learning rate rises linearly to its peak."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """The learning rate after warm-up; cosine and linear end at final_fraction of the peak on the last step."""
+    final_fraction: _Fraction = 0.1
+    """Where cosine and linear end, as a fraction of the peak."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLConfig:
+    """The KL term of equation 1 of the paper: it holds the model near a frozen reference."""
+
+    __pydantic_config__ = _STRICT
+
+    weight: _NotNegative = 1.0
+    """Factor of the KL under combine = "sum"; 0 trains on cross-entropy alone, without a reference model."""
+    reference: Path | None = None
+    """Directory of the reference model, with the same vocabulary; none is a frozen copy of the model before step 1."""
+    direction: Literal["reverse", "forward"] = "reverse"
+    """reverse is KL(model || reference), the paper's; forward is KL(reference || model)."""
+    support: Literal["all", "shared"] = "all"
+    """shared restricts the KL, renormalised, to the pieces that adaptation kept from the base vocabulary."""
+    combine: Literal["sum", "slerp"] = "sum"
+    """slerp interpolates spherically between the vectors of per-token CE and KL."""
+    slerp_factor: _Fraction = 0.5
+    """0 is all cross-entropy, 1 all KL."""
+    source_weights: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
+    """Further factor of the KL on documents of the named training sources; 1 where not named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """What the run computes with."""
+
+    __pydantic_config__ = _STRICT
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is CUDA where there is a GPU."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
+    """Dtype of forward and backward. Master weights are float32, or float64 when this is."""
+    threads: _CountOrZero = 0
+    """CPU threads a rank; 0 shares the cores among the ranks. Bit-exact repeats need the same number."""
+    chunk_tokens: _CountOrZero = 0
+    """Tokens whose logits exist at once; 0 lets the loss head choose."""
+    reduce_each_micro_batch: bool = False
+    """Reduce gradients each micro-batch, not once a step: more communication, less memory."""
+    timeout_seconds: _Count = 1800
+    """How long a rank waits for the others before the run fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """What happens at which step."""
+
+    __pydantic_config__ = _STRICT
+
+    max_steps: _Count | None = None
+    """Stop after this step; none trains all epochs."""
+    validate_every: _CountOrZero = 0
+    """Steps between validations; 0 validates after the last step only."""
+    checkpoint_every: _CountOrZero = 0
+    """Steps between checkpoints; 0 saves after the last step only. SIGTERM always saves."""
+    keep_checkpoints: _Count = 2
+    """How many of the newest checkpoints stay on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Trains all weights with CE + KL (paper, section 3.2). Start it under torchrun for several GPUs."""
+
+    __pydantic_config__ = _STRICT
+
+    model: Path
+    """Hugging Face directory of the model to train, usually the output of `vikhr-fast adapt`."""
+    output: Path
+    """Run directory: config, metrics, checkpoints and, at the end, the model. An interrupted run in it is resumed."""
+    data: DataConfig
+    """What is trained on."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """How many sequences a step takes."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW and its schedule."""
+    kl: KLConfig = field(default_factory=KLConfig)
+    """The KL term."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """What the run computes with."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Validation, checkpoints, end."""
+    seed: _CountOrZero = 0
+    """Seed of the data order."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra `tensorboard`)."""
+
+
+_ADAPTER = pydantic.TypeAdapter(TrainConfig)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file, or the preset of that name.
+
+    Raises:
+        InputError: the file is missing or isn't TOML, with line and column.
+    """
+    preset = PRESETS / f"{path}.toml"
+    file = preset if not path.suffix and preset.is_file() else path
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
+        raise InputError(f"{path}: no such config; give a TOML file or one of the presets {names}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+
+
+def train_config(values: dict[str, Any], source: str) -> TrainConfig:
+    """A validated configuration.
+
+    Args:
+        values: nested keys and values as TOML or JSON holds them.
+        source: what errors name as their origin.
+
+    Raises:
+        InputError: one line with every unknown key, missing key and impossible value.
+    """
+    try:
+        return _ADAPTER.validate_python(values)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{source}: {_describe(error.errors())}") from None
+
+
+def config_with_gaps(values: dict[str, Any], source: str, gap: Any) -> TrainConfig:
+    """A configuration whose missing required values are `gap`: the command line's defaults.
+
+    Raises:
+        InputError: one line with every unknown key and impossible value.
+    """
+    try:
+        _ADAPTER.validate_python(values)
+    except pydantic.ValidationError as error:
+        wrong = [e for e in error.errors() if not e["type"].startswith("missing")]
+        if wrong:
+            raise InputError(f"{source}: {_describe(wrong)}") from None
+    config: TrainConfig = _fill(TrainConfig, values, gap)
+    return config
+
+
+def _fill(cls: type, values: dict[str, Any], gap: Any) -> Any:
+    """An instance of a configuration class; its fields aren't validated together, `gap` would not pass."""
+    given: dict[str, Any] = {}
+    kinds = get_type_hints(cls, include_extras=True)
+    for item in dataclasses.fields(cls):
+        kind = kinds[item.name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            given[item.name] = _fill(kind, values.get(item.name, {}), gap)
+        elif item.name in values:
+            given[item.name] = pydantic.TypeAdapter(kind).validate_python(values[item.name])
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            given[item.name] = gap
+    return cls(**given)
+
+
+def config_values(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as nested JSON values, the inverse of `train_config`."""
+    values: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return values
+
+
+def _describe(problems: list[ErrorDetails]) -> str:
+    """All that is wrong in one line: dotted keys, and what each must be."""
+    known = {"unexpected_keyword_argument": "unknown key", "missing": "missing", "missing_argument": "missing"}
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {known.get(problem['type'], _sentence(problem))}"
+        for problem in problems
+    )
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    message = problem["msg"]
+    return f"{problem['input']!r}: {message[:1].lower()}{message[1:]}"

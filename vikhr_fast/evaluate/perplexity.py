@@ -1,0 +1,64 @@
+"""Loss per token and bits per byte on held-out shards."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.model import Mistral
+from vikhr_fast.train.data import PackedCorpus, StepLoader
+from vikhr_fast.train.sharding import Ranks
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts a text.
+
+    Perplexities over different vocabularies don't compare; bits per byte do.
+    """
+
+    loss: float
+    """Mean cross-entropy a predicted token (all but BOS, so EOS too), in nats; its exponential is the perplexity."""
+    bits_per_byte: float
+    """All cross-entropy, EOS's included, in bits, over the UTF-8 bytes of the text."""
+    tokens: int
+    """Predicted tokens."""
+    num_bytes: int
+    """Bytes of the text in UTF-8."""
+
+
+@torch.no_grad()
+def score_shards(
+    model: Mistral,
+    shards: TokenShards,
+    *,
+    sequence_length: int,
+    micro_batch: int,
+    chunk_tokens: int | None = None,
+    ranks: Ranks | None = None,
+) -> Score:
+    """Scores every document once, each on its own; one longer than a sequence in windows without shared context.
+
+    Args:
+        model: sharded over `ranks`, or plain when None.
+        shards: the held-out text.
+        sequence_length: tokens a sequence.
+        micro_batch: sequences a forward.
+        chunk_tokens: tokens whose logits exist at once; None lets the loss head choose.
+        ranks: who shares the work; every rank gets the same score.
+    """
+    rank, count = (ranks.rank, ranks.count) if ranks else (0, 1)
+    device = next(model.parameters()).device
+    corpus = PackedCorpus({"": shards}, sequence_length, epochs=1, seed=0)
+    per_step = micro_batch * count
+    loader = StepLoader(corpus, sequences_per_step=per_step, micro_batch=micro_batch, rank=rank, ranks=count)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for _, batches in loader.steps(0, -(-corpus.num_sequences // per_step)):
+        for batch in (b.to(device) for b in batches):
+            hidden = model(batch.tokens, cu_seqlens=batch.cu_seqlens)
+            loss, _, _ = model.lm_head(hidden, targets=batch.targets, reduction="sum", chunk_tokens=chunk_tokens)
+            total += loss
+    nats = float(ranks.sum(total) if ranks else total)
+    tokens = shards.num_tokens - shards.num_documents
+    return Score(nats / tokens, nats / math.log(2) / shards.num_bytes, tokens, shards.num_bytes)

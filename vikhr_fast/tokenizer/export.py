@@ -1,0 +1,233 @@
+"""A SentencePiece BPE model as the files that transformers, vLLM and llama.cpp read, with the same ids in each.
+
+`tokenizer.json` restates the model: SentencePiece joins the adjacent pair whose result is the piece with the best
+score, leftmost first; Hugging Face's BPE joins the pair whose merge rule stands first in a list. They agree when
+the list holds every split of every piece into two pieces, ordered by the score of the result, and the text is
+prepared in the same way: `▁` in front, spaces as `▁`, nothing else changed and nothing split beforehand.
+
+The rule for chats: control pieces are inserted by id, and each stretch of text between them is encoded as a text of
+its own, with its own `▁` in front. `tokenizer.json` and llama.cpp both do exactly this with a rendered template.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import write_text
+
+MODEL_NAME = "tokenizer.model"
+CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
+CHAT_PIECES = (CHAT_START, CHAT_END)
+
+_SPACE = "▁"
+# Piece types of SentencePiece's model format, and the settings that tokenizer.json can restate.
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+_EXACT_NORMALIZER = {"remove_extra_whitespaces": False, "add_dummy_prefix": True, "escape_whitespaces": True}
+
+_CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '" + CHAT_START + "' + message['role'] + '\\n' + message['content'] + '" + CHAT_END + "' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '" + CHAT_START + "assistant\\n' }}{% endif %}"
+)
+
+
+def find_model(path: Path) -> Path:
+    """The SentencePiece model meant by `path`: the file itself, or `tokenizer.model` in a directory.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path.is_dir():
+        if not (path / MODEL_NAME).is_file():
+            raise InputError(f"{path}: no {MODEL_NAME} in it; give a directory with one, or the file itself")
+        return path / MODEL_NAME
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or directory")
+    return path
+
+
+def read_model(file: Path) -> Any:
+    """Reads a SentencePiece BPE model.
+
+    Returns:
+        A `sentencepiece_model_pb2.ModelProto`: pieces with types and scores, and the settings of the training.
+
+    Raises:
+        InputError: not a SentencePiece model, or one of another type than BPE.
+    """
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    try:
+        model.ParseFromString(file.read_bytes())
+    except DecodeError:
+        raise InputError(f"{file}: not a SentencePiece model, or damaged; fetch or train it again") from None
+    if sum(piece.type == UNKNOWN for piece in model.pieces) != 1:
+        raise InputError(f"{file}: not a SentencePiece model: it must have exactly one unknown piece")
+    if model.trainer_spec.model_type != model.trainer_spec.BPE:
+        kind = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type).lower()
+        raise InputError(f"{file}: a {kind} model, only BPE is supported; train one with `vikhr-fast tokenizer train`")
+    return model
+
+
+def role_ids(model: Any) -> dict[str, int]:
+    """The ids of the pieces that play a role, by the role: any of "unk", "bos", "eos" and "pad" that exist.
+
+    As in SentencePiece: the unknown piece is known by its type, the others are control pieces known by their names.
+    """
+    spec = model.trainer_spec
+    names = {spec.bos_piece: "bos", spec.eos_piece: "eos", spec.pad_piece: "pad"}
+    ids = {}
+    for index, piece in enumerate(model.pieces):
+        if piece.type == UNKNOWN:
+            ids["unk"] = index
+        elif piece.type == CONTROL and piece.piece in names:
+            ids[names[piece.piece]] = index
+    return ids
+
+
+def export_tokenizer(model_file: Path, directory: Path) -> None:
+    """Writes everything that other tools load into `directory`.
+
+    The files: `tokenizer.model` (a copy), `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, and
+    `chat_template.jinja` if the model has the ChatML control pieces.
+
+    Args:
+        model_file: a SentencePiece BPE model.
+        directory: made if absent; wrap the call in `atomic_directory` for a result that is complete or absent.
+
+    Raises:
+        InputError: the model cannot be restated exactly; the message says why.
+    """
+    model = read_model(model_file)
+    _refuse_inexact(model, model_file)
+    specials = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type in (UNKNOWN, CONTROL)}
+    roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
+    chat_template = _CHAT_TEMPLATE if all(piece in specials for piece in CHAT_PIECES) else None
+
+    directory.mkdir(parents=True, exist_ok=True)
+    if model_file.resolve() != (directory / MODEL_NAME).resolve():
+        shutil.copyfile(model_file, directory / MODEL_NAME)
+    write_text(directory / "tokenizer.json", _tokenizer_json(model, specials, roles))
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **roles,
+        "add_bos_token": "bos_token" in roles,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "added_tokens_decoder": {str(index): _added_token(piece) for piece, index in specials.items()},
+    }
+    extra = [piece for piece in specials if piece not in roles.values()]
+    if extra:
+        config["additional_special_tokens"] = extra
+    if chat_template is not None:
+        config["chat_template"] = chat_template
+        write_text(directory / "chat_template.jinja", chat_template)
+    write_text(directory / "tokenizer_config.json", _json(config))
+    write_text(directory / "special_tokens_map.json", _json(roles))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def _added_token(content: str) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"content": content, **flags}
+
+
+def _refuse_inexact(model: Any, file: Path) -> None:
+    """Raises InputError if other tools could not give the ids that SentencePiece gives."""
+    advice = "train one with `vikhr-fast tokenizer train`"
+    normalizer = model.normalizer_spec
+    if normalizer.precompiled_charsmap:
+        raise InputError(f"{file}: its normalisation ({normalizer.name}) has no exact copy elsewhere; {advice}")
+    for name, wanted in _EXACT_NORMALIZER.items():
+        if getattr(normalizer, name) != wanted:
+            raise InputError(f"{file}: {name} is {getattr(normalizer, name)}, must be {wanted}; {advice}")
+    if model.trainer_spec.treat_whitespace_as_suffix:
+        raise InputError(f"{file}: treat_whitespace_as_suffix is set, spaces must be prefixes; {advice}")
+    if sum(piece.type == BYTE for piece in model.pieces) != 256:
+        raise InputError(f"{file}: it has no byte_fallback, so unknown characters would be lost; {advice}")
+    characters = {piece.piece for piece in model.pieces if piece.type == NORMAL and len(piece.piece) == 1}
+    for index, piece in enumerate(model.pieces):
+        if piece.type not in (NORMAL, UNKNOWN, CONTROL, BYTE):
+            raise InputError(f"{file}: piece {index} ({piece.piece!r}): user-defined or unused; {advice}")
+        if piece.type == NORMAL and not characters.issuperset(piece.piece):
+            raise InputError(f"{file}: piece {index} ({piece.piece!r}): a character of it is no piece itself; {advice}")
+
+
+def _merges(model: Any) -> list[tuple[str, str]]:
+    """Every split of a piece into two pieces, in the order in which SentencePiece prefers the results.
+
+    Pieces of equal score, such as the runs of spaces in Mistral's own model, are joined by SentencePiece strictly
+    from the left, so that a run grows to its full length before the next one starts: longest results first.
+    """
+    scores = {piece.piece: piece.score for piece in model.pieces if piece.type == NORMAL}
+    ids = {piece: index for index, piece in enumerate(scores)}
+    merges = []
+    for piece, score in scores.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in scores and right in scores:
+                merges.append(((-score, -len(piece), ids[piece], ids[left], ids[right]), (left, right)))
+    return [merge for _, merge in sorted(merges)]
+
+
+def _tokenizer_json(model: Any, specials: dict[str, int], roles: dict[str, str]) -> str:
+    bos = [roles["bos_token"]] if "bos_token" in roles else []
+
+    def template(*sequences: str) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = []
+        for kind, sequence in enumerate(sequences):
+            parts += [{"SpecialToken": {"id": piece, "type_id": kind}} for piece in bos]
+            parts.append({"Sequence": {"id": sequence, "type_id": kind}})
+        return parts
+
+    value = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": index, **_added_token(piece)} for piece, index in specials.items()],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": _SPACE},
+                {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": template("A"),
+            "pair": template("A", "B"),
+            "special_tokens": {piece: {"id": piece, "ids": [specials[piece]], "tokens": [piece]} for piece in bos},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": roles["unk_token"],
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {piece.piece: index for index, piece in enumerate(model.pieces)},
+            "merges": _merges(model),
+        },
+    }
+    return _json(value)

@@ -1,0 +1,169 @@
+"""From token shards to packed batches, as a pure function of the seed and the sequence's number."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vikhr_fast import _native
+from vikhr_fast.corpus.shard import TokenShards
+
+IGNORED = -100
+_PACKING_BLOCK = 1 << 16  # documents packed together: enough to fill sequences, few enough to mix lengths
+_IntArray = npt.NDArray[np.int64]
+
+
+class Window(NamedTuple):
+    """Consecutive positions of one document; `source` counts the corpus's sources."""
+
+    source: int
+    document: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of T packed tokens."""
+
+    tokens: Tensor  # [T] int64
+    targets: Tensor  # [T] int64, IGNORED where nothing is predicted
+    cu_seqlens: Tensor  # [documents + 1] int32
+    sources: Tensor  # [T] int64, 0 on padding
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many positions have a target."""
+        return int((self.targets != IGNORED).sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
+        return Batch(*(x.to(device) for x in (self.tokens, self.targets, self.cu_seqlens, self.sources)))
+
+
+@dataclass(frozen=True)
+class _EpochPacking:
+    documents: _IntArray  # [windows] document of each window, counted over all sources
+    starts: _IntArray  # [windows]
+    lengths: _IntArray  # [windows]
+    offsets: _IntArray  # [sequences + 1] the windows of packed sequence i are offsets[i] to offsets[i + 1]
+    order: _IntArray  # [sequences] which packed sequence comes n-th
+
+
+class PackedCorpus:
+    """Documents of several sources as fixed-length sequences, every document once an epoch.
+
+    A document of n tokens has n - 1 positions, each with the next token as its target; one longer than a sequence
+    is cut into consecutive windows, so that no target is lost. Sequence i depends on (seed, i) alone, never on
+    ranks or workers.
+
+    Args:
+        sources: shards by name; all with the same tokenizer.
+        sequence_length: positions a sequence.
+        epochs: passes over the documents.
+        seed: of the order.
+    """
+
+    def __init__(self, sources: Mapping[str, TokenShards], sequence_length: int, epochs: int, seed: int) -> None:
+        self.sequence_length = sequence_length
+        self._shards = list(sources.values())
+        self._first_document = np.cumsum([0, *(shards.num_documents for shards in self._shards)])
+        self._seed = seed
+        self._epochs = epochs
+
+    @cached_property
+    def _packings(self) -> list[_EpochPacking]:
+        positions = np.concatenate([shards.lengths - 1 for shards in self._shards])
+        return [self._pack(epoch, positions) for epoch in range(self._epochs)]
+
+    def _pack(self, epoch: int, positions: _IntArray) -> _EpochPacking:
+        random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+        order = random.permutation(len(positions))
+        documents, starts, lengths, offsets = _native.pack_windows(
+            positions[order], self.sequence_length, _PACKING_BLOCK
+        )
+        return _EpochPacking(order[documents], starts, lengths, offsets, random.permutation(len(offsets) - 1))
+
+    @cached_property
+    def _first_sequence(self) -> _IntArray:
+        return np.cumsum([0, *(len(packing.order) for packing in self._packings)])
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences over all epochs."""
+        return int(self._first_sequence[-1])
+
+    def windows(self, index: int) -> list[Window]:
+        """The pieces of documents in sequence `index`, in order; none past the last sequence."""
+        if index >= self.num_sequences:
+            return []
+        epoch = int(np.searchsorted(self._first_sequence, index, side="right")) - 1
+        packing = self._packings[epoch]
+        sequence = packing.order[index - self._first_sequence[epoch]]
+        windows = []
+        for window in range(packing.offsets[sequence], packing.offsets[sequence + 1]):
+            document = int(packing.documents[window])
+            source = int(np.searchsorted(self._first_document, document, side="right")) - 1
+            local = document - int(self._first_document[source])
+            windows.append(Window(source, local, int(packing.starts[window]), int(packing.lengths[window])))
+        return windows
+
+    def batch(self, indices: list[int]) -> Batch:
+        """The given sequences one after another, then padding (one document, no targets) to the full length."""
+        size = self.sequence_length * len(indices)
+        tokens, sources = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
+        targets = torch.full((size,), IGNORED, dtype=torch.int64)
+        bounds = [0]
+        for index in indices:
+            for source, document, start, length in self.windows(index):
+                text = self._shards[source].document(document)[start : start + length + 1]
+                rows = slice(bounds[-1], bounds[-1] + length)
+                piece = torch.from_numpy(text.astype(np.int64))
+                tokens[rows], targets[rows], sources[rows] = piece[:-1], piece[1:], source
+                bounds.append(rows.stop)
+        if bounds[-1] < size:
+            bounds.append(size)
+        return Batch(tokens, targets, torch.tensor(bounds, dtype=torch.int32), sources)
+
+
+class StepLoader:
+    """Hands each rank its micro-batches, step by step, prepared one step ahead in a thread.
+
+    Args:
+        corpus: the sequences.
+        sequences_per_step: over all ranks.
+        micro_batch: sequences a micro-batch; with the ranks it divides `sequences_per_step`.
+        rank: of this process.
+        ranks: how many there are.
+    """
+
+    def __init__(
+        self, corpus: PackedCorpus, *, sequences_per_step: int, micro_batch: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self._corpus = corpus
+        self._sequences_per_step = sequences_per_step
+        self._micro_batch = micro_batch
+        self._rank, self._ranks = rank, ranks
+
+    def steps(self, first: int, end: int) -> Iterator[tuple[int, list[Batch]]]:
+        """Yields (step, micro-batches) for steps `first` to `end` - 1, counted from 0."""
+        if first >= end:
+            return
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+            upcoming = pool.submit(self._step, first)
+            for step in range(first, end):
+                batches = upcoming.result()
+                if step + 1 < end:
+                    upcoming = pool.submit(self._step, step + 1)
+                yield step, batches
+
+    def _step(self, step: int) -> list[Batch]:
+        start, end = step * self._sequences_per_step, (step + 1) * self._sequences_per_step
+        firsts = range(start + self._rank * self._micro_batch, end, self._ranks * self._micro_batch)
+        return [self._corpus.batch(list(range(first, first + self._micro_batch))) for first in firsts]

@@ -1,0 +1,34 @@
+"""SIGTERM and Ctrl-C end a run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once."""
+
+import signal
+import threading
+from types import FrameType
+
+from vikhr_fast.errors import ExitCode
+
+_EXIT_CODES = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGINT: ExitCode.INTERRUPTED}
+
+
+class Interruption:
+    """Notes the first signal while its block lasts.
+
+    Attributes:
+        exit_code: what the process should exit with, 0 while nothing asked it to.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+
+    def __enter__(self) -> "Interruption":
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _EXIT_CODES}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a signal handler
+        self.exit_code = int(_EXIT_CODES[signal.Signals(number)])
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,130 @@
+"""What a run says of itself: one console line a step, JSON lines, TensorBoard events."""
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vikhr_fast.console import console, logger
+from vikhr_fast.errors import InputError
+from vikhr_fast.evaluate.perplexity import Score
+from vikhr_fast.files import write_text
+
+METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimiser step, over all ranks; losses are means over its trained tokens."""
+
+    step: int
+    loss: float
+    ce: float
+    kl: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    """Trained on since the beginning of the run."""
+    tokens_per_second: float
+    seconds: float
+
+
+class MetricsWriter:
+    """Writes metrics from the main rank; on the others it does nothing.
+
+    Args:
+        directory: the run directory; its JSON lines past `first_step` are dropped, the run does them again.
+        first_step: steps already done.
+        num_steps: steps of the whole run.
+        tensorboard: write events too.
+        is_main: whether this rank writes.
+    """
+
+    def __init__(self, directory: Path, *, first_step: int, num_steps: int, tensorboard: bool, is_main: bool) -> None:
+        self._is_main = is_main
+        self._directory = directory
+        self._events = _tensorboard_writer(directory) if tensorboard and is_main else None
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not is_main or not logger.isEnabledFor(logging.INFO),
+        )
+        self._task = self._progress.add_task("", total=num_steps, completed=first_step)
+        self._num_steps = num_steps
+        self._started, self._first_step = time.monotonic(), first_step
+        if is_main:
+            for name in (METRICS, VALIDATION):
+                _keep_steps(directory / name, first_step)
+
+    def __enter__(self) -> "MetricsWriter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Records one step."""
+        if not self._is_main:
+            return
+        self._append(METRICS, asdict(metrics))
+        per_step = (time.monotonic() - self._started) / (metrics.step - self._first_step)
+        remaining = time.gmtime(per_step * (self._num_steps - metrics.step))
+        logger.info(
+            f"step {metrics.step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {metrics.loss:.4f}  "
+            f"ce {metrics.ce:.4f}  kl {metrics.kl:.4f}  grad {metrics.grad_norm:.2f}  lr {metrics.learning_rate:.2e}  "
+            f"{metrics.tokens_per_second:,.0f} tok/s  ETA {time.strftime('%H:%M:%S', remaining)}"
+        )
+        self._progress.update(self._task, completed=metrics.step)
+        if self._events is not None:
+            for name in ("loss", "ce", "kl", "grad_norm", "learning_rate", "tokens_per_second"):
+                self._events.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
+
+    def validation(self, step: int, tokens: int, scores: dict[str, Score]) -> None:
+        """Records the scores of all validation sets at one step."""
+        if not self._is_main:
+            return
+        sets = {name: asdict(score) for name, score in scores.items()}
+        self._append(VALIDATION, {"step": step, "tokens": tokens, "sets": sets})
+        described = (f"{name} {s.bits_per_byte:.4f} bits/byte (loss {s.loss:.4f})" for name, s in scores.items())
+        logger.info(f"validation at step {step}: {', '.join(described)}")
+        if self._events is not None:
+            for name, score in scores.items():
+                self._events.add_scalar(f"validation/{name}_bits_per_byte", score.bits_per_byte, step)
+
+    def _append(self, name: str, values: dict[str, Any]) -> None:
+        with (self._directory / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete JSON lines of a metrics file; a killed run may have left half of one at the end."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _keep_steps(path: Path, last_step: int) -> None:
+    kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+def _tensorboard_writer(directory: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("tensorboard: not installed; pip install 'vikhr-fast[tensorboard]'") from None
+    return SummaryWriter(str(directory / "tensorboard"))

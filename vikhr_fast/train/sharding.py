@@ -1,0 +1,150 @@
+"""FSDP2 (`fully_shard`): one code path from a single CPU process to many GPUs."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from vikhr_fast.config import RuntimeConfig
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_directory
+from vikhr_fast.model import Mistral
+from vikhr_fast.model_config import read_config, write_config
+from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of the run."""
+
+    rank: int
+    count: int
+    device: torch.device
+    mesh: DeviceMesh
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes the logs."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum over all ranks, in place."""
+        dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        dist.barrier()
+
+
+@contextmanager
+def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
+    """Joins torchrun's process group, or makes one of a single rank; pins the CPU threads.
+
+    Raises:
+        InputError: CUDA is asked for and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("runtime.device: cuda asked for, but PyTorch sees no GPU; see `vikhr-fast doctor`")
+    kind = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    local_rank, local_count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // local_count))
+    device = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if kind == "cuda" else "gloo"
+    timeout = timedelta(seconds=config.timeout_seconds)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(
+            backend,
+            store=dist.HashStore(),  # type: ignore[attr-defined]  # public, but not in __all__
+            rank=0,
+            world_size=1,
+            timeout=timeout,
+        )
+    try:
+        mesh = init_device_mesh(kind, (dist.get_world_size(),))
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device, mesh)
+    finally:
+        dist.destroy_process_group()
+
+
+def load_sharded(directory: Path, ranks: Ranks, *, compute: torch.dtype, storage: torch.dtype) -> Mistral:
+    """A model with its parameters sharded over the ranks, read tensor by tensor.
+
+    Embedding, each layer and the head are gathered apart. The head stays gathered from its forward, which makes
+    its gradient, to its backward, which only scales that: one gather and one reduce-scatter a micro-batch.
+
+    Args:
+        directory: Hugging Face directory.
+        ranks: this process's place.
+        compute: dtype of forward and backward.
+        storage: dtype of the sharded parameters, of their gradients' reduction and of the optimiser.
+    """
+    model = Mistral(read_config(directory), device="meta", dtype=storage)
+    # Inputs keep their dtypes: hidden states have the compute dtype already, loss weights need their full precision.
+    precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=storage, cast_forward_inputs=False)
+    for module in (model.model.embed_tokens, *model.model.layers):
+        fully_shard(module, mesh=ranks.mesh, mp_policy=precision)
+    fully_shard(model.lm_head, mesh=ranks.mesh, mp_policy=precision, reshard_after_forward=False)
+    fully_shard(model, mesh=ranks.mesh, mp_policy=precision)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)  # the loss is normalised by the global token count already
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+    model.to_empty(device=ranks.device)
+    files = WeightFiles(directory)
+    files.require({name: tuple(parameter.shape) for name, parameter in model.named_parameters()})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            whole = files.read(name, storage, ranks.device)
+            assert isinstance(parameter, DTensor)
+            parameter.copy_(distribute_tensor(whole, ranks.mesh, parameter.placements, src_data_rank=None))
+    return model
+
+
+def fsdp_module(model: Mistral) -> FSDPModule:
+    """The model as what `fully_shard` made of it."""
+    assert isinstance(model, FSDPModule)
+    return model
+
+
+def save_gathered(model: Mistral, directory: Path, ranks: Ranks, dtype: torch.dtype, also: list[Path]) -> None:
+    """Writes a sharded model as a Hugging Face directory from rank 0, one gathered tensor at a time.
+
+    Args:
+        model: the sharded model.
+        directory: to be made.
+        ranks: this process's place.
+        dtype: to store the weights in.
+        also: files to copy beside the weights.
+    """
+
+    def gathered() -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in model.named_parameters():
+            value = parameter.detach()
+            assert isinstance(value, DTensor)
+            yield name, value.full_tensor().to(dtype=dtype, device="cpu")
+
+    if ranks.is_main:
+        with atomic_directory(directory) as temporary:
+            write_config(temporary, model.config, dtype)
+            write_weights(temporary, gathered(), MAX_SHARD_BYTES)
+            for path in also:
+                shutil.copyfile(path, temporary / path.name)
+    else:
+        for _ in gathered():
+            pass
+    ranks.barrier()
