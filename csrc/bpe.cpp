@@ -1,14 +1,13 @@
 #include "bpe.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <exception>
-#include <system_error>
 #include <thread>
 #include <utility>
 
-#include "merge.hpp"
 #include "word_cache.hpp"
 
 namespace vikhr {
@@ -16,6 +15,7 @@ namespace {
 
 // Documents are handed to threads in blocks of about this many bytes.
 constexpr std::size_t kBlockBytes = 1 << 20;
+constexpr std::size_t kHugeText = 1 << 20;
 
 // Where the word at `start` ends: at the next space that follows something else.
 std::size_t word_end(std::string_view text, std::size_t start) {
@@ -29,6 +29,16 @@ std::size_t word_end(std::string_view text, std::size_t start) {
 
 bool starts_with_space_symbol(std::string_view piece) {
   return piece.substr(0, kSpaceSymbolUtf8.size()) == kSpaceSymbolUtf8;
+}
+
+void to_symbols(std::string_view text, const Vocabulary& vocabulary,
+                std::vector<Symbol>& symbols) {
+  symbols.clear();
+  for (std::size_t at = 0; at < text.size();) {
+    const Character character = decode_valid_character(text.data() + at);
+    symbols.push_back(vocabulary.symbol(character.code_point));
+    at += character.length;
+  }
 }
 
 std::vector<std::size_t> cut_in_blocks(const Texts& texts) {
@@ -52,7 +62,7 @@ void run_on_threads(std::size_t count, const Work& work) {
   threads.reserve(count);
   try {
     while (threads.size() + 1 < count) threads.emplace_back(work);
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
   }
   work();
   for (std::thread& thread : threads) thread.join();
@@ -63,42 +73,33 @@ void run_on_threads(std::size_t count, const Work& work) {
 // What one thread needs to encode one document after another.
 class BpeEncoder::Worker {
  public:
-  explicit Worker(const Vocabulary& vocabulary)
-      : vocabulary_(vocabulary), normalizer_(vocabulary), merger_(vocabulary) {}
+  explicit Worker(const BpeEncoder& encoder)
+      : vocabulary_(encoder.vocabulary_),
+        unused_(encoder.unused_),
+        normalizer_(vocabulary_),
+        merger_(vocabulary_) {}
 
   void encode(std::string_view text, std::size_t document, InvalidUtf8 policy, IdBuffer& out) {
     out_ = &out;
+    pending_count_ = 0;  // an exception may have left some
     document_start_ = out.size();
     const auto [normalized, needs_space] = normalizer_.normalize(text, document, policy);
-    if (vocabulary_.needs_whole_text()) {
-      encode_whole(normalized, needs_space);
-    } else if (!vocabulary_.user_defined().empty()) {
+    if (!vocabulary_.user_defined().empty()) {
       encode_between_user_defined(normalized);
     } else {
       encode_words(normalized, needs_space);
     }
-    normalizer_.shrink();
-    merger_.shrink();
-    if (symbols_.capacity() > 1 << 16) std::vector<Symbol>().swap(symbols_);
+    if (text.size() > kHugeText) shrink();
   }
 
  private:
-  // One run of merges over the whole text, user-defined symbols standing still in it.
-  void encode_whole(std::string_view text, bool needs_space) {
-    symbols_.clear();
-    if (needs_space) symbols_.push_back(vocabulary_.symbol(' '));
-    while (!text.empty()) {
-      const PrefixMatcher::Match match = vocabulary_.user_defined().match(text);
-      const Character character = decode_valid_character(text.data());
-      if (match.length > 0) {
-        symbols_.push_back(kFrozen | static_cast<Symbol>(match.id));
-        text.remove_prefix(match.length);
-      } else {
-        symbols_.push_back(vocabulary_.symbol(character.code_point));
-        text.remove_prefix(character.length);
-      }
-    }
-    merge_symbols();
+  // Gives back what a huge text needed and the next texts won't.
+  void shrink() {
+    normalizer_.shrink();
+    merger_.shrink();
+    std::string().swap(first_word_);
+    std::vector<Symbol>().swap(symbols_);
+    ids_ = IdBuffer();
   }
 
   // User-defined symbols are never merged, so the texts between them are independent.
@@ -125,13 +126,14 @@ class BpeEncoder::Worker {
       at = cuts ? word_end(text, 0) : text.size();
       first_word_.assign(1, ' ').append(text.substr(0, at));
       encode_word(first_word_, first_word_.size());
-      if (first_word_.capacity() > 1 << 16) std::string().swap(first_word_);
+      encode_pending();  // before its memory changes
     }
     while (at < text.size()) {
       const std::size_t end = cuts ? word_end(text, at) : text.size();
       encode_word(text.substr(at, end - at), text.size() - at);
       at = end;
     }
+    encode_pending();
   }
 
   // `readable`: how many bytes from the word's start on belong to the text.
@@ -143,15 +145,28 @@ class BpeEncoder::Worker {
     }
   }
 
+  // Short words wait in a queue until the cache's memory is likely to have arrived.
   void encode_short(std::string_view word, std::size_t readable) {
-    const WordCache::Key key = WordCache::make_key(word, readable);
-    const std::size_t index = WordCache::index_of(key);
-    if (const WordCache::Entry* known = cache_.find(key, index)) {
-      append(known->ids.data(), known->count);
-      return;
+    Pending& pending = pending_[pending_count_++];
+    pending.word = word;
+    pending.key = WordCache::make_key(word, readable);
+    pending.index = WordCache::index_of(pending.key);
+    cache_.prefetch(pending.index);
+    if (pending_count_ == pending_.size()) encode_pending();
+  }
+
+  void encode_pending() {
+    for (std::size_t i = 0; i < pending_count_; ++i) {
+      const Pending& pending = pending_[i];
+      if (const WordCache::Entry* known = cache_.find(pending.key, pending.index)) {
+        append(known->ids.data(), known->count);
+        continue;
+      }
+      merge_text(pending.word);
+      if (ids_.size() > WordCache::kMaxIds) continue;
+      cache_.insert(pending.key, pending.index, ids_.data(), ids_.size());
     }
-    merge_text(word);
-    if (ids_.size() <= WordCache::kMaxIds) cache_.insert(key, index, ids_.data(), ids_.size());
+    pending_count_ = 0;
   }
 
   // A long word is cut further wherever no piece has the two characters side by side.
@@ -166,6 +181,7 @@ class BpeEncoder::Worker {
         if (part.size() <= WordCache::kMaxWord) {
           encode_short(part, readable - start);
         } else {
+          encode_pending();
           merge_text(part);
         }
         start = at;
@@ -177,16 +193,7 @@ class BpeEncoder::Worker {
 
   // Leaves the ids in `ids_`, too.
   void merge_text(std::string_view text) {
-    symbols_.clear();
-    for (std::size_t at = 0; at < text.size();) {
-      const Character character = decode_valid_character(text.data() + at);
-      symbols_.push_back(vocabulary_.symbol(character.code_point));
-      at += character.length;
-    }
-    merge_symbols();
-  }
-
-  void merge_symbols() {
+    to_symbols(text, vocabulary_, symbols_);
     merger_.merge(symbols_);
     ids_.clear();
     for (const Symbol symbol : symbols_) emit(symbol, 0);
@@ -201,11 +208,11 @@ class BpeEncoder::Worker {
       emit_unknown({reinterpret_cast<const char*>(bytes), length});
       return;
     }
-    const Id id = static_cast<Id>(symbol & ~kFrozen);
+    const Id id = static_cast<Id>(symbol);
     const Piece& piece = vocabulary_.piece(id);
     if (piece.type != PieceType::unused || depth > kMaxDepth) {
       ids_.append(id);
-    } else if (const Parts* parts = merger_.parts(symbol)) {
+    } else if (const Merger::Pair* parts = unused_.find(symbol)) {
       emit(parts->left, depth + 1);
       emit(parts->right, depth + 1);
     } else {
@@ -236,12 +243,22 @@ class BpeEncoder::Worker {
   }
 
   const Vocabulary& vocabulary_;
+  const WordMap<Merger::Pair>& unused_;
   Normalizer normalizer_;
   Merger merger_;
   WordCache cache_;
   std::string first_word_;
   std::vector<Symbol> symbols_;
   IdBuffer ids_;
+
+  struct Pending {
+    std::string_view word;
+    WordCache::Key key;
+    std::size_t index;
+  };
+  std::array<Pending, 32> pending_;
+  std::size_t pending_count_ = 0;
+
   IdBuffer* out_ = nullptr;
   std::size_t document_start_ = 0;
 };
@@ -257,11 +274,14 @@ class BpeEncoder::Lease {
         encoder_.idle_.pop_back();
       }
     }
-    if (worker_ == nullptr) worker_ = std::make_unique<Worker>(encoder_.vocabulary_);
+    if (worker_ == nullptr) worker_ = std::make_unique<Worker>(encoder_);
   }
   ~Lease() {
     const std::lock_guard<std::mutex> lock(encoder_.mutex_);
-    encoder_.idle_.push_back(std::move(worker_));
+    try {
+      encoder_.idle_.push_back(std::move(worker_));
+    } catch (const std::bad_alloc&) {  // then it is not kept
+    }
   }
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
@@ -279,6 +299,20 @@ BpeEncoder::BpeEncoder(std::string_view model_file) : vocabulary_(parse_model(mo
     std::string surface;
     append_with_spaces(vocabulary_.piece(id).text, surface);
     surfaces_.push_back(std::move(surface));
+  }
+  split_unused();
+}
+
+void BpeEncoder::split_unused() {
+  Merger merger(vocabulary_);
+  std::vector<Symbol> symbols;
+  for (Id id = 0; id < vocabulary_.size(); ++id) {
+    const Piece& piece = vocabulary_.piece(id);
+    if (piece.type != PieceType::unused) continue;
+    to_symbols(piece.text, vocabulary_, symbols);
+    if (symbols.size() < 2) continue;
+    const Merger::Pair last = merger.merge(symbols);
+    if (symbols.size() == 1) unused_.insert(static_cast<std::uint64_t>(id), last);
   }
 }
 
@@ -305,6 +339,7 @@ IdBuffer BpeEncoder::encode(const Texts& texts, InvalidUtf8 policy, unsigned thr
   };
   run_on_threads(std::min<std::size_t>(threads, blocks), [&]() {
     std::size_t block = next++;
+    if (block >= blocks) return;
     try {
       Lease worker(*this);
       for (; block < first_failed; block = next++) encode_block(worker, block);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "id_buffer.hpp"
+#include "merge.hpp"
 #include "normalize.hpp"
 #include "vocabulary.hpp"
 
@@ -64,7 +65,12 @@ class BpeEncoder {
   class Worker;
   class Lease;
 
+  void split_unused();
+
   Vocabulary vocabulary_;
+  // SentencePiece splits an UNUSED piece again as it was put together. That is always the same
+  // way: merges inside a piece come in the same order whatever stands around it.
+  WordMap<Merger::Pair> unused_;
   std::vector<std::string> surfaces_;  // of the pieces: ▁ as a space
   // Idle workers keep their word caches for the next call.
   mutable std::mutex mutex_;

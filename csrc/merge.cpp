@@ -1,6 +1,7 @@
 #include "merge.hpp"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 
 namespace vikhr {
@@ -12,81 +13,58 @@ constexpr std::uint32_t kEnd = ~std::uint32_t{0};
 
 }  // namespace
 
-Merger::Merger(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {
-  for (Id id = 0; id < vocabulary.size(); ++id) {
-    if (vocabulary.piece(id).type != PieceType::unused) continue;
-    unused_.insert(static_cast<std::uint64_t>(id), static_cast<std::uint32_t>(parts_.size()));
-    parts_.push_back({kFrozen, kFrozen});
-  }
-  records_parts_ = !parts_.empty();
+Merger::Pair Merger::merge(std::vector<Symbol>& symbols) {
+  return symbols.size() <= kShort ? merge_short(symbols) : merge_long(symbols);
 }
 
-const Parts* Merger::parts(Symbol unused) const {
-  const std::uint32_t* place = unused_.find(unused);
-  return place == nullptr || parts_[*place].left == kFrozen ? nullptr : &parts_[*place];
+Merger::Pair Merger::merge_short(std::vector<Symbol>& symbols) {
+  Pair last{};
+  std::size_t count = symbols.size();
+  std::array<Merge, kShort> merges;  // of each symbol with the next
+  for (std::size_t i = 0; i + 1 < count; ++i) {
+    merges[i] = vocabulary_.merge(symbols[i], symbols[i + 1]);
+  }
+  while (count > 1) {
+    std::size_t at = 0;
+    for (std::size_t i = 1; i + 1 < count; ++i) {
+      if (merges[i].rank < merges[at].rank) at = i;
+    }
+    if (merges[at].rank == Merge::kNone) break;
+    last = {symbols[at], symbols[at + 1]};
+    symbols[at] = merges[at].result;
+    --count;
+    for (std::size_t i = at + 1; i < count; ++i) {
+      symbols[i] = symbols[i + 1];
+      merges[i - 1] = merges[i];
+    }
+    if (at > 0) merges[at - 1] = vocabulary_.merge(symbols[at - 1], symbols[at]);
+    if (at + 1 < count) merges[at] = vocabulary_.merge(symbols[at], symbols[at + 1]);
+  }
+  symbols.resize(count);
+  return last;
 }
 
-// The merge of two neighbours. Looking is enough for SentencePiece to note the parts.
-Merge Merger::find(Symbol left, Symbol right) {
-  const Merge merge = vocabulary_.merge(left, right);
-  if (records_parts_ && merge.rank != Merge::kNone) {
-    const std::uint32_t* place = unused_.find(merge.result);
-    if (place != nullptr) parts_[*place] = {left, right};
-  }
-  return merge;
-}
-
-void Merger::merge(std::vector<Symbol>& symbols) {
-  if (symbols.size() <= kShort) {
-    merge_short(symbols);
-  } else {
-    merge_long(symbols);
-  }
-}
-
-void Merger::merge_short(std::vector<Symbol>& symbols) {
-  if (symbols.size() < 2) return;
-  merges_.clear();
-  for (std::size_t i = 0; i + 1 < symbols.size(); ++i) {
-    merges_.push_back(find(symbols[i], symbols[i + 1]));
-  }
-  while (!merges_.empty()) {
-    const auto best = std::min_element(
-        merges_.begin(), merges_.end(),
-        [](const Merge& a, const Merge& b) { return a.rank < b.rank; });
-    if (best->rank == Merge::kNone) return;
-    const auto at = static_cast<std::size_t>(best - merges_.begin());
-    symbols[at] = best->result;
-    symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(at) + 1);
-    merges_.erase(best);
-    if (at > 0) merges_[at - 1] = find(symbols[at - 1], symbols[at]);
-    if (at < merges_.size()) merges_[at] = find(symbols[at], symbols[at + 1]);
-  }
-}
-
-// Looks at the pair that starts at `node`, and queues it.
-void Merger::consider(std::uint32_t node) {
+// Looks at the pair that starts at `node`, and puts it at the heap's end where it can merge.
+bool Merger::queue(std::uint32_t node) {
   Node& left = nodes_[node];
-  left.merge = left.next == kEnd ? Merge{} : find(left.symbol, nodes_[left.next].symbol);
-  if (left.merge.rank == Merge::kNone) return;
+  left.merge =
+      left.next == kEnd ? Merge{} : vocabulary_.merge(left.symbol, nodes_[left.next].symbol);
+  if (left.merge.rank == Merge::kNone) return false;
   heap_.push_back(static_cast<std::uint64_t>(left.merge.rank) << 32 | node);
+  return true;
 }
 
-void Merger::merge_long(std::vector<Symbol>& symbols) {
+Merger::Pair Merger::merge_long(std::vector<Symbol>& symbols) {
+  Pair last{};
   const auto count = static_cast<std::uint32_t>(symbols.size());
+  const auto later = std::greater<>();
   nodes_.resize(count);
   heap_.clear();
   for (std::uint32_t i = 0; i < count; ++i) {
     nodes_[i] = {symbols[i], i == 0 ? kEnd : i - 1, i + 1 == count ? kEnd : i + 1, {}};
   }
-  for (std::uint32_t i = 0; i < count; ++i) consider(i);
-  const auto later = std::greater<>();
+  for (std::uint32_t i = 0; i < count; ++i) queue(i);
   std::make_heap(heap_.begin(), heap_.end(), later);
-  const auto queue = [&](std::uint32_t node) {
-    const std::size_t before = heap_.size();
-    consider(node);
-    if (heap_.size() != before) std::push_heap(heap_.begin(), heap_.end(), later);
-  };
 
   while (!heap_.empty()) {
     std::pop_heap(heap_.begin(), heap_.end(), later);
@@ -97,24 +75,26 @@ void Merger::merge_long(std::vector<Symbol>& symbols) {
     // A pair that has changed since: its rank differs, or the new pair is due at the same moment.
     if (left.merge.rank != top >> 32) continue;
     Node& right = nodes_[left.next];
+    last = {left.symbol, right.symbol};
     left.symbol = left.merge.result;
     left.next = right.next;
     right.merge = {};
     if (left.next != kEnd) nodes_[left.next].previous = at;
-    if (left.previous != kEnd) queue(left.previous);
-    queue(at);
+    for (const std::uint32_t changed : {left.previous, at}) {
+      if (changed != kEnd && queue(changed)) std::push_heap(heap_.begin(), heap_.end(), later);
+    }
   }
 
   symbols.clear();
   for (std::uint32_t node = 0; node != kEnd; node = nodes_[node].next) {
     symbols.push_back(nodes_[node].symbol);
   }
+  return last;
 }
 
 void Merger::shrink() {
-  constexpr std::size_t kKept = 1 << 16;
-  if (nodes_.capacity() > kKept) std::vector<Node>().swap(nodes_);
-  if (heap_.capacity() > kKept) std::vector<std::uint64_t>().swap(heap_);
+  std::vector<Node>().swap(nodes_);
+  std::vector<std::uint64_t>().swap(heap_);
 }
 
 }  // namespace vikhr

@@ -9,25 +9,20 @@
 
 namespace vikhr {
 
-// How a merged UNUSED piece was last put together, for splitting it again.
-struct Parts {
-  Symbol left = 0;
-  Symbol right = 0;
-};
-
 class Merger {
  public:
-  explicit Merger(const Vocabulary& vocabulary);
+  explicit Merger(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {}
 
-  // Merges `symbols` in place.
-  void merge(std::vector<Symbol>& symbols);
+  struct Pair {
+    Symbol left;
+    Symbol right;
+  };
+
+  // Merges `symbols` in place. Returns the last pair merged; meaningless where none was.
+  Pair merge(std::vector<Symbol>& symbols);
 
   // Gives back the memory of a huge text.
   void shrink();
-
-  // The parts of an UNUSED piece that a merge of this or an earlier run put together; nullptr for
-  // one that is a single character.
-  const Parts* parts(Symbol unused) const;
 
  private:
   struct Node {
@@ -37,16 +32,11 @@ class Merger {
     Merge merge;  // with the next node
   };
 
-  void merge_short(std::vector<Symbol>& symbols);
-  void merge_long(std::vector<Symbol>& symbols);
-  void consider(std::uint32_t node);
-  Merge find(Symbol left, Symbol right);
+  Pair merge_short(std::vector<Symbol>& symbols);
+  Pair merge_long(std::vector<Symbol>& symbols);
+  bool queue(std::uint32_t node);
 
   const Vocabulary& vocabulary_;
-  bool records_parts_ = false;
-  WordMap<std::uint32_t> unused_;  // UNUSED piece to its place in parts_
-  std::vector<Parts> parts_;
-  std::vector<Merge> merges_;
   std::vector<Node> nodes_;
   std::vector<std::uint64_t> heap_;
 };

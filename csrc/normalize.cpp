@@ -79,9 +79,8 @@ void Normalizer::squeeze(std::string_view text) {
 }
 
 void Normalizer::shrink() {
-  constexpr std::size_t kKept = 1 << 20;
-  if (repaired_.capacity() > kKept) std::string().swap(repaired_);
-  if (normalized_.capacity() > kKept) std::string().swap(normalized_);
+  std::string().swap(repaired_);
+  std::string().swap(normalized_);
 }
 
 }  // namespace vikhr

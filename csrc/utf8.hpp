@@ -91,6 +91,8 @@ struct Utf8Scan {
   bool has_space_symbol;      // a literal ▁ occurs before first_invalid
 };
 
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words of text are read as they lie");
+
 inline Utf8Scan scan_utf8(std::string_view text) {
   bool has_space_symbol = false;
   std::size_t position = 0;
@@ -99,6 +101,13 @@ inline Utf8Scan scan_utf8(std::string_view text) {
       std::uint64_t word;
       std::memcpy(&word, text.data() + position, 8);
       if ((word & 0x8080808080808080u) == 0) {
+        position += 8;
+        continue;
+      }
+      // Four characters of two bytes: the lead bytes 110xxxxx, of which C0 and C1 are overlong.
+      const std::uint64_t not_overlong = (word & 0x001E001E001E001Eu) + 0x007E007E007E007Eu;
+      if ((word & 0xC0E0C0E0C0E0C0E0u) == 0x80C080C080C080C0u &&
+          (not_overlong & 0x0080008000800080u) == 0x0080008000800080u) {
         position += 8;
         continue;
       }

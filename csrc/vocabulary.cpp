@@ -107,7 +107,7 @@ bool Vocabulary::is_ignored(const Piece& piece) const {
 }
 
 void Vocabulary::index_pieces() {
-  if (model_.pieces.size() >= kFrozen) throw ModelError("more than 2^30 pieces");
+  if (model_.pieces.size() >= kBareCharacter) throw ModelError("more than 2^31 pieces");
   ids_.reserve(model_.pieces.size());
   for (Id id = 0; id < size(); ++id) {
     const Piece& entry = piece(id);
@@ -137,7 +137,8 @@ void Vocabulary::find_bytes() {
     const Id id = find(byte_piece(value));
     if (id >= 0 && piece(id).type == PieceType::byte) byte_ids_[value] = id;
   }
-  const auto known = std::count_if(byte_ids_.begin(), byte_ids_.end(), [](Id id) { return id >= 0; });
+  const auto known =
+      std::count_if(byte_ids_.begin(), byte_ids_.end(), [](Id id) { return id >= 0; });
   const auto typed = std::count_if(model_.pieces.begin(), model_.pieces.end(),
                                    [](const Piece& p) { return p.type == PieceType::byte; });
   if (typed != (model_.byte_fallback ? 256 : 0) || typed != known) {
@@ -244,7 +245,6 @@ void Vocabulary::add_merges_of(Id id, std::uint32_t rank) {
   }
   const std::string& original = piece(id).text;
   std::size_t cut = 0;  // in the original, where ▁ has three bytes
-  int ways = 0;
   for (std::size_t i = 1; i < starts.size(); ++i) {
     cut += decode_valid_character(original.data() + cut).length;
     neighbours_.insert(static_cast<std::uint64_t>(characters[i - 1]) << 32 | characters[i], true);
@@ -252,19 +252,17 @@ void Vocabulary::add_merges_of(Id id, std::uint32_t rank) {
     const std::string_view whole = original;
     const Symbol left = symbol_of(whole.substr(0, cut), i == 1);
     const Symbol right = symbol_of(whole.substr(cut), i + 1 == starts.size());
-    if (left == kFrozen || right == kFrozen) continue;
+    if (left == kNoSymbol || right == kNoSymbol) continue;
     merges_.insert(static_cast<std::uint64_t>(left) << 32 | right,
                    Merge{rank, static_cast<Symbol>(id)});
-    ++ways;
   }
-  if (ways > 1 && piece(id).type == PieceType::unused) needs_whole_text_ = true;
 }
 
-// kFrozen where the text is no symbol.
+// kNoSymbol where the text is no symbol.
 Symbol Vocabulary::symbol_of(std::string_view text, bool is_character) const {
   if (is_character) return symbol(decode_valid_character(text.data()).code_point);
   const Id id = find(text);
-  return id >= 0 && can_merge(id) ? static_cast<Symbol>(id) : kFrozen;
+  return id >= 0 && can_merge(id) ? static_cast<Symbol>(id) : kNoSymbol;
 }
 
 }  // namespace vikhr

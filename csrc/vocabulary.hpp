@@ -16,10 +16,10 @@ namespace vikhr {
 
 using Id = std::int32_t;
 
-// One element of a text while it is merged: a piece id, or one of the two marks with a value.
+// One element of a text while it is merged: a piece id, or a character that is no piece.
 using Symbol = std::uint32_t;
-inline constexpr Symbol kBareCharacter = 1u << 31;  // | code point: a character that is no piece
-inline constexpr Symbol kFrozen = 1u << 30;  // | piece id: a user-defined symbol, never merged
+inline constexpr Symbol kBareCharacter = 1u << 31;  // | code point
+inline constexpr Symbol kNoSymbol = ~Symbol{0};
 
 struct Merge {
   static constexpr std::uint32_t kNone = ~std::uint32_t{0};
@@ -95,9 +95,6 @@ class Vocabulary {
   bool escapes_spaces() const { return model_.escape_whitespaces; }
   // No piece has a space after another character: text may be cut wherever a space follows one.
   bool cuts_at_spaces() const { return cuts_at_spaces_; }
-  // SentencePiece splits a merged UNUSED piece as it was last put together anywhere in the text,
-  // so where such a piece has two ways the text can be cut nowhere.
-  bool needs_whole_text() const { return needs_whole_text_; }
 
  private:
   void refuse_other_kinds() const;
@@ -127,7 +124,6 @@ class Vocabulary {
   WordMap<Merge> merges_;
   WordMap<bool> neighbours_;
   bool cuts_at_spaces_ = true;
-  bool needs_whole_text_ = false;
 };
 
 }  // namespace vikhr

@@ -57,12 +57,14 @@ class WordCache {
     return mix(hash, 0x9E3779B97F4A7C15u) & (kEntries - 1);
   }
 
+  void prefetch(std::size_t index) const { __builtin_prefetch(entries_ + index); }
+
   // nullptr where the word is not known.
   const Entry* find(const Key& key, std::size_t index) const {
     const Entry* first = entries_ + index;
-    if (first->key == key) return first;
+    if (is_same(first->key, key)) return first;
     const Entry* second = entries_ + (index ^ 1);
-    return second->key == key ? second : nullptr;
+    return is_same(second->key, key) ? second : nullptr;
   }
 
   // The newest word takes the first place of its set, the one before it moves to the second.
@@ -76,6 +78,11 @@ class WordCache {
 
  private:
   static constexpr std::size_t kEntries = std::size_t{1} << 18;  // 16 MiB
+
+  // In registers; operator== would call memcmp.
+  static bool is_same(const Key& a, const Key& b) {
+    return ((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])) == 0;
+  }
 
   // The bytes of the 8 at `offset` that belong to a word of `length` bytes (little-endian).
   static std::uint64_t byte_mask(std::size_t length, std::size_t offset) {

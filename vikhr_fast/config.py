@@ -38,7 +38,7 @@ class DataConfig:
     """Token shards by source name; every document of every source once an epoch."""
     validation: dict[str, Path] = field(default_factory=dict)
     """Held-out token shards by name; each is reported as bits per byte and as loss per token."""
-    sequence_length: Annotated[int, Field(ge=2)] = 1024
+    sequence_length: Annotated[int, Field(ge=2, le=2**20)] = 1024
     """Tokens a sequence; whole documents are packed into it, longer ones become consecutive windows."""
     epochs: _Count = 1
     """Passes over the documents, each in a new order."""
@@ -114,13 +114,13 @@ class RuntimeConfig:
     """auto is CUDA where there is a GPU."""
     dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
     """Dtype of forward and backward. Master weights are float32, or float64 when this is."""
-    threads: _CountOrZero = 0
+    threads: Annotated[int, Field(ge=0, le=4096)] = 0
     """CPU threads a rank; 0 shares the cores among the ranks. Bit-exact repeats need the same number."""
     chunk_tokens: _CountOrZero = 0
     """Tokens whose logits exist at once; 0 lets the loss head choose."""
     reduce_each_micro_batch: bool = False
     """Reduce gradients each micro-batch, not once a step: more communication, less memory."""
-    timeout_seconds: _Count = 1800
+    timeout_seconds: Annotated[int, Field(ge=1, le=10**7)] = 1800
     """How long a rank waits for the others before the run fails."""
 
 
@@ -135,7 +135,7 @@ class ScheduleConfig:
     validate_every: _CountOrZero = 0
     """Steps between validations; 0 validates after the last step only."""
     checkpoint_every: _CountOrZero = 0
-    """Steps between checkpoints; 0 saves after the last step only. SIGTERM always saves."""
+    """Steps between checkpoints; 0 saves after the last step only. SIGTERM saves too."""
     keep_checkpoints: _Count = 2
     """How many of the newest checkpoints stay on disk."""
 

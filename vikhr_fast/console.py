@@ -7,7 +7,14 @@ from rich.console import Console
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-console = Console(stderr=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """A reader that has seen enough must not end a long run."""
+        self.quiet = True
+
+
+console = _Console(stderr=True)
 logger = logging.getLogger("vikhr_fast")
 
 

@@ -24,17 +24,16 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a temporary file beside `path` and renames it into place when the block ends well.
 
     Args:
         path: the final name; an existing file is replaced, missing parent directories are made.
-        mode: "wb" or "w" (UTF-8).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -67,6 +66,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
+            else:
+                sync_directory(file)
+        sync_directory(temporary)
         refuse_existing(path)
         temporary.rename(path)
         sync_directory(path.parent)

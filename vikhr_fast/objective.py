@@ -60,7 +60,8 @@ class Objective:
         self._support = support
         self._chunk_tokens = chunk_tokens
         weights = [config.source_weights.get(name, 1.0) for name in sources]
-        self._source_weights = torch.tensor(weights, dtype=torch.float64)
+        device = next(model.parameters()).device
+        self._source_weights = torch.tensor(weights, dtype=torch.float64, device=device)
 
     def weights(self, previous: Tensor) -> tuple[float | Tensor, float | Tensor]:
         """w_ce and w_kl.
@@ -93,7 +94,7 @@ class Objective:
             weights: w_ce and w_kl.
         """
         ce_weight, kl_weight = weights
-        source_weights = self._source_weights.to(tokens.device)[sources]  # [T]
+        source_weights = self._source_weights[sources]  # [T]
         hidden = self._model(tokens, cu_seqlens=cu_seqlens)
         with _reference_inputs(self._reference, tokens, cu_seqlens) as reference_inputs:
             loss, ce, kl = self._model.lm_head(

@@ -1,9 +1,13 @@
 """What every run directory keeps: its resolved config, commit, package versions, machine and seed."""
 
+import fcntl
 import json
 import platform
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,8 @@ def record_run(directory: Path, config: dict[str, Any], *, may_change: tuple[str
 
     Args:
         directory: made if missing.
-        config: nested JSON values; those at the top-level keys in `may_change` may differ from the first start's.
-        may_change: top-level keys.
+        config: nested JSON values.
+        may_change: dotted keys whose values, and all below them, may differ from the first start's.
 
     Raises:
         InputError: the directory holds a run with another config, or files that are not a run's.
@@ -32,10 +36,31 @@ def record_run(directory: Path, config: dict[str, Any], *, may_change: tuple[str
         if changed := sorted(_differences(earlier, config, may_change)):
             raise InputError(f"{path}: this run began with other values of {', '.join(changed)}; use another --output")
         return
-    if directory.exists() and any(directory.iterdir()):
+    if any(file.name != ENVIRONMENT and not file.name.startswith(".") for file in _files(directory)):
         raise InputError(f"{directory}: not empty and not a run directory; use another --output")
     write_text(directory / ENVIRONMENT, json.dumps(environment(config.get("seed")), indent=2) + "\n")
     write_text(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps a second process out of a run directory, and clears what a killed one left half-written.
+
+    Raises:
+        InputError: another process works in it, or it is a file.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{directory}: a file, not a run directory; use another --output") from None
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{directory}: another process works in it; wait for its end or stop it") from None
+        for leftover in directory.glob(".*.partial"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
 
 
 def environment(seed: int | None) -> dict[str, Any]:
@@ -53,6 +78,8 @@ def environment(seed: int | None) -> dict[str, Any]:
 def _commit() -> str | None:
     """The commit of the source tree this package runs from, "-dirty" where it has changes; None when installed."""
     source = Path(__file__).parent.parent
+    if not (source / ".git").exists():
+        return None
     command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -67,6 +94,10 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _files(directory: Path) -> list[Path]:
+    return list(directory.iterdir()) if directory.exists() else []
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -77,13 +108,17 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _differences(earlier: dict[str, Any], config: dict[str, Any], may_change: tuple[str, ...]) -> set[str]:
-    keys = (earlier.keys() | config.keys()) - set(may_change)
-    changed = set()
-    for key in keys:
-        before, now = earlier.get(key), config.get(key)
+def _differences(
+    earlier: dict[str, Any], config: dict[str, Any], may_change: tuple[str, ...], prefix: str = ""
+) -> set[str]:
+    """Dotted keys of the values that differ."""
+    changed: set[str] = set()
+    for key in earlier.keys() | config.keys():
+        name, before, now = f"{prefix}{key}", earlier.get(key), config.get(key)
+        if name in may_change or before == now:
+            continue
         if isinstance(before, dict) and isinstance(now, dict):
-            changed |= {f"{key}.{inner}" for inner in _differences(before, now, ())}
-        elif before != now:
-            changed.add(key)
+            changed |= _differences(before, now, may_change, f"{name}.")
+        else:
+            changed.add(name)
     return changed

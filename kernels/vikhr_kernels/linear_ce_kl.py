@@ -160,7 +160,7 @@ def eager_row_step(
 
 
 def _log_partition(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The logarithm of a softmax's denominator as two summands [n, 1]: their sum would lose the smaller one's digits."""
+    """The log of a softmax's denominator as two summands [n, 1]: their sum would lose the smaller one's digits."""
     largest = logits.amax(-1, keepdim=True)
     return largest, (logits - largest).exp_().sum(-1, keepdim=True).log_()
 

@@ -80,7 +80,7 @@ def flash_attention(
         q: [T, Hq, D] packed queries, or [B, S, Hq, D] with one document a row.
         k: [T, Hkv, D] or [B, S, Hkv, D]; Hkv divides Hq, consecutive query heads share a key/value head.
         v: as k.
-        cu_seqlens: [documents + 1] int32 cumulative document lengths from 0 to T, of packed inputs; None is one document.
+        cu_seqlens: [documents + 1] int32 cumulative lengths of packed documents, from 0 to T; None is one document.
         window: number of visible positions, the token itself included; None is unlimited.
         softmax_scale: None is 1 / sqrt(D).
 

@@ -1,7 +1,7 @@
 """Runs training and records what tests compare: `python record_gradients.py CONFIG.json …`, one run after another.
 
 Beside each config, RECORDED.pt holds from rank 0: the gradients of every step before clipping (gathered), and for each
-micro-batch of the run which collectives it made, with the elements that each delivered or took.
+micro-batch of the run which collectives it made (gather or reduce), with the elements of the whole tensor.
 """
 
 import json
@@ -13,10 +13,12 @@ import torch
 import torch.distributed as dist
 
 from vikhr_fast.config import TrainConfig, train_config
+from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.train import loop
 from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.train.sharding import Ranks, process_group
 
+# fully_shard calls the first or, in later versions of PyTorch, the second of each pair.
+COLLECTIVES = {"all_gather_into_tensor", "all_gather_single", "reduce_scatter_tensor", "reduce_scatter_single"}
 gradients: list[dict[str, torch.Tensor]] = []
 collectives: list[tuple[str, int]] = []
 clip = loop._clip
@@ -31,15 +33,17 @@ def recording(name: str) -> Any:
     function = getattr(dist, name)
 
     def record(*args: Any, **kwargs: Any) -> Any:
-        whole = kwargs["output_tensor"] if name.startswith("all_gather") else kwargs["input"]
-        collectives.append((name, whole.numel()))
+        output = args[0] if args else kwargs.get("output_tensor", kwargs.get("output"))
+        kind = "gather" if name.startswith("all_gather") else "reduce"
+        collectives.append((kind, output.numel() * (1 if kind == "gather" else dist.get_world_size())))
         return function(*args, **kwargs)
 
     return record
 
 
 def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
-    training = loop.Training(config, ranks, Interruption())
+    config.output.mkdir(exist_ok=True)
+    training = loop.Training(config, loop.open_inputs(config), ranks, Interruption())
     objective = training.objective
     micro_batches: list[list[tuple[str, int]]] = []
 
@@ -57,7 +61,7 @@ def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
 
 
 loop._clip = recording_clip
-for collective in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+for collective in COLLECTIVES & set(dir(dist)):
     setattr(dist, collective, recording(collective))
 configs = {path: train_config(json.loads(path.read_text()), str(path)) for path in map(Path, sys.argv[1:])}
 with process_group(next(iter(configs.values())).runtime) as all_ranks:

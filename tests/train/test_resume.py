@@ -69,7 +69,8 @@ def _toml(values: dict[str, Any], prefix: str = "") -> str:
 
 
 def wait_for(condition: Any, processes: list[subprocess.Popen[str]]) -> None:
-    while not condition() and all(process.poll() is None for process in processes):
+    deadline = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline and all(process.poll() is None for process in processes):
         time.sleep(0.002)
 
 
@@ -77,7 +78,8 @@ def wait_for(condition: Any, processes: list[subprocess.Popen[str]]) -> None:
 def test_killed_runs_end_with_the_same_bits(workspace: Path, tmp_path: Path, ranks: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for process in start_ranks(write_config(small_run(workspace, whole), tmp_path / "whole.toml"), ranks):
-        assert process.communicate(timeout=300)[1] is not None
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
     command = write_config(small_run(workspace, killed), tmp_path / "killed.toml")
     random_moment = random.Random(ranks)
     checkpoints = killed / "checkpoints"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from vikhr_fast.corpus.packing import PackedCorpus, StepLoader
 from vikhr_fast.corpus.shard import TokenShards
 from vikhr_fast.model import Mistral
-from vikhr_fast.train.data import PackedCorpus, StepLoader
-from vikhr_fast.train.sharding import Ranks
+from vikhr_fast.ranks import Ranks
 
 
 @dataclass(frozen=True)

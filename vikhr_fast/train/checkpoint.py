@@ -5,8 +5,10 @@ every file. Nothing else is needed to go on bit for bit: the order of the data f
 and training draws no random numbers. The format's metadata is a pickle: load only checkpoints that you trust.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of, sync_directory, write_text
 from vikhr_fast.model import Mistral
-from vikhr_fast.train.sharding import Ranks
+from vikhr_fast.ranks import Ranks
 
 _MANIFEST, _STATE = "manifest.json", "state.json"
 
@@ -51,36 +53,38 @@ def save_checkpoint(
     """
     final = directory / f"step-{state.step:08d}"
     partial = directory / f".{final.name}.partial"
-    if ranks.is_main:
+
+    def begin() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    ranks.barrier()
+
+    def complete() -> None:
+        write_text(partial / _STATE, json.dumps(asdict(state)))
+        manifest = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
+        write_text(partial / _MANIFEST, json.dumps(manifest, indent=2))
+        partial.rename(final)
+        sync_directory(directory)
+
+    ranks.on_main(begin)
     values = _sharded_values(model, optimizer)
     try:
         with _storage_errors(partial, values):
             save(values, checkpoint_id=partial)
-        if ranks.is_main:
-            write_text(partial / _STATE, json.dumps(asdict(state)))
-            manifest = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
-            write_text(partial / _MANIFEST, json.dumps(manifest, indent=2))
-            partial.rename(final)
-            sync_directory(directory)
+        ranks.on_main(complete)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if ranks.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
         raise
-    if ranks.is_main:
-        for old in complete_checkpoints(directory)[:-keep]:
-            _delete(old)
-    ranks.barrier()
+    ranks.on_main(lambda: _delete(complete_checkpoints(directory)[:-keep]))
 
 
-def load_checkpoint(path: Path, model: Mistral, optimizer: torch.optim.Optimizer) -> TrainState:
+def load_checkpoint(path: Path, model: Mistral, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainState:
     """Fills model and optimiser from a checkpoint of this run, written by any number of ranks.
 
     Raises:
         InputError: a file is missing, damaged or cut short.
     """
-    verify(path)
+    ranks.on_main(lambda: verify(path))
     values = _sharded_values(model, optimizer)
     load(values, checkpoint_id=path)
     set_state_dict(model, optimizer, model_state_dict=values["model"], optim_state_dict=values["optimizer"])
@@ -97,18 +101,26 @@ def verify(path: Path) -> None:
     advice = f"delete {path} to go on from the checkpoint before it"
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
+        incomplete = {_STATE, ".metadata"} - manifest.keys()
         damaged = next((name for name, digest in manifest.items() if sha256_of(path / name) != digest), None)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: missing; {advice}") from None
     except (ValueError, AttributeError):
         raise InputError(f"{path / _MANIFEST}: damaged; {advice}") from None
+    if incomplete:
+        raise InputError(f"{path / _MANIFEST}: damaged; {advice}")
     if damaged is not None:
         raise InputError(f"{path / damaged}: its checksum differs from the manifest's; {advice}")
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints from the oldest to the newest."""
-    return sorted(directory.glob("step-*"))
+    """Checkpoints from the oldest to the newest; a user's copies under other names aren't among them."""
+    return sorted(path for path in directory.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps had been done."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -122,11 +134,12 @@ def _sharded_values(model: Mistral, optimizer: torch.optim.Optimizer) -> dict[st
     return {"model": model_values, "optimizer": optimizer_values}
 
 
-def _delete(path: Path) -> None:
-    """Takes the name away first: a checkpoint is never seen half-deleted."""
-    doomed = path.with_name(f".{path.name}.deleted")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+def _delete(checkpoints: list[Path]) -> None:
+    """Takes the names away first: a checkpoint is never seen half-deleted."""
+    for path in checkpoints:
+        doomed = path.with_name(f".{path.name}.deleted")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 @contextmanager
@@ -138,18 +151,9 @@ def _storage_errors(directory: Path, values: dict[str, Any]) -> Iterator[None]:
         for failure, _ in error.failures.values():
             if isinstance(failure, OSError):
                 raise failure from None
-        _reserve(directory, _local_bytes(values))  # torch.save hides the reason: ask the disk itself
+        if shutil.disk_usage(directory.parent).free < _local_bytes(values):  # torch.save hides this reason
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory.parent)) from None
         raise
-
-
-def _reserve(directory: Path, num_bytes: int) -> None:
-    """Raises OSError when the disk has no room for this much more."""
-    path = directory / "reserve"
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, max(1, num_bytes))
-        finally:
-            path.unlink()
 
 
 def _local_bytes(values: Any) -> int:

@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl-C end a run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once."""
+"""SIGTERM and Ctrl-C end a run after the step in progress, with a checkpoint; a second one ends it at once.
+
+Whoever sends SIGTERM must leave time for a step and a checkpoint: torchrun kills 30 seconds later. What is lost then
+are the steps since the last checkpoint.
+"""
 
 import signal
 import threading
@@ -32,3 +36,4 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a signal handler
         self.exit_code = int(_EXIT_CODES[signal.Signals(number)])
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,9 +1,9 @@
 """The training loop, for pre-training and instruction tuning alike."""
 
-import dataclasses
 import json
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.console import logger
+from vikhr_fast.corpus.packing import Batch, PackedCorpus, StepLoader
 from vikhr_fast.corpus.shard import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score, score_shards
@@ -20,23 +21,42 @@ from vikhr_fast.files import sha256_of
 from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.model_config import read_config
 from vikhr_fast.objective import Objective
-from vikhr_fast.run_directory import record_run
+from vikhr_fast.ranks import Ranks, process_group
+from vikhr_fast.run_directory import locked, record_run
 from vikhr_fast.train.checkpoint import (
     TrainState,
     complete_checkpoints,
     load_checkpoint,
     remove_leftovers,
     save_checkpoint,
+    step_of,
 )
-from vikhr_fast.train.data import Batch, PackedCorpus, StepLoader
 from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.train.metrics import MetricsWriter, StepMetrics
+from vikhr_fast.train.metrics import MetricsWriter, StepMetrics, forget_steps_after
 from vikhr_fast.train.optimizer import build_optimizer, learning_rate
-from vikhr_fast.train.sharding import Ranks, fsdp_module, load_sharded, process_group, save_gathered
+from vikhr_fast.train.sharding import fsdp_module, load_sharded, save_gathered
+from vikhr_fast.weights import WeightFiles
 
-MODEL, CHECKPOINTS, TOKENIZER = "model", "checkpoints", "tokenizer.model"
+MODEL, CHECKPOINTS, TOKENIZER, ADAPTATION = "model", "checkpoints", "tokenizer.model", "adapt.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_NOT_TOKENIZER = {"config.json", "adapt.json", "model.safetensors.index.json"}
+_COMPANIONS = (
+    TOKENIZER,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+_MAY_CHANGE = (  # when a run is resumed
+    "output",
+    "schedule",
+    "tensorboard",
+    *(
+        f"runtime.{name}"
+        for name in ("device", "threads", "chunk_tokens", "reduce_each_micro_batch", "timeout_seconds")
+    ),
+)
 
 
 def train(config: TrainConfig) -> Path:
@@ -49,8 +69,17 @@ def train(config: TrainConfig) -> Path:
         InputError: an input is missing, damaged or doesn't fit; or the loss is no longer finite.
         SystemExit: a signal ended the run, after a checkpoint; the code is in `errors.ExitCode`.
     """
-    with Interruption() as interruption, process_group(config.runtime) as ranks:
-        return Training(config, ranks, interruption).run()
+    with Interruption() as interruption, process_group(config.runtime) as ranks, ExitStack() as stack:
+        ranks.on_main(lambda: open_inputs(config))  # reads every byte once, on one rank
+        inputs = open_inputs(config, verify=False)
+        describe(config, inputs, ranks.count)  # its checks, before anything is written
+        ranks.on_main(lambda: stack.enter_context(locked(config.output)))
+        ranks.on_main(lambda: _record(config, inputs))
+        final = config.output / MODEL
+        if final.exists():
+            _refuse_longer(config, inputs)
+            return final
+        return Training(config, inputs, ranks, interruption).run()
 
 
 @dataclass(frozen=True)
@@ -58,27 +87,81 @@ class Inputs:
     """What a run reads, opened and checked without loading any weights."""
 
     train: dict[str, TokenShards]
+    """By name in alphabetical order: the order of documents must not depend on that of the flags."""
     validation: dict[str, TokenShards]
     corpus: PackedCorpus
     model: ModelConfig
+    support: list[bool] | None
+    """[V] the pieces that adaptation kept from the base, for `kl.support = "shared"`."""
     num_steps: int
 
 
-def open_inputs(config: TrainConfig) -> Inputs:
+def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
     """Opens everything that the configuration names.
+
+    Args:
+        config: the run.
+        verify: also compare the checksums of all shards.
 
     Raises:
         InputError: missing or damaged files, or ones that don't fit each other.
     """
-    if not config.data.train:
+    data = config.data
+    if not data.train:
         raise InputError("data.train: no source; name at least one, as in --data.train russian SHARDS")
-    if unknown := sorted(config.kl.source_weights.keys() - config.data.train.keys()):
+    if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
         raise InputError(f"kl.source_weights: {', '.join(unknown)}: not in data.train")
-    model = read_config(config.model)
-    train, validation = (_open_shards(d, config.model, model) for d in (config.data.train, config.data.validation))
-    corpus = PackedCorpus(train, config.data.sequence_length, config.data.epochs, config.seed)
+    model = _check_model(config.model)
+    if data.sequence_length > model.max_position_embeddings:
+        raise InputError(
+            f"data.sequence_length: {data.sequence_length}, but {config.model} was made for "
+            f"{model.max_position_embeddings} positions"
+        )
+    train, validation = (_open_shards(named, config.model, model, verify) for named in (data.train, data.validation))
+    corpus = PackedCorpus(train, data.sequence_length, data.epochs, config.seed)
     steps = -(-corpus.num_sequences // config.batch.sequences_per_step)
-    return Inputs(train, validation, corpus, model, min(steps, config.schedule.max_steps or steps))
+    return Inputs(
+        train=train,
+        validation=validation,
+        corpus=corpus,
+        model=model,
+        support=_check_reference(config, model),
+        num_steps=min(steps, config.schedule.max_steps or steps),
+    )
+
+
+def _check_model(path: Path) -> ModelConfig:
+    """The shape of a model whose files hold the tensors of that shape."""
+    model = Mistral(read_config(path), device="meta")
+    WeightFiles(path).require({name: tuple(parameter.shape) for name, parameter in model.named_parameters()})
+    return model.config
+
+
+def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | None:
+    """Checks the reference model's files; returns which pieces the KL is restricted to."""
+    if not _has_reference(config):
+        return None
+    if (path := config.kl.reference) is not None:
+        vocabularies = [_tokenizer_sha256(directory) for directory in (path, config.model)]
+        if _check_model(path).vocab_size != model.vocab_size or vocabularies[0] != vocabularies[1]:
+            raise InputError(f"kl.reference: {path}: another vocabulary than {config.model}'s; the KL needs the same")
+    if config.kl.support == "all":
+        return None
+    record = config.model / ADAPTATION
+    try:
+        base_ids = json.loads(record.read_text(encoding="utf-8"))["base_ids"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base_ids = None
+    if not isinstance(base_ids, list) or len(base_ids) != model.vocab_size:
+        raise InputError(
+            f'{record}: no base_ids for {model.vocab_size} pieces, which kl.support = "shared" needs; '
+            "run `vikhr-fast adapt`"
+        )
+    return [base_id is not None for base_id in base_ids]
+
+
+def _has_reference(config: TrainConfig) -> bool:
+    return config.kl.combine == "slerp" or config.kl.weight > 0
 
 
 def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 0) -> str:
@@ -93,10 +176,11 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
             f"batch.sequences_per_step: {batch.sequences_per_step} isn't a multiple of batch.micro_batch "
             f"{batch.micro_batch} x {ranks} ranks"
         )
-    tokens = sum(shards.num_tokens - shards.num_documents for shards in inputs.train.values()) * config.data.epochs
+    tokens = sum(shards.num_tokens - shards.num_documents for shards in inputs.train.values())
+    accumulation = batch.sequences_per_step // (batch.micro_batch * ranks)
     return (
-        f"{tokens:,} tokens in {inputs.num_steps:,} steps of {batch.sequences_per_step} sequences x "
-        f"{config.data.sequence_length} ({ranks} ranks x {batch.sequences_per_step // (batch.micro_batch * ranks)} "
+        f"{tokens:,} tokens x {config.data.epochs} epochs, {inputs.num_steps:,} steps of "
+        f"{batch.sequences_per_step} sequences x {config.data.sequence_length} ({ranks} ranks x {accumulation} "
         f"micro-batches x {batch.micro_batch}), from step {first_step}, in {config.runtime.dtype}"
     )
 
@@ -104,35 +188,32 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
 class Training:
     """One run: everything it needs, opened and checked, then stepped through."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, interruption: Interruption) -> None:
-        self.config, self.ranks, self.interruption = config, ranks, interruption
-        self.inputs = open_inputs(config)
-        describe(config, self.inputs, ranks.count)  # its checks, before anything is written
-        self.num_steps = self.inputs.num_steps
-        if ranks.is_main:
-            _record(config, self.inputs)
-        ranks.barrier()
-
+    def __init__(self, config: TrainConfig, inputs: Inputs, ranks: Ranks, interruption: Interruption) -> None:
+        self.config, self.inputs, self.ranks, self.interruption = config, inputs, ranks, interruption
         compute = _DTYPES[config.runtime.dtype]
         master = torch.float64 if compute == torch.float64 else torch.float32
         self.model = load_sharded(config.model, ranks, compute=compute, storage=master)
+        reference = None
+        if _has_reference(config):  # as it was before the first step, resumed or not
+            path = config.kl.reference or config.model
+            reference = load_sharded(path, ranks, compute=compute, storage=compute).requires_grad_(False)
         self.objective = Objective(
             config.kl,
             self.model,
-            _frozen_reference(config, self.model, ranks, compute),
-            sources=list(self.inputs.train),
-            support=_shared_pieces(config, self.model.config.vocab_size, ranks),
+            reference,
+            sources=list(inputs.train),
+            support=None if inputs.support is None else torch.tensor(inputs.support, device=ranks.device),
             chunk_tokens=config.runtime.chunk_tokens or None,
         )
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self.state = self._resume()
+        self.num_steps = inputs.num_steps
 
     def run(self) -> Path:
         """Trains, saves and returns the model's directory."""
         config, schedule = self.config, self.config.schedule
         final = config.output / MODEL
-        if final.exists():
-            return final
+        self.ranks.on_main(lambda: forget_steps_after(config.output, self.state.step))
         with MetricsWriter(
             config.output,
             first_step=self.state.step,
@@ -180,12 +261,13 @@ class Training:
         grad_norm = _clip(self.model, config.optimizer.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        loss_value, *loss_sums = ranks.sum(sums).tolist()  # the step's one wait for the device
-        tokens, norm = int(num_tokens), float(grad_norm)
+        reported = torch.cat((ranks.sum(sums), torch.stack((num_tokens, grad_norm)))).tolist()
+        loss_value, *loss_sums, counted, norm = reported
+        tokens = int(counted)
         if not (math.isfinite(loss_value) and math.isfinite(norm)):
             raise InputError(
                 f"step {step + 1}: loss is {loss_value}, gradient norm {norm}; "
-                "lower optimizer.learning_rate or optimizer.max_grad_norm and start again from the last checkpoint"
+                "begin again in another --output with a lower optimizer.learning_rate"
             )
         self.state = TrainState(step + 1, self.state.tokens + tokens, tuple(loss_sums))
         seconds = time.monotonic() - started
@@ -220,12 +302,11 @@ class Training:
 
     def _resume(self) -> TrainState:
         directory = self.config.output / CHECKPOINTS
-        if self.ranks.is_main:
-            remove_leftovers(directory)
+        self.ranks.on_main(lambda: remove_leftovers(directory))
         checkpoints = complete_checkpoints(directory)
         if not checkpoints:
             return TrainState()
-        return load_checkpoint(checkpoints[-1], self.model, self.optimizer)
+        return load_checkpoint(checkpoints[-1], self.model, self.optimizer, self.ranks)
 
     def _save_checkpoint(self) -> None:
         directory = self.config.output / CHECKPOINTS
@@ -236,7 +317,7 @@ class Training:
     def _save_model(self, directory: Path) -> None:
         """Gathers the weights into a Hugging Face directory, with the tokenizer's files beside them."""
         stored = _DTYPES[self.config.runtime.dtype]
-        save_gathered(self.model, directory, self.ranks, stored, also=_tokenizer_files(self.config.model))
+        save_gathered(self.model, directory, self.ranks, stored, also=_companions(self.config.model))
 
     def _agreed_exit_code(self) -> int:
         """The largest exit code that any rank was asked for: all stop together."""
@@ -258,11 +339,10 @@ class Training:
         )
 
 
-def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig) -> dict[str, TokenShards]:
-    """Opens and verifies named shards, which must be made with the model's own tokenizer."""
-    opened = {name: TokenShards.open(directory) for name, directory in directories.items()}
-    tokenizer = path / TOKENIZER
-    digest = sha256_of(tokenizer) if tokenizer.exists() else None
+def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig, verify: bool) -> dict[str, TokenShards]:
+    """Opens named shards, which must be made with the model's own tokenizer."""
+    opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
+    digest = _tokenizer_sha256(path)
     for shards in opened.values():
         if shards.vocab_size != model.vocab_size:
             raise InputError(
@@ -271,50 +351,40 @@ def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig) -
             )
         if digest not in (None, shards.tokenizer_sha256):
             raise InputError(
-                f"{shards.directory}: made with another tokenizer than {tokenizer}; "
+                f"{shards.directory}: made with another tokenizer than {path / TOKENIZER}; "
                 f"rebuild with `vikhr-fast corpus shard --tokenizer {path}`"
             )
     return opened
 
 
+def _tokenizer_sha256(model: Path) -> str | None:
+    path = model / TOKENIZER
+    return sha256_of(path) if path.exists() else None
+
+
 def _record(config: TrainConfig, inputs: Inputs) -> None:
-    """Refuses to go on with a run whose config, model or data changed since it began."""
+    """Refuses to go on with a run whose config, model, reference or data changed since it began."""
     values = config_values(config)
     values["inputs"] = {
-        "shards": {name: shards.sha256 for name, shards in inputs.train.items()},
-        "model": dataclasses.asdict(inputs.model),
+        "train": {name: shards.sha256 for name, shards in inputs.train.items()},
+        "validation": {name: shards.sha256 for name, shards in inputs.validation.items()},
+        "model": _digests(config.model),
+        "reference": _digests(config.kl.reference) if config.kl.reference else None,
     }
-    record_run(config.output, values, may_change=("output", "runtime", "schedule", "tensorboard"))
+    record_run(config.output, values, may_change=_MAY_CHANGE)
 
 
-def _frozen_reference(config: TrainConfig, model: Mistral, ranks: Ranks, compute: torch.dtype) -> Mistral | None:
-    """The reference in the compute dtype: the named model, or the model as it was before the first step."""
-    if config.kl.combine == "sum" and config.kl.weight == 0:
-        return None
-    path = config.kl.reference or config.model
-    reference = load_sharded(path, ranks, compute=compute, storage=compute)
-    if reference.config.vocab_size != model.config.vocab_size or not _same_tokenizer(path, config.model):
-        raise InputError(f"kl.reference: {path}: another vocabulary than {config.model}'s; the KL needs the same")
-    return reference.requires_grad_(False)
+def _digests(model: Path) -> dict[str, str]:
+    files = (*sorted(model.glob("*.safetensors")), model / "config.json", model / ADAPTATION)
+    return {file.name: sha256_of(file) for file in files if file.exists()}
 
 
-def _same_tokenizer(first: Path, second: Path) -> bool:
-    files = [path / TOKENIZER for path in (first, second)]
-    return not all(file.exists() for file in files) or sha256_of(files[0]) == sha256_of(files[1])
-
-
-def _shared_pieces(config: TrainConfig, vocab_size: int, ranks: Ranks) -> Tensor | None:
-    """[V] the pieces that adaptation kept from the base, for `kl.support = "shared"`."""
-    if config.kl.support == "all":
-        return None
-    path = config.model / "adapt.json"
-    try:
-        base_ids = json.loads(path.read_text(encoding="utf-8"))["base_ids"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f'{path}: no base_ids, which kl.support = "shared" needs; run `vikhr-fast adapt`') from None
-    if len(base_ids) != vocab_size:
-        raise InputError(f"{path}: base_ids: {len(base_ids)} entries for a vocabulary of {vocab_size}")
-    return torch.tensor([base_id is not None for base_id in base_ids], device=ranks.device)
+def _refuse_longer(config: TrainConfig, inputs: Inputs) -> None:
+    """A finished run has its model; one asked to be longer must say that the model may go."""
+    done = max(map(step_of, complete_checkpoints(config.output / CHECKPOINTS)), default=inputs.num_steps)
+    if done < inputs.num_steps:
+        final = config.output / MODEL
+        raise InputError(f"{final}: finished at step {done}; remove it to go on to step {inputs.num_steps}")
 
 
 def _clip(model: Mistral, max_norm: float) -> Tensor:
@@ -328,7 +398,6 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _tokenizer_files(model: Path) -> list[Path]:
-    return [
-        path for path in sorted(model.iterdir()) if path.suffix != ".safetensors" and path.name not in _NOT_TOKENIZER
-    ]
+def _companions(model: Path) -> list[Path]:
+    """The tokenizer's and generation's files in a model's directory."""
+    return [path for name in _COMPANIONS if (path := model / name).is_file()]

@@ -37,7 +37,7 @@ class MetricsWriter:
     """Writes metrics from the main rank; on the others it does nothing.
 
     Args:
-        directory: the run directory; its JSON lines past `first_step` are dropped, the run does them again.
+        directory: the run directory.
         first_step: steps already done.
         num_steps: steps of the whole run.
         tensorboard: write events too.
@@ -47,7 +47,7 @@ class MetricsWriter:
     def __init__(self, directory: Path, *, first_step: int, num_steps: int, tensorboard: bool, is_main: bool) -> None:
         self._is_main = is_main
         self._directory = directory
-        self._events = _tensorboard_writer(directory) if tensorboard and is_main else None
+        self._events = _tensorboard_writer(directory, first_step) if tensorboard and is_main else None
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -62,9 +62,6 @@ class MetricsWriter:
         self._task = self._progress.add_task("", total=num_steps, completed=first_step)
         self._num_steps = num_steps
         self._started, self._first_step = time.monotonic(), first_step
-        if is_main:
-            for name in (METRICS, VALIDATION):
-                _keep_steps(directory / name, first_step)
 
     def __enter__(self) -> "MetricsWriter":
         self._progress.start()
@@ -81,11 +78,11 @@ class MetricsWriter:
             return
         self._append(METRICS, asdict(metrics))
         per_step = (time.monotonic() - self._started) / (metrics.step - self._first_step)
-        remaining = time.gmtime(per_step * (self._num_steps - metrics.step))
+        minutes, seconds = divmod(round(per_step * (self._num_steps - metrics.step)), 60)
         logger.info(
             f"step {metrics.step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {metrics.loss:.4f}  "
             f"ce {metrics.ce:.4f}  kl {metrics.kl:.4f}  grad {metrics.grad_norm:.2f}  lr {metrics.learning_rate:.2e}  "
-            f"{metrics.tokens_per_second:,.0f} tok/s  ETA {time.strftime('%H:%M:%S', remaining)}"
+            f"{metrics.tokens_per_second:,.0f} tok/s  ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
         )
         self._progress.update(self._task, completed=metrics.step)
         if self._events is not None:
@@ -113,18 +110,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The complete JSON lines of a metrics file; a killed run may have left half of one at the end."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise InputError(f"{path}: damaged: {error}; move it away to go on without it") from None
 
 
-def _keep_steps(path: Path, last_step: int) -> None:
-    kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+def forget_steps_after(directory: Path, last_step: int) -> None:
+    """Drops the JSON lines past a step: the run does them again. Before the first, that includes a validation."""
+    for path in (directory / METRICS, directory / VALIDATION):
+        kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
 
-def _tensorboard_writer(directory: Path) -> Any:
+def _tensorboard_writer(directory: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError("tensorboard: not installed; pip install 'vikhr-fast[tensorboard]'") from None
-    return SummaryWriter(str(directory / "tensorboard"))
+    return SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1 if first_step else 0)

@@ -1,84 +1,19 @@
-"""FSDP2 (`fully_shard`): one code path from a single CPU process to many GPUs."""
+"""Models under FSDP2 (`fully_shard`): one code path from a single CPU process to many GPUs."""
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vikhr_fast.config import RuntimeConfig
-from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory
 from vikhr_fast.model import Mistral
 from vikhr_fast.model_config import read_config, write_config
+from vikhr_fast.ranks import Ranks
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among all of the run."""
-
-    rank: int
-    count: int
-    device: torch.device
-    mesh: DeviceMesh
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this rank writes the logs."""
-        return self.rank == 0
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The elementwise sum over all ranks, in place."""
-        dist.all_reduce(values)
-        return values
-
-    def barrier(self) -> None:
-        """Waits for all ranks."""
-        dist.barrier()
-
-
-@contextmanager
-def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
-    """Joins torchrun's process group, or makes one of a single rank; pins the CPU threads.
-
-    Raises:
-        InputError: CUDA is asked for and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("runtime.device: cuda asked for, but PyTorch sees no GPU; see `vikhr-fast doctor`")
-    kind = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    local_rank, local_count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // local_count))
-    device = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-    backend = "nccl" if kind == "cuda" else "gloo"
-    timeout = timedelta(seconds=config.timeout_seconds)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        dist.init_process_group(
-            backend,
-            store=dist.HashStore(),  # type: ignore[attr-defined]  # public, but not in __all__
-            rank=0,
-            world_size=1,
-            timeout=timeout,
-        )
-    try:
-        mesh = init_device_mesh(kind, (dist.get_world_size(),))
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device, mesh)
-    finally:
-        dist.destroy_process_group()
 
 
 def load_sharded(directory: Path, ranks: Ranks, *, compute: torch.dtype, storage: torch.dtype) -> Mistral:

@@ -115,7 +115,7 @@ class PackedCorpus:
         return windows
 
     def batch(self, indices: list[int]) -> Batch:
-        """The given sequences one after another, then padding (one document, no targets) to the full length."""
+        """The given sequences one after another, then padding (documents without targets) to the full length."""
         size = self.sequence_length * len(indices)
         tokens, sources = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
         targets = torch.full((size,), IGNORED, dtype=torch.int64)
@@ -127,8 +127,8 @@ class PackedCorpus:
                 piece = torch.from_numpy(text.astype(np.int64))
                 tokens[rows], targets[rows], sources[rows] = piece[:-1], piece[1:], source
                 bounds.append(rows.stop)
-        if bounds[-1] < size:
-            bounds.append(size)
+        while bounds[-1] < size:  # no longer than a sequence: attention's work grows with the square
+            bounds.append(min(bounds[-1] + self.sequence_length, size))
         return Batch(tokens, targets, torch.tensor(bounds, dtype=torch.int32), sources)
 
 
@@ -164,6 +164,8 @@ class StepLoader:
                 yield step, batches
 
     def _step(self, step: int) -> list[Batch]:
+        together = self._micro_batch * self._ranks  # all ranks need the same number of micro-batches
         start, end = step * self._sequences_per_step, (step + 1) * self._sequences_per_step
-        firsts = range(start + self._rank * self._micro_batch, end, self._ranks * self._micro_batch)
+        end = min(end, -(-self._corpus.num_sequences // together) * together)  # none of padding alone
+        firsts = range(start + self._rank * self._micro_batch, end, together)
         return [self._corpus.batch(list(range(first, first + self._micro_batch))) for first in firsts]

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vikhr_fast.corpus.packing import IGNORED, PackedCorpus, StepLoader
 from vikhr_fast.corpus.shard import TokenShards
-from vikhr_fast.train.data import IGNORED, PackedCorpus, StepLoader
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,8 @@ def test_ranks_and_micro_batches_only_divide_a_step(
     for rank in range(ranks):
         loader = StepLoader(corpus, sequences_per_step=12, micro_batch=micro_batch, rank=rank, ranks=ranks)
         for step, batches in loader.steps(0, num_steps):
-            assert len(batches) == 12 // (ranks * micro_batch)
+            left = min(12, corpus.num_sequences - 12 * step)
+            assert len(batches) == -(-left // (ranks * micro_batch))  # none of padding alone
             for batch in batches:
                 actual[step].update(documents_of(batch.tokens, batch.targets, batch.cu_seqlens))
     assert actual == expected
@@ -107,3 +108,10 @@ def documents_of(tokens: torch.Tensor, targets: torch.Tensor, cu_seqlens: torch.
     """The tokens of each packed document that has targets."""
     pieces = zip(tokens.split(cu_seqlens.diff().tolist()), targets.split(cu_seqlens.diff().tolist()), strict=True)
     return [tuple(piece.tolist()) for piece, target in pieces if (target != IGNORED).any()]
+
+
+def test_padding_is_cut_into_documents_no_longer_than_a_sequence(sources: dict[str, TokenShards]) -> None:
+    corpus = PackedCorpus(sources, 50, epochs=1, seed=0)
+    batch = corpus.batch([corpus.num_sequences, corpus.num_sequences + 1])
+    assert batch.cu_seqlens.tolist() == [0, 50, 100]
+    assert batch.trained_tokens == 0

@@ -1,0 +1,170 @@
+"""The demo end to end, shrunk by its own options: smaller vocabularies and model, other presets."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vikhr_fast.console import logger
+from vikhr_fast.demo import Demo, run_demo
+from vikhr_fast.demo.results import LABELS
+from vikhr_fast.demo.text import text_source
+from vikhr_fast.errors import InputError
+
+PRESET = """
+data = {sequence_length = 64}
+batch = {micro_batch = 4, sequences_per_step = 4}
+optimizer = {learning_rate = 3e-3, warmup_steps = 2}
+kl = {weight = 1.0}
+runtime = {device = "cpu", dtype = "float32", threads = 1}
+schedule = {max_steps = 6, validate_every = 3}
+"""
+
+
+def excerpt(source: str, target: Path) -> Path:
+    """About 100 KB of text in paragraphs that all differ."""
+    size, taken = 0, []
+    for _, text in text_source(source, ()).documents():
+        if size < 110_000:
+            taken.append(re.sub(r"\n\s*\n", "\n", text))
+            size += len(text.encode())
+    target.write_text("\n\n".join(taken), encoding="utf-8")
+    return target
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    directory = tmp_path_factory.mktemp("demo")
+    (directory / "base.toml").write_text(PRESET.replace("weight = 1.0", "weight = 0.0"))
+    (directory / "pretrain.toml").write_text(PRESET)
+    return Demo(
+        output=directory / "run",
+        russian=(excerpt("russian", directory / "russian.txt"),),
+        english=(excerpt("english", directory / "english.txt"),),
+        english_vocab=400,
+        russian_vocab=512,
+        hidden_size=64,
+        layers=1,
+        base=directory / "base.toml",
+        pretrain=directory / "pretrain.toml",
+    )
+
+
+@pytest.fixture
+def stage_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """The demo's log lines, whatever a test of the command line has set up before."""
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level("INFO", logger.name)
+    return caplog
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Demo) -> Demo:
+    run_demo(tiny)
+    return tiny
+
+
+def test_results_and_report(finished: Demo) -> None:
+    results = json.loads((finished.output / "results.json").read_text())
+    scores = results["seeds"][0]["scores"]
+    assert list(scores) == list(LABELS)
+    assert scores["base"]["russian"] > scores["adapted"]["russian"] > scores["cpt"]["russian"] > 0
+    per_word = results["tokens_per_word"]
+    assert per_word["english"]["russian"] > 2 * per_word["russian"]["russian"]
+    assert "".join(results["segments"]["russian"]) == "▁Машинное▁обучение▁изменяет▁мир"
+    assert set(results["segments"]["english"]) - {"▁"} <= {f"<0x{byte:02X}>" for byte in range(256)}
+
+    page = (finished.output / "report.html").read_text()
+    cells = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall("<tr>.*</tr>", page)]
+    for model, label in LABELS.items():
+        assert [label, f"{scores[model]['russian']:.3f}", f"{scores[model]['english']:.3f}"] in cells
+    for comparison in results["english_at_equal_russian"].values():
+        assert comparison["differences"] == [comparison["mean"]]
+        assert comparison["verdict"] in page
+    assert page.count("<svg") == 7
+
+
+def test_the_runs_of_cpt_begin_at_the_adapted_model_and_differ_in_the_kl_alone(finished: Demo) -> None:
+    runs = [finished.output / "seed-0" / run for run in ("cpt", "cpt-kl", "cpt-kl-shared")]
+    first, *others = (json.loads((run / "validation.jsonl").read_text().splitlines()[0]) for run in runs)
+    assert first["step"] == 0
+    assert others == [first, first]
+    configs = [json.loads((run / "config.json").read_text()) for run in runs]
+    terms = [config.pop("kl") for config in configs]
+    assert [(kl["weight"], kl["support"]) for kl in terms] == [(0.0, "all"), (1.0, "all"), (1.0, "shared")]
+    assert {key for config in configs for key in config if config[key] != configs[0][key]} == {"output"}
+
+
+def test_a_table_is_printed_and_a_second_run_redoes_nothing(
+    finished: Demo, capsys: pytest.CaptureFixture[str], stage_log: pytest.LogCaptureFixture
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()}
+    run_demo(finished)
+    after = {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()}
+    assert {path.name for path in before if before[path] != after[path]} == {"results.json", "report.html"}
+    assert after.keys() == before.keys()
+    output = capsys.readouterr().out
+    assert re.search(r"CPT \+ KL +│ +\d\.\d{3} │ +\d\.\d{3} │", output)
+    assert f"Report: {finished.output / 'report.html'}" in output
+    assert "seed 0: cpt-kl: done before" in stage_log.text
+    assert "begins" not in stage_log.text
+
+
+def test_a_dry_run_says_what_is_to_do(tiny: Demo, tmp_path: Path, stage_log: pytest.LogCaptureFixture) -> None:
+    run_demo(replace(tiny, output=tmp_path / "run", seeds=2, dry_run=True))
+    assert not (tmp_path / "run").exists()
+    assert "russian tokenizer: to do" in stage_log.text
+    assert "seed 1: cpt-kl: to do" in stage_log.text
+
+
+def test_an_interrupted_demo_goes_on_where_it_was(finished: Demo) -> None:
+    base = finished.output / "seed-0" / "base" / "metrics.jsonl"
+    stamp, results = base.stat().st_mtime_ns, (finished.output / "results.json").read_bytes()
+    weights = finished.output / "seed-0" / "cpt" / "model" / "model.safetensors"
+    trained = weights.read_bytes()
+    for path in sorted((finished.output / "seed-0" / "cpt").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    run_demo(finished)
+    assert weights.read_bytes() == trained
+    assert (finished.output / "results.json").read_bytes() == results
+    assert base.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("change", ["russian_vocab", "english"])
+def test_other_settings_or_texts_are_refused(finished: Demo, tmp_path: Path, change: str) -> None:
+    other = excerpt("english", tmp_path / "english.txt")
+    other.write_text(other.read_text() + " One more sentence.")
+    value = 600 if change == "russian_vocab" else (other,)
+    with pytest.raises(InputError, match=rf"{re.escape(str(finished.output))}.* {change}[,; ]") as error:
+        run_demo(replace(finished, **{change: value}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"seeds": 0}, "--seeds 0: must be 1 or more"),
+        ({"hidden_size": 100}, "--hidden-size 100: must be a multiple of 64"),
+        ({"max_bytes": 10}, "--max-bytes 10: must be 100000 or more"),
+        ({"base": Path("absent")}, "absent: no such config"),
+        ({"russian": (Path("absent.txt"),)}, "absent.txt: no such file"),
+        ({"russian": (Path("small.txt"),)}, "small.txt: only 12 bytes of text"),
+    ],
+)
+def test_refusals_come_before_any_work(
+    tiny: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.txt").write_text("Привет")
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        run_demo(replace(tiny, output=Path("run"), **change))  # type: ignore[arg-type]
+    assert not Path("run").exists()
+
+
+def test_a_preset_that_validates_only_once_is_refused(tiny: Demo, tmp_path: Path) -> None:
+    preset = tmp_path / "once.toml"
+    preset.write_text(PRESET.replace("validate_every = 3", "validate_every = 0"))
+    with pytest.raises(InputError, match=r"once.toml: schedule.validate_every"):
+        run_demo(replace(tiny, output=tmp_path / "run", pretrain=preset))

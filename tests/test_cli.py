@@ -1,0 +1,294 @@
+"""The command line: help, exit codes, and one clear line for every bad input."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vikhr_fast
+from vikhr_fast.cli import main
+from vikhr_fast.corpus.shard import Shard, write_shards
+from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
+
+STORIES = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian" / "stories.txt"
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a `tokenizer`, its `shards` and a fitting `model`."""
+    root = tmp_path_factory.mktemp("good")
+    train_tokenizer(TrainTokenizer(input=(STORIES,), output=root / "tokenizer", vocab_size=520))
+    write_shards(Shard(input=(STORIES,), tokenizer=root / "tokenizer", output=root / "shards"))
+    shape = ModelConfig(
+        vocab_size=520,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=256,
+    )
+    Mistral(shape).save_pretrained(root / "model")
+    for file in (root / "tokenizer").iterdir():
+        shutil.copy(file, root / "model")
+    return root
+
+
+@pytest.fixture
+def workspace(good: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may damage."""
+    shutil.copytree(good, tmp_path / "workspace")
+    return tmp_path / "workspace"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    with pytest.raises(SystemExit) as exit_info:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return int(exit_info.value.code or 0), captured.out, captured.err
+
+
+def training(workspace: Path, *more: str | Path) -> list[str | Path]:
+    return [
+        *("train", "--config", "demo-pretrain", "--model", workspace / "model", "--output", workspace / "run"),
+        *("--data.train", "ru", workspace / "shards", "--schedule.max-steps", "1", *more),
+    ]
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def token_file(workspace: Path) -> Path:
+    manifest = json.loads((workspace / "shards" / "manifest.json").read_text())
+    return workspace / "shards" / str(manifest["files"][0]["name"])
+
+
+def other_vocabulary(workspace: Path) -> None:
+    config = json.loads((workspace / "model" / "config.json").read_text())
+    shape = {name: config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256}
+    shutil.rmtree(workspace / "model")
+    Mistral(ModelConfig(vocab_size=500, **shape, **heads)).save_pretrained(workspace / "model")
+
+
+def write_toml(text: str) -> Callable[[Path], None]:
+    return lambda workspace: (workspace / "run.toml").write_text(text) and None
+
+
+BAD_TRAINING: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
+    # name: (damage, further flags, what the line must name)
+    "missing config": (lambda _: None, ["--config", "no-such.toml"], ["no-such.toml"]),
+    "unknown key": (write_toml("[data]\nbogus = 1\n"), ["--config", "run.toml"], ["run.toml", "data.bogus"]),
+    "broken toml": (write_toml("[data\n"), ["--config", "run.toml"], ["run.toml", "line 1"]),
+    "impossible value": (lambda _: None, ["--batch.micro-batch", "0"], ["batch.micro_batch", "0"]),
+    "indivisible batch": (lambda _: None, ["--batch.micro-batch", "3"], ["batch.sequences_per_step"]),
+    "missing shards": (lambda w: shutil.rmtree(w / "shards"), [], ["shards"]),
+    "flipped byte in a shard": (lambda w: flip_byte(token_file(w)), [], [".bin", "vikhr-fast corpus shard"]),
+    "truncated shard": (lambda w: os.truncate(token_file(w), 100), [], [".bin", "100"]),
+    "broken manifest": (lambda w: os.truncate(w / "shards" / "manifest.json", 50), [], ["manifest.json"]),
+    "missing model": (lambda w: shutil.rmtree(w / "model"), [], ["model", "config.json"]),
+    "missing weights": (lambda w: (w / "model" / "model.safetensors").unlink(), [], ["model.safetensors"]),
+    "truncated weights": (lambda w: os.truncate(w / "model" / "model.safetensors", 500), [], ["model.safetensors"]),
+    "other vocabulary": (other_vocabulary, [], ["shards", "520", "500"]),
+    "no reference": (lambda _: None, ["--kl.reference", "nowhere"], ["nowhere"]),
+    "no record of adaptation": (lambda _: None, ["--kl.support", "shared"], ["adapt.json", "vikhr-fast adapt"]),
+    "unknown source": (lambda _: None, ["--kl.source-weights", "en", "0.5"], ["kl.source_weights", "en"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TRAINING)
+def test_bad_training_input(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    damage, flags, named = BAD_TRAINING[name]
+    damage(workspace)
+    monkeypatch.chdir(workspace)
+    arguments = training(workspace, *flags)
+    if "--config" in flags:
+        del arguments[1:3]
+    code, output, errors = run(capsys, *arguments)
+    assert code == 3
+    assert output == ""
+    assert len(errors.splitlines()) == 1
+    for part in named:
+        assert part in errors
+    assert not (workspace / "run").exists()
+
+
+BAD_TEXT: dict[str, tuple[str, bytes | None, list[str]]] = {
+    "missing file": ("gone.txt", None, ["gone.txt"]),
+    "empty corpus": ("text.txt", b"", ["text.txt"]),
+    "blank corpus": ("text.txt", b"\n\n \n", ["text.txt"]),
+    "invalid UTF-8": ("text.txt", b"one\n\ntwo\xff\n", ["text.txt", "line 3"]),
+    "binary": ("text.txt", bytes(range(256)), ["text.txt"]),
+    "not JSON": ("text.jsonl", b'{"text": "a"}\n{"text": \n', ["text.jsonl", "2"]),
+    "no text field": ("text.jsonl", b'{"body": "a"}\n', ["text.jsonl", "1", "text"]),
+    "not Parquet": ("text.parquet", b"PAR1 no", ["text.parquet"]),
+    "not gzip": ("text.txt.gz", b"plain", ["text.txt.gz"]),
+    "unknown kind": ("text.docx", b"plain", ["text.docx"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TEXT)
+@pytest.mark.parametrize("command", ["tokenizer", "shard"])
+def test_bad_text(workspace: Path, capsys: pytest.CaptureFixture[str], name: str, command: str) -> None:
+    file_name, content, named = BAD_TEXT[name]
+    text, output = workspace / file_name, workspace / "output"
+    if content is not None:
+        text.write_bytes(content)
+    if command == "tokenizer":
+        arguments: list[str | Path] = ["tokenizer", "train", "--input", text, "--output", output]
+    else:
+        arguments = ["corpus", "shard", "--input", text, "--tokenizer", workspace / "tokenizer", "--output", output]
+    code, printed, errors = run(capsys, *arguments)
+    assert code == 3
+    assert printed == ""
+    assert len(errors.splitlines()) == 1
+    for part in named:
+        assert part in errors
+    assert not output.exists()
+    assert not list(workspace.glob(".output*"))
+
+
+def test_output_is_never_overwritten(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, errors = run(
+        capsys,
+        "adapt",
+        "--base",
+        workspace / "model",
+        "--tokenizer",
+        workspace / "tokenizer",
+        "--output",
+        workspace / "model",
+    )
+    assert code == 3
+    assert "exists already" in errors
+
+
+def test_changed_config_is_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *training(workspace))[0] == 0
+    code, _, errors = run(capsys, *training(workspace, "--optimizer.learning-rate", "0.5"))
+    assert code == 3
+    assert "optimizer.learning_rate" in errors
+    assert "--output" in errors
+
+
+def test_damaged_checkpoint_is_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *training(workspace))[0] == 0
+    shutil.rmtree(workspace / "run" / "model")
+    [damaged] = (workspace / "run" / "checkpoints").glob("step-*/*.distcp")
+    flip_byte(damaged)
+    code, _, errors = run(capsys, *training(workspace))
+    assert code == 3
+    assert str(damaged) in errors
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "adapt", "shard", "checkpoint"])
+def test_full_disk(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """The system's answer on a full disk, given to syncs: exit code 4, one line, nothing half-written."""
+    output = workspace / "output"
+    arguments: dict[str, list[str | Path]] = {
+        "tokenizer": ["tokenizer", "train", "--input", STORIES, "--output", output, "--vocab-size", "520"],
+        "adapt": ["adapt", "--base", workspace / "model", "--tokenizer", workspace / "tokenizer", "--output", output],
+        "shard": ["corpus", "shard", "--input", STORIES, "--tokenizer", workspace / "tokenizer", "--output", output],
+        "checkpoint": training(workspace),
+    }
+
+    def full(_: int) -> None:
+        if stage != "checkpoint" or (workspace / "run" / "checkpoints").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, errors = run(capsys, *arguments[stage], *(["--log-level", "warning"] if stage == "checkpoint" else []))
+    assert code == 4
+    assert "no space left" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    left = {path.name for path in workspace.iterdir()}
+    assert left == {"model", "tokenizer", "shards"} | ({"run"} if stage == "checkpoint" else set())
+    if stage == "checkpoint":
+        assert list((workspace / "run" / "checkpoints").iterdir()) == []
+
+
+def test_really_full_disk(workspace: Path) -> None:
+    disk = workspace / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system here")
+    try:
+        command = [sys.executable, "-m", "vikhr_fast", *map(str, training(workspace, "--output", disk / "run"))]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 4, result.stderr
+        assert "no space left" in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+        assert list((disk / "run").glob("checkpoints/*")) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["tokenizer", "train"], ["adapt"], ["corpus", "shard"], ["train"], ["doctor"], ["demo"]]
+)
+def test_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    code, output, _ = run(capsys, *command, "--help")
+    assert code == 0
+    assert "vikhr-fast" in output
+
+
+def test_wrong_flags_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "train", "--no-such-flag", "1")[0] == 2
+    assert run(capsys, "no-such-command")[0] == 2
+    assert run(capsys, "doctor", "--log-level", "loud")[0] == 2
+
+
+def test_print_config_shows_the_papers_table_3(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--config", "vikhr-7b-pretrain", "--model", "m", "--output", "o", "--data.train", "ru", "s"]
+    code, output, _ = run(capsys, "train", *flags, "--print-config")
+    config = json.loads(output)
+    assert code == 0
+    assert config["optimizer"]["learning_rate"] == 1e-3
+    assert (config["optimizer"]["beta1"], config["optimizer"]["beta2"]) == (0.99, 0.95)
+    assert config["optimizer"]["eps"] == 1e-8
+    assert config["optimizer"]["warmup_steps"] == 10
+    assert config["batch"] == {"micro_batch": 3, "sequences_per_step": 128 * 3 * 8}
+    assert config["data"]["sequence_length"] == 1024
+    assert config["data"]["epochs"] == 1
+
+
+def test_dry_run_writes_nothing(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = run(capsys, *training(workspace), "--dry-run")
+    assert code == 0
+    assert " 1 steps of 4 sequences" in output
+    assert not (workspace / "run").exists()
+
+
+def test_doctor_finds_this_machine_well(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = run(capsys, "doctor")
+    assert code == (3 if "mend" in output else 0)
+    for subject in ("Python", "compiler", "extension", "PyTorch", "Triton", "GPU", "disk"):
+        assert subject in output
+
+
+def test_run_directory_keeps_config_and_environment(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *training(workspace), "--seed", "7")[0] == 0
+    environment = json.loads((workspace / "run" / "environment.json").read_text())
+    assert environment["seed"] == 7
+    assert environment["packages"]["torch"]
+    assert json.loads((workspace / "run" / "config.json").read_text())["schedule"]["max_steps"] == 1

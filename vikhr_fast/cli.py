@@ -1,0 +1,187 @@
+"""The `vikhr-fast` command: one subcommand a stage of the paper."""
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, cast, get_args
+
+import tyro
+from tyro.conf import arg
+from tyro.extras import SubcommandApp
+
+from vikhr_fast.adapt import Adapt
+from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, read_toml, train_config
+from vikhr_fast.console import LogLevel, configure_logging
+from vikhr_fast.corpus.shard import Shard
+from vikhr_fast.demo import Demo
+from vikhr_fast.doctor import Doctor
+from vikhr_fast.errors import ExitCode, InputError
+from vikhr_fast.tokenizer.train import TrainTokenizer
+
+_DESCRIPTION = """Adapts an English Mistral model to Russian, or to any other language (arXiv 2405.13929).
+
+The pipeline, a command a stage; each reads files and writes files:
+
+  1. vikhr-fast tokenizer train   a SentencePiece vocabulary for the new language
+  2. vikhr-fast adapt             embeddings and LM head rebuilt for it
+  3. vikhr-fast corpus shard      text to token shards
+  4. vikhr-fast train             all weights, CE + KL to the frozen model (torchrun for several GPUs)
+
+Start with `vikhr-fast demo`: all of it in minutes on a CPU. `vikhr-fast doctor` checks the machine.
+
+Everywhere: --log-level debug|info|warning|error; --tyro-print-completion bash|zsh prints shell completion.
+Exit codes: 0 done, 1 a bug, 2 wrong flags, 3 bad input, 4 no space left, 130 Ctrl-C, 143 SIGTERM (checkpoint saved)."""
+
+
+@dataclass(frozen=True)
+class _Train:
+    settings: TrainConfig
+    dry_run: bool
+    print_config: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits with one of `errors.ExitCode`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    level = "info"
+    try:
+        level = _take_log_level(arguments)
+        configure_logging(level)
+        sys.exit(_run(_parse(arguments)))
+    except InputError as error:
+        _fail(ExitCode.BAD_INPUT, str(error), level)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.SUCCESS)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(
+                ExitCode.NO_SPACE, f"{where}no space left on the disk; free some and run the same command again", level
+            )
+        if error.filename is None:
+            raise
+        _fail(ExitCode.BAD_INPUT, f"{error.filename}: {error.strerror}", level)
+    except KeyboardInterrupt:
+        _fail(ExitCode.INTERRUPTED, "interrupted", level)
+
+
+def _parse(arguments: list[str]) -> Any:
+    application = SubcommandApp()
+    tokenizer, corpus = SubcommandApp(), SubcommandApp()
+    tokenizer.command(name="train")(TrainTokenizer)
+    corpus.command(name="shard")(Shard)
+    application.command(tokenizer, name="tokenizer", help="The vocabulary of the new language (section 3.1).")
+    application.command(name="adapt")(Adapt)
+    application.command(corpus, name="corpus", help="From text to token shards (section 3.2).")
+    application.command(name="train")(_train_with_defaults(arguments))
+    application.command(name="doctor")(Doctor)
+    application.command(name="demo")(Demo)
+    return application.cli(prog="vikhr-fast", description=_DESCRIPTION, args=arguments)
+
+
+def _train_with_defaults(arguments: list[str]) -> Callable[..., Any]:
+    """The train command, its flags' defaults taken from the file or preset that --config names."""
+    path = _value_of("--config", arguments) if arguments[:1] == ["train"] else None
+    values = read_toml(Path(path)) if path else {}
+    default = config_with_gaps(values, path or "", tyro.MISSING)
+
+    def train(
+        settings: Annotated[TrainConfig, arg(name="")] = default,
+        config: Path | None = None,  # noqa: ARG001  its values are `default` by now
+        dry_run: bool = False,
+        print_config: bool = False,
+    ) -> _Train:
+        """Trains all weights with CE + KL (paper, section 3.2). Start it under torchrun for several GPUs.
+
+        An interrupted run is resumed by the same command, bit for bit.
+
+        Args:
+            settings: the configuration.
+            config: TOML file, or the name of a preset; flags override it.
+            dry_run: Check inputs and settings, say what would be done, and stop.
+            print_config: Print the resolved settings as JSON and stop.
+        """
+        return _Train(train_config(asdict(settings), "train"), dry_run, print_config)
+
+    return train
+
+
+def _run(options: Any) -> int:
+    """Runs the command whose options these are; imports what it needs only now, so that --help is quick."""
+    match options:
+        case TrainTokenizer():
+            from vikhr_fast.tokenizer.train import train_tokenizer
+
+            train_tokenizer(options)
+        case Adapt():
+            from vikhr_fast.adapt import adapt
+
+            print(json.dumps({key: value for key, value in adapt(options).items() if key != "base_ids"}, indent=2))
+        case Shard():
+            from vikhr_fast.corpus.shard import write_shards
+
+            write_shards(options)
+        case _Train():
+            return _run_training(options)
+        case Doctor():
+            from vikhr_fast.doctor import doctor
+
+            return ExitCode.SUCCESS if doctor(options) else ExitCode.BAD_INPUT
+        case Demo():
+            from vikhr_fast.demo.pipeline import run_demo
+
+            run_demo(options)
+    return ExitCode.SUCCESS
+
+
+def _run_training(options: _Train) -> int:
+    if options.print_config:
+        print(json.dumps(config_values(options.settings), indent=2))
+        return ExitCode.SUCCESS
+    from vikhr_fast.train.loop import describe, open_inputs, train
+
+    if options.dry_run:
+        print(describe(options.settings, open_inputs(options.settings), int(os.environ.get("WORLD_SIZE", 1))))
+        return ExitCode.SUCCESS
+    model = train(options.settings)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(model)
+    return ExitCode.SUCCESS
+
+
+def _take_log_level(arguments: list[str]) -> LogLevel:
+    """Removes --log-level from the arguments, wherever it stands; "info" where it doesn't."""
+    given = any(argument.partition("=")[0] == "--log-level" for argument in arguments)
+    value = _value_of("--log-level", arguments, remove=True) if given else "info"
+    if value not in get_args(LogLevel):
+        _fail(ExitCode.USAGE, f"--log-level {value}: must be one of {', '.join(get_args(LogLevel))}", "info")
+    return cast(LogLevel, value)
+
+
+def _value_of(flag: str, arguments: list[str], remove: bool = False) -> str | None:
+    """The value of `--flag value` or `--flag=value`, None where neither stands."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name != flag:
+            continue
+        following = arguments[index + 1 : index + 2]
+        if remove:
+            del arguments[index : index + (1 if equals else 2)]
+        return value if equals else next(iter(following), None)
+    return None
+
+
+def _fail(code: ExitCode, message: str, level: str) -> NoReturn:
+    """One line on standard error; with --log-level debug the traceback before it."""
+    if level == "debug" and sys.exc_info()[0] is not None:
+        import traceback
+
+        traceback.print_exc()
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    sys.stderr.write(f"vikhr-fast: {rank}error: {' '.join(message.split())}\n")  # at once: ranks share the terminal
+    sys.exit(code)

@@ -1,0 +1,87 @@
+"""The processes of a run: torchrun's, or one alone."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from vikhr_fast.config import RuntimeConfig
+from vikhr_fast.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of the run."""
+
+    rank: int
+    count: int
+    device: torch.device
+    mesh: DeviceMesh
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes the logs."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum over all ranks, in place."""
+        dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        dist.barrier()
+
+    def on_main(self, action: Callable[[], object]) -> None:
+        """Runs an action on rank 0 while the others wait; its InputError or OSError is raised on every rank."""
+        failure: list[Exception | None] = [None]
+        if self.is_main:
+            try:
+                action()
+            except (InputError, OSError) as error:
+                failure[0] = error
+        dist.broadcast_object_list(failure, src=0)
+        if failure[0] is not None:
+            raise failure[0]
+
+
+@contextmanager
+def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
+    """Joins torchrun's process group, or makes one of a single rank; pins the CPU threads.
+
+    Raises:
+        InputError: CUDA is asked for and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("runtime.device: cuda asked for, but PyTorch sees no GPU; see `vikhr-fast doctor`")
+    kind = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    local_rank, local_count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // local_count))
+    device = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
+        torch.cuda.set_device(device)
+    backend = "nccl" if kind == "cuda" else "gloo"
+    timeout = timedelta(seconds=config.timeout_seconds)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(
+            backend,
+            store=dist.HashStore(),  # type: ignore[attr-defined]  # public, but not in __all__
+            rank=0,
+            world_size=1,
+            timeout=timeout,
+        )
+    try:
+        mesh = init_device_mesh(kind, (dist.get_world_size(),))
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device, mesh)
+    finally:
+        dist.destroy_process_group()
