@@ -105,6 +105,7 @@ BAD_TRAINING: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
     "other vocabulary": (other_vocabulary, [], ["shards", "520", "500"]),
     "no reference": (lambda _: None, ["--kl.reference", "nowhere"], ["nowhere"]),
     "no record of adaptation": (lambda _: None, ["--kl.support", "shared"], ["adapt.json", "vikhr-fast adapt"]),
+    "kernels without a GPU": (lambda _: None, ["--kernels", "triton"], ["kernels", "triton"]),
     "unknown source": (lambda _: None, ["--kl.source-weights", "en", "0.5"], ["kl.source_weights", "en"]),
 }
 

@@ -162,6 +162,8 @@ class TrainConfig:
     """What the run computes with."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Validation, checkpoints, end."""
+    kernels: Literal["auto", "triton", "eager"] = "auto"
+    """triton runs the kernels, eager plain PyTorch; auto is triton on CUDA, eager elsewhere."""
     seed: _CountOrZero = 0
     """Seed of the data order."""
     tensorboard: bool = False

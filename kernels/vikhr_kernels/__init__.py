@@ -1,6 +1,23 @@
 """The kernels of a Mistral training step, usable without the trainer; `reference` is their specification."""
 
 from vikhr_kernels import reference
+from vikhr_kernels.adamw import adamw
+from vikhr_kernels.dispatch import allow_triton
 from vikhr_kernels.linear_ce_kl import linear_ce_kl
+from vikhr_kernels.reference import flash_attention, join_master, split_master
+from vikhr_kernels.rms_norm import rms_norm
+from vikhr_kernels.rope import rope
+from vikhr_kernels.swiglu import swiglu
 
-__all__ = ["linear_ce_kl", "reference"]
+__all__ = [
+    "adamw",
+    "allow_triton",
+    "flash_attention",
+    "join_master",
+    "linear_ce_kl",
+    "reference",
+    "rms_norm",
+    "rope",
+    "split_master",
+    "swiglu",
+]

@@ -10,7 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 2048 * 40960  # logits of a default chunk: 320 MiB in float32
+from vikhr_kernels.arguments import require, require_like, require_shape
+from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.reference import accumulation_dtype
+
+# Both models' logits of a default chunk. A GPU's are all that the kernels hold beyond inputs and gradients, so that
+# 1 GiB suffices for any number of tokens; the eager row step makes several more tensors of that size.
+_CHUNK_BYTES = {"cuda": 960 << 20, "cpu": 320 << 20}
 _SERIES_LIMIT = 1.0  # |log p - log q| under which p - q is taken by expm1
 
 
@@ -35,20 +41,26 @@ def linear_ce_kl(
     """`reference.linear_ce_kl` with its arguments and results, in chunks and with a handwritten backward.
 
     "sum" and "mean" compute the gradients in the forward pass; "none" recomputes in the backward pass, where its
-    upstream gradient is known. `chunk_tokens=None` bounds a chunk's logits to 320 MiB in float32.
+    upstream gradient is known. `chunk_tokens=None` bounds the logits of a chunk, both models', to 960 MiB on a GPU
+    and 320 MiB elsewhere.
 
     Raises:
-        ValueError: an argument's shape or dtype doesn't fit, or (on a CPU) a target is outside the vocabulary.
+        ValueError: an argument's shape, dtype or device doesn't fit, or (on a CPU) a target is outside the vocabulary;
+            it is named. On a GPU such a target fails an assertion there: looking at it here would wait for the GPU.
     """
-    _check(hidden, weight, targets, ref_hidden, ref_weight, kl_support, ignore_index)
-    wide = _accumulation_dtype(hidden)
+    _check(hidden, weight, targets, ref_hidden, ref_weight, kl_support, token_weights, ignore_index)
+    require(kl_direction in ("reverse", "forward"), f"linear_ce_kl: kl_direction is {kl_direction!r}")
+    require(reduction in ("sum", "mean", "none"), f"linear_ce_kl: reduction is {reduction!r}")
+    require(chunk_tokens is None or chunk_tokens > 0, f"linear_ce_kl: chunk_tokens is {chunk_tokens}")
+    wide = accumulation_dtype(hidden.dtype)
     kept = targets != ignore_index
     coefficient = kept.to(wide) if token_weights is None else kept * token_weights.to(wide)  # [N]
     if reduction == "mean":
         coefficient = coefficient / (kept.sum().clamp(min=1) if num_tokens is None else num_tokens)
     ce_coefficient, kl_coefficient, z_coefficient = ((coefficient * w).to(wide) for w in (ce_weight, kl_weight, z_loss))
     if chunk_tokens is None:
-        chunk_tokens = max(128, _CHUNK_ELEMENTS // weight.shape[0] // 128 * 128)
+        token_bytes = (1 if ref_hidden is None else 2) * weight.shape[0] * wide.itemsize
+        chunk_tokens = max(128, _CHUNK_BYTES["cuda" if hidden.is_cuda else "cpu"] // token_bytes // 128 * 128)
     wants_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     total, losses, ce, kl, _, _ = _chunked_loss(
         hidden,
@@ -59,16 +71,12 @@ def linear_ce_kl(
         ce_coefficient,
         kl_coefficient,
         z_coefficient,
-        kl_support,
+        None if kl_support is None else kl_support.contiguous(),
         kl_forward=kl_direction == "forward",
         chunk_tokens=chunk_tokens,
         with_gradient=wants_gradient and reduction != "none",
     )
     return losses if reduction == "none" else total, ce.detach() * kept, kl.detach() * kept
-
-
-def _accumulation_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _check(
@@ -78,46 +86,49 @@ def _check(
     ref_hidden: Tensor | None,
     ref_weight: Tensor | None,
     kl_support: Tensor | None,
+    token_weights: Tensor | None,
     ignore_index: int,
 ) -> None:
-    def require(condition: bool, message: str) -> None:
-        if not condition:
-            raise ValueError(f"linear_ce_kl: {message}")
-
-    require(hidden.dim() == 2, f"hidden must be [N, H], not {list(hidden.shape)}")
+    op = "linear_ce_kl"
+    require(hidden.dim() == 2, f"{op}: hidden must be [N, H], not {list(hidden.shape)}")
+    count, size = hidden.shape
     require(
-        weight.dim() == 2 and weight.shape[1] == hidden.shape[1],
-        f"weight must be [V, {hidden.shape[1]}] to fit hidden, not {list(weight.shape)}",
+        weight.dim() == 2 and weight.shape[1] == size,
+        f"{op}: weight must be [V, {size}] to fit hidden, not {list(weight.shape)}",
     )
-    require(weight.dtype == hidden.dtype, f"weight is {weight.dtype}, hidden is {hidden.dtype}")
+    require_like(op, "weight", weight, "hidden", hidden)
     require(
-        targets.shape == hidden.shape[:1] and targets.dtype == torch.int64,
-        f"targets must be int64 [{hidden.shape[0]}], not {targets.dtype} {list(targets.shape)}",
+        targets.shape == (count,) and targets.dtype == torch.int64 and targets.device == hidden.device,
+        f"{op}: targets must be int64 [{count}] on {hidden.device}, "
+        f"not {targets.dtype} {list(targets.shape)} on {targets.device}",
     )
-    require((ref_hidden is None) == (ref_weight is None), "ref_hidden and ref_weight go together")
+    require((ref_hidden is None) == (ref_weight is None), f"{op}: ref_hidden and ref_weight go together")
     if ref_hidden is not None and ref_weight is not None:
         require(
-            ref_hidden.dim() == 2 and ref_hidden.shape[0] == hidden.shape[0],
-            f"ref_hidden must be [{hidden.shape[0]}, H'], not {list(ref_hidden.shape)}",
+            ref_hidden.dim() == 2 and ref_hidden.shape[0] == count,
+            f"{op}: ref_hidden must be [{count}, H'], not {list(ref_hidden.shape)}",
         )
-        require(
-            ref_weight.shape == (weight.shape[0], ref_hidden.shape[1]),
-            f"ref_weight must be {[weight.shape[0], ref_hidden.shape[1]]}, not {list(ref_weight.shape)}",
-        )
-        require(
-            ref_hidden.dtype == ref_weight.dtype == hidden.dtype,
-            f"ref_hidden is {ref_hidden.dtype}, ref_weight {ref_weight.dtype}, hidden {hidden.dtype}",
-        )
+        require_shape(op, "ref_weight", ref_weight, (weight.shape[0], ref_hidden.shape[1]))
+        require_like(op, "ref_hidden", ref_hidden, "hidden", hidden)
+        require_like(op, "ref_weight", ref_weight, "hidden", hidden)
     if kl_support is not None:
         require(
             kl_support.shape == weight.shape[:1] and kl_support.dtype == torch.bool,
-            f"kl_support must be bool [{weight.shape[0]}], not {kl_support.dtype} {list(kl_support.shape)}",
+            f"{op}: kl_support must be bool [{weight.shape[0]}], not {kl_support.dtype} {list(kl_support.shape)}",
         )
-    if not targets.is_cuda and targets.device.type == "cpu" and not torch.compiler.is_compiling():
+    if token_weights is not None:
+        require_shape(op, "token_weights", token_weights, (count,))
+    for name, tensor in (("kl_support", kl_support), ("token_weights", token_weights)):
+        if tensor is not None:
+            require(tensor.device == hidden.device, f"{op}: {name} is on {tensor.device}, hidden on {hidden.device}")
+    if targets.is_cuda:
+        inside = ((targets >= 0) & (targets < weight.shape[0])) | (targets == ignore_index)
+        torch._assert_async(inside.all(), f"{op}: targets has an id outside [0, {weight.shape[0]})")
+    elif targets.device.type == "cpu" and not torch.compiler.is_compiling():
         outside = ((targets < 0) | (targets >= weight.shape[0])) & (targets != ignore_index)
         if outside.any():
             position = int(outside.nonzero()[0])
-            require(False, f"targets[{position}] is {int(targets[position])}, outside [0, {weight.shape[0]})")
+            require(False, f"{op}: targets[{position}] is {int(targets[position])}, outside [0, {weight.shape[0]})")
 
 
 def eager_row_step(
@@ -129,7 +140,11 @@ def eager_row_step(
     z_coefficient: Tensor,
     kl_support: Tensor | None,
     kl_forward: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    losses: Tensor,
+    ce: Tensor,
+    kl: Tensor,
+    gradient_dtype: torch.dtype | None,
+) -> Tensor:
     """Losses of a chunk of tokens and the gradient of their weighted sum by the logits.
 
     Args:
@@ -141,22 +156,30 @@ def eager_row_step(
         z_coefficient: [n] factor of its squared log-partition function.
         kl_support: [V] bool or None.
         kl_forward: KL(q‖p) instead of KL(p‖q).
+        losses: [n], filled with each token's weighted sum.
+        ce: [n], filled with its CE.
+        kl: [n], filled with its KL, 0 without a reference.
+        gradient_dtype: dtype of the gradient; None where it isn't wanted.
 
     Returns:
-        CE [n], KL [n], log-partition function [n], gradient [n, V].
+        The gradient [n, V]; without a `gradient_dtype` what is returned means nothing.
     """
     largest, log_sum = _log_partition(logits)
-    log_partition = largest + log_sum  # [n, 1]
-    ce = (largest - logits.gather(-1, targets[:, None])) + log_sum  # [n, 1]
-    kl = torch.zeros_like(ce)
+    log_partition = (largest + log_sum).squeeze(-1)
+    ce.copy_(((largest - logits.gather(-1, targets[:, None])) + log_sum).squeeze(-1))
+    kl.zero_()
     if ref_logits is not None:
-        kl, kl_gradient = _divergence(logits, ref_logits, kl_support, kl_forward)
+        divergence, kl_gradient = _divergence(logits, ref_logits, kl_support, kl_forward)
+        kl.copy_(divergence.squeeze(-1))
+    losses.copy_(ce_coefficient * ce + kl_coefficient * kl + z_coefficient * log_partition.square())
+    if gradient_dtype is None:
+        return logits
     gradient = logits.sub_(largest).sub_(log_sum).exp_()  # p
-    gradient.mul_(ce_coefficient[:, None] + 2 * z_coefficient[:, None] * log_partition)
+    gradient.mul_((ce_coefficient + 2 * z_coefficient * log_partition)[:, None])
     if ref_logits is not None:
         gradient.addcmul_(kl_gradient, kl_coefficient[:, None])
     gradient.scatter_add_(-1, targets[:, None], -ce_coefficient[:, None])
-    return ce.squeeze(-1), kl.squeeze(-1), log_partition.squeeze(-1), gradient
+    return gradient.to(gradient_dtype)
 
 
 def _log_partition(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,14 +212,14 @@ def _divergence(logits: Tensor, ref_logits: Tensor, support: Tensor | None, forw
     return weighted.sub_(excess).sum(-1, keepdim=True), p.mul_(log_ratio.sub_(mean_log_ratio))
 
 
-def _gemm_wide(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b`, accumulated and returned in the accumulation dtype."""
-    wide = _accumulation_dtype(a)
-    if a.dtype == wide:
-        return a @ b
-    if a.is_cuda:
-        return torch.mm(a, b, out_dtype=wide)
-    return a.to(wide) @ b.to(wide)
+def _gemm_wide(a: Tensor, b: Tensor, out: Tensor, beta: int = 0) -> None:
+    """out = a @ b + beta * out, accumulated and stored in the accumulation dtype, which is that of `out`."""
+    if a.dtype == out.dtype:
+        torch.addmm(out, a, b, beta=beta, out=out)
+    elif a.is_cuda:
+        torch.addmm(out, a, b, out.dtype, beta=beta, out=out)  # 16-bit operands, float32 result: one GEMM
+    else:
+        torch.addmm(out, a.to(out.dtype), b.to(out.dtype), beta=beta, out=out)
 
 
 @torch.library.custom_op("vikhr::linear_ce_kl", mutates_args=())
@@ -215,35 +238,50 @@ def _chunked_loss(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Total weighted loss [], weighted losses [N], CE [N], KL [N], and the total's dHidden and dWeight (or empty)."""
-    count, wide = hidden.shape[0], _accumulation_dtype(hidden)
-    losses, ce, kl = (torch.zeros(count, dtype=wide, device=hidden.device) for _ in range(3))
-    d_hidden = torch.empty_like(hidden if with_gradient else hidden[:0])
-    d_weight = torch.zeros_like(weight if with_gradient else weight[:0], dtype=wide)
+    count, vocabulary, wide = hidden.shape[0], weight.shape[0], accumulation_dtype(hidden.dtype)
+    losses, ce, kl = (hidden.new_empty(count, dtype=wide) for _ in range(3))
+    d_hidden = torch.empty(hidden.shape if with_gradient else (0, 0), dtype=hidden.dtype, device=hidden.device)
+    d_weight = torch.empty(weight.shape if with_gradient else (0, 0), dtype=wide, device=hidden.device)
+    if count == 0:
+        return losses.sum(), losses, ce, kl, d_hidden, d_weight.zero_()
+    # Made once: a chunk's results never wait beside the next one's.
+    longest = min(chunk_tokens, count)
+    logits_memory = hidden.new_empty(longest, vocabulary, dtype=wide)
+    ref_logits_memory = None if ref_hidden is None else torch.empty_like(logits_memory)
     for start in range(0, count, chunk_tokens):
         rows = slice(start, min(start + chunk_tokens, count))
-        logits = _gemm_wide(hidden[rows], weight.T)  # [n, V]
+        logits = logits_memory[: rows.stop - start]  # [n, V]
+        _gemm_wide(hidden[rows], weight.T, logits)
         ref_logits = None
-        if ref_hidden is not None and ref_weight is not None:
-            ref_logits = _gemm_wide(ref_hidden[rows], ref_weight.T)
+        if ref_hidden is not None and ref_weight is not None and ref_logits_memory is not None:
+            ref_logits = ref_logits_memory[: rows.stop - start]
+            _gemm_wide(ref_hidden[rows], ref_weight.T, ref_logits)
         coefficients = (ce_coefficient[rows], kl_coefficient[rows], z_coefficient[rows])
-        ce[rows], kl[rows], log_partition, gradient = eager_row_step(
-            logits, ref_logits, targets[rows], *coefficients, kl_support, kl_forward
-        )
-        values = (ce[rows], kl[rows], log_partition.square())
-        losses[rows] = sum(factor * value for factor, value in zip(coefficients, values, strict=True))
+        results = (losses[rows], ce[rows], kl[rows])
+        row_step = _triton_row_step if runs_on_triton(hidden) else eager_row_step
+        gradient = row_step(
+            logits, ref_logits, targets[rows], *coefficients, kl_support, kl_forward, *results,
+            hidden.dtype if with_gradient else None,
+        )  # fmt: skip
         if with_gradient:
-            gradient = gradient.to(hidden.dtype)
             torch.mm(gradient, weight, out=d_hidden[rows])
-            d_weight += _gemm_wide(gradient.T, hidden[rows])  # a sum in bf16 would lose small contributions
+            # In the hidden states' dtype, sums over chunks would lose small contributions.
+            _gemm_wide(gradient.T, hidden[rows], d_weight, beta=int(start > 0))
     return losses.sum(), losses, ce, kl, d_hidden, d_weight
+
+
+def _triton_row_step(*arguments: Any) -> Tensor:
+    from vikhr_kernels.gpu.loss_rows import loss_rows
+
+    return loss_rows(*arguments)
 
 
 @_chunked_loss.register_fake
 def _(hidden: Tensor, weight: Tensor, *rest: object) -> tuple[Tensor, ...]:
     with_gradient = rest[-1]
-    each = hidden.new_empty(hidden.shape[:1], dtype=_accumulation_dtype(hidden))
-    d_hidden = torch.empty_like(hidden if with_gradient else hidden[:0])
-    d_weight = torch.empty_like(weight if with_gradient else weight[:0], dtype=each.dtype)
+    each = hidden.new_empty(hidden.shape[:1], dtype=accumulation_dtype(hidden.dtype))
+    d_hidden = hidden.new_empty(hidden.shape if with_gradient else (0, 0))
+    d_weight = weight.new_empty(weight.shape if with_gradient else (0, 0), dtype=each.dtype)
     return each.new_empty(()), each, torch.empty_like(each), torch.empty_like(each), d_hidden, d_weight
 
 
@@ -258,15 +296,20 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, d_total: Tensor | None, d_losses: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor | None, ...]:
     without_gradient = [None] * 10
     if not ctx.deferred:
         d_hidden, d_weight = ctx.saved_tensors
-        return d_hidden * d_total, (d_weight * d_total).to(ctx.weight_dtype), *without_gradient
+        return d_hidden * d_total, _scaled(d_weight, d_total, ctx.weight_dtype), *without_gradient
     *head, ce_coefficient, kl_coefficient, z_coefficient, support = ctx.saved_tensors
     coefficients = (c * d_losses for c in (ce_coefficient, kl_coefficient, z_coefficient))
     *_, d_hidden, d_weight = _chunked_loss(*head, *coefficients, support, *ctx.settings, True)
     return d_hidden, d_weight.to(head[1].dtype), *without_gradient
+
+
+def _scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x * factor` rounded once to `dtype`, in one pass and without a temporary in the dtype of `x`."""
+    return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))
 
 
 _chunked_loss.register_autograd(_backward, setup_context=_setup_context)

@@ -6,31 +6,41 @@ where there is no GPU. Statistics (means, softmax) are computed in float32, or i
 
 import itertools
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that statistics of tensors of `dtype` are computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+@overload
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: None = None) -> Tensor: ...
+@overload
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor) -> tuple[Tensor, Tensor]: ...
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
     """Root-mean-square normalisation (Zhang & Sennrich 2019), `x / sqrt(mean(x²) + eps) * weight`.
 
     Args:
         x: [..., H].
         weight: [H].
         eps: added to the mean square.
+        residual: [..., H] added to `x` before it is normalised.
 
     Returns:
         [..., H] in the dtype of `x`; the normalised value is rounded to it before the weight, as Mistral does.
+        With a residual: that, and the sum `x + residual` that was normalised.
     """
-    wide = x.to(_accumulation_dtype(x.dtype))
+    summed = x if residual is None else x + residual
+    wide = summed.to(accumulation_dtype(x.dtype))
     normalised = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * normalised.to(x.dtype)
+    normalised = weight * normalised.to(x.dtype)
+    return normalised if residual is None else (normalised, summed)
 
 
 def rope(q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor, Tensor]:
@@ -46,7 +56,7 @@ def rope(q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor,
         The rotated q and k, shapes and dtypes kept.
     """
     half = q.shape[-1] // 2
-    wide = _accumulation_dtype(q.dtype)
+    wide = accumulation_dtype(q.dtype)
     exponents = torch.arange(half, dtype=wide, device=q.device) / half
     angles = positions.to(wide)[:, None] * (1 / theta**exponents)  # [T, D/2], rounded as transformers does
     cos, sin = (f(angles).to(q.dtype)[:, None, :] for f in (torch.cos, torch.sin))  # [T, 1, D/2]
@@ -101,7 +111,7 @@ def flash_attention(
         distance = torch.arange(end - start, device=q.device)
         distance = distance[:, None] - distance[None, :]  # [L, L], i - j
         visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        scores = (queries @ keys.transpose(1, 2)).to(_accumulation_dtype(q.dtype)) * scale
+        scores = (queries @ keys.transpose(1, 2)).to(accumulation_dtype(q.dtype)) * scale
         probabilities = scores.masked_fill(~visible, -torch.inf).softmax(-1).to(q.dtype)
         outputs.append((probabilities @ values).transpose(0, 1))
     return torch.cat(outputs)
@@ -152,7 +162,7 @@ def linear_ce_kl(
         The loss ([] or, for "none", [N]), and the detached, unweighted CE and KL of each token ([N], 0 where
         ignored), in float32 or, for float64 inputs, in float64.
     """
-    wide = _accumulation_dtype(hidden.dtype)
+    wide = accumulation_dtype(hidden.dtype)
     kept = targets != ignore_index
     log_p = (hidden @ weight.T).to(wide)
     log_partition = log_p.logsumexp(-1)
@@ -174,3 +184,88 @@ def linear_ce_kl(
     if reduction == "mean":
         loss = loss / (kept.sum().clamp(min=1) if num_tokens is None else num_tokens)
     return loss, ce.detach(), kl.detach()
+
+
+_QUIET_NAN = 0x7FC00000  # its upper half is a NaN too; other NaNs could round to another bf16
+
+
+def split_master(master: Tensor) -> tuple[Tensor, Tensor]:
+    """A float32 tensor as bf16 (nearest, ties away from zero) and the signed 16-bit difference of their bits.
+
+    `join_master` gives back the same bits, for denormals and infinities too; every NaN becomes the quiet one.
+    """
+    bits = master.view(torch.int32).where(master == master, _QUIET_NAN)
+    upper = (bits + 0x8000) >> 16
+    return upper.to(torch.int16).view(torch.bfloat16), (bits - (upper << 16)).to(torch.int16)
+
+
+def join_master(parameter: Tensor, remainder: Tensor) -> Tensor:
+    """The float32 tensor that `split_master` took apart."""
+    return ((parameter.view(torch.int16).to(torch.int32) << 16) + remainder.to(torch.int32)).view(torch.float32)
+
+
+def adamw_factors(step: int, learning_rate: float, betas: tuple[float, float], weight_decay: float) -> dict[str, float]:
+    """The numbers of one AdamW step that are the same for all elements, in Python's float64."""
+    beta1, beta2 = betas
+    return {
+        "decay": 1 - learning_rate * weight_decay,
+        "first_rate": 1 - beta1,
+        "second_decay": beta2,
+        "second_rate": 1 - beta2,
+        "second_correction": (1 - beta2**step) ** 0.5,
+        "step_size": -(learning_rate / (1 - beta1**step)),
+    }
+
+
+@torch.no_grad()
+def adamw(
+    parameters: Sequence[Tensor],
+    remainders: Sequence[Tensor] | None,
+    gradients: Sequence[Tensor],
+    first_moments: Sequence[Tensor],
+    second_moments: Sequence[Tensor],
+    *,
+    step: int,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    gradient_scale: float | Tensor = 1.0,
+) -> None:
+    """One AdamW step (Loshchilov & Hutter 2019) in place, with the operations of `torch.optim.AdamW` in their order.
+
+    Every operation is rounded by itself; PyTorch's own fuse some multiplications with the addition after them, on a
+    CPU and on a GPU not the same ones.
+
+    Args:
+        parameters: bf16 halves of the masters; without remainders, the float32 or float64 masters themselves.
+        remainders: int16 halves of the masters, see `split_master`; or None.
+        gradients: of any floating dtype.
+        first_moments: running means of the gradients, in the masters' dtype.
+        second_moments: running means of their squares, likewise.
+        step: number of this step, from 1.
+        learning_rate: of this step.
+        betas: decay of the first and the second moments.
+        eps: added to the root of the second moment.
+        weight_decay: share of a parameter taken off it a unit of learning rate.
+        gradient_scale: factor of the gradients (clipping), a number or a scalar tensor in the masters' dtype.
+    """
+    factors = adamw_factors(step, learning_rate, betas, weight_decay)
+    for i, (parameter, gradient, first, second) in enumerate(
+        zip(parameters, gradients, first_moments, second_moments, strict=True)
+    ):
+        master = parameter if remainders is None else join_master(parameter, remainders[i])
+        scaled = gradient.to(master.dtype) * gradient_scale
+        first += (scaled - first) * factors["first_rate"]
+        second.mul_(factors["second_decay"]).add_(scaled * factors["second_rate"] * scaled)
+        # A tensor on the device: PyTorch divides by a number by multiplying with its rounded inverse on a GPU.
+        correction = torch.full((), factors["second_correction"], dtype=master.dtype, device=master.device)
+        # By way of float64 the root is correctly rounded: on a CPU, vector libraries' float32 roots aren't.
+        root = second.double().sqrt().to(master.dtype) / correction + eps
+        master = master * factors["decay"] + first * factors["step_size"] / root
+        if remainders is None:
+            parameter.copy_(master)
+        else:
+            upper, remainder = split_master(master)
+            parameter.copy_(upper)
+            remainders[i].copy_(remainder)

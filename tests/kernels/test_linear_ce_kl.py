@@ -179,6 +179,18 @@ def test_split_into_calls_adds_up() -> None:
         torch.testing.assert_close(a, e)
 
 
+def test_head_gradient_is_summed_in_float32_whatever_the_chunks() -> None:
+    generator = torch.Generator().manual_seed(4)
+    hidden = torch.rand(600, 8, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(11, 8, generator=generator).bfloat16().requires_grad_()
+    targets = torch.zeros(600, dtype=torch.int64)
+    one, many = (
+        torch.autograd.grad(linear_ce_kl(hidden, weight, targets, reduction="sum", chunk_tokens=size)[0], weight)[0]
+        for size in (600, 2)
+    )
+    torch.testing.assert_close(many, one, rtol=2**-8, atol=0)  # one rounding at the end
+
+
 def test_opcheck() -> None:
     inputs = make_inputs()
     inputs["targets"] = inputs["targets"].clamp(min=0)  # the op underneath takes ids only

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+import vikhr_kernels
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.packing import Batch, PackedCorpus, StepLoader
@@ -18,7 +19,7 @@ from vikhr_fast.corpus.shard import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score, score_shards
 from vikhr_fast.files import sha256_of
-from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.model import Mistral, ModelConfig, Operations
 from vikhr_fast.model_config import read_config
 from vikhr_fast.objective import Objective
 from vikhr_fast.ranks import Ranks, process_group
@@ -36,6 +37,7 @@ from vikhr_fast.train.metrics import MetricsWriter, StepMetrics, forget_steps_af
 from vikhr_fast.train.optimizer import build_optimizer, learning_rate
 from vikhr_fast.train.sharding import fsdp_module, load_sharded, save_gathered
 from vikhr_fast.weights import WeightFiles
+from vikhr_kernels import reference
 
 MODEL, CHECKPOINTS, TOKENIZER, ADAPTATION = "model", "checkpoints", "tokenizer.model", "adapt.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -52,10 +54,12 @@ _MAY_CHANGE = (  # when a run is resumed
     "output",
     "schedule",
     "tensorboard",
-    *(
-        f"runtime.{name}"
-        for name in ("device", "threads", "chunk_tokens", "reduce_each_micro_batch", "timeout_seconds")
-    ),
+    "kernels",
+    "runtime.device",
+    "runtime.threads",
+    "runtime.chunk_tokens",
+    "runtime.reduce_each_micro_batch",
+    "runtime.timeout_seconds",
 )
 
 
@@ -107,6 +111,8 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         InputError: missing or damaged files, or ones that don't fit each other.
     """
     data = config.data
+    if config.kernels == "triton" and (config.runtime.device == "cpu" or not torch.cuda.is_available()):
+        raise InputError("kernels: triton needs a GPU; use auto or eager")
     if not data.train:
         raise InputError("data.train: no source; name at least one, as in --data.train russian SHARDS")
     if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
@@ -128,6 +134,13 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         support=_check_reference(config, model),
         num_steps=min(steps, config.schedule.max_steps or steps),
     )
+
+
+def _operations(config: TrainConfig, ranks: Ranks) -> Operations:
+    """What the models run on; the loss head, whose chunks are the same either way, is told too."""
+    on_gpu = ranks.device.type == "cuda"
+    vikhr_kernels.allow_triton(config.kernels != "eager")
+    return vikhr_kernels if on_gpu and config.kernels != "eager" else reference
 
 
 def _check_model(path: Path) -> ModelConfig:
@@ -192,15 +205,16 @@ class Training:
         self.config, self.inputs, self.ranks, self.interruption = config, inputs, ranks, interruption
         compute = _DTYPES[config.runtime.dtype]
         master = torch.float64 if compute == torch.float64 else torch.float32
-        self.model = load_sharded(config.model, ranks, compute=compute, storage=master)
-        reference = None
+        ops = _operations(config, ranks)
+        self.model = load_sharded(config.model, ranks, ops=ops, compute=compute, storage=master)
+        frozen = None
         if _has_reference(config):  # as it was before the first step, resumed or not
             path = config.kl.reference or config.model
-            reference = load_sharded(path, ranks, compute=compute, storage=compute).requires_grad_(False)
+            frozen = load_sharded(path, ranks, ops=ops, compute=compute, storage=compute).requires_grad_(False)
         self.objective = Objective(
             config.kl,
             self.model,
-            reference,
+            frozen,
             sources=list(inputs.train),
             support=None if inputs.support is None else torch.tensor(inputs.support, device=ranks.device),
             chunk_tokens=config.runtime.chunk_tokens or None,

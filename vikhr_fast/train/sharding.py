@@ -10,13 +10,15 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vikhr_fast.files import atomic_directory
-from vikhr_fast.model import Mistral
+from vikhr_fast.model import Mistral, Operations
 from vikhr_fast.model_config import read_config, write_config
 from vikhr_fast.ranks import Ranks
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
 
 
-def load_sharded(directory: Path, ranks: Ranks, *, compute: torch.dtype, storage: torch.dtype) -> Mistral:
+def load_sharded(
+    directory: Path, ranks: Ranks, *, ops: Operations, compute: torch.dtype, storage: torch.dtype
+) -> Mistral:
     """A model with its parameters sharded over the ranks, read tensor by tensor.
 
     Embedding, each layer and the head are gathered apart. The head stays gathered from its forward, which makes
@@ -25,10 +27,11 @@ def load_sharded(directory: Path, ranks: Ranks, *, compute: torch.dtype, storage
     Args:
         directory: Hugging Face directory.
         ranks: this process's place.
+        ops: what the model runs on.
         compute: dtype of forward and backward.
         storage: dtype of the sharded parameters, of their gradients' reduction and of the optimiser.
     """
-    model = Mistral(read_config(directory), device="meta", dtype=storage)
+    model = Mistral(read_config(directory), ops=ops, device="meta", dtype=storage)
     # Inputs keep their dtypes: hidden states have the compute dtype already, loss weights need their full precision.
     precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=storage, cast_forward_inputs=False)
     for module in (model.model.embed_tokens, *model.model.layers):

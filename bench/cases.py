@@ -1,0 +1,283 @@
+"""What is measured: each kernel's inputs, its contestants, and the least work that it has to do."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import vikhr_kernels
+from vikhr_kernels import reference
+
+Inputs = dict[str, Any]
+Forward = Callable[[Inputs], Any]
+Run = Callable[[Inputs], tuple[Tensor, ...]]  # forward and backward: outputs, then gradients
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes of a model; `tokens` are the sizes that are measured."""
+
+    hidden: int = 4096
+    intermediate: int = 14336
+    vocabulary: int = 40000
+    heads: int = 32
+    key_heads: int = 8
+    head_size: int = 128
+    tokens: tuple[int, ...] = (1024, 3072, 8192, 16384)
+    parameters: tuple[int, ...] = (50_000, 200_000)  # thousands, of adamw
+
+    @classmethod
+    def tiny(cls) -> "Sizes":
+        """For a machine without a GPU: every path, no meaning in the times."""
+        return cls(64, 96, 211, 4, 2, 16, (3, 8), (2,))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation to measure.
+
+    Attributes:
+        kernel: its name.
+        make: inputs for a number of tokens; those that require gradients are differentiated by.
+        by: its forward pass by an implementation, `vikhr_kernels` or `vikhr_kernels.reference`.
+        sizes: what `make` is called with.
+        peers: other implementations, by name; each is made when it is wanted, which raises ImportError without it.
+        traffic: bytes that have to be moved for a number of tokens; None where matrix products are the work.
+        flops: of its matrix products, likewise.
+        differentiated: whether there is a backward pass.
+    """
+
+    kernel: str
+    make: Callable[[int, torch.device, torch.dtype], Inputs]
+    by: Callable[[Any], Forward]
+    sizes: tuple[int, ...]
+    peers: dict[str, Callable[[], Run]] = dataclasses.field(default_factory=dict)
+    traffic: Callable[[int], int] | None = None
+    flops: Callable[[int], int] | None = None
+    differentiated: bool = True
+
+    @property
+    def ours(self) -> Run:
+        """The kernels."""
+        return self._whole(self.by(vikhr_kernels))
+
+    @property
+    def eager(self) -> Run:
+        """The reference."""
+        return self._whole(self.by(reference))
+
+    def compiled(self, backend: str) -> Run:
+        """The reference as torch.compile makes it, its backward pass with it."""
+        return self._whole(torch.compile(self.by(reference), backend=backend, dynamic=False))
+
+    def _whole(self, forward: Forward) -> Run:
+        return forward_and_backward(forward) if self.differentiated else forward
+
+
+def forward_and_backward(f: Forward) -> Run:
+    """The outputs of f and its gradients, by the upstream gradients among the inputs."""
+
+    def run(inputs: Inputs) -> tuple[Tensor, ...]:
+        outputs = f(inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        leaves = [x for x in inputs.values() if isinstance(x, Tensor) and x.requires_grad]
+        upstream = inputs.get("upstream")
+        return *outputs, *torch.autograd.grad(outputs[: len(upstream)] if upstream else outputs[0], leaves, upstream)
+
+    return run
+
+
+def _normal(device: torch.device, dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
+    return (torch.randn(*shape, device=device) * scale).to(dtype)
+
+
+def rms_norm_case(sizes: Sizes) -> Case:
+    """With the residual addition: 8 tensors [N, H] through memory, forward and backward."""
+
+    def make(tokens: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+        x, residual, *upstream = (_normal(device, dtype, tokens, sizes.hidden) for _ in range(4))
+        weight = _normal(device, dtype, sizes.hidden)
+        return {
+            "x": x.requires_grad_(), "weight": weight.requires_grad_(), "residual": residual.requires_grad_(),
+            "upstream": upstream,
+        }  # fmt: skip
+
+    def by(operations: Any) -> Forward:
+        return lambda i: operations.rms_norm(i["x"], i["weight"], 1e-5, i["residual"])
+
+    def liger() -> Run:
+        from liger_kernel.ops.fused_add_rms_norm import LigerFusedAddRMSNormFunction
+
+        return forward_and_backward(
+            lambda i: LigerFusedAddRMSNormFunction.apply(i["x"], i["residual"], i["weight"], 1e-5, 0.0, "llama", False)
+        )
+
+    return Case(
+        "rms_norm", make, by, sizes.tokens, {"liger": liger},
+        traffic=lambda tokens: 8 * tokens * sizes.hidden * 2,
+    )  # fmt: skip
+
+
+def rope_case(sizes: Sizes) -> Case:
+    """Queries and keys, read and written once each way."""
+
+    def make(tokens: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+        shapes = [(tokens, heads, sizes.head_size) for heads in (sizes.heads, sizes.key_heads)]
+        return {
+            "q": _normal(device, dtype, *shapes[0]).requires_grad_(),
+            "k": _normal(device, dtype, *shapes[1]).requires_grad_(),
+            "positions": torch.arange(tokens, device=device) % 400,
+            "upstream": [_normal(device, dtype, *shape) for shape in shapes],
+        }
+
+    def by(operations: Any) -> Forward:
+        return lambda i: operations.rope(i["q"], i["k"], i["positions"], 10000.0)
+
+    width = (sizes.heads + sizes.key_heads) * sizes.head_size
+    return Case(
+        "rope", make, by, sizes.tokens,
+        traffic=lambda tokens: 4 * tokens * width * 2,
+    )  # fmt: skip
+
+
+def swiglu_case(sizes: Sizes) -> Case:
+    """Three tensors [N, F] forward, five backward."""
+
+    def make(tokens: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+        gate, up, upstream = (_normal(device, dtype, tokens, sizes.intermediate) for _ in range(3))
+        return {"gate": gate.requires_grad_(), "up": up.requires_grad_(), "upstream": [upstream]}
+
+    def by(operations: Any) -> Forward:
+        return lambda i: operations.swiglu(i["gate"], i["up"])
+
+    def liger() -> Run:
+        from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+        # it overwrites its saved inputs in the backward pass
+        return forward_and_backward(lambda i: LigerSiLUMulFunction.apply(i["gate"].clone(), i["up"].clone()))
+
+    return Case(
+        "swiglu", make, by, sizes.tokens, {"liger": liger},
+        traffic=lambda tokens: 8 * tokens * sizes.intermediate * 2,
+    )  # fmt: skip
+
+
+def adamw_case(sizes: Sizes) -> Case:
+    """bf16 gradients on split masters: 14 bytes read and 12 written a parameter."""
+
+    def make(thousands: int, device: torch.device, dtype: torch.dtype) -> Inputs:  # noqa: ARG001  always bf16
+        masters = [_normal(device, torch.float32, thousands * 125) for _ in range(8)]
+        halves = [vikhr_kernels.split_master(master) for master in masters]
+        return {
+            "parameters": [upper for upper, _ in halves],
+            "remainders": [lower for _, lower in halves],
+            "gradients": [_normal(device, torch.bfloat16, thousands * 125) for _ in range(8)],
+            "first_moments": [torch.zeros_like(master) for master in masters],
+            "second_moments": [torch.zeros_like(master) for master in masters],
+        }
+
+    settings = {"learning_rate": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "step": 10}
+
+    def by(operations: Any) -> Forward:
+        def step(inputs: Inputs) -> tuple[Tensor, ...]:
+            operations.adamw(**inputs, **settings)
+            return tuple(inputs["parameters"] + inputs["remainders"])
+
+        return step
+
+    def fused() -> Run:
+        def run(inputs: Inputs) -> tuple[Tensor, ...]:
+            # float32 masters and gradients: 28 bytes a parameter where the split needs 26
+            if "optimiser" not in inputs:
+                parameters = [torch.nn.Parameter(moment.clone()) for moment in inputs["first_moments"]]
+                for parameter, gradient in zip(parameters, inputs["gradients"], strict=True):
+                    parameter.grad = gradient.float()
+                inputs["optimiser"] = torch.optim.AdamW(parameters, fused=True)
+            inputs["optimiser"].step()
+            return ()
+
+        return run
+
+    return Case(
+        "adamw", make, by, sizes.parameters, {"torch fused, fp32": fused},
+        traffic=lambda thousands: 26 * 1000 * thousands, differentiated=False,
+    )  # fmt: skip
+
+
+def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
+    """The loss head; its peers keep the head's gradient in bf16, ours in float32 until the end."""
+
+    def make(tokens: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+        shape = (sizes.vocabulary, sizes.hidden)
+        inputs: Inputs = {
+            "hidden": _normal(device, dtype, tokens, sizes.hidden).requires_grad_(),
+            "weight": _normal(device, dtype, *shape, scale=sizes.hidden**-0.5).requires_grad_(),
+            "targets": torch.randint(sizes.vocabulary, (tokens,), device=device),
+        }
+        if with_reference:
+            inputs["ref_hidden"] = (inputs["hidden"].detach() + _normal(device, dtype, tokens, sizes.hidden) * 0.1).to(
+                dtype
+            )
+            inputs["ref_weight"] = inputs["weight"].detach().clone()
+        return inputs
+
+    def by(operations: Any) -> Forward:
+        return lambda i: operations.linear_ce_kl(**i)[:1]
+
+    def bare_gemms() -> Run:
+        def run(inputs: Inputs) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                logits = inputs["hidden"] @ inputs["weight"].T
+                if with_reference:
+                    torch.mm(inputs["ref_hidden"], inputs["ref_weight"].T)
+                return logits @ inputs["weight"], logits.T @ inputs["hidden"]
+
+        return run
+
+    def liger_jsd() -> Run:
+        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+        loss = LigerFusedLinearJSDLoss(weight_hard_loss=1.0, weight_soft_loss=1.0, beta=1.0, compiled=True)
+        return forward_and_backward(
+            lambda i: loss(i["hidden"], i["weight"], i["ref_hidden"], i["ref_weight"], i["targets"])
+        )
+
+    def liger_ce() -> Run:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        loss = LigerFusedLinearCrossEntropyLoss()
+        return forward_and_backward(lambda i: loss(i["weight"], i["hidden"], i["targets"]))
+
+    def torch_ce() -> Run:
+        if not hasattr(F, "linear_cross_entropy"):
+            raise ImportError(f"torch {torch.__version__} has no linear_cross_entropy")
+        options = torch.nn.LinearCrossEntropyOptions()
+        return forward_and_backward(
+            lambda i: F.linear_cross_entropy(i["hidden"], i["weight"], i["targets"], options=options)
+        )
+
+    def cut_ce() -> Run:
+        from cut_cross_entropy import linear_cross_entropy
+
+        return forward_and_backward(lambda i: linear_cross_entropy(i["hidden"], i["weight"], i["targets"]))
+
+    peers = {"bare GEMMs": bare_gemms}
+    peers |= {"liger": liger_jsd} if with_reference else {"torch": torch_ce, "liger": liger_ce, "cut": cut_ce}
+    products = 8 if with_reference else 6
+    return Case(
+        "linear_ce_kl" if with_reference else "linear_ce", make, by, sizes.tokens, peers,
+        flops=lambda tokens: products * tokens * sizes.hidden * sizes.vocabulary,
+    )  # fmt: skip
+
+
+def all_cases(sizes: Sizes) -> dict[str, Case]:
+    """Every case, by the name of its kernel."""
+    cases = [
+        loss_case(sizes, with_reference=True), loss_case(sizes, with_reference=False), rms_norm_case(sizes),
+        rope_case(sizes), swiglu_case(sizes), adamw_case(sizes),
+    ]  # fmt: skip
+    return {case.kernel: case for case in cases}

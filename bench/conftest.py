@@ -1,0 +1,6 @@
+"""The suites here import their neighbours as gpu.py does."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

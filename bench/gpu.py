@@ -1,0 +1,293 @@
+"""Checks and measures every kernel on one GPU, beside eager PyTorch, torch.compile and the peers.
+
+    python bench/gpu.py --out DIR [--only linear_ce_kl,rope] [--allow-missing] [--dry-run]
+
+Writes results.json (checked against bench/schema.json), results.txt and a plot a kernel. A failed check, or a peer
+that isn't installed, makes the exit code 1; `--allow-missing` lets peers be missing. `--dry-run` needs no GPU: it
+runs every check and every contestant that a CPU can, at tiny shapes, and its times mean nothing.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from cases import Case, Inputs, Run, Sizes, all_cases
+from rich.console import Console
+from rich.table import Table
+from schema import Ceilings, Check, Measurement, Results, Skipped
+from torch import Tensor
+
+mpl.use("Agg")
+from matplotlib import pyplot
+
+HERE = Path(__file__).parent
+GPU_ONLY = {"liger", "cut", "torch fused, fp32"}  # peers that a CPU cannot run
+PACKAGES = ("torch", "triton", "liger-kernel", "cut-cross-entropy")
+SETS = 3  # of inputs, taken in turn: what one run left in the cache is of no use to the next
+RUNS = 10  # that must agree bit for bit
+
+
+class Bench:
+    """One run: where it measures, and what it has found."""
+
+    def __init__(self, *, dry_run: bool) -> None:
+        self.dry_run = dry_run
+        self.device = torch.device("cpu" if dry_run else "cuda")
+        self.dtype = torch.float32 if dry_run else torch.bfloat16
+        self.sizes = Sizes.tiny() if dry_run else Sizes()
+        self.checks: list[Check] = []
+        self.measurements: list[Measurement] = []
+        self.skipped: list[Skipped] = []
+
+    def time(self, run: Callable[[Inputs], object], inputs: list[Inputs], seconds: float = 1.0) -> list[float]:
+        """Milliseconds of single runs, sorted; after three that don't count."""
+        for i in range(SETS):
+            run(inputs[i % len(inputs)])
+        if self.dry_run:
+            times = []
+            for given in inputs:
+                started = time.perf_counter()
+                run(given)
+                times.append((time.perf_counter() - started) * 1e3)
+            return sorted(times)
+        events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        deadline = time.monotonic() + seconds
+        while len(events) < 20 or (time.monotonic() < deadline and len(events) < 200):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(2_000_000)  # about a millisecond, in which the launches queue up: their cost isn't timed
+            start.record()
+            run(inputs[len(events) % len(inputs)])
+            end.record()
+            end.synchronize()
+            events.append((start, end))
+        return sorted(start.elapsed_time(end) for start, end in events)
+
+    def ceilings(self) -> Ceilings:
+        """Copy bandwidth and matrix-product rate."""
+        elements, side = (1 << 12, 64) if self.dry_run else (1 << 29, 8192)
+        copies = [{"x": torch.randn(elements, device=self.device).to(self.dtype)} for _ in range(2)]
+        target = torch.empty_like(copies[0]["x"])
+        copy = statistics.median(self.time(lambda i: target.copy_(i["x"]), copies))
+        squares = [{"x": torch.randn(side, side, device=self.device).to(self.dtype)} for _ in range(SETS)]
+        gemm = statistics.median(self.time(lambda i: i["x"] @ i["x"], squares))
+        moved = 2 * elements * target.element_size()
+        return Ceilings(copy_bytes_per_second=moved / copy * 1e3, gemm_flops_per_second=2 * side**3 / gemm * 1e3)
+
+    def check(self, case: Case) -> None:
+        """The error against float64 at a small size, and the bits over ten runs."""
+        tokens = case.sizes[0] if self.dry_run else min(case.sizes[0], 333)
+        given = case.make(tokens, self.device, self.dtype)
+        ours = [self._copy_and_run(case.ours, given) for _ in range(RUNS)]
+        plain = self._copy_and_run(case.eager, given)
+        # adamw's specification is in the bits themselves: its float64 is the plain run
+        truth = plain if case.kernel == "adamw" else self._copy_and_run(case.eager, given, torch.float64)
+        error, plain_error = (max(map(_error, results, truth)) for results in (ours[0], plain))
+        equal_bits = all(torch.equal(a, b) for other in ours[1:] for a, b in zip(ours[0], other, strict=True))
+        limit = 0.0 if case.kernel == "adamw" else max(2 * plain_error, torch.finfo(self.dtype).eps)
+        self.checks.append(
+            Check(
+                kernel=case.kernel, dtype=_name(self.dtype), error=error, plain_error=plain_error, runs=RUNS,
+                equal_bits=equal_bits, passed=equal_bits and error <= limit,
+            )
+        )  # fmt: skip
+
+    @staticmethod
+    def _copy_and_run(run: Run, inputs: Inputs, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
+        def copy(x: object) -> object:
+            if isinstance(x, list):
+                return [copy(y) for y in x]
+            if not isinstance(x, Tensor):
+                return x
+            wanted = dtype if dtype and x.is_floating_point() else x.dtype
+            return x.detach().to(wanted, copy=True).requires_grad_(x.requires_grad)
+
+        return run({name: copy(x) for name, x in inputs.items()})
+
+    def measure(self, case: Case) -> None:
+        """Every contestant at every size."""
+        backend = "aot_eager" if self.dry_run else "inductor"
+        contestants: dict[str, Callable[[], Run]] = {
+            "ours": lambda: case.ours,
+            "eager": lambda: case.eager,
+            "torch.compile": lambda: case.compiled(backend),
+            **case.peers,
+        }
+        for name, make in contestants.items():
+            try:
+                if self.dry_run and name in GPU_ONLY:
+                    raise RuntimeError("needs a GPU")
+                run = make()
+                for size in case.sizes:
+                    self.measurements.append(self._measure_one(case, name, run, size))
+            except ImportError as error:
+                self.skipped.append(Skipped(kernel=case.kernel, contestant=name, reason=f"missing: {error}"))
+            except (RuntimeError, NotImplementedError) as error:
+                reason = str(error).splitlines()[0] if str(error) else repr(error)
+                self.skipped.append(Skipped(kernel=case.kernel, contestant=name, reason=reason))
+                if not self.dry_run:
+                    torch.cuda.empty_cache()
+
+    def _measure_one(self, case: Case, contestant: str, run: Run, size: int) -> Measurement:
+        sets = SETS if case.flops is None else 1  # a chunk of logits alone is larger than the cache
+        inputs = [case.make(size, self.device, self.dtype) for _ in range(sets)]
+        times = self.time(run, inputs)
+        peak = None
+        if not self.dry_run:
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            run(inputs[0])
+            peak = torch.cuda.max_memory_allocated() - before
+        leaves = [x for x in inputs[0].values() if isinstance(x, Tensor) and x.requires_grad]
+        median = statistics.median(times)
+        return Measurement(
+            kernel=case.kernel,
+            contestant=contestant,
+            tokens=size,
+            milliseconds=median,
+            fastest=times[0],
+            slowest=times[-1],
+            repeats=len(times),
+            peak_bytes=peak,
+            gradient_bytes=sum(x.numel() * x.element_size() for x in leaves),
+            bytes_per_second=case.traffic(size) / median * 1e3 if case.traffic else None,
+            flops_per_second=case.flops(size) / median * 1e3 if case.flops else None,
+        )
+
+
+def _error(actual: Tensor, truth: Tensor) -> float:
+    actual, truth = actual.detach().double(), truth.detach().double()
+    return float((actual - truth).norm() / truth.norm().clamp(min=1e-30))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "cuda": str(torch.version.cuda)}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "missing"
+    return versions
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    finished = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    return finished.stdout.strip() or "unknown"
+
+
+def print_table(results: Results, console: Console) -> None:
+    """Checks, ceilings and measurements, with each contestant's time as a multiple of ours."""
+    title = f"{results.device}, {results.dtype}" + (": a dry run, whose times mean nothing" if results.dry_run else "")
+    ours = {(m.kernel, m.tokens): m.milliseconds for m in results.measurements if m.contestant == "ours"}
+    table = Table("kernel", "tokens", "contestant", "ms", "x ours", "peak MiB", "% copy", "% GEMM", title=title)
+    for m in results.measurements:
+        share = [
+            "" if rate is None else f"{100 * rate / ceiling:.0f}"
+            for rate, ceiling in (
+                (m.bytes_per_second, results.ceilings.copy_bytes_per_second),
+                (m.flops_per_second, results.ceilings.gemm_flops_per_second),
+            )
+        ]
+        factor = f"{m.milliseconds / ours[m.kernel, m.tokens]:.2f}"
+        peak = "" if m.peak_bytes is None else f"{m.peak_bytes / 2**20:.0f}"
+        table.add_row(m.kernel, str(m.tokens), m.contestant, f"{m.milliseconds:.3f}", factor, peak, *share)
+    console.print(table)
+    for check in results.checks:
+        verdict = "passed" if check.passed else "FAILED"
+        bits = "equal" if check.equal_bits else "UNEQUAL"
+        console.print(
+            f"{check.kernel}: {verdict}: error {check.error:.2e}, plain {check.plain_error:.2e}, "
+            f"bits {bits} over {check.runs} runs"
+        )
+    for skipped in results.skipped:
+        console.print(f"{skipped.kernel}: {skipped.contestant} skipped: {skipped.reason}")
+
+
+def plot(results: Results, directory: Path) -> None:
+    """Time and memory against tokens, a picture a kernel."""
+    for kernel in dict.fromkeys(m.kernel for m in results.measurements):
+        figure, (time_axes, memory_axes) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+        for contestant in dict.fromkeys(m.contestant for m in results.measurements if m.kernel == kernel):
+            points = [m for m in results.measurements if (m.kernel, m.contestant) == (kernel, contestant)]
+            tokens = [m.tokens for m in points]
+            width = 2.5 if contestant == "ours" else 1.2
+            time_axes.plot(tokens, [m.milliseconds for m in points], marker="o", label=contestant, linewidth=width)
+            if all(m.peak_bytes is not None for m in points):
+                memory_axes.plot(tokens, [m.peak_bytes / 2**30 for m in points], marker="o", linewidth=width)
+        unit = "thousands of parameters" if kernel == "adamw" else "tokens"
+        time_axes.set(xlabel=unit, ylabel="milliseconds", xscale="log", yscale="log")
+        memory_axes.set(xlabel=unit, ylabel="GiB beyond the inputs", xscale="log")
+        time_axes.legend()
+        figure.suptitle(f"{kernel}, {results.dtype}, {results.device}" + (" (dry run)" if results.dry_run else ""))
+        figure.savefig(directory / f"{kernel}.svg")
+        pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="directory of the results")
+    parser.add_argument("--only", help=f"comma-separated, of {', '.join(all_cases(Sizes.tiny()))}")
+    parser.add_argument("--allow-missing", action="store_true", help="peers that aren't installed are left out")
+    parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
+    options = parser.parse_args(arguments)
+    if not options.dry_run and not torch.cuda.is_available():
+        parser.error("no CUDA device here; --dry-run runs what a CPU can")
+    torch.manual_seed(0)
+    if options.dry_run:
+        torch.set_num_threads(1)
+    bench = Bench(dry_run=options.dry_run)
+    cases = all_cases(bench.sizes)
+    names = options.only.split(",") if options.only else list(cases)
+    if unknown := set(names) - set(cases):
+        parser.error(f"--only: no kernel {', '.join(sorted(unknown))}; there are {', '.join(cases)}")
+    ceilings = bench.ceilings()
+    for name in names:
+        bench.check(cases[name])
+        bench.measure(cases[name])
+    results = Results(
+        dry_run=options.dry_run,
+        commit=_commit(),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        device=platform.processor() or "cpu" if options.dry_run else torch.cuda.get_device_name(),
+        dtype=_name(bench.dtype),
+        versions=_versions(),
+        checks=bench.checks,
+        ceilings=ceilings,
+        measurements=bench.measurements,
+        skipped=bench.skipped,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = results.model_dump_json(indent=2)
+    Results.model_validate_json(text)
+    if json.loads((HERE / "schema.json").read_text(encoding="utf-8")) != Results.model_json_schema():
+        print("bench/schema.json is old: python bench/schema.py > bench/schema.json")
+        return 1
+    (options.out / "results.json").write_text(text + "\n", encoding="utf-8")
+    with (options.out / "results.txt").open("w", encoding="utf-8") as file:
+        print_table(results, Console(file=file, width=120))
+    print_table(results, Console(width=None if sys.stdout.isatty() else 120))
+    plot(results, options.out)
+    failed = [check.kernel for check in results.checks if not check.passed]
+    missing = [
+        s for s in results.skipped if not options.dry_run and not (options.allow_missing and "missing" in s.reason)
+    ]
+    return int(bool(failed or missing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

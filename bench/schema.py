@@ -1,0 +1,73 @@
+"""The form of bench/results/*/results.json; schema.json beside this file is what `python bench/schema.py` prints."""
+
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Check(_Strict):
+    """One kernel's error against float64 beside plain PyTorch's in the same dtype, and its bits over ten runs."""
+
+    kernel: str
+    dtype: str
+    error: float = Field(ge=0, allow_inf_nan=False)
+    plain_error: float = Field(ge=0, allow_inf_nan=False)
+    runs: int = Field(ge=2)
+    equal_bits: bool
+    passed: bool
+
+
+class Ceilings(_Strict):
+    """What the device reaches on the two things the kernels are measured by."""
+
+    copy_bytes_per_second: float = Field(gt=0, description="read + write of a device copy")
+    gemm_flops_per_second: float = Field(gt=0, description="a square matrix product in the dtype of the run")
+
+
+class Measurement(_Strict):
+    """One contestant at one size: forward and backward together, or a whole optimiser step."""
+
+    kernel: str
+    contestant: str
+    tokens: int = Field(gt=0, description="rows; of adamw, thousands of parameters")
+    milliseconds: float = Field(gt=0, description="median")
+    fastest: float = Field(gt=0)
+    slowest: float = Field(gt=0)
+    repeats: int = Field(gt=0)
+    peak_bytes: int | None = Field(ge=0, description="allocated at most beyond the inputs; None off the GPU")
+    gradient_bytes: int = Field(ge=0, description="of that, gradients")
+    bytes_per_second: float | None = Field(description="the least traffic that the operation needs, by its time")
+    flops_per_second: float | None = Field(description="of its matrix products alone")
+
+
+class Skipped(_Strict):
+    """A contestant that could not run here, and why."""
+
+    kernel: str
+    contestant: str
+    reason: str
+
+
+class Results(_Strict):
+    """One run of bench/gpu.py."""
+
+    version: Literal[1] = 1
+    dry_run: bool
+    commit: str
+    created: str
+    device: str
+    dtype: str
+    versions: dict[str, str]
+    checks: list[Check]
+    ceilings: Ceilings
+    measurements: list[Measurement] = Field(min_length=1)
+    skipped: list[Skipped]
+
+
+if __name__ == "__main__":
+    print(json.dumps(Results.model_json_schema(), indent=2))

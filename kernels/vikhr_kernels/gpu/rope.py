@@ -1,0 +1,99 @@
+# ruff: noqa: N803
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+"""Triton: rotary position embedding of queries and keys in one launch."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from vikhr_kernels import dispatch
+
+
+@triton.jit
+def _rotate(
+    p_x,
+    p_rotated,
+    stride_head,
+    b_cos,
+    b_sin,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Rotates the heads of one token by the angles of its position."""
+    o_head = tl.arange(0, BLOCK_HEADS)[:, None]
+    o_half = tl.arange(0, BLOCK)[None, :]
+    m_x = (o_head < HEADS) & (o_half < HALF)
+    o_x = o_head * stride_head + o_half
+    b_first = tl.load(p_x + o_x, mask=m_x).to(tl.float32)  # [BLOCK_HEADS, BLOCK]
+    b_second = tl.load(p_x + o_x + HALF, mask=m_x).to(tl.float32)  # [BLOCK_HEADS, BLOCK]
+    o_rotated = o_head * (2 * HALF) + o_half
+    dtype = p_rotated.dtype.element_ty
+    tl.store(p_rotated + o_rotated, (b_first * b_cos - b_second * b_sin).to(dtype), mask=m_x)
+    tl.store(p_rotated + o_rotated + HALF, (b_second * b_cos + b_first * b_sin).to(dtype), mask=m_x)
+
+
+@triton.jit
+def rope_kernel(
+    p_q,
+    p_k,
+    p_positions,
+    p_frequencies,
+    p_rotated_q,
+    p_rotated_k,
+    stride_q_token,
+    stride_q_head,
+    stride_k_token,
+    stride_k_head,
+    INVERSE: tl.constexpr,
+    QUERY_HEADS: tl.constexpr,
+    KEY_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_QUERY_HEADS: tl.constexpr,
+    BLOCK_KEY_HEADS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One token a program: its angles once, for all heads."""
+    i_token = tl.program_id(0).to(tl.int64)
+    o_half = tl.arange(0, BLOCK)
+    b_frequency = tl.load(p_frequencies + o_half, mask=o_half < HALF, other=0.0)
+    b_angle = tl.load(p_positions + i_token).to(tl.float32) * b_frequency
+    b_cos, b_sin = tl.cos(b_angle)[None, :], tl.sin(b_angle)[None, :]  # [1, BLOCK]
+    if INVERSE:
+        b_sin = -b_sin
+    p_rotated_q += i_token * (QUERY_HEADS * 2 * HALF)
+    p_rotated_k += i_token * (KEY_HEADS * 2 * HALF)
+    p_q += i_token * stride_q_token
+    p_k += i_token * stride_k_token
+    _rotate(p_q, p_rotated_q, stride_q_head, b_cos, b_sin, QUERY_HEADS, HALF, BLOCK_QUERY_HEADS, BLOCK)
+    _rotate(p_k, p_rotated_k, stride_k_head, b_cos, b_sin, KEY_HEADS, HALF, BLOCK_KEY_HEADS, BLOCK)
+
+
+def rotate(q: Tensor, k: Tensor, positions: Tensor, frequencies: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """q [T, Hq, D] and k [T, Hkv, D] with contiguous heads, positions [T], frequencies [D/2] -> rotated q and k."""
+    tokens, query_heads, size = q.shape
+    key_heads = k.shape[1]
+    rotated_q, rotated_k = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
+    chosen = dispatch.choose("rope_kernel", q.dtype, q.device, size // 2)
+    if tokens:
+        rope_kernel[(tokens,)](
+            q,
+            k,
+            positions,
+            frequencies,
+            rotated_q,
+            rotated_k,
+            *q.stride()[:2],
+            *k.stride()[:2],
+            INVERSE=inverse,
+            QUERY_HEADS=query_heads,
+            KEY_HEADS=key_heads,
+            HALF=size // 2,
+            BLOCK_QUERY_HEADS=triton.next_power_of_2(query_heads),
+            BLOCK_KEY_HEADS=triton.next_power_of_2(key_heads),
+            BLOCK=chosen.block,
+            num_warps=chosen.num_warps,
+        )
+    return rotated_q, rotated_k

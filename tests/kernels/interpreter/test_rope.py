@@ -1,0 +1,60 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from vikhr_kernels import reference, rope
+
+
+def inputs(tokens: int, heads: tuple[int, int], size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    q, k = (torch.randn(tokens, count, size, generator=generator).to(dtype) for count in heads)
+    return q, k
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "size"),
+    [(1, (1, 1), 2), (7, (3, 1), 10), (5, (4, 2), 64), (3, (8, 8), 128), (2, (5, 3), 256), (0, (2, 1), 4)],
+    ids=str,
+)
+def test_as_right_as_plain_pytorch(
+    tokens: int, heads: tuple[int, int], size: int, dtype: torch.dtype, assert_as_right: Callable,
+    differentiate: Callable,
+) -> None:  # fmt: skip
+    q, k = inputs(tokens, heads, size, dtype)
+    positions = torch.tensor([0, 1, 2, 0, 1, 900, 3])[:tokens]
+    ours = differentiate(lambda q, k: rope(q, k, positions, 1e4), q, k)
+    plain = differentiate(lambda q, k: reference.rope(q, k, positions, 1e4), q, k)
+    assert_as_right(
+        ours, plain, differentiate(lambda q, k: reference.rope(q, k, positions, 1e4), q.double(), k.double())
+    )
+
+
+def test_far_positions(dtype: torch.dtype, assert_as_right: Callable, differentiate: Callable) -> None:
+    q, k = inputs(4, (2, 1), 32, dtype)
+    positions = torch.tensor([32767, 4095, 100_000, 1], dtype=torch.int32)
+    ours = differentiate(lambda q, k: rope(q, k, positions, 1e6), q, k)
+    plain = differentiate(lambda q, k: reference.rope(q, k, positions, 1e6), q, k)
+    truth = differentiate(lambda q, k: reference.rope(q, k, positions, 1e6), q.double(), k.double())
+    assert_as_right(ours, plain, truth)
+
+
+def test_backward_undoes_forward() -> None:
+    q, k = (x.requires_grad_() for x in inputs(5, (2, 2), 8, torch.float32))
+    positions = torch.arange(5)
+    rotated = rope(q, k, positions, 100.0)
+    back = torch.autograd.grad(rotated, (q, k), tuple(x.detach() for x in rotated))
+    for a, e in zip(back, (q, k), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_strided_inputs() -> None:
+    fused = torch.randn(6, 4, 8)  # queries and keys side by side
+    q, k, positions = fused[:, :3], fused[:, 3:], torch.arange(6)
+    for a, e in zip(rope(q, k, positions, 1e4), rope(q.contiguous(), k.contiguous(), positions, 1e4), strict=True):
+        assert torch.equal(a, e)
+    transposed = torch.randn(6, 8, 3).transpose(1, 2)
+    a, _ = rope(transposed, k, positions, 1e4)
+    e, _ = rope(transposed.contiguous(), k, positions, 1e4)
+    assert torch.equal(a, e)

@@ -1,0 +1,55 @@
+"""The static gate, in a process of its own: the compiler and the interpreter cannot share one."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+
+@pytest.mark.parametrize("architecture", ["80", "90"])
+def test_every_kernel_compiles_without_spills(architecture: str) -> None:
+    command = [sys.executable, "-m", "vikhr_kernels.aot", "--architecture", architecture]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    print(finished.stdout)
+    assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-4000:]
+    assert "loss_rows_kernel" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('del table["swiglu_forward_kernel"]', "swiglu_forward_kernel is not in the table"),
+        ('table["unknown_kernel"] = {}', "unknown_kernel is not a kernel"),
+        ('del aot.SAMPLE_CALLS["swiglu_forward_kernel"]', "swiglu_forward_kernel is not called by the gate"),
+        (
+            'table["swiglu_forward_kernel"] = {b: (Configuration(64, 1), Configuration(2048, 8))}',
+            "no call reaches swiglu_forward_kernel with Configuration(block=64",
+        ),
+        ('table["loss_rows_kernel"] = {b: (Configuration(16384, 32),)}', "bytes spilled"),
+    ],
+)
+def test_the_gate_fails_on(change: str, message: str) -> None:
+    only = "loss_rows_kernel" if "loss_rows" in change else "swiglu_forward_kernel"
+    program = f"""
+import sys, torch
+from vikhr_kernels import aot
+from vikhr_kernels.dispatch import TABLE, Configuration
+b, table = torch.bfloat16, TABLE[90]
+for name in [name for name in table if name != "{only}"]:
+    aot.SAMPLE_CALLS.pop(name), table.pop(name)
+kernels = aot.find_kernels()
+aot.find_kernels = lambda: {{"{only}": kernels["{only}"]}}
+if "{only}" == "loss_rows_kernel":
+    aot._call_loss_rows = None
+    one = torch.ones(16)
+    aot.SAMPLE_CALLS["{only}"] = lambda c: aot.loss_rows.loss_rows(
+        torch.ones(16, 40000), torch.ones(16, 40000), torch.zeros(16, dtype=torch.int64), one, one, one, None, False,
+        one, one, one, b)
+{change}
+sys.exit(aot.main(["--architecture", "90"]))
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert message in finished.stdout

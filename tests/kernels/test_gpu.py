@@ -1,0 +1,144 @@
+"""The kernels on a GPU in bf16: errors against float64, equal bits run after run, no waiting for the device.
+
+pytest -m gpu
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import vikhr_kernels
+from vikhr_kernels import adamw, linear_ce_kl, reference, split_master
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+RUNS = 10
+TOKENS = 517
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return (torch.randn(*shape, generator=generator, device="cuda") * scale).bfloat16()
+
+
+def head(ops: object, **options: object) -> Callable:
+    targets = torch.arange(TOKENS, device="cuda") * 7 % 5003
+    targets[::5] = -100
+    return lambda *x: ops.linear_ce_kl(*x[:2], targets, *x[2:], chunk_tokens=128, **options)[0]
+
+
+def positions() -> Tensor:
+    return torch.arange(TOKENS, device="cuda") % 101
+
+
+SUPPORT = torch.arange(5003) % 3 > 0
+HEAD_INPUTS = ((TOKENS, 256), (5003, 256), (TOKENS, 128), (5003, 128))
+CASES: dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]] = {
+    "rms_norm": (lambda ops: lambda x, w: ops.rms_norm(x, w, 1e-5), ((TOKENS, 4096), (4096,))),
+    "rms_norm_residual": (
+        lambda ops: lambda x, w, r: ops.rms_norm(x, w, 1e-5, r), ((TOKENS, 1000), (1000,), (TOKENS, 1000)),
+    ),
+    "rope": (lambda ops: lambda q, k: ops.rope(q, k, positions(), 1e4), ((TOKENS, 32, 128), (TOKENS, 8, 128))),
+    "swiglu": (lambda ops: ops.swiglu, ((TOKENS, 14337), (TOKENS, 14337))),
+    "head": (lambda ops: head(ops), HEAD_INPUTS),
+    "head_forward_kl": (lambda ops: head(ops, kl_direction="forward", z_loss=1e-3), HEAD_INPUTS),
+    "head_support": (lambda ops: head(ops, kl_support=SUPPORT.cuda(), reduction="none"), HEAD_INPUTS),
+    "head_without_reference": (lambda ops: head(ops), HEAD_INPUTS[:2]),
+}  # fmt: skip
+
+
+def run(operation: Callable, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    outputs = operation(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    upstream = [torch.ones_like(y) if y.dim() < 2 else normal(*y.shape, seed=9).to(y.dtype) for y in outputs]
+    gradients = torch.autograd.grad(outputs, leaves, upstream, allow_unused=True)
+    return *outputs, *(g for g in gradients if g is not None)
+
+
+def inputs_of(name: str) -> list[Tensor]:
+    return [normal(*shape, seed=i, scale=0.5) for i, shape in enumerate(CASES[name][1])]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_error_is_at_most_twice_plain_pytorch(name: str) -> None:
+    operation, inputs = CASES[name][0], inputs_of(name)
+    ours, plain = run(operation(vikhr_kernels), inputs), run(operation(reference), inputs)
+    truth = run(operation(reference), [x.double() for x in inputs])
+    for a, p, t in zip(ours, plain, truth[: len(ours)], strict=False):
+        error, plain_error = (float((x.double() - t).norm() / t.norm()) for x in (a, p))
+        assert error <= max(2 * plain_error, torch.finfo(a.dtype).eps)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equal_bits_over_ten_runs(name: str) -> None:
+    operation, inputs = CASES[name][0](vikhr_kernels), inputs_of(name)
+    first = run(operation, inputs)
+    for _ in range(RUNS - 1):
+        for a, e in zip(run(operation, inputs), first, strict=True):
+            assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_never_waits_for_the_device(name: str) -> None:
+    operation, inputs = CASES[name][0](vikhr_kernels), inputs_of(name)
+    run(operation, inputs)  # compiles, and fills the caches
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outputs = operation(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        torch.autograd.grad(sum(y.sum() for y in outputs), leaves[:2])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_equals_eager(name: str) -> None:
+    operation, inputs = CASES[name][0](vikhr_kernels), inputs_of(name)
+    compiled = torch.compile(operation, fullgraph=True)
+    for a, e in zip(run(compiled, inputs), run(operation, inputs), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_head_memory_does_not_grow_with_the_tokens() -> None:
+    weight, ref_weight = (normal(40000, 512, seed=i, scale=0.05).requires_grad_(i == 0) for i in range(2))
+    peaks = []
+    for tokens in (4096, 16384):
+        hidden, ref_hidden = normal(tokens, 512).requires_grad_(), normal(tokens, 512, seed=3)
+        targets = torch.zeros(tokens, dtype=torch.int64, device="cuda")
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss, *_ = linear_ce_kl(hidden, weight, targets, ref_hidden, ref_weight)
+        gradients = hidden.numel() * 2 + weight.numel() * 4
+        peaks.append(torch.cuda.max_memory_allocated() - before - gradients)
+        del loss
+    assert max(peaks) < 2**30
+    assert peaks[1] - peaks[0] < 2**20
+
+
+def test_adamw_bits_equal_the_reference_on_gpu_and_cpu() -> None:
+    settings = {"learning_rate": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    generator = torch.Generator().manual_seed(0)
+    masters = [torch.randn(size, generator=generator) for size in (1, 513, 100_003)]
+    gradients = [[torch.randn(m.shape, generator=generator).bfloat16() for m in masters] for _ in range(20)]
+
+    def train(operation: Callable, device: str) -> list[Tensor]:
+        halves = [split_master(master.to(device)) for master in masters]
+        parameters, remainders = [upper.clone() for upper, _ in halves], [lower for _, lower in halves]
+        moments = [[torch.zeros_like(master, device=device) for master in masters] for _ in range(2)]
+        for step, each in enumerate(gradients, 1):
+            scale = torch.tensor(1 / step, device=device)
+            moved = [gradient.to(device) for gradient in each]
+            operation(parameters, remainders, moved, *moments, step=step, gradient_scale=scale, **settings)
+        # moments as they are: their bits follow from the same operations
+        return [x.cpu() for x in (*(p.view(torch.int16) for p in parameters), *remainders, *moments[0], *moments[1])]
+
+    ours = train(adamw, "cuda")
+    for expected in (train(reference.adamw, "cuda"), train(reference.adamw, "cpu")):
+        assert all(torch.equal(a, e) for a, e in zip(ours, expected, strict=True))

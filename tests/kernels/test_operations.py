@@ -1,0 +1,172 @@
+"""The registered operations as PyTorch sees them: autograd, fake tensors, torch.compile, checkpointing, errors.
+
+On a CPU they compute by the eager reference, so all of this holds without a GPU; the kernels behind them on a GPU
+are tested in interpreter/ and in test_gpu.py.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vikhr_kernels import adamw, linear_ce_kl, reference, rms_norm, rope, split_master, swiglu
+
+POSITIONS = torch.tensor([0, 1, 2, 0, 1])
+TARGETS = torch.tensor([3, -100, 0, 10, 7])
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def loss(operations: object, reduction: str) -> Callable:
+    return lambda *inputs: operations.linear_ce_kl(*inputs[:2], TARGETS, *inputs[2:], reduction=reduction)[0]
+
+
+class Operations:
+    rms_norm, rope, swiglu, linear_ce_kl = map(staticmethod, (rms_norm, rope, swiglu, linear_ce_kl))
+
+
+# name: (the operation of an implementation, its differentiable inputs)
+OPERATIONS: dict[str, tuple[Callable, tuple[Tensor, ...]]] = {
+    "rms_norm": (lambda ops: lambda x, w: ops.rms_norm(x, w, 1e-5), (normal(2, 5, 8), normal(8, seed=1))),
+    "rms_norm_residual": (
+        lambda ops: lambda x, w, r: ops.rms_norm(x, w, 1e-5, r),
+        (normal(5, 8), normal(8, seed=1), normal(5, 8, seed=2)),
+    ),
+    "rope": (lambda ops: lambda q, k: ops.rope(q, k, POSITIONS, 50.0), (normal(5, 4, 6), normal(5, 2, 6, seed=1))),
+    "swiglu": (lambda ops: ops.swiglu, (normal(3, 7), normal(3, 7, seed=1))),
+    "linear_ce_kl": (lambda ops: loss(ops, "mean"), (normal(5, 4), normal(11, 4, seed=1))),
+    "linear_ce_kl_none": (lambda ops: loss(ops, "none"), (normal(5, 4), normal(11, 4, seed=1))),
+}
+
+
+def by_name(name: str, operations: object = Operations) -> tuple[Callable, list[Tensor]]:
+    operation, inputs = OPERATIONS[name]
+    return operation(operations), [x.clone().requires_grad_() for x in inputs]
+
+
+def total(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return sum((y.square() * torch.arange(1, y.numel() + 1).view(y.shape)).sum() for y in outputs)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_equals_the_reference_in_float64(name: str) -> None:
+    operation, inputs = by_name(name)
+    expected_operation, expected_inputs = by_name(name, reference)
+    value, expected = total(operation(*inputs)), total(expected_operation(*expected_inputs))
+    torch.testing.assert_close(value, expected)
+    for a, e in zip(torch.autograd.grad(value, inputs), torch.autograd.grad(expected, expected_inputs), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_compiles_without_a_graph_break(name: str) -> None:
+    operation, inputs = by_name(name)
+    compiled = torch.compile(lambda *x: total(operation(*x)), fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(total(operation(*inputs)), inputs)
+    for a, e in zip(torch.autograd.grad(compiled(*inputs), inputs), expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_activation_checkpointing(name: str) -> None:
+    operation, inputs = by_name(name)
+    expected = torch.autograd.grad(total(operation(*inputs)), inputs)
+    value = checkpoint(lambda *x: total(operation(*x)), *inputs, use_reentrant=False)
+    for a, e in zip(torch.autograd.grad(value, inputs), expected, strict=True):
+        assert torch.equal(a, e)
+
+
+def differentiable(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(x.clone().requires_grad_() for x in tensors)
+
+
+OPCHECKS = {
+    "rms_norm": lambda: (*differentiable(normal(5, 8), normal(8)), 1e-5, normal(5, 8, seed=2).requires_grad_()),
+    "rms_norm_backward": lambda: (normal(5, 8), normal(5, 8), normal(5, 8), normal(8), normal(5)),
+    "rope": lambda: (*differentiable(normal(5, 4, 6), normal(5, 2, 6)), POSITIONS, 50.0, False),
+    "swiglu": lambda: differentiable(normal(3, 7), normal(3, 7)),
+    "swiglu_backward": lambda: (normal(3, 7), normal(3, 7), normal(3, 7)),
+    "linear_ce_kl": lambda: (
+        *differentiable(normal(5, 4), normal(11, 4)), TARGETS.clamp(min=0), normal(5, 3), normal(11, 3),
+        *(torch.ones(5, dtype=torch.float64) for _ in range(3)), torch.arange(11) < 6, False, 2, True,
+    ),
+    "adamw": lambda: (
+        [split_master(normal(6).float())[0]], [torch.zeros(6, dtype=torch.int16)], [normal(6).float()],
+        [torch.zeros(6)], [torch.zeros(6)], torch.ones(()), 1, 1e-3, 0.9, 0.95, 1e-8, 0.1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPCHECKS)
+def test_opcheck(name: str) -> None:
+    torch.library.opcheck(getattr(torch.ops.vikhr, name).default, OPCHECKS[name]())
+
+
+@pytest.mark.parametrize("layout", ["transposed", "expanded", "strided"])
+def test_strided_inputs_and_upstream(layout: str) -> None:
+    make = {
+        "transposed": lambda x: x.clone().transpose(0, 1).contiguous().transpose(0, 1),
+        "expanded": lambda x: x[:1].expand_as(x),
+        "strided": lambda x: torch.stack((x, x), -1)[..., 0],
+    }[layout]
+    for name in ("rms_norm_residual", "rope", "swiglu"):
+        operation, inputs = by_name(name)
+        strided = [make(x.detach()).requires_grad_() if x.dim() > 1 else x for x in inputs]
+        plain = [x.detach().contiguous().requires_grad_() for x in strided]
+        outputs, expected = operation(*strided), operation(*plain)
+        outputs, expected = ((y,) if isinstance(y, Tensor) else y for y in (outputs, expected))
+        upstream = [make(normal(*y.shape, seed=9)) for y in outputs]
+        pairs = zip(
+            (*outputs, *torch.autograd.grad(outputs, strided, upstream)),
+            (*expected, *torch.autograd.grad(expected, plain, [u.contiguous() for u in upstream])),
+            strict=True,
+        )
+        for a, e in pairs:
+            torch.testing.assert_close(a, e)
+
+
+HALF = torch.float16
+ADAMW = {"step": 1, "learning_rate": 1.0, "betas": (0.9, 0.9), "eps": 1e-8, "weight_decay": 0.0}
+STATE = [[torch.zeros(3)] for _ in range(4)]
+ERRORS: list[tuple[str, Callable]] = [
+    ("x is torch.int64", lambda: rms_norm(torch.ones(2, 3, dtype=torch.int64), torch.ones(3), 1e-5)),
+    (r"weight must be \[3\]", lambda: rms_norm(torch.ones(2, 3), torch.ones(2), 1e-5)),
+    ("weight is torch.float16", lambda: rms_norm(torch.ones(2, 3), torch.ones(3, dtype=HALF), 1e-5)),
+    ("weight is on meta", lambda: rms_norm(torch.ones(2, 3), torch.ones(3, device="meta"), 1e-5)),
+    ("residual must be", lambda: rms_norm(torch.ones(2, 3), torch.ones(3), 1e-5, torch.ones(3))),
+    ("q must be", lambda: rope(torch.ones(2, 3, 5), torch.ones(2, 1, 5), torch.zeros(2), 1e4)),
+    ("k must be", lambda: rope(torch.ones(2, 3, 4), torch.ones(1, 1, 4), torch.zeros(2), 1e4)),
+    ("k is torch.float16", lambda: rope(torch.ones(2, 3, 4), torch.ones(2, 1, 4, dtype=HALF), torch.zeros(2), 1e4)),
+    ("positions must be int32", lambda: rope(torch.ones(2, 3, 4), torch.ones(2, 1, 4), torch.zeros(2), 1e4)),
+    (r"positions must be \[2\]", lambda: rope(torch.ones(2, 3, 4), torch.ones(2, 1, 4), POSITIONS, 1e4)),
+    ("up must be", lambda: swiglu(torch.ones(2), torch.ones(3))),
+    ("up is torch.float16", lambda: swiglu(torch.ones(2), torch.ones(2, dtype=HALF))),
+    ("2 gradients for 1", lambda: adamw(STATE[0], None, STATE[1] * 2, *STATE[2:], **ADAMW)),
+    (r"parameters\[0\] is torch.float32, not bf", lambda: adamw(STATE[0], STATE[1], *STATE[1:], **ADAMW)),
+    (r"gradients\[0\] must be", lambda: adamw(STATE[0], None, [torch.ones(4)], *STATE[2:], **ADAMW)),
+    (r"second_moments\[0\] is", lambda: adamw(STATE[0], None, *STATE[1:3], [STATE[0][0].double()], **ADAMW)),
+    (r"parameters\[0\] is not contig", lambda: adamw([torch.ones(3, 2).T], None, *STATE[1:], **ADAMW)),
+    ("step is 0", lambda: adamw(STATE[0], None, *STATE[1:], **{**ADAMW, "step": 0})),
+    ("gradient_scale", lambda: adamw(STATE[0], None, *STATE[1:], **ADAMW, gradient_scale=torch.ones(2))),
+    ("kl_direction", lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, kl_direction="both")),
+    ("reduction", lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, reduction="max")),
+    ("chunk_tokens", lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, chunk_tokens=0)),
+    (
+        "kl_support is on meta",
+        lambda: linear_ce_kl(
+            torch.ones(5, 2), torch.ones(11, 2), TARGETS, kl_support=torch.ones(11, dtype=torch.bool, device="meta")
+        ),
+    ),
+    ("token_weights", lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, token_weights=torch.ones(4))),
+]
+
+
+@pytest.mark.parametrize(("message", "call"), ERRORS, ids=[message for message, _ in ERRORS])
+def test_wrong_arguments_are_named(message: str, call: Callable) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,204 @@
+"""The mutation gate: changes one thing in the kernels at a time and checks that a test notices.
+
+    python tests/mutate.py [--only TEXT] [--every N]
+
+Each mutation is made in a copy of `kernels/` and `tests/kernels/`, and the tests named beside it are run there in
+Triton's interpreter. A mutation that no test kills is a hole in the tests: exit code 1. PyTorch and Triton are
+imported once; every run is a fork of that process.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 120  # a mutation may loop for ever
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old` is replaced by `new` in a file of vikhr_kernels, where it must stand exactly once."""
+
+    file: str
+    old: str
+    new: str
+    tests: str  # file in tests/kernels, and what -k selects there
+
+    @property
+    def title(self) -> str:
+        return f"{self.file}: {self.old.strip()!r} -> {self.new.strip()!r}"
+
+
+LOSS, NORM, ROPE, SWIGLU = (f"gpu/{name}.py" for name in ("loss_rows", "rms_norm", "rope", "swiglu"))
+LOSS_TESTS = "interpreter/test_loss_rows.py"
+NORM_TESTS = "interpreter/test_rms_norm.py"
+ROPE_TESTS = "interpreter/test_rope.py"
+SWIGLU_TESTS = "interpreter/test_swiglu.py"
+ADAMW_TESTS = "interpreter/test_adamw.py"
+HEAD_TESTS = f"{LOSS_TESTS} the_head"
+
+MUTATIONS = [
+    # The row step of the loss head
+    Mutation(LOSS, "tl.where(grows, b_exponential, 1.0)", "b_exponential", LOSS_TESTS),
+    Mutation(LOSS, "tl.where(grows, 1.0, b_exponential)", "b_exponential", LOSS_TESTS),
+    Mutation(LOSS, "tl.constexpr(-3.0e38)", "tl.constexpr(0.0)", LOSS_TESTS),
+    Mutation(LOSS, "b_sum = 1 / 24 - b_x", "b_sum = 1 / 24 + b_x", LOSS_TESTS),
+    Mutation(LOSS, "_SERIES_LIMIT = tl.constexpr(1.0)", "_SERIES_LIMIT = tl.constexpr(0.0)", f"{LOSS_TESTS} small_kl"),
+    Mutation(LOSS, "_SERIES_LIMIT = tl.constexpr(1.0)", "_SERIES_LIMIT = tl.constexpr(100.0)", LOSS_TESTS),
+    Mutation(LOSS, "ce = (largest - tl.load(p_logits + target)) + tl.log(total)",
+             "ce = (largest + tl.load(p_logits + target)) + tl.log(total)", LOSS_TESTS),
+    Mutation(LOSS, "z_slope = 2 * z_coefficient", "z_slope = z_coefficient", LOSS_TESTS),
+    Mutation(LOSS, "b_softmax - 1, b_softmax", "b_softmax, b_softmax", LOSS_TESTS),
+    Mutation(LOSS, "(blocks - 1 - i_step) * BLOCK", "i_step * BLOCK", f"{LOSS_TESTS} narrow"),
+    Mutation(LOSS, "blocks = tl.cdiv(V, BLOCK)", "blocks = V // BLOCK", LOSS_TESTS),
+    Mutation(LOSS, "b_p * (b_difference - mean_difference)", "b_p * b_log_ratio", LOSS_TESTS),
+    Mutation(LOSS, "b_weighted = b_weighted * b_factor +", "b_weighted = b_weighted +", LOSS_TESTS),
+    Mutation(LOSS, "b_remainder - b_p * b_log_ratio", "b_remainder + b_p * b_log_ratio", LOSS_TESTS),
+    Mutation(LOSS, "b_p * (b_log_ratio - 1) + b_q)", "b_p * b_log_ratio)", LOSS_TESTS),
+    Mutation(LOSS, "+ (tl.log(p_sum) - tl.log(q_sum))", "", LOSS_TESTS),
+    Mutation(LOSS, "tl.exp(b_z - p_largest) * p_share, 0.0)", "tl.exp(b_z - largest) * p_share, 0.0)",
+             f"{LOSS_TESTS} support"),
+    Mutation(LOSS, "b_gradient += kl_coefficient * b_kl_gradient", "b_gradient += b_kl_gradient", LOSS_TESTS),
+    Mutation(LOSS, "z_coefficient * log_partition * log_partition", "z_coefficient * log_partition", LOSS_TESTS),
+    Mutation(LOSS, "logits.dtype)[:, -vocabulary:]", "logits.dtype)[:, :vocabulary]", f"{LOSS_TESTS} narrow"),
+    # The chunked head
+    Mutation("linear_ce_kl.py", "beta=int(start > 0)", "beta=0", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "beta=int(start > 0)", "beta=1", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "coefficient = kept.to(wide)", "coefficient = torch.ones_like(kept).to(wide)",
+             HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "ce.detach() * kept", "ce.detach()", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "coefficients = (c * d_losses for", "coefficients = (c for", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "dtype=wide, device=hidden.device)", "dtype=hidden.dtype, device=hidden.device)",
+             "test_linear_ce_kl.py float32_whatever"),
+    # RMSNorm
+    Mutation(NORM, "scale = tl.rsqrt(tl.sum(b_x * b_x, 0) / H + eps)",
+             "scale = tl.rsqrt(tl.sum(b_x * b_x, 0) / BLOCK + eps)", NORM_TESTS),
+    Mutation(NORM, "tl.sum(b_x * b_x, 0) / H + eps", "tl.sum(b_x * b_x, 0) / H", f"{NORM_TESTS} float16"),
+    Mutation(NORM, "b_x = b_sum.to(tl.float32)", "b_x = b_x", NORM_TESTS),
+    Mutation(NORM, "b_upstream - b_normalised * mean", "b_upstream + b_normalised * mean", NORM_TESTS),
+    Mutation(NORM, "b_upstream *= b_weight", "b_upstream *= 1", NORM_TESTS),
+    Mutation(NORM, "tl.minimum(first + rows_per_program, N)", "first + rows_per_program", NORM_TESTS),
+    Mutation(NORM, "b_partial += ", "b_partial = ", NORM_TESTS),
+    Mutation(NORM, "m_tile = (o_p[:, None] < P)", "m_tile = (o_p[:, None] < P - 1)", NORM_TESTS),
+    Mutation(NORM, "partial = weight.new_empty(programs, width, dtype=torch.float32)",
+             "partial = weight.new_empty(programs, width)", NORM_TESTS),
+    Mutation("rms_norm.py", "d_summed if ctx.has_residual else None, summed", "None, summed", NORM_TESTS),
+    # Rotary embedding
+    Mutation(ROPE, "b_first * b_cos - b_second * b_sin", "b_first * b_cos + b_second * b_sin", ROPE_TESTS),
+    Mutation(ROPE, "b_sin = -b_sin", "b_sin = b_sin", ROPE_TESTS),
+    Mutation(ROPE, "p_k += i_token * stride_k_token", "p_k += i_token * stride_q_token", ROPE_TESTS),
+    Mutation(ROPE, "(o_head < HEADS) & (o_half < HALF)", "(o_head < HEADS) & (o_half < HALF - 1)", ROPE_TESTS),
+    Mutation("rope.py", "device=device) / half)", "device=device) / (2 * half))", ROPE_TESTS),
+    # SwiGLU
+    Mutation(SWIGLU, "(1 + b_gate * (1 - b_sigmoid))", "(1 + b_gate * b_sigmoid)", SWIGLU_TESTS),
+    Mutation(SWIGLU, "(b_d_output * b_gate * b_sigmoid)", "(b_d_output * b_sigmoid)", SWIGLU_TESTS),
+    # AdamW
+    Mutation("gpu/adamw.py", "b_bits + 0x8000", "b_bits + 0x7FFF", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "tl.where(b_master == b_master, b_bits, 0x7FC00000)", "b_bits", f"{ADAMW_TESTS} extremes"),
+    Mutation("gpu/adamw.py", "b_first * step_size, b_root", "b_first, b_root", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "tl.sqrt_rn(b_second), second_correction) + eps",
+             "tl.sqrt_rn(b_second), second_correction)", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "b_gradient * second_rate * b_gradient", "b_gradient * b_gradient * second_rate",
+             ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "b_master * decay +", "b_master +", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "if start < end:", "if start + 1 < end:", ADAMW_TESTS),
+    Mutation("reference.py", "(bits + 0x8000) >> 16", "bits >> 16", "test_adamw.py ties"),
+]  # fmt: skip
+
+
+def run_tests(directory: Path, tests: str) -> bool:
+    """Whether the tests pass on the copy of the package in `directory`, in a fork of this process."""
+    child = os.fork()
+    if child == 0:
+        file, _, selection = tests.partition(" ")
+        # An editable installation's finder would go before the path.
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
+        sys.path.insert(0, str(directory / "kernels"))
+        os.environ["TRITON_INTERPRET"] = str(int(file.startswith("interpreter/")))  # the others test the eager path
+        os.chdir(directory)
+        silence = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(silence, stream)
+        code = 1
+        with contextlib.suppress(BaseException):
+            import pytest
+
+            import vikhr_kernels
+
+            assert Path(vikhr_kernels.__file__).is_relative_to(directory)
+            arguments = [f"tests/kernels/{file}", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            code = int(pytest.main([*arguments, *(["-k", selection] if selection else [])]))
+        os._exit(code)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        finished, status = os.waitpid(child, os.WNOHANG)
+        if finished:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.02)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The mutation gate of the kernels.")
+    parser.add_argument("--only", default="", help="mutations whose title holds this text")
+    parser.add_argument(
+        "--every", type=int, default=1, help="only every Nth mutation, without trying the tests unmutated"
+    )
+    options = parser.parse_args()
+    import torch
+    import triton  # noqa: F401  imported once, for all forks
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        import pytest  # noqa: F401
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # imports much at its first call
+    torch.use_deterministic_algorithms(False)
+    mutations = [mutation for mutation in MUTATIONS if options.only in mutation.title][:: options.every]
+    survivors = []
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name).resolve()
+        package = directory / "kernels" / "vikhr_kernels"
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "kernels" / "vikhr_kernels", package, ignore=ignore)
+        shutil.copytree(ROOT / "tests" / "kernels", directory / "tests" / "kernels", ignore=ignore)
+        shutil.copy(ROOT / "pyproject.toml", directory)
+        # A reduced run stands beside the tests' own, which shows that they pass as things are.
+        for tests in sorted({mutation.tests for mutation in mutations if options.every == 1}):
+            if not run_tests(directory, tests):
+                print(f"the tests fail without any mutation: {tests}")
+                return 1
+        for number, mutation in enumerate(mutations, 1):
+            file = package / mutation.file
+            source = file.read_text(encoding="utf-8")
+            if source.count(mutation.old) != 1:
+                print(f"{mutation.title}: stands there {source.count(mutation.old)} times, not once")
+                return 1
+            file.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+            started = time.monotonic()
+            survived = run_tests(directory, mutation.tests)
+            file.write_text(source, encoding="utf-8")
+            verdict = "SURVIVED" if survived else "killed"
+            print(
+                f"{number:3}/{len(mutations)} {verdict:8} {time.monotonic() - started:5.1f} s  {mutation.title}",
+                flush=True,
+            )
+            if survived:
+                survivors.append(mutation)
+    print(f"{len(mutations) - len(survivors)} of {len(mutations)} mutations killed")
+    return int(bool(survivors))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
