@@ -1,4 +1,7 @@
-"""The static gate, in a process of its own: the compiler and the interpreter cannot share one."""
+"""The static gate fails where it should; `make test` runs it whole.
+
+Each run has a process of its own: the compiler and the interpreter cannot share one.
+"""
 
 import subprocess
 import sys
@@ -6,15 +9,6 @@ import sys
 import pytest
 
 pytest.importorskip("triton")
-
-
-@pytest.mark.parametrize("architecture", ["80", "90"])
-def test_every_kernel_compiles_without_spills(architecture: str) -> None:
-    command = [sys.executable, "-m", "vikhr_kernels.aot", "--architecture", architecture]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    print(finished.stdout)
-    assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-4000:]
-    assert "loss_rows_kernel" in finished.stdout
 
 
 @pytest.mark.parametrize(
