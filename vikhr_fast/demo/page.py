@@ -102,7 +102,7 @@ def _tokenizers(results: Results) -> Section:
                 [RUSSIAN.title(), ENGLISH.title()],
                 bars,
             ),
-            Segments(f"The example of the paper's table 1, “{SENTENCE}”: {counts}.", segments),
+            Segments(f"In the manner of the paper's table 1, “{SENTENCE}”: {counts}.", segments),
         ),
     )
 

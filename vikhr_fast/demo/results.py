@@ -26,7 +26,7 @@ LABELS = {
 KL_RUNS = ("cpt-kl", "cpt-kl-shared")
 """Each is compared with the run without KL, cpt."""
 SENTENCE = "Машинное обучение изменяет мир"
-"""The example of the paper's table 1."""
+"""A sentence to segment in the manner of the paper's table 1."""
 PROMPT = "В небольшом городе на берегу реки"
 _CONTINUATION = 32  # tokens
 
