@@ -44,6 +44,8 @@ def linear_ce_kl(
     upstream gradient is known. `chunk_tokens=None` bounds the logits of a chunk, both models', to 960 MiB on a GPU
     and 320 MiB elsewhere.
 
+    Gradients reach `hidden` and `weight` alone, never the reference or any factor.
+
     Raises:
         ValueError: an argument's shape, dtype or device doesn't fit, or (on a CPU) a target is outside the vocabulary;
             it is named. On a GPU such a target fails an assertion there: looking at it here would wait for the GPU.
@@ -66,11 +68,11 @@ def linear_ce_kl(
         hidden,
         weight,
         targets.where(kept, 0),
-        ref_hidden,
-        ref_weight,
-        ce_coefficient,
-        kl_coefficient,
-        z_coefficient,
+        None if ref_hidden is None else ref_hidden.detach(),
+        None if ref_weight is None else ref_weight.detach(),
+        ce_coefficient.detach(),
+        kl_coefficient.detach(),
+        z_coefficient.detach(),
         None if kl_support is None else kl_support.contiguous(),
         kl_forward=kl_direction == "forward",
         chunk_tokens=chunk_tokens,
@@ -116,6 +118,8 @@ def _check(
             kl_support.shape == weight.shape[:1] and kl_support.dtype == torch.bool,
             f"{op}: kl_support must be bool [{weight.shape[0]}], not {kl_support.dtype} {list(kl_support.shape)}",
         )
+        if kl_support.device.type == "cpu" and not torch.compiler.is_compiling():
+            require(bool(kl_support.any()), f"{op}: kl_support holds no piece")
     if token_weights is not None:
         require_shape(op, "token_weights", token_weights, (count,))
     for name, tensor in (("kl_support", kl_support), ("token_weights", token_weights)):

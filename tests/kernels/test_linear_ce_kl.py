@@ -215,9 +215,20 @@ def test_opcheck() -> None:
         ("ref_weight", None),
         ("ref_hidden", torch.zeros(TOKENS - 1, REF_HIDDEN, dtype=torch.float64)),
         ("kl_support", torch.ones(VOCABULARY + 1, dtype=torch.bool)),
+        ("kl_support", torch.zeros(VOCABULARY, dtype=torch.bool)),
     ],
 )
 def test_wrong_arguments_are_named(name: str, value: Tensor | None) -> None:
     arguments = {**make_inputs(), name: value}
     with pytest.raises(ValueError, match=name):
         linear_ce_kl(**arguments)
+
+
+def test_no_gradient_reaches_the_reference() -> None:
+    inputs = make_inputs()
+    inputs["ref_hidden"].requires_grad_()
+    linear_ce_kl(**inputs)[0].backward()
+    assert inputs["ref_hidden"].grad is None
+    assert inputs["hidden"].grad is not None
+    alone = {**inputs, "hidden": inputs["hidden"].detach(), "weight": inputs["weight"].detach()}
+    assert not linear_ce_kl(**alone)[0].requires_grad
