@@ -44,6 +44,10 @@ NORM_TESTS = "interpreter/test_rms_norm.py"
 ROPE_TESTS = "interpreter/test_rope.py"
 SWIGLU_TESTS = "interpreter/test_swiglu.py"
 ADAMW_TESTS = "interpreter/test_adamw.py"
+ATTENTION, GRADIENTS, RANGE = (
+    f"gpu/{name}.py" for name in ("flash_attention", "flash_attention_backward", "visible_range")
+)
+ATTENTION_TESTS = "interpreter/test_flash_attention.py as_right and float32"
 HEAD_TESTS = f"{LOSS_TESTS} the_head"
 
 MUTATIONS = [
@@ -101,6 +105,43 @@ MUTATIONS = [
     # SwiGLU
     Mutation(SWIGLU, "(1 + b_gate * (1 - b_sigmoid))", "(1 + b_gate * b_sigmoid)", SWIGLU_TESTS),
     Mutation(SWIGLU, "(b_d_output * b_gate * b_sigmoid)", "(b_d_output * b_sigmoid)", SWIGLU_TESTS),
+    # Flash attention, forward
+    Mutation(ATTENTION, "o_key <= o_query[:, None]", "o_key < o_query[:, None]", ATTENTION_TESTS),
+    Mutation(ATTENTION, "(b_first[:, None] <= o_key)", "(b_first[:, None] < o_key)", ATTENTION_TESTS),
+    Mutation(ATTENTION, "b_out * b_decay[:, None], input", "b_out, input", ATTENTION_TESTS),
+    Mutation(ATTENTION, "b_sum * b_decay + tl.sum(b_p, 1)", "b_sum + tl.sum(b_p, 1)", ATTENTION_TESTS),
+    Mutation(ATTENTION, "b_largest + tl.log2(b_sum) / scale", "b_largest + tl.log2(b_sum)", ATTENTION_TESTS),
+    Mutation(ATTENTION, "tl.constexpr(-1.0e30)", 'tl.constexpr(float("-inf"))', ATTENTION_TESTS),
+    Mutation(ATTENTION, "tl.constexpr(-1.0e30)", "tl.constexpr(0.0)", f"{ATTENTION_TESTS} or sharp"),
+    Mutation(ATTENTION, "tl.cdiv(tl.load(p_first + last), KEYS) * KEYS", "tl.load(p_first + last) // KEYS * KEYS",
+             ATTENTION_TESTS),
+    Mutation(ATTENTION, "tl.load(p_first + start) // KEYS * KEYS", "(tl.load(p_first + start) // KEYS + 1) * KEYS",
+             ATTENTION_TESTS),
+    Mutation(ATTENTION, "for key in range(common, diagonal, KEYS)", "for key in range(common + KEYS, diagonal, KEYS)",
+             ATTENTION_TESTS),
+    Mutation(ATTENTION, "tl.cdiv(last + 1 - diagonal, KEYS)", "tl.cdiv(last - diagonal, KEYS)", ATTENTION_TESTS),
+    Mutation(ATTENTION, "column + D // 2, T, stride, KEYS", "column, T, stride, KEYS", ATTENTION_TESTS),
+    Mutation(ATTENTION, "i_head // GROUP * head_k", "i_head * head_k", ATTENTION_TESTS),
+    Mutation(ATTENTION, "softmax_scale * LOG2_E", "softmax_scale", ATTENTION_TESTS),
+    # Its gradients
+    Mutation(GRADIENTS, "tl.where((o_key[:, None] <= o_query[None, :])", "tl.where((o_key[:, None] < o_query[None, :])",
+             ATTENTION_TESTS),
+    Mutation(GRADIENTS, "(o_query[None, :] < b_end[:, None])", "(o_query[None, :] <= b_end[:, None])", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "- b_delta[None, :]", "+ b_delta[None, :]", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_p * (b_d_p - b_delta[:, None])", "b_p * b_d_p", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "torch.zeros_like(lse)", "torch.empty_like(lse)", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "tl.cdiv(last, QUERIES) * QUERIES", "last // QUERIES * QUERIES", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "tl.load(p_end + start) // QUERIES * QUERIES",
+             "tl.cdiv(tl.load(p_end + start), QUERIES) * QUERIES", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "i_key_head * GROUP + i // all_", "i_key_head * GROUP", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "i_key_head * GROUP + i // some", "i_key_head + i // some", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "(b_d_k * softmax_scale)", "(b_d_k * scale)", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "(b_d_q * softmax_scale)", "(b_d_q * scale)", ATTENTION_TESTS),
+    Mutation(RANGE, "o_token - window + 1", "o_token - window", ATTENTION_TESTS),
+    Mutation(RANGE, "tl.load(p_cu_seqlens + b_middle) <= o_token", "tl.load(p_cu_seqlens + b_middle) < o_token",
+             ATTENTION_TESTS),
+    Mutation(RANGE, "documents.bit_length()", "documents.bit_length() - 1", ATTENTION_TESTS),
+    Mutation("flash_attention.py", "(p * d_p).sum(-1, keepdim=True)", "0", "test_operations.py equals_the_reference"),
     # AdamW
     Mutation("gpu/adamw.py", "b_bits + 0x8000", "b_bits + 0x7FFF", ADAMW_TESTS),
     Mutation("gpu/adamw.py", "tl.where(b_master == b_master, b_bits, 0x7FC00000)", "b_bits", f"{ADAMW_TESTS} extremes"),

@@ -3,8 +3,9 @@
 from vikhr_kernels import reference
 from vikhr_kernels.adamw import adamw
 from vikhr_kernels.dispatch import allow_triton
+from vikhr_kernels.flash_attention import flash_attention
 from vikhr_kernels.linear_ce_kl import linear_ce_kl
-from vikhr_kernels.reference import flash_attention, join_master, split_master
+from vikhr_kernels.reference import join_master, split_master
 from vikhr_kernels.rms_norm import rms_norm
 from vikhr_kernels.rope import rope
 from vikhr_kernels.swiglu import swiglu

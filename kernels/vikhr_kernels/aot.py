@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +32,19 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 import vikhr_kernels.gpu
-from vikhr_kernels import dispatch
+from vikhr_kernels import attention_dispatch, dispatch
+from vikhr_kernels.attention_dispatch import AttentionConfiguration
 from vikhr_kernels.dispatch import Configuration
-from vikhr_kernels.gpu import adamw, loss_rows, rms_norm, rope, swiglu
+from vikhr_kernels.gpu import (
+    adamw,
+    flash_attention,
+    flash_attention_backward,
+    loss_rows,
+    rms_norm,
+    rope,
+    swiglu,
+    visible_range,
+)
 
 DTYPE = torch.bfloat16
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -108,7 +118,19 @@ def _call_loss_rows(configuration: Configuration) -> None:
                 )  # fmt: skip
 
 
-SAMPLE_CALLS: dict[str, Callable[[Configuration], None]] = {
+def _call_visible_range(configuration: Configuration) -> None:
+    visible_range.visible_range(torch.tensor([0, configuration.block], dtype=torch.int32), configuration.block, 4096)
+
+
+def _call_flash_attention(configuration: AttentionConfiguration) -> None:
+    tokens, size = 256, configuration.head_size
+    q, k = (torch.ones(tokens, heads, size, dtype=DTYPE) for heads in (32, 8))
+    ranges = visible_range.visible_range(torch.tensor([0, tokens], dtype=torch.int32), tokens, tokens)
+    out, lse = flash_attention.forward(q, k, k, ranges[0], 1.0)
+    flash_attention_backward.backward(out, q, k, k, out, lse, *ranges, 1.0)
+
+
+SAMPLE_CALLS: dict[str, Callable[[Any], None]] = {
     "rms_norm_forward_kernel": _call_rms_norm_forward,
     "rms_norm_backward_kernel": _call_rms_norm_backward,
     "rms_norm_weight_gradient_kernel": _call_rms_norm_backward,
@@ -117,6 +139,8 @@ SAMPLE_CALLS: dict[str, Callable[[Configuration], None]] = {
     "swiglu_backward_kernel": _call_swiglu_backward,
     "adamw_kernel": _call_adamw,
     "loss_rows_kernel": _call_loss_rows,
+    "visible_range_kernel": _call_visible_range,
+    **dict.fromkeys(attention_dispatch.KERNELS, _call_flash_attention),
 }
 
 
@@ -126,7 +150,7 @@ class Compiled:
 
     architecture: int
     kernel: str
-    configuration: Configuration
+    configuration: Configuration | AttentionConfiguration
     variant: str  # the constants that aren't the configuration's
     registers: int
     spilled: int  # bytes stored and loaded
@@ -139,6 +163,9 @@ class Compiled:
         limit = dispatch.ARCHITECTURES[self.architecture].shared_memory
         if self.spilled:
             return f"{self.spilled} bytes spilled"
+        matrix = "HGMMA" if self.architecture >= 90 else "HMMA"
+        if self.kernel in attention_dispatch.KERNELS and self.matrix_instructions != matrix:
+            return f"matrix instructions are {self.matrix_instructions}, not {matrix}"
         return f"{self.shared} bytes of shared memory, over {limit}" if self.shared > limit else ""
 
 
@@ -211,7 +238,7 @@ def measure(compiled: Any, architecture: int) -> tuple[int, int, str]:
 
 def compile_all(architecture: int, only: str | None) -> tuple[list[Compiled], list[str]]:
     """Compiles the table of one architecture: the results, and what is missing."""
-    table = dispatch.TABLE[architecture]
+    table = dispatch.TABLE[architecture] | attention_dispatch.TABLE[architecture]
     kernels = find_kernels()
     names = [only] if only else sorted(kernels.keys() | table.keys() | SAMPLE_CALLS.keys())
     missing = [
@@ -220,19 +247,18 @@ def compile_all(architecture: int, only: str | None) -> tuple[list[Compiled], li
         for where, known in (("a kernel", kernels), ("in the table", table), ("called by the gate", SAMPLE_CALLS))
         if name not in known
     ]
-    results: dict[tuple[str, Configuration, str], Compiled] = {}
+    results: dict[tuple[str, Configuration | AttentionConfiguration, str], Compiled] = {}
     for name in names:
-        for configuration in table.get(name, {}).get(DTYPE, ()) if name in SAMPLE_CALLS else ():
+        entries = table.get(name, {})
+        for configuration in entries.get(DTYPE, entries.get(torch.int32, ())) if name in SAMPLE_CALLS else ():
             with compiling(architecture) as launches:
                 SAMPLE_CALLS[name](configuration)
             reached = False
             for kernel, keywords, compiled in launches:
-                if (kernel.__name__, keywords["BLOCK"], keywords["num_warps"]) != (
-                    name, configuration.block, configuration.num_warps,
-                ):  # fmt: skip
+                if kernel.__name__ != name or not configuration.constants.items() <= keywords.items():
                     continue
                 reached = True
-                variant = _variant(keywords)
+                variant = _variant(keywords.keys() - configuration.constants.keys(), keywords)
                 if (name, configuration, variant) not in results:
                     registers, spilled, kinds = measure(compiled, architecture)
                     results[name, configuration, variant] = Compiled(
@@ -243,14 +269,13 @@ def compile_all(architecture: int, only: str | None) -> tuple[list[Compiled], li
     return list(results.values()), missing
 
 
-def _variant(keywords: dict[str, Any]) -> str:
-    hidden = {"BLOCK", "num_warps", "enable_fp_fusion", "BLOCKS"}
-    flags = (
+def _variant(names: Set[str], keywords: dict[str, Any]) -> str:
+    hidden = {"enable_fp_fusion", "BLOCKS"}
+    return " ".join(
         key if value is True else f"{key}={value}"
         for key, value in keywords.items()
-        if key not in hidden and value is not False
+        if key in names - hidden and value is not False
     )
-    return " ".join(flags)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -267,9 +292,9 @@ def main(arguments: list[str] | None = None) -> int:
         more, gaps = compile_all(architecture, options.kernel)
         results += more
         missing += gaps
-    table = Table("", "kernel", "block", "warps", "variant", "regs", "spills", "shared", "matrix", title=str(DTYPE))
+    table = Table("", "kernel", "tile", "warps", "variant", "regs", "spills", "shared", "matrix", title=str(DTYPE))
     for one in results:
-        shape = (str(one.configuration.block), str(one.configuration.num_warps), one.variant)
+        shape = (one.configuration.tile, str(one.configuration.num_warps), one.variant)
         found = (str(one.registers), str(one.spilled), str(one.shared), one.matrix_instructions)
         table.add_row(f"sm_{one.architecture}", one.kernel, *shape, *found, style="red" if one.wrong else "")
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -8,6 +8,7 @@ import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,16 @@ class Configuration:
     block: int
     num_warps: int
     programs: int = 1
+
+    @property
+    def tile(self) -> str:
+        """What a program holds at once, in words."""
+        return str(self.block)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What this decides of a launch's keyword arguments."""
+        return {"BLOCK": self.block, "num_warps": self.num_warps}
 
 
 ARCHITECTURES = {
@@ -69,6 +80,7 @@ def _table(*, loss_rows: Entries, walk_over_4096: Configuration) -> Table:
         "swiglu_backward_kernel": _for_all_dtypes((Configuration(2048, 8),)),
         "adamw_kernel": _for_all_dtypes((Configuration(512, 4),)),
         "loss_rows_kernel": _for_all_dtypes(loss_rows),
+        "visible_range_kernel": {torch.int32: (Configuration(256, 4),)},
     }
 
 

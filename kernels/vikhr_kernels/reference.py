@@ -108,13 +108,18 @@ def flash_attention(
     for start, end in itertools.pairwise(bounds):
         queries = q[start:end].transpose(0, 1)  # [Hq, L, D]
         keys, values = (x[start:end].transpose(0, 1).repeat_interleave(group, dim=0) for x in (k, v))
-        distance = torch.arange(end - start, device=q.device)
-        distance = distance[:, None] - distance[None, :]  # [L, L], i - j
-        visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
         scores = (queries @ keys.transpose(1, 2)).to(accumulation_dtype(q.dtype)) * scale
-        probabilities = scores.masked_fill(~visible, -torch.inf).softmax(-1).to(q.dtype)
+        hidden = ~visible(end - start, window, q.device)
+        probabilities = scores.masked_fill(hidden, -torch.inf).softmax(-1).to(q.dtype)
         outputs.append((probabilities @ values).transpose(0, 1))
     return torch.cat(outputs)
+
+
+def visible(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Which of a document's tokens see which: [L, L] bool, true where 0 <= i - j < window."""
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions[None, :]
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
 def linear_ce_kl(

@@ -31,6 +31,12 @@ def head(ops: object, **options: object) -> Callable:
     return lambda *x: ops.linear_ce_kl(*x[:2], targets, *x[2:], chunk_tokens=128, **options)[0]
 
 
+def packed(ops: object, window: int | None) -> Callable:
+    lengths = torch.tensor([1, 200, 3, 0, 256, TOKENS - 460])
+    cu_seqlens = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).int().cuda()
+    return lambda *x: ops.flash_attention(*x, cu_seqlens=cu_seqlens, window=window)
+
+
 def positions() -> Tensor:
     return torch.arange(TOKENS, device="cuda") % 101
 
@@ -43,6 +49,12 @@ CASES: dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]] = {
         lambda ops: lambda x, w, r: ops.rms_norm(x, w, 1e-5, r), ((TOKENS, 1000), (1000,), (TOKENS, 1000)),
     ),
     "rope": (lambda ops: lambda q, k: ops.rope(q, k, positions(), 1e4), ((TOKENS, 32, 128), (TOKENS, 8, 128))),
+    "attention": (lambda ops: ops.flash_attention, ((TOKENS, 32, 128), (TOKENS, 8, 128), (TOKENS, 8, 128))),
+    "attention_packed": (lambda ops: packed(ops, None), ((TOKENS, 8, 128), (TOKENS, 1, 128), (TOKENS, 1, 128))),
+    "attention_window": (lambda ops: packed(ops, 70), ((TOKENS, 8, 64), (TOKENS, 2, 64), (TOKENS, 2, 64))),
+    "attention_batch_64": (
+        lambda ops: lambda *x: ops.flash_attention(*x, window=100), ((2, 300, 6, 64), (2, 300, 6, 64), (2, 300, 6, 64)),
+    ),
     "swiglu": (lambda ops: ops.swiglu, ((TOKENS, 14337), (TOKENS, 14337))),
     "head": (lambda ops: head(ops), HEAD_INPUTS),
     "head_forward_kl": (lambda ops: head(ops, kl_direction="forward", z_loss=1e-3), HEAD_INPUTS),

@@ -4,16 +4,19 @@ On a CPU they compute by the eager reference, so all of this holds without a GPU
 are tested in interpreter/ and in test_gpu.py.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from vikhr_kernels import adamw, linear_ce_kl, reference, rms_norm, rope, split_master, swiglu
+from vikhr_kernels import adamw, flash_attention, linear_ce_kl, reference, rms_norm, rope, split_master, swiglu
 
 POSITIONS = torch.tensor([0, 1, 2, 0, 1])
+DOCUMENTS = torch.tensor([0, 3, 5], dtype=torch.int32)
 TARGETS = torch.tensor([3, -100, 0, 10, 7])
 
 
@@ -26,7 +29,9 @@ def loss(operations: object, reduction: str) -> Callable:
 
 
 class Operations:
-    rms_norm, rope, swiglu, linear_ce_kl = map(staticmethod, (rms_norm, rope, swiglu, linear_ce_kl))
+    rms_norm, rope, swiglu, linear_ce_kl, flash_attention = map(
+        staticmethod, (rms_norm, rope, swiglu, linear_ce_kl, flash_attention)
+    )
 
 
 # name: (the operation of an implementation, its differentiable inputs)
@@ -38,6 +43,14 @@ OPERATIONS: dict[str, tuple[Callable, tuple[Tensor, ...]]] = {
     ),
     "rope": (lambda ops: lambda q, k: ops.rope(q, k, POSITIONS, 50.0), (normal(5, 4, 6), normal(5, 2, 6, seed=1))),
     "swiglu": (lambda ops: ops.swiglu, (normal(3, 7), normal(3, 7, seed=1))),
+    "flash_attention": (
+        lambda ops: lambda q, k, v: ops.flash_attention(q, k, v, cu_seqlens=DOCUMENTS, window=2),
+        (normal(5, 4, 6), normal(5, 2, 6, seed=1), normal(5, 2, 6, seed=2)),
+    ),
+    "flash_attention_batch": (
+        lambda ops: lambda q, k, v: ops.flash_attention(q, k, v, softmax_scale=0.3),
+        (normal(2, 4, 3, 6), normal(2, 4, 1, 6, seed=1), normal(2, 4, 1, 6, seed=2)),
+    ),
     "linear_ce_kl": (lambda ops: loss(ops, "mean"), (normal(5, 4), normal(11, 4, seed=1))),
     "linear_ce_kl_none": (lambda ops: loss(ops, "none"), (normal(5, 4), normal(11, 4, seed=1))),
 }
@@ -81,6 +94,31 @@ def test_activation_checkpointing(name: str) -> None:
         assert torch.equal(a, e)
 
 
+def test_selective_checkpointing_saves_attention() -> None:
+    """What is saved is not computed again: the registered operation runs once, its neighbours twice."""
+    calls: Counter[object] = Counter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple = (), kwargs: dict | None = None
+        ) -> object:
+            calls[func] += 1
+            return func(*args, **(kwargs or {}))
+
+    saved = [torch.ops.vikhr.flash_attention.default]
+    operation, inputs = by_name("flash_attention")
+    with Count():
+        value = checkpoint(
+            lambda *x: total(operation(*(2 * y for y in x))), *inputs, use_reentrant=False,
+            context_fn=lambda: create_selective_checkpoint_contexts(saved),
+        )  # fmt: skip
+        gradients = torch.autograd.grad(value, inputs)
+    assert calls[saved[0]] == 1
+    assert calls[torch.ops.vikhr.flash_attention_backward.default] == 1
+    expected = torch.autograd.grad(total(operation(*(2 * y for y in inputs))), inputs)
+    assert all(torch.equal(a, e) for a, e in zip(gradients, expected, strict=True))
+
+
 def differentiable(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.clone().requires_grad_() for x in tensors)
 
@@ -90,6 +128,13 @@ OPCHECKS = {
     "rms_norm_backward": lambda: (normal(5, 8), normal(5, 8), normal(5, 8), normal(8), normal(5)),
     "rope": lambda: (*differentiable(normal(5, 4, 6), normal(5, 2, 6)), POSITIONS, 50.0, False),
     "swiglu": lambda: differentiable(normal(3, 7), normal(3, 7)),
+    "flash_attention": lambda: (
+        *differentiable(normal(5, 4, 6), normal(5, 2, 6), normal(5, 2, 6, seed=1)), DOCUMENTS, 2, 0.4,
+    ),
+    "flash_attention_backward": lambda: (
+        normal(5, 4, 6), normal(5, 4, 6), normal(5, 2, 6), normal(5, 2, 6, seed=1), DOCUMENTS, normal(5, 4, 6),
+        torch.empty(0, 0), 2, 0.4,
+    ),
     "swiglu_backward": lambda: (normal(3, 7), normal(3, 7), normal(3, 7)),
     "linear_ce_kl": lambda: (
         *differentiable(normal(5, 4), normal(11, 4)), TARGETS.clamp(min=0), normal(5, 3), normal(11, 3),
@@ -114,7 +159,7 @@ def test_strided_inputs_and_upstream(layout: str) -> None:
         "expanded": lambda x: x[:1].expand_as(x),
         "strided": lambda x: torch.stack((x, x), -1)[..., 0],
     }[layout]
-    for name in ("rms_norm_residual", "rope", "swiglu"):
+    for name in ("rms_norm_residual", "rope", "swiglu", "flash_attention"):
         operation, inputs = by_name(name)
         strided = [make(x.detach()).requires_grad_() if x.dim() > 1 else x for x in inputs]
         plain = [x.detach().contiguous().requires_grad_() for x in strided]
@@ -133,7 +178,19 @@ def test_strided_inputs_and_upstream(layout: str) -> None:
 HALF = torch.float16
 ADAMW = {"step": 1, "learning_rate": 1.0, "betas": (0.9, 0.9), "eps": 1e-8, "weight_decay": 0.0}
 STATE = [[torch.zeros(3)] for _ in range(4)]
+Q, K = torch.ones(5, 4, 6), torch.ones(5, 2, 6)
+
 ERRORS: list[tuple[str, Callable]] = [
+    ("q must be", lambda: flash_attention(torch.ones(5, 6), K, K)),
+    ("k must be", lambda: flash_attention(Q, torch.ones(4, 2, 6), K)),
+    ("k has 3 heads, which don't divide the 4", lambda: flash_attention(Q, torch.ones(5, 3, 6), torch.ones(5, 3, 6))),
+    ("v must be", lambda: flash_attention(Q, K, torch.ones(5, 1, 6))),
+    ("v is torch.float16", lambda: flash_attention(Q, K, K.half())),
+    ("window must be", lambda: flash_attention(Q, K, K, window=0)),
+    ("softmax_scale must be", lambda: flash_attention(Q, K, K, softmax_scale=-1.0)),
+    ("cu_seqlens is for packed", lambda: flash_attention(Q[None], K[None], K[None], cu_seqlens=DOCUMENTS)),
+    ("cu_seqlens must be", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS.long())),
+    ("cu_seqlens has no document", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS[:1])),
     ("x is torch.int64", lambda: rms_norm(torch.ones(2, 3, dtype=torch.int64), torch.ones(3), 1e-5)),
     (r"weight must be \[3\]", lambda: rms_norm(torch.ones(2, 3), torch.ones(2), 1e-5)),
     ("weight is torch.float16", lambda: rms_norm(torch.ones(2, 3), torch.ones(3, dtype=HALF), 1e-5)),

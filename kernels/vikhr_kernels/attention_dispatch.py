@@ -1,0 +1,151 @@
+"""Which tiles the kernels of flash attention run with, by architecture, dtype and head size.
+
+The table is checked in; `python -m vikhr_kernels.tune` measures its neighbours on the GPU at hand and keeps the fastest
+in the user's cache, which goes first.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vikhr_kernels.dispatch import architecture_of
+
+
+@dataclass(frozen=True)
+class AttentionConfiguration:
+    """How one kernel of flash attention is launched.
+
+    Attributes:
+        head_size: elements of a head, which it is for.
+        queries: tokens of a tile of queries.
+        keys: tokens of a tile of keys.
+        num_warps: warps of a program.
+        num_stages: tiles in flight in a loop.
+        descriptors: tiles are loaded by Hopper's copy engine and not through pointers.
+    """
+
+    head_size: int
+    queries: int
+    keys: int
+    num_warps: int
+    num_stages: int
+    descriptors: bool = False
+
+    @property
+    def tile(self) -> str:
+        """What a program holds at once, in words."""
+        loaded = "descriptors" if self.descriptors else "pointers"
+        return f"{self.queries}x{self.keys}, {self.num_stages} stages, {loaded}"
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What this decides of a launch's keyword arguments."""
+        return {
+            "QUERIES": self.queries,
+            "KEYS": self.keys,
+            "DESCRIPTORS": self.descriptors,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
+
+
+Entries = tuple[AttentionConfiguration, ...]  # one a head size
+HEAD_SIZES = (64, 128)
+KERNELS = (
+    "flash_attention_forward_kernel",
+    "flash_attention_query_gradient_kernel",
+    "flash_attention_key_gradient_kernel",
+)
+
+
+def _table(*entries: Entries) -> dict[str, dict[torch.dtype, Entries]]:
+    # float32 is for tests of models: right, but slow.
+    slow = tuple(AttentionConfiguration(size, 32, 32, num_warps=8, num_stages=1) for size in HEAD_SIZES)
+    return {
+        kernel: {torch.bfloat16: fast, torch.float16: fast, torch.float32: slow}
+        for kernel, fast in zip(KERNELS, entries, strict=True)
+    }
+
+
+_At = AttentionConfiguration
+
+# The largest tiles that ptxas fits into 255 registers without spills.
+TABLE: dict[int, dict[str, dict[torch.dtype, Entries]]] = {
+    80: _table(
+        (_At(64, 128, 64, 8, 3), _At(128, 128, 64, 8, 3)),
+        (_At(64, 128, 64, 8, 2), _At(128, 64, 64, 8, 2)),
+        (_At(64, 64, 128, 8, 2), _At(128, 64, 64, 8, 2)),
+    ),
+    90: _table(
+        (_At(64, 128, 128, 8, 3, True), _At(128, 128, 128, 8, 2, True)),
+        (_At(64, 128, 64, 8, 3, True), _At(128, 128, 64, 8, 3, True)),
+        (_At(64, 64, 128, 8, 3, True), _At(128, 64, 128, 8, 2, True)),
+    ),
+}
+
+
+def choose(kernel: str, dtype: torch.dtype, device: torch.device, head_size: int) -> AttentionConfiguration:
+    """The configuration that `kernel` runs with: as tuned on this GPU, or the table's."""
+    configuration = _tuned(device).get((kernel, str(dtype), head_size)) if device.type == "cuda" else None
+    return configuration or from_table(kernel, dtype, architecture_of(device), head_size)
+
+
+def from_table(kernel: str, dtype: torch.dtype, architecture: int, head_size: int) -> AttentionConfiguration:
+    """The table's entry; the head size is one of HEAD_SIZES."""
+    (entry,) = (entry for entry in TABLE[architecture][kernel][dtype] if entry.head_size == head_size)
+    return entry
+
+
+Tuned = dict[tuple[str, str, int], AttentionConfiguration]  # by kernel, dtype and head size
+
+
+def tuned_file(gpu: str) -> Path:
+    """Where the configurations tuned on GPUs of this name are kept; measured with other kernels they are others."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    sources = sorted((Path(__file__).parent / "gpu").glob("flash_attention*.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    name = "".join(letter if letter.isalnum() else "-" for letter in gpu)
+    return cache / "vikhr_kernels" / f"{name}-triton{importlib.metadata.version('triton')}-{digest}.json"
+
+
+def write_tuned(gpu: str, tuned: Tuned) -> Path:
+    """Keeps configurations for GPUs of this name; the file is written beside and renamed."""
+    file = tuned_file(gpu)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    entries = [{"kernel": kernel, "dtype": dtype, **asdict(chosen)} for (kernel, dtype, _), chosen in tuned.items()]
+    beside = file.with_suffix(f".{os.getpid()}")
+    beside.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    beside.replace(file)
+    _tuned.cache_clear()
+    return file
+
+
+def read_tuned(gpu: str) -> Tuned:
+    """What was tuned on GPUs of this name; empty where nothing was.
+
+    Raises:
+        ValueError: the file is damaged; it is named.
+    """
+    file = tuned_file(gpu)
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        return {
+            (entry.pop("kernel"), entry.pop("dtype"), entry["head_size"]): AttentionConfiguration(**entry)
+            for entry in entries
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file}: damaged ({error!r}); delete it, or run python -m vikhr_kernels.tune again") from None
+
+
+@functools.cache
+def _tuned(device: torch.device) -> Tuned:
+    return read_tuned(torch.cuda.get_device_name(device))

@@ -1,0 +1,177 @@
+# ruff: noqa: ARG001  (fake kernels and autograd contexts have the signature they are called with)
+"""Flash attention as a registered operation: its output is what selective activation checkpointing saves."""
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vikhr_kernels import reference
+from vikhr_kernels.arguments import require, require_floating, require_like, require_shape
+from vikhr_kernels.attention_dispatch import HEAD_SIZES
+from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.reference import accumulation_dtype
+
+MOST_TOKENS = 2**30  # positions, and positions a window further on, are int32
+
+
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+    window: int | None = None,
+    softmax_scale: float | None = None,
+) -> Tensor:
+    """`reference.flash_attention` with its arguments and results, in one kernel forward and two backward.
+
+    Tiles of queries are cut from the packed row as it is, so thousands of short documents cost what their lengths
+    cost; keys out of every query's sight are never loaded. Beyond inputs and gradients it keeps one float32 a query
+    and head for the backward pass, which takes another. Sums are made in a fixed order: equal bits every time.
+
+    On a GPU heads have 64 or 128 elements. `cu_seqlens` is not looked into, which would wait for the GPU: it must
+    rise from 0 to T.
+
+    Raises:
+        ValueError: an argument's shape, dtype, device or value doesn't fit; it is named.
+    """
+    require_floating("flash_attention", "q", q)
+    require(q.dim() in (3, 4), f"flash_attention: q must be [T, Hq, D] or [B, S, Hq, D], not {list(q.shape)}")
+    *rows, heads, size = q.shape
+    require(
+        k.dim() == q.dim() and [*k.shape[:-2], k.shape[-1]] == [*rows, size],
+        f"flash_attention: k must be {[*rows, 'Hkv', size]} to fit q, not {list(k.shape)}",
+    )
+    require(
+        k.shape[-2] > 0 and heads % k.shape[-2] == 0,
+        f"flash_attention: k has {k.shape[-2]} heads, which don't divide the {heads} of q",
+    )
+    require_shape("flash_attention", "v", v, k.shape)
+    for name, tensor in (("k", k), ("v", v)):
+        require_like("flash_attention", name, tensor, "q", q)
+    require(window is None or window >= 1, f"flash_attention: window must be at least 1, not {window}")
+    softmax_scale = 1 / math.sqrt(size) if softmax_scale is None else softmax_scale
+    require(
+        math.isfinite(softmax_scale) and softmax_scale > 0,
+        f"flash_attention: softmax_scale must be positive, not {softmax_scale}",
+    )
+    require(
+        size in HEAD_SIZES or not runs_on_triton(q),
+        f"flash_attention: q has heads of {size} elements; the kernels are for {' and '.join(map(str, HEAD_SIZES))}",
+    )
+    tokens = math.prod(rows)
+    require(tokens <= MOST_TOKENS, f"flash_attention: q has {tokens} tokens, more than {MOST_TOKENS}")
+    if cu_seqlens is None:
+        documents, length = rows if len(rows) == 2 else (1, tokens)
+        cu_seqlens = torch.arange(documents + 1, dtype=torch.int32, device=q.device) * length
+    else:
+        require(q.dim() == 3, "flash_attention: cu_seqlens is for packed documents, q [T, Hq, D]")
+        require(
+            cu_seqlens.dim() == 1 and cu_seqlens.dtype == torch.int32 and cu_seqlens.device == q.device,
+            f"flash_attention: cu_seqlens must be [documents + 1] int32 on {q.device}, not "
+            f"{list(cu_seqlens.shape)} {cu_seqlens.dtype} on {cu_seqlens.device}",
+        )
+        require(cu_seqlens.shape[0] >= 2, "flash_attention: cu_seqlens has no document")
+    packed = (x.flatten(0, -3) for x in (q, k, v))
+    attended: Tensor = _flash_attention(*packed, cu_seqlens, min(window or tokens, max(tokens, 1)), softmax_scale)[0]
+    return attended.view_as(q)
+
+
+@torch.library.custom_op("vikhr::flash_attention", mutates_args=())
+def _flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, softmax_scale: float
+) -> tuple[Tensor, Tensor]:
+    """[T, H, D] -> attended [T, Hq, D] and what backward needs of the softmax, see `gpu.flash_attention.forward`."""
+    if runs_on_triton(q) and q.numel():
+        from vikhr_kernels.gpu import flash_attention as gpu
+        from vikhr_kernels.gpu.visible_range import visible_range
+
+        first, _ = visible_range(cu_seqlens.contiguous(), q.shape[0], window)
+        return gpu.forward(q, k, v, first, softmax_scale)
+    out = reference.flash_attention(q, k, v, cu_seqlens=cu_seqlens, window=window, softmax_scale=softmax_scale)
+    return out.contiguous(), _empty_statistics(q)
+
+
+def _empty_statistics(q: Tensor) -> Tensor:
+    shape = (q.shape[1], -(-q.shape[0] // 128) * 128) if runs_on_triton(q) else (0, 0)  # the reference needs none
+    return q.new_empty(shape, dtype=torch.float32)
+
+
+@_flash_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, softmax_scale: float) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), _empty_statistics(q)
+
+
+@torch.library.custom_op("vikhr::flash_attention_backward", mutates_args=())
+def _flash_attention_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    window: int,
+    softmax_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v, contiguous."""
+    if runs_on_triton(q) and q.numel():
+        from vikhr_kernels.gpu import flash_attention_backward as gpu
+        from vikhr_kernels.gpu.visible_range import visible_range
+
+        ranges = visible_range(cu_seqlens.contiguous(), q.shape[0], window)
+        return gpu.backward(d_out, q, k, v, out, logsumexp, *ranges, softmax_scale)
+    return _eager_backward(d_out, q, k, v, cu_seqlens, window, softmax_scale)
+
+
+@_flash_attention_backward.register_fake
+def _(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    window: int,
+    softmax_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _eager_backward(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, softmax_scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What autograd makes of the reference, written out: inside a registered operation it records nothing."""
+    d_q, d_k, d_v = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    group = q.shape[1] // k.shape[1]
+    wide = accumulation_dtype(q.dtype)
+    for start, end in itertools.pairwise(cu_seqlens.tolist()):
+        queries, upstream = (x[start:end].to(wide).unflatten(1, (-1, group)) for x in (q, d_out))  # [L, Hkv, G, D]
+        keys, values = (x[start:end].to(wide) for x in (k, v))  # [L, Hkv, D]
+        scores = torch.einsum("ihgd,jhd->hgij", queries, keys) * softmax_scale
+        p = scores.masked_fill(~reference.visible(end - start, window, q.device), -torch.inf).softmax(-1)
+        d_p = torch.einsum("ihgd,jhd->hgij", upstream, values)
+        d_scores = p * (d_p - (p * d_p).sum(-1, keepdim=True)) * softmax_scale
+        d_q[start:end] = torch.einsum("hgij,jhd->ihgd", d_scores, keys).flatten(1, 2)
+        d_k[start:end] = torch.einsum("hgij,ihgd->jhd", d_scores, queries)
+        d_v[start:end] = torch.einsum("hgij,ihgd->jhd", p, upstream)
+    return d_q, d_k, d_v
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, cu_seqlens, ctx.window, ctx.softmax_scale = inputs
+    ctx.save_for_backward(q, k, v, cu_seqlens, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, d_out: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if d_out is None:
+        return None, None, None, None, None, None
+    return *_flash_attention_backward(d_out, *ctx.saved_tensors, ctx.window, ctx.softmax_scale), None, None, None
+
+
+_flash_attention.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,254 @@
+# ruff: noqa: N803
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+"""Triton: the gradients of flash attention (arXiv 2307.08691, algorithm 2), without atomics: the same bits every time.
+
+One kernel walks over the keys of a tile of queries and makes dQ, the other over the queries of a tile of keys, for
+all query heads of its group, and makes dK and dV. Both make the probabilities again from the logsumexp: 7 products of
+tiles where a kernel that adds up dQ in memory, in whatever order, needs 5.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from vikhr_kernels import attention_dispatch
+from vikhr_kernels.gpu.flash_attention import LOG2_E, load_tile, source, tiled
+
+
+@triton.jit
+def _query_gradient_step(
+    b_q, b_d_out, b_lse, b_delta, k, v, key, o_query, b_first, b_d_q, column_k, column_v, stride_k, stride_v, T, scale,
+    D: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr, DESCRIPTORS: tl.constexpr,
+):  # fmt: skip
+    """What the keys from `key` on add to dQ, but for the scale."""
+    b_k = load_tile(k, key, column_k, T, stride_k, KEYS, D, MASKED, DESCRIPTORS)  # [KEYS, D]
+    b_v = load_tile(v, key, column_v, T, stride_v, KEYS, D, MASKED, DESCRIPTORS)  # [KEYS, D]
+    b_scores = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")  # [QUERIES, KEYS]
+    b_p = tl.exp2(b_scores * scale - (b_lse * scale)[:, None])
+    if MASKED:
+        o_key = key + tl.arange(0, KEYS)[None, :]
+        b_p = tl.where((b_first[:, None] <= o_key) & (o_key <= o_query[:, None]), b_p, 0.0)
+    b_d_p = tl.dot(b_d_out, tl.trans(b_v), input_precision="ieee")  # [QUERIES, KEYS]
+    b_d_scores = b_p * (b_d_p - b_delta[:, None])
+    return tl.dot(b_d_scores.to(b_k.dtype), b_k, b_d_q, input_precision="ieee")  # [QUERIES, D]
+
+
+@triton.jit(do_not_specialize=["T"])
+def flash_attention_query_gradient_kernel(
+    q,
+    k,
+    v,
+    d_out,
+    p_out,
+    p_lse,
+    p_first,
+    p_delta,
+    p_d_q,
+    T,
+    stride_row,
+    softmax_scale,
+    scale,
+    stride_q,
+    stride_k,
+    stride_v,
+    stride_d_out,
+    head_q,
+    head_k,
+    head_v,
+    head_d_out,
+    HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """A tile of queries of one head a program: dQ, and delta = rowsum(dOut * Out) for the other kernel."""
+    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES  # the last tiles see most: they go first
+    i_head = tl.program_id(1)
+    column_k, column_v = i_head // GROUP * head_k, i_head // GROUP * head_v
+    o_query = start + tl.arange(0, QUERIES)
+    m_query = o_query < T
+    last = tl.minimum(start + QUERIES, T) - 1
+    b_first = tl.load(p_first + o_query, mask=m_query, other=0)
+    # The same intervals of keys as forward.
+    first = tl.load(p_first + start) // KEYS * KEYS
+    diagonal = start // KEYS * KEYS
+    common = tl.minimum(tl.cdiv(tl.load(p_first + last), KEYS) * KEYS, diagonal)
+    before, after = (common - first) // KEYS, tl.cdiv(last + 1 - diagonal, KEYS)
+
+    b_d_out = load_tile(d_out, start, i_head * head_d_out, T, stride_d_out, QUERIES, D, True, DESCRIPTORS)
+    o_out = (tl.cast(o_query, tl.int64) * HEADS + i_head)[:, None] * D + tl.arange(0, D)[None, :]
+    b_out = tl.load(p_out + o_out, mask=m_query[:, None], other=0.0)  # [QUERIES, D]
+    b_delta = tl.sum(b_d_out.to(tl.float32) * b_out.to(tl.float32), 1)
+    o_row = tl.cast(i_head, tl.int64) * stride_row + o_query
+    tl.store(p_delta + o_row, b_delta, mask=m_query)
+    b_lse = tl.load(p_lse + o_row, mask=m_query, other=0.0)
+    b_q = load_tile(q, start, i_head * head_q, T, stride_q, QUERIES, D, True, DESCRIPTORS)  # [QUERIES, D]
+    b_d_q = tl.zeros([QUERIES, D], dtype=tl.float32)
+    for i in range(before + after):
+        key = tl.where(i < before, first + i * KEYS, diagonal + (i - before) * KEYS)
+        b_d_q = _query_gradient_step(
+            b_q, b_d_out, b_lse, b_delta, k, v, key, o_query, b_first, b_d_q, column_k, column_v, stride_k, stride_v, T,
+            scale, D, KEYS, True, DESCRIPTORS,
+        )  # fmt: skip
+    for key in range(common, diagonal, KEYS):
+        b_d_q = _query_gradient_step(
+            b_q, b_d_out, b_lse, b_delta, k, v, key, o_query, b_first, b_d_q, column_k, column_v, stride_k, stride_v, T,
+            scale, D, KEYS, False, DESCRIPTORS,
+        )  # fmt: skip
+    tl.store(p_d_q + o_out, (b_d_q * softmax_scale).to(p_d_q.dtype.element_ty), mask=m_query[:, None])
+
+
+@triton.jit
+def _key_gradient_step(
+    b_k, b_v, q, d_out, p_lse, p_delta, i_head, query, o_key, b_end, b_d_k, b_d_v, stride_q, stride_d_out, head_q,
+    head_d_out, T, stride_row, scale, D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+):  # fmt: skip
+    """What one head's queries from `query` on add to dK, but for the scale, and to dV."""
+    o_query = query + tl.arange(0, QUERIES)
+    o_row = tl.cast(i_head, tl.int64) * stride_row + o_query
+    b_q = load_tile(q, query, i_head * head_q, T, stride_q, QUERIES, D, MASKED, DESCRIPTORS)  # [QUERIES, D]
+    b_d_out = load_tile(d_out, query, i_head * head_d_out, T, stride_d_out, QUERIES, D, MASKED, DESCRIPTORS)
+    b_lse = tl.load(p_lse + o_row)  # from T on whatever was there: no key sees it
+    b_delta = tl.load(p_delta + o_row)  # and 0
+    # Both products start at what is subtracted from them: the two rows then take no registers beside the tiles.
+    b_scores = tl.zeros([KEYS, QUERIES], dtype=tl.float32) - b_lse[None, :]
+    b_scores = tl.dot(b_k, tl.trans(b_q), b_scores, input_precision="ieee")  # [KEYS, QUERIES]
+    b_p = tl.exp2(b_scores * scale)
+    if MASKED:
+        b_p = tl.where((o_key[:, None] <= o_query[None, :]) & (o_query[None, :] < b_end[:, None]), b_p, 0.0)
+    b_d_v = tl.dot(b_p.to(b_q.dtype), b_d_out, b_d_v, input_precision="ieee")  # [KEYS, D]
+    b_d_p = tl.zeros([KEYS, QUERIES], dtype=tl.float32) - b_delta[None, :]
+    b_d_p = tl.dot(b_v, tl.trans(b_d_out), b_d_p, input_precision="ieee")  # [KEYS, QUERIES]
+    b_d_scores = b_p * b_d_p
+    b_d_k = tl.dot(b_d_scores.to(b_q.dtype), b_q, b_d_k, input_precision="ieee")  # [KEYS, D]
+    return b_d_k, b_d_v
+
+
+@triton.jit(do_not_specialize=["T"])
+def flash_attention_key_gradient_kernel(
+    q,
+    k,
+    v,
+    d_out,
+    p_lse,
+    p_delta,
+    p_end,
+    p_d_k,
+    p_d_v,
+    T,
+    stride_row,
+    softmax_scale,
+    scale,
+    stride_q,
+    stride_k,
+    stride_v,
+    stride_d_out,
+    head_q,
+    head_k,
+    head_v,
+    head_d_out,
+    KEY_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """A tile of keys of one key/value head a program: dK and dV summed over the group's query heads in registers."""
+    start = tl.program_id(0) * KEYS  # the first tiles are seen by most
+    i_key_head = tl.program_id(1)
+    o_key = start + tl.arange(0, KEYS)
+    m_key = o_key < T
+    last = tl.minimum(start + KEYS, T) - 1
+    b_end = tl.load(p_end + o_key, mask=m_key, other=0)
+    # Queries that see some key of the tile; from `common` to `leaving`, those that see all.
+    first = start // QUERIES * QUERIES
+    end = tl.cdiv(tl.load(p_end + last), QUERIES) * QUERIES
+    common = tl.minimum(tl.cdiv(last, QUERIES) * QUERIES, end)
+    leaving = tl.maximum(tl.load(p_end + start) // QUERIES * QUERIES, common)
+    before, after = (common - first) // QUERIES, (end - leaving) // QUERIES
+    some, all_ = before + after, (leaving - common) // QUERIES
+
+    b_k = load_tile(k, start, i_key_head * head_k, T, stride_k, KEYS, D, True, DESCRIPTORS)  # [KEYS, D]
+    b_v = load_tile(v, start, i_key_head * head_v, T, stride_v, KEYS, D, True, DESCRIPTORS)  # [KEYS, D]
+    b_d_k = tl.zeros([KEYS, D], dtype=tl.float32)
+    b_d_v = tl.zeros([KEYS, D], dtype=tl.float32)
+    for i in range(GROUP * some):  # one loop over heads and tiles: the pipeline never drains between heads
+        i_tile = i % some
+        query = tl.where(i_tile < before, first + i_tile * QUERIES, leaving + (i_tile - before) * QUERIES)
+        b_d_k, b_d_v = _key_gradient_step(
+            b_k, b_v, q, d_out, p_lse, p_delta, i_key_head * GROUP + i // some, query, o_key, b_end, b_d_k, b_d_v,
+            stride_q, stride_d_out, head_q, head_d_out, T, stride_row, scale, D,
+            QUERIES, KEYS, True, DESCRIPTORS,
+        )  # fmt: skip
+    for i in range(GROUP * all_):
+        query = common + i % all_ * QUERIES
+        b_d_k, b_d_v = _key_gradient_step(
+            b_k, b_v, q, d_out, p_lse, p_delta, i_key_head * GROUP + i // all_, query, o_key, b_end, b_d_k, b_d_v,
+            stride_q, stride_d_out, head_q, head_d_out, T, stride_row, scale, D,
+            QUERIES, KEYS, False, DESCRIPTORS,
+        )  # fmt: skip
+    o_out = (tl.cast(o_key, tl.int64) * KEY_HEADS + i_key_head)[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(p_d_k + o_out, (b_d_k * softmax_scale).to(p_d_k.dtype.element_ty), mask=m_key[:, None])
+    tl.store(p_d_v + o_out, b_d_v.to(p_d_v.dtype.element_ty), mask=m_key[:, None])
+
+
+def backward(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, first: Tensor, end: Tensor,
+    softmax_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Upstream gradient and output [T, Hq, D], inputs, logsumexp [Hq, T'] and visible ranges [T] -> dQ, dK, dV.
+
+    Memory beyond the gradients: delta, [Hq, T'] float32.
+    """
+    tokens, heads, size = q.shape
+    d_out, q, k, v = (tiled(x) for x in (d_out, q, k, v))
+    d_q, d_k, d_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    delta = torch.zeros_like(lse)  # the other kernel reads whole tiles, and 0 times what was there may be NaN
+    steps = [x.stride(dimension) for dimension in (0, 1) for x in (q, k, v, d_out)]
+    scales = (softmax_scale, softmax_scale * LOG2_E)
+    key_heads = k.shape[1]
+    shape = {"GROUP": heads // key_heads, "D": size}
+    chosen = attention_dispatch.choose("flash_attention_query_gradient_kernel", q.dtype, q.device, size)
+    flash_attention_query_gradient_kernel[(triton.cdiv(tokens, chosen.queries), heads)](
+        source(q, chosen.queries, chosen.descriptors),
+        source(k, chosen.keys, chosen.descriptors),
+        source(v, chosen.keys, chosen.descriptors),
+        source(d_out, chosen.queries, chosen.descriptors),
+        out,
+        lse,
+        first,
+        delta,
+        d_q,
+        tokens,
+        lse.stride(0),
+        *scales,
+        *steps,
+        HEADS=heads,
+        **shape,
+        **chosen.constants,
+    )
+    chosen = attention_dispatch.choose("flash_attention_key_gradient_kernel", q.dtype, q.device, size)
+    flash_attention_key_gradient_kernel[(triton.cdiv(tokens, chosen.keys), key_heads)](
+        source(q, chosen.queries, chosen.descriptors),
+        source(k, chosen.keys, chosen.descriptors),
+        source(v, chosen.keys, chosen.descriptors),
+        source(d_out, chosen.queries, chosen.descriptors),
+        lse,
+        delta,
+        end,
+        d_k,
+        d_v,
+        tokens,
+        lse.stride(0),
+        *scales,
+        *steps,
+        KEY_HEADS=key_heads,
+        **shape,
+        **chosen.constants,
+    )
+    return d_q, d_k, d_v

@@ -1,0 +1,161 @@
+"""Small tiles, so that few tokens make many of them: before, on and after the diagonal, and out of sight."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from vikhr_kernels import attention_dispatch, dispatch, flash_attention, reference
+from vikhr_kernels.attention_dispatch import AttentionConfiguration
+from vikhr_kernels.gpu.visible_range import visible_range
+
+# (queries, keys, descriptors): tiles of queries shorter and longer than those of keys, both ways of loading
+TILES = [(32, 16, True), (16, 32, False)]
+
+
+@pytest.fixture(params=TILES, ids=str)
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, keys, descriptors = request.param
+
+    def choose(kernel: str, dtype: torch.dtype, device: torch.device, head_size: int) -> AttentionConfiguration:  # noqa: ARG001
+        return AttentionConfiguration(head_size, queries, keys, 4, 1, descriptors)
+
+    monkeypatch.setattr(attention_dispatch, "choose", choose)
+
+
+def inputs(tokens: int, heads: tuple[int, int], size: int, dtype: torch.dtype, scale: float = 1.0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(tokens)
+    counts = (heads[0], heads[1], heads[1])
+    return [(scale * torch.randn(tokens, count, size, generator=generator)).to(dtype) for count in counts]
+
+
+def bounds(*lengths: int) -> Tensor:
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+def compare(
+    dtype: torch.dtype, assert_as_right: Callable, differentiate: Callable, given: list[Tensor], **options: object
+) -> None:
+    given = [x.to(dtype) for x in given]
+    ours = differentiate(lambda *x: flash_attention(*x, **options), *given)
+    plain = differentiate(lambda *x: reference.flash_attention(*x, **options), *given)
+    truth = differentiate(lambda *x: reference.flash_attention(*x, **options), *(x.double() for x in given))
+    # A token that sees itself alone has no gradient by q and k: what is left there is the rounding of two sums.
+    some = [bool(t.any()) for t in truth]
+    assert all(float(a.abs().max()) < 1e-5 for a, any_ in zip(ours, some, strict=True) if not any_)
+    assert_as_right(*(tuple(itertools.compress(results, some)) for results in (ours, plain, truth)))
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize(
+    ("lengths", "window", "heads", "size"),
+    [
+        ((1,), None, (1, 1), 64),
+        ((67,), None, (2, 1), 64),
+        ((64,), None, (1, 1), 128),
+        ((67,), 1, (1, 1), 64),
+        ((67,), 20, (4, 1), 64),
+        ((67,), 68, (1, 1), 64),
+        ((1, 1, 1, 40, 1, 2, 23), None, (2, 2), 64),
+        ((33, 0, 31, 5), 7, (2, 1), 128),
+        ((5, 53), 16, (8, 1), 64),
+        ((1,) * 35, None, (8, 4), 64),
+    ],
+    ids=str,
+)
+def test_as_right_as_plain_pytorch(
+    lengths: tuple[int, ...], window: int | None, heads: tuple[int, int], size: int, dtype: torch.dtype,
+    assert_as_right: Callable, differentiate: Callable,
+) -> None:  # fmt: skip
+    given = inputs(sum(lengths), heads, size, dtype)
+    compare(dtype, assert_as_right, differentiate, given, cu_seqlens=bounds(*lengths), window=window)
+
+
+@pytest.mark.parametrize("architecture", sorted(dispatch.ARCHITECTURES))
+@pytest.mark.parametrize("size", attention_dispatch.HEAD_SIZES)
+def test_with_the_tables_own_tiles(
+    architecture: int, size: int, dtype: torch.dtype, assert_as_right: Callable, differentiate: Callable
+) -> None:
+    with dispatch.compiling_for(architecture):
+        given = inputs(293, (2, 1), size, dtype)
+        compare(dtype, assert_as_right, differentiate, given, cu_seqlens=bounds(131, 30, 132), window=100)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("scale", [1e-3, 30.0])
+def test_flat_and_sharp_distributions(
+    scale: float, dtype: torch.dtype, assert_as_right: Callable, differentiate: Callable
+) -> None:
+    q, k, v = inputs(45, (2, 1), 64, dtype)
+    compare(dtype, assert_as_right, differentiate, [scale * q, k, v], softmax_scale=0.11)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_batches_are_documents_of_their_own(
+    dtype: torch.dtype, assert_as_right: Callable, differentiate: Callable
+) -> None:
+    given = [x.unflatten(0, (3, 19)) for x in inputs(57, (4, 2), 64, dtype)]
+    compare(dtype, assert_as_right, differentiate, given, window=9)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("layout", ["fused", "heads first", "odd", "expanded"])
+def test_strided_inputs_and_upstream(layout: str) -> None:
+    fused = torch.randn(41, 8, 64, generator=torch.Generator().manual_seed(0))
+    q, k, v = {
+        "fused": lambda: (fused[:, :4], fused[:, 4:6], fused[:, 6:]),
+        "heads first": lambda: tuple(x.transpose(0, 1).contiguous().transpose(0, 1) for x in fused.split((4, 2, 2), 1)),
+        "odd": lambda: (fused[:, :4], *(torch.randn(41, 2, 65)[..., 1:] for _ in range(2))),
+        "expanded": lambda: (fused[:, :4], fused[:, 4:5].expand(-1, 2, -1), fused[:1, 6:].expand(41, -1, -1)),
+    }[layout]()
+    assert not (layout == "fused" and k.is_contiguous())
+    upstream = torch.randn(41, 64, 4, generator=torch.Generator().manual_seed(1)).transpose(1, 2)
+    results = []
+    for given in ((q, k, v), [x.contiguous() for x in (q, k, v)]):
+        leaves = [x.detach().requires_grad_() for x in given]
+        out = flash_attention(*leaves, cu_seqlens=bounds(11, 30))
+        results.append((out, *torch.autograd.grad(out, leaves, upstream)))
+    for a, e in zip(*results, strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_a_token_sees_only_its_window_of_its_document() -> None:
+    """Whatever stands in a key out of sight changes no bit."""
+    q, k, v = inputs(50, (2, 1), 64, torch.float32)
+    options = {"cu_seqlens": bounds(21, 29), "window": 6}
+    expected = flash_attention(q, k, v, **options)
+    for key in (0, 14, 15, 20, 21, 33, 49):
+        changed = [x.clone() for x in (k, v)]
+        for x in changed:
+            x[key] = 1e4
+        out = flash_attention(q, *changed, **options)
+        end = min(key + 6, 21 if key < 21 else 50)
+        seen = torch.zeros(50, dtype=torch.bool)
+        seen[key:end] = True
+        assert torch.equal(out[~seen], expected[~seen])
+        assert not torch.isclose(out[seen], expected[seen]).all(dim=(1, 2)).any()
+
+
+def test_no_token_at_all() -> None:
+    q, k, v = (x.requires_grad_() for x in inputs(0, (2, 1), 64, torch.float32))
+    out = flash_attention(q, k, v)
+    assert out.shape == (0, 2, 64)
+    assert [g.shape for g in torch.autograd.grad(out.sum(), (q, k, v))] == [x.shape for x in (q, k, v)]
+
+
+@pytest.mark.parametrize("lengths", [(1,), (5, 0, 0, 7), (0, 3), (300, 1, 211), (1,) * 70, (2, 0)], ids=str)
+@pytest.mark.parametrize("window", [1, 3, 10_000])
+def test_visible_range(lengths: tuple[int, ...], window: int) -> None:
+    first, end = visible_range(bounds(*lengths), sum(lengths), window)
+    starts = list(itertools.accumulate(lengths, initial=0))
+    documents = [(s, s + n) for s, n in zip(starts, lengths, strict=False) for _ in range(n)]
+    assert first.tolist() == [max(s, i - window + 1) for i, (s, _) in enumerate(documents)]
+    assert end.tolist() == [min(e, i + window) for i, (_, e) in enumerate(documents)]
+
+
+def test_other_head_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="q has heads of 80 elements; the kernels are for 64 and 128"):
+        flash_attention(*inputs(3, (2, 1), 80, torch.float32))
