@@ -151,6 +151,13 @@ def allow_triton(allowed: bool) -> None:
 
 
 def runs_on_triton(tensor: Tensor) -> bool:
-    """Whether an operation on this tensor is a kernel's; the eager reference does the rest (CPU, float64)."""
+    """Whether an operation on this tensor is a kernel's; the eager reference does the rest (CPU, float64).
+
+    Raises:
+        ValueError: the tensor is on another GPU than the current one, where Triton would launch the kernel.
+    """
     on_gpu = tensor.is_cuda or INTERPRETED
-    return _allowed and on_gpu and tensor.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    runs = _allowed and on_gpu and tensor.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    if runs and tensor.is_cuda and tensor.device.index != (current := torch.cuda.current_device()):
+        raise ValueError(f"a kernel's tensors are on {tensor.device}, the current device is cuda:{current}: set_device")
+    return runs
