@@ -20,7 +20,7 @@ def run(pytestconfig: pytest.Config, *arguments: str) -> subprocess.CompletedPro
 
 
 def test_dry_run_writes_what_the_schema_wants(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path))
+    finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path), "--commit", "abc")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     kernels = {"linear_ce_kl", "linear_ce", "rms_norm", "rope", "swiglu", "adamw"}
@@ -29,6 +29,7 @@ def test_dry_run_writes_what_the_schema_wants(pytestconfig: pytest.Config, tmp_p
     assert {(kernel, name) for kernel in kernels for name in ("ours", "eager", "torch.compile")} <= measured
     assert all((tmp_path / f"{kernel}.svg").stat().st_size > 1000 for kernel in kernels)
     assert results["dry_run"]
+    assert results["commit"] == "abc"
 
 
 def test_wrong_kernel_is_named(pytestconfig: pytest.Config, tmp_path: Path) -> None:
