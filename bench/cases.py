@@ -123,23 +123,38 @@ def rms_norm_case(sizes: Sizes) -> Case:
 
 
 def rope_case(sizes: Sizes) -> Case:
-    """Queries and keys, read and written once each way."""
+    """Queries and keys, read and written once each way; a peer is given its cosines and sines, and works in place."""
 
     def make(tokens: int, device: torch.device, dtype: torch.dtype) -> Inputs:
         shapes = [(tokens, heads, sizes.head_size) for heads in (sizes.heads, sizes.key_heads)]
+        positions = torch.arange(tokens, device=device) % 400
+        exponents = torch.arange(sizes.head_size, device=device) % (sizes.head_size // 2) * 2 / sizes.head_size
+        angles = positions[:, None] / 10000.0**exponents  # [tokens, head_size]
         return {
             "q": _normal(device, dtype, *shapes[0]).requires_grad_(),
             "k": _normal(device, dtype, *shapes[1]).requires_grad_(),
-            "positions": torch.arange(tokens, device=device) % 400,
+            "positions": positions,
+            "cos": angles.cos().to(dtype),
+            "sin": angles.sin().to(dtype),
             "upstream": [_normal(device, dtype, *shape) for shape in shapes],
         }
 
     def by(operations: Any) -> Forward:
         return lambda i: operations.rope(i["q"], i["k"], i["positions"], 10000.0)
 
+    def liger() -> Run:
+        from liger_kernel.ops.rope import LigerRopeFunction
+
+        def forward(i: Inputs) -> tuple[Tensor, ...]:
+            q, k = (i[name].unsqueeze(0).transpose(1, 2) for name in "qk")  # [1, heads, tokens, head_size]
+            rotated = LigerRopeFunction.apply(q, k, i["cos"], i["sin"])
+            return tuple(x.transpose(1, 2).squeeze(0) for x in rotated)
+
+        return forward_and_backward(forward)
+
     width = (sizes.heads + sizes.key_heads) * sizes.head_size
     return Case(
-        "rope", make, by, sizes.tokens,
+        "rope", make, by, sizes.tokens, {"liger": liger},
         traffic=lambda tokens: 4 * tokens * width * 2,
     )  # fmt: skip
 
@@ -157,8 +172,8 @@ def swiglu_case(sizes: Sizes) -> Case:
     def liger() -> Run:
         from liger_kernel.ops.swiglu import LigerSiLUMulFunction
 
-        # it overwrites its saved inputs in the backward pass
-        return forward_and_backward(lambda i: LigerSiLUMulFunction.apply(i["gate"].clone(), i["up"].clone()))
+        # Its backward pass writes the gradients over the inputs: no copy that isn't its own is timed.
+        return forward_and_backward(lambda i: LigerSiLUMulFunction.apply(i["gate"], i["up"]))
 
     return Case(
         "swiglu", make, by, sizes.tokens, {"liger": liger},

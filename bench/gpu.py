@@ -48,6 +48,7 @@ class Bench:
         self.checks: list[Check] = []
         self.measurements: list[Measurement] = []
         self.skipped: list[Skipped] = []
+        self._truths: dict[str, tuple[Inputs, tuple[Tensor, ...]]] = {}  # inputs and their float64 results
 
     def time(self, run: Callable[[Inputs], object], inputs: list[Inputs], seconds: float = 1.0) -> list[float]:
         """Milliseconds of single runs, sorted; after three that don't count."""
@@ -84,22 +85,32 @@ class Bench:
         return Ceilings(copy_bytes_per_second=moved / copy * 1e3, gemm_flops_per_second=2 * side**3 / gemm * 1e3)
 
     def check(self, case: Case) -> None:
-        """The error against float64 at a small size, and the bits over ten runs."""
-        tokens = case.sizes[0] if self.dry_run else min(case.sizes[0], 333)
-        given = case.make(tokens, self.device, self.dtype)
+        """The error of each result against float64 at the smallest size, and the bits over ten runs."""
+        given = case.make(case.sizes[0], self.device, self.dtype)
         ours = [self._copy_and_run(case.ours, given) for _ in range(RUNS)]
         plain = self._copy_and_run(case.eager, given)
         # adamw's specification is in the bits themselves: its float64 is the plain run
-        truth = plain if case.kernel == "adamw" else self._copy_and_run(case.eager, given, torch.float64)
-        error, plain_error = (max(map(_error, results, truth)) for results in (ours[0], plain))
+        exact = case.kernel == "adamw"
+        truth = plain if exact else self._copy_and_run(case.eager, given, torch.float64)
+        self._truths[case.kernel] = given, truth
+        errors, plain_errors = (list(map(_error, results, truth)) for results in (ours[0], plain))
         equal_bits = all(torch.equal(a, b) for other in ours[1:] for a, b in zip(ours[0], other, strict=True))
-        limit = 0.0 if case.kernel == "adamw" else max(2 * plain_error, torch.finfo(self.dtype).eps)
+        right = all(
+            error <= (0.0 if exact else max(2 * plain_error, torch.finfo(result.dtype).eps))
+            for result, error, plain_error in zip(ours[0], errors, plain_errors, strict=True)
+        )
         self.checks.append(
             Check(
-                kernel=case.kernel, dtype=_name(self.dtype), error=error, plain_error=plain_error, runs=RUNS,
-                equal_bits=equal_bits, passed=equal_bits and error <= limit,
+                kernel=case.kernel, dtype=_name(self.dtype), error=max(errors), plain_error=max(plain_errors),
+                runs=RUNS, equal_bits=equal_bits, passed=equal_bits and right,
             )
         )  # fmt: skip
+
+    def _error_of(self, case: Case, run: Run) -> float | None:
+        """The largest error of a contestant's results; None where they aren't the operation's (bare products)."""
+        given, truth = self._truths[case.kernel]
+        results = self._copy_and_run(run, given)
+        return max(map(_error, results, truth)) if len(results) == len(truth) else None
 
     @staticmethod
     def _copy_and_run(run: Run, inputs: Inputs, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
@@ -127,17 +138,18 @@ class Bench:
                 if self.dry_run and name in GPU_ONLY:
                     raise RuntimeError("needs a GPU")
                 run = make()
+                error = self._error_of(case, run)
                 for size in case.sizes:
-                    self.measurements.append(self._measure_one(case, name, run, size))
-            except ImportError as error:
-                self.skipped.append(Skipped(kernel=case.kernel, contestant=name, reason=f"missing: {error}"))
-            except (RuntimeError, NotImplementedError) as error:
-                reason = str(error).splitlines()[0] if str(error) else repr(error)
+                    self.measurements.append(self._measure_one(case, name, run, size, error))
+            except ImportError as problem:
+                self.skipped.append(Skipped(kernel=case.kernel, contestant=name, reason=f"missing: {problem}"))
+            except Exception as problem:  # whatever a peer raises, what the others took must not be lost
+                reason = str(problem).splitlines()[0] if str(problem) else repr(problem)
                 self.skipped.append(Skipped(kernel=case.kernel, contestant=name, reason=reason))
                 if not self.dry_run:
                     torch.cuda.empty_cache()
 
-    def _measure_one(self, case: Case, contestant: str, run: Run, size: int) -> Measurement:
+    def _measure_one(self, case: Case, contestant: str, run: Run, size: int, error: float | None) -> Measurement:
         sets = SETS if case.flops is None else 1  # a chunk of logits alone is larger than the cache
         inputs = [case.make(size, self.device, self.dtype) for _ in range(sets)]
         times = self.time(run, inputs)
@@ -158,6 +170,7 @@ class Bench:
             fastest=times[0],
             slowest=times[-1],
             repeats=len(times),
+            error=error,
             peak_bytes=peak,
             gradient_bytes=sum(x.numel() * x.element_size() for x in leaves),
             bytes_per_second=case.traffic(size) / median * 1e3 if case.traffic else None,
@@ -186,7 +199,10 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    finished = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    try:
+        finished = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    except FileNotFoundError:  # no git
+        return "unknown"
     return finished.stdout.strip() or "unknown"
 
 
@@ -194,7 +210,8 @@ def print_table(results: Results, console: Console) -> None:
     """Checks, ceilings and measurements, with each contestant's time as a multiple of ours."""
     title = f"{results.device}, {results.dtype}" + (": a dry run, whose times mean nothing" if results.dry_run else "")
     ours = {(m.kernel, m.tokens): m.milliseconds for m in results.measurements if m.contestant == "ours"}
-    table = Table("kernel", "tokens", "contestant", "ms", "x ours", "peak MiB", "% copy", "% GEMM", title=title)
+    columns = ("kernel", "tokens", "contestant", "ms", "x ours", "error", "peak MiB", "% copy", "% GEMM")
+    table = Table(*columns, title=title)
     for m in results.measurements:
         share = [
             "" if rate is None else f"{100 * rate / ceiling:.0f}"
@@ -203,9 +220,11 @@ def print_table(results: Results, console: Console) -> None:
                 (m.flops_per_second, results.ceilings.gemm_flops_per_second),
             )
         ]
-        factor = f"{m.milliseconds / ours[m.kernel, m.tokens]:.2f}"
+        own = ours.get((m.kernel, m.tokens))
+        factor = f"{m.milliseconds / own:.2f}" if own else ""
+        error = "" if m.error is None else f"{m.error:.1e}"
         peak = "" if m.peak_bytes is None else f"{m.peak_bytes / 2**20:.0f}"
-        table.add_row(m.kernel, str(m.tokens), m.contestant, f"{m.milliseconds:.3f}", factor, peak, *share)
+        table.add_row(m.kernel, str(m.tokens), m.contestant, f"{m.milliseconds:.3f}", factor, error, peak, *share)
     console.print(table)
     for check in results.checks:
         verdict = "passed" if check.passed else "FAILED"
@@ -243,6 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="directory of the results")
     parser.add_argument("--only", help=f"comma-separated, of {', '.join(all_cases(Sizes.tiny()))}")
     parser.add_argument("--allow-missing", action="store_true", help="peers that aren't installed are left out")
+    parser.add_argument("--commit", help="of this tree, where it isn't a git repository")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
     options = parser.parse_args(arguments)
     if not options.dry_run and not torch.cuda.is_available():
@@ -255,29 +275,32 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.only.split(",") if options.only else list(cases)
     if unknown := set(names) - set(cases):
         parser.error(f"--only: no kernel {', '.join(sorted(unknown))}; there are {', '.join(cases)}")
+    # only where times mean nothing: another version of pydantic words the same schema otherwise
+    if options.dry_run and json.loads((HERE / "schema.json").read_text("utf-8")) != Results.model_json_schema():
+        print("bench/schema.json is old: python bench/schema.py > bench/schema.json")
+        return 1
+    options.out.mkdir(parents=True, exist_ok=True)
+    commit = options.commit or _commit()
     ceilings = bench.ceilings()
     for name in names:
         bench.check(cases[name])
         bench.measure(cases[name])
-    results = Results(
-        dry_run=options.dry_run,
-        commit=_commit(),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        device=platform.processor() or "cpu" if options.dry_run else torch.cuda.get_device_name(),
-        dtype=_name(bench.dtype),
-        versions=_versions(),
-        checks=bench.checks,
-        ceilings=ceilings,
-        measurements=bench.measurements,
-        skipped=bench.skipped,
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = results.model_dump_json(indent=2)
-    Results.model_validate_json(text)
-    if json.loads((HERE / "schema.json").read_text(encoding="utf-8")) != Results.model_json_schema():
-        print("bench/schema.json is old: python bench/schema.py > bench/schema.json")
-        return 1
-    (options.out / "results.json").write_text(text + "\n", encoding="utf-8")
+        results = Results(
+            dry_run=options.dry_run,
+            commit=commit,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            device=platform.processor() or "cpu" if options.dry_run else torch.cuda.get_device_name(),
+            dtype=_name(bench.dtype),
+            versions=_versions(),
+            checks=bench.checks,
+            ceilings=ceilings,
+            measurements=bench.measurements,
+            skipped=bench.skipped,
+        )
+        text = results.model_dump_json(indent=2)
+        Results.model_validate_json(text)
+        # after every kernel: an interrupted run keeps what it has measured
+        (options.out / "results.json").write_text(text + "\n", encoding="utf-8")
     with (options.out / "results.txt").open("w", encoding="utf-8") as file:
         print_table(results, Console(file=file, width=120))
     print_table(results, Console(width=None if sys.stdout.isatty() else 120))

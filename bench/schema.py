@@ -39,6 +39,9 @@ class Measurement(_Strict):
     fastest: float = Field(gt=0)
     slowest: float = Field(gt=0)
     repeats: int = Field(gt=0)
+    error: float | None = Field(
+        ge=0, description="largest of its results, loss and gradients, against float64; None if they are others"
+    )
     peak_bytes: int | None = Field(ge=0, description="allocated at most beyond the inputs; None off the GPU")
     gradient_bytes: int = Field(ge=0, description="of that, gradients")
     bytes_per_second: float | None = Field(description="the least traffic that the operation needs, by its time")

@@ -6,7 +6,7 @@ after another; `cu_seqlens` says where each begins.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,10 @@ __all__ = ["Head", "Mistral", "ModelConfig", "Operations"]
 class Operations(Protocol):
     """The operations a model runs on: `vikhr_kernels.reference`, or anything with the same functions."""
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor: ...  # noqa: D102
+    @overload
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, residual: None = None) -> Tensor: ...
+    @overload
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, residual: Tensor) -> tuple[Tensor, Tensor]: ...
     def rope(self, q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor, Tensor]: ...  # noqa: D102
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor: ...  # noqa: D102
     def flash_attention(  # noqa: D102
@@ -37,7 +40,7 @@ class Operations(Protocol):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a learnt scale: [T, H] -> [T, H]."""
+    """Root-mean-square normalisation with a learnt scale, [T, H] -> [T, H]; see `add` for the residual stream."""
 
     def __init__(self, size: int, eps: float, ops: Operations) -> None:
         super().__init__()
@@ -47,6 +50,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.rms_norm(hidden, self.weight, self.eps)
+
+    def add(self, branch: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised sum, and the sum: one operation."""
+        return self.rms_norm(branch, self.weight, self.eps, residual)
 
 
 class Attention(nn.Module):
@@ -104,8 +111,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
         attended: Tensor = self.self_attn(self.input_layernorm(hidden), positions, cu_seqlens)
-        hidden = hidden + attended
-        transformed: Tensor = self.mlp(self.post_attention_layernorm(hidden))
+        normalised, hidden = self.post_attention_layernorm.add(attended, hidden)
+        transformed: Tensor = self.mlp(normalised)
         return hidden + transformed
 
 

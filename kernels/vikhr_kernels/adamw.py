@@ -52,6 +52,7 @@ def adamw(
         else:
             require(parameter.dtype == torch.bfloat16, f"adamw: {place} is {parameter.dtype}, not bfloat16")
         require(parameter.is_contiguous(), f"adamw: {place} is not contiguous")
+        _require_place(place, parameter, parameters[0])
         for name, tensors in lists.items():
             tensor = tensors[index]
             place = f"{name}[{index}]"
@@ -59,10 +60,7 @@ def adamw(
             require_shape("adamw", place, tensor, parameter.shape)
             require(tensor.dtype == wanted, f"adamw: {place} is {tensor.dtype}, not {wanted}")
             require(tensor.is_contiguous(), f"adamw: {place} is not contiguous")
-            require(
-                tensor.device == parameters[0].device,
-                f"adamw: {place} is on {tensor.device}, parameters[0] on {parameters[0].device}",
-            )
+            _require_place(place, tensor, parameters[0])
     if not parameters:
         return
     require(gradients[0].dtype.is_floating_point, f"adamw: gradients are {gradients[0].dtype}")
@@ -73,6 +71,7 @@ def adamw(
         gradient_scale.shape == () and gradient_scale.dtype == master,
         f"adamw: gradient_scale must be a {master} scalar, not {gradient_scale.dtype} {list(gradient_scale.shape)}",
     )
+    _require_place("gradient_scale", gradient_scale, parameters[0])
     _adamw(
         list(parameters),
         [] if remainders is None else list(remainders),
@@ -85,6 +84,12 @@ def adamw(
         *betas,
         eps,
         weight_decay,
+    )
+
+
+def _require_place(name: str, tensor: Tensor, parameter: Tensor) -> None:
+    require(
+        tensor.device == parameter.device, f"adamw: {name} is on {tensor.device}, parameters[0] on {parameter.device}"
     )
 
 

@@ -162,7 +162,19 @@ def allow_triton(allowed: bool) -> None:
     _allowed = allowed
 
 
-def runs_on_triton(tensor: Tensor) -> bool:
-    """Whether an operation on this tensor is a kernel's; the eager reference does the rest (CPU, float64)."""
+def is_for_triton(tensor: Tensor) -> bool:
+    """Whether an operation on such a tensor, which may be fake, is a kernel's; the eager reference does the rest."""
     on_gpu = tensor.is_cuda or INTERPRETED
     return _allowed and on_gpu and tensor.dtype in (torch.bfloat16, torch.float16, torch.float32)
+
+
+def runs_on_triton(tensor: Tensor) -> bool:
+    """Whether an operation on this tensor is a kernel's; the eager reference does the rest (CPU, float64).
+
+    Raises:
+        ValueError: the tensor is on another GPU than the current one, where Triton would launch the kernel.
+    """
+    runs = is_for_triton(tensor)
+    if runs and tensor.is_cuda and tensor.device.index != (current := torch.cuda.current_device()):
+        raise ValueError(f"a kernel's tensors are on {tensor.device}, the current device is cuda:{current}: set_device")
+    return runs

@@ -11,7 +11,7 @@ from torch import Tensor
 from vikhr_kernels import reference
 from vikhr_kernels.arguments import require, require_floating, require_like, require_shape
 from vikhr_kernels.attention_dispatch import HEAD_SIZES
-from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.dispatch import is_for_triton, runs_on_triton
 from vikhr_kernels.reference import accumulation_dtype
 
 MOST_TOKENS = 2**30  # positions, and positions a window further on, are int32
@@ -58,10 +58,6 @@ def flash_attention(
         math.isfinite(softmax_scale) and softmax_scale > 0,
         f"flash_attention: softmax_scale must be positive, not {softmax_scale}",
     )
-    require(
-        size in HEAD_SIZES or not runs_on_triton(q),
-        f"flash_attention: q has heads of {size} elements; the kernels are for {' and '.join(map(str, HEAD_SIZES))}",
-    )
     tokens = math.prod(rows)
     require(tokens <= MOST_TOKENS, f"flash_attention: q has {tokens} tokens, more than {MOST_TOKENS}")
     if cu_seqlens is None:
@@ -89,6 +85,11 @@ def _flash_attention(
         from vikhr_kernels.gpu import flash_attention as gpu
         from vikhr_kernels.gpu.visible_range import visible_range
 
+        require(
+            q.shape[-1] in HEAD_SIZES,
+            f"flash_attention: q has heads of {q.shape[-1]} elements; the kernels are for "
+            f"{' and '.join(map(str, HEAD_SIZES))}",
+        )
         first, _ = visible_range(cu_seqlens.contiguous(), q.shape[0], window)
         return gpu.forward(q, k, v, first, softmax_scale)
     out = reference.flash_attention(q, k, v, cu_seqlens=cu_seqlens, window=window, softmax_scale=softmax_scale)
@@ -96,7 +97,7 @@ def _flash_attention(
 
 
 def _empty_statistics(q: Tensor) -> Tensor:
-    shape = (q.shape[1], -(-q.shape[0] // 128) * 128) if runs_on_triton(q) else (0, 0)  # the reference needs none
+    shape = (q.shape[1], -(-q.shape[0] // 128) * 128) if is_for_triton(q) else (0, 0)  # the reference needs none
     return q.new_empty(shape, dtype=torch.float32)
 
 

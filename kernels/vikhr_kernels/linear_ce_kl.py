@@ -51,6 +51,7 @@ def linear_ce_kl(
             it is named. On a GPU such a target fails an assertion there: looking at it here would wait for the GPU.
     """
     _check(hidden, weight, targets, ref_hidden, ref_weight, kl_support, token_weights, ignore_index)
+    _check_factors(hidden, ce_weight=ce_weight, kl_weight=kl_weight, num_tokens=num_tokens)
     require(kl_direction in ("reverse", "forward"), f"linear_ce_kl: kl_direction is {kl_direction!r}")
     require(reduction in ("sum", "mean", "none"), f"linear_ce_kl: reduction is {reduction!r}")
     require(chunk_tokens is None or chunk_tokens > 0, f"linear_ce_kl: chunk_tokens is {chunk_tokens}")
@@ -133,6 +134,21 @@ def _check(
         if outside.any():
             position = int(outside.nonzero()[0])
             require(False, f"{op}: targets[{position}] is {int(targets[position])}, outside [0, {weight.shape[0]})")
+
+
+def _check_factors(hidden: Tensor, **factors: float | Tensor | None) -> None:
+    """Other shapes would broadcast the factors to [N, N], which the kernels read as if it were [N]."""
+    for name, factor in factors.items():
+        if isinstance(factor, Tensor):
+            shapes = [()] if name == "num_tokens" else [(), hidden.shape[:1]]
+            require(
+                factor.shape in shapes,
+                f"linear_ce_kl: {name} must be {' or '.join(str(list(s)) for s in shapes)}, not {list(factor.shape)}",
+            )
+            require(  # a number on the CPU is read without waiting for a GPU
+                factor.device == hidden.device or (factor.dim() == 0 and factor.device.type == "cpu"),
+                f"linear_ce_kl: {name} is on {factor.device}, hidden on {hidden.device}",
+            )
 
 
 def eager_row_step(
@@ -301,6 +317,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError("linear_ce_kl: its gradients can't be differentiated again (create_graph)")
     without_gradient = [None] * 10
     if not ctx.deferred:
         d_hidden, d_weight = ctx.saved_tensors

@@ -1,12 +1,17 @@
 """bench/gpu.py without a GPU: every check, every contestant that a CPU can run, and the real schema."""
 
+import dataclasses
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+import vikhr_kernels
 
 
 def run(pytestconfig: pytest.Config, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -15,7 +20,7 @@ def run(pytestconfig: pytest.Config, *arguments: str) -> subprocess.CompletedPro
 
 
 def test_dry_run_writes_what_the_schema_wants(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path))
+    finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path), "--commit", "abc")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     kernels = {"linear_ce_kl", "linear_ce", "rms_norm", "rope", "swiglu", "adamw"}
@@ -24,6 +29,7 @@ def test_dry_run_writes_what_the_schema_wants(pytestconfig: pytest.Config, tmp_p
     assert {(kernel, name) for kernel in kernels for name in ("ours", "eager", "torch.compile")} <= measured
     assert all((tmp_path / f"{kernel}.svg").stat().st_size > 1000 for kernel in kernels)
     assert results["dry_run"]
+    assert results["commit"] == "abc"
 
 
 def test_wrong_kernel_is_named(pytestconfig: pytest.Config, tmp_path: Path) -> None:
@@ -37,3 +43,39 @@ def test_without_a_gpu_it_says_so(pytestconfig: pytest.Config, tmp_path: Path) -
     finished = run(pytestconfig, "--out", str(tmp_path))
     assert finished.returncode == 2
     assert "--dry-run" in finished.stderr
+
+
+@pytest.fixture
+def gpu(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(pytestconfig.rootpath / "bench"))
+    return importlib.import_module("gpu")
+
+
+@pytest.mark.parametrize("wrong", [0.0, 5e-4])
+def test_an_error_of_the_loss_does_not_hide_behind_its_gradients(gpu: Any, wrong: float) -> None:
+    torch.manual_seed(0)
+    bench = gpu.Bench(dry_run=True)
+    bench.dtype = torch.float16  # its gradients round more than the float32 loss may be off
+    case = gpu.all_cases(bench.sizes)["linear_ce"]
+
+    def by(operations: Any) -> Any:
+        share = wrong if operations is vikhr_kernels else 0.0
+        forward = case.by(operations)
+
+        def shifted(inputs: Any) -> tuple[torch.Tensor]:
+            (loss,) = forward(inputs)
+            return (loss + share * loss.detach(),)
+
+        return shifted
+
+    bench.check(dataclasses.replace(case, by=by))
+    assert bench.checks[0].passed == (wrong == 0)
+
+
+def test_a_contestant_that_breaks_loses_no_other(gpu: Any) -> None:
+    bench = gpu.Bench(dry_run=True)
+    case = dataclasses.replace(gpu.all_cases(bench.sizes)["swiglu"], peers={"broken": lambda: {}["no such name"]})
+    bench.check(case)
+    bench.measure(case)
+    assert [skipped.contestant for skipped in bench.skipped] == ["broken"]
+    assert {m.contestant for m in bench.measurements} == {"ours", "eager", "torch.compile"}

@@ -232,3 +232,11 @@ def test_no_gradient_reaches_the_reference() -> None:
     assert inputs["hidden"].grad is not None
     alone = {**inputs, "hidden": inputs["hidden"].detach(), "weight": inputs["weight"].detach()}
     assert not linear_ce_kl(**alone)[0].requires_grad
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_second_derivative_is_refused(reduction: str) -> None:
+    inputs = make_inputs()
+    loss = linear_ce_kl(**inputs, reduction=reduction)[0].sum()
+    with pytest.raises(RuntimeError, match="create_graph"):
+        torch.autograd.grad(loss, inputs["hidden"], create_graph=True)

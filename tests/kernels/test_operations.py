@@ -6,6 +6,7 @@ are tested in interpreter/ and in test_gpu.py.
 
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from vikhr_kernels import adamw, flash_attention, linear_ce_kl, reference, rms_norm, rope, split_master, swiglu
+from vikhr_kernels import (
+    adamw,
+    dispatch,
+    flash_attention,
+    linear_ce_kl,
+    reference,
+    rms_norm,
+    rope,
+    split_master,
+    swiglu,
+)
 
 POSITIONS = torch.tensor([0, 1, 2, 0, 1])
 DOCUMENTS = torch.tensor([0, 3, 5], dtype=torch.int32)
@@ -210,6 +221,16 @@ ERRORS: list[tuple[str, Callable]] = [
     (r"parameters\[0\] is not contig", lambda: adamw([torch.ones(3, 2).T], None, *STATE[1:], **ADAMW)),
     ("step is 0", lambda: adamw(STATE[0], None, *STATE[1:], **{**ADAMW, "step": 0})),
     ("gradient_scale", lambda: adamw(STATE[0], None, *STATE[1:], **ADAMW, gradient_scale=torch.ones(2))),
+    (
+        r"parameters\[1\] is on meta",
+        lambda: adamw(
+            [torch.ones(3), torch.ones(3, device="meta")], None, *([torch.ones(3)] * 2 for _ in "123"), **ADAMW
+        ),
+    ),
+    (
+        "gradient_scale is on meta",
+        lambda: adamw(STATE[0], None, *STATE[1:], **ADAMW, gradient_scale=torch.ones((), device="meta")),
+    ),
     ("kl_direction", lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, kl_direction="both")),
     ("reduction", lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, reduction="max")),
     ("chunk_tokens", lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, chunk_tokens=0)),
@@ -219,6 +240,22 @@ ERRORS: list[tuple[str, Callable]] = [
             torch.ones(5, 2), torch.ones(11, 2), TARGETS, kl_support=torch.ones(11, dtype=torch.bool, device="meta")
         ),
     ),
+    (
+        r"ce_weight must be \[\] or \[5\], not \[5, 1\]",
+        lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, ce_weight=torch.ones(5, 1)),
+    ),
+    (
+        r"kl_weight must be .* not \[5\]",  # one token must not become five
+        lambda: linear_ce_kl(torch.ones(1, 2), torch.ones(11, 2), TARGETS[:1], kl_weight=torch.ones(5)),
+    ),
+    (
+        r"num_tokens must be \[\], not \[5\]",
+        lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, num_tokens=torch.ones(5)),
+    ),
+    (
+        "ce_weight is on meta",
+        lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, ce_weight=torch.ones(5, device="meta")),
+    ),
     ("token_weights", lambda: linear_ce_kl(torch.ones(5, 2), torch.ones(11, 2), TARGETS, token_weights=torch.ones(4))),
 ]
 
@@ -227,3 +264,12 @@ ERRORS: list[tuple[str, Callable]] = [
 def test_wrong_arguments_are_named(message: str, call: Callable) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_another_gpu_than_the_current_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_allowed", True)  # a trainer in this process may have forbidden kernels
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    second = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16, device=torch.device("cuda:1"))
+    with pytest.raises(ValueError, match="on cuda:1, the current device is cuda:0"):
+        dispatch.runs_on_triton(second)
+    assert dispatch.runs_on_triton(SimpleNamespace(**vars(second) | {"device": torch.device("cuda:0")}))
