@@ -1,94 +1,14 @@
 """What is measured: each kernel's inputs, its contestants, and the least work that it has to do."""
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attention import attention_cases
+from measuring import Case, Forward, Inputs, Run, Sizes, forward_and_backward
 from torch import Tensor
 
 import vikhr_kernels
-from vikhr_kernels import reference
-
-Inputs = dict[str, Any]
-Forward = Callable[[Inputs], Any]
-Run = Callable[[Inputs], tuple[Tensor, ...]]  # forward and backward: outputs, then gradients
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Shapes of a model; `tokens` are the sizes that are measured."""
-
-    hidden: int = 4096
-    intermediate: int = 14336
-    vocabulary: int = 40000
-    heads: int = 32
-    key_heads: int = 8
-    head_size: int = 128
-    tokens: tuple[int, ...] = (1024, 3072, 8192, 16384)
-    parameters: tuple[int, ...] = (50_000, 200_000)  # thousands, of adamw
-
-    @classmethod
-    def tiny(cls) -> "Sizes":
-        """For a machine without a GPU: every path, no meaning in the times."""
-        return cls(64, 96, 211, 4, 2, 16, (3, 8), (2,))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operation to measure.
-
-    Attributes:
-        kernel: its name.
-        make: inputs for a number of tokens; those that require gradients are differentiated by.
-        by: its forward pass by an implementation, `vikhr_kernels` or `vikhr_kernels.reference`.
-        sizes: what `make` is called with.
-        peers: other implementations, by name; each is made when it is wanted, which raises ImportError without it.
-        traffic: bytes that have to be moved for a number of tokens; None where matrix products are the work.
-        flops: of its matrix products, likewise.
-        differentiated: whether there is a backward pass.
-    """
-
-    kernel: str
-    make: Callable[[int, torch.device, torch.dtype], Inputs]
-    by: Callable[[Any], Forward]
-    sizes: tuple[int, ...]
-    peers: dict[str, Callable[[], Run]] = dataclasses.field(default_factory=dict)
-    traffic: Callable[[int], int] | None = None
-    flops: Callable[[int], int] | None = None
-    differentiated: bool = True
-
-    @property
-    def ours(self) -> Run:
-        """The kernels."""
-        return self._whole(self.by(vikhr_kernels))
-
-    @property
-    def eager(self) -> Run:
-        """The reference."""
-        return self._whole(self.by(reference))
-
-    def compiled(self, backend: str) -> Run:
-        """The reference as torch.compile makes it, its backward pass with it."""
-        return self._whole(torch.compile(self.by(reference), backend=backend, dynamic=False))
-
-    def _whole(self, forward: Forward) -> Run:
-        return forward_and_backward(forward) if self.differentiated else forward
-
-
-def forward_and_backward(f: Forward) -> Run:
-    """The outputs of f and its gradients, by the upstream gradients among the inputs."""
-
-    def run(inputs: Inputs) -> tuple[Tensor, ...]:
-        outputs = f(inputs)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        leaves = [x for x in inputs.values() if isinstance(x, Tensor) and x.requires_grad]
-        upstream = inputs.get("upstream")
-        return *outputs, *torch.autograd.grad(outputs[: len(upstream)] if upstream else outputs[0], leaves, upstream)
-
-    return run
 
 
 def _normal(device: torch.device, dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
@@ -219,7 +139,8 @@ def adamw_case(sizes: Sizes) -> Case:
 
     return Case(
         "adamw", make, by, sizes.parameters, {"torch fused, fp32": fused},
-        traffic=lambda thousands: 26 * 1000 * thousands, differentiated=False,
+        traffic=lambda thousands: 26 * 1000 * thousands, what="forward",
+        axis="thousands of parameters",
     )  # fmt: skip
 
 
@@ -293,6 +214,6 @@ def all_cases(sizes: Sizes) -> dict[str, Case]:
     """Every case, by the name of its kernel."""
     cases = [
         loss_case(sizes, with_reference=True), loss_case(sizes, with_reference=False), rms_norm_case(sizes),
-        rope_case(sizes), swiglu_case(sizes), adamw_case(sizes),
+        rope_case(sizes), swiglu_case(sizes), adamw_case(sizes), *attention_cases(sizes),
     ]  # fmt: skip
     return {case.kernel: case for case in cases}

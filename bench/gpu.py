@@ -21,7 +21,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-from cases import Case, Inputs, Run, Sizes, all_cases
+from cases import all_cases
+from measuring import Case, Inputs, Run, Sizes
 from rich.console import Console
 from rich.table import Table
 from schema import Ceilings, Check, Measurement, Results, Skipped
@@ -31,7 +32,14 @@ mpl.use("Agg")
 from matplotlib import pyplot
 
 HERE = Path(__file__).parent
-GPU_ONLY = {"liger", "cut", "torch fused, fp32"}  # peers that a CPU cannot run
+GPU_ONLY = {
+    "liger",
+    "cut",
+    "torch fused, fp32",
+    "FlashAttention-2",
+    "cuDNN",
+    "FlexAttention",
+}  # peers that a CPU cannot run
 PACKAGES = ("torch", "triton", "liger-kernel", "cut-cross-entropy")
 SETS = 3  # of inputs, taken in turn: what one run left in the cache is of no use to the next
 RUNS = 10  # that must agree bit for bit
@@ -85,8 +93,8 @@ class Bench:
         return Ceilings(copy_bytes_per_second=moved / copy * 1e3, gemm_flops_per_second=2 * side**3 / gemm * 1e3)
 
     def check(self, case: Case) -> None:
-        """The error of each result against float64 at the smallest size, and the bits over ten runs."""
-        given = case.make(case.sizes[0], self.device, self.dtype)
+        """The error of each result against float64, and the bits over ten runs."""
+        given = case.checked(self.device, self.dtype)
         ours = [self._copy_and_run(case.ours, given) for _ in range(RUNS)]
         plain = self._copy_and_run(case.eager, given)
         # adamw's specification is in the bits themselves: its float64 is the plain run
@@ -130,7 +138,7 @@ class Bench:
         contestants: dict[str, Callable[[], Run]] = {
             "ours": lambda: case.ours,
             "eager": lambda: case.eager,
-            "torch.compile": lambda: case.compiled(backend),
+            **({"torch.compile": lambda: case.compiled(backend)} if case.compiles else {}),
             **case.peers,
         }
         for name, make in contestants.items():
@@ -139,7 +147,8 @@ class Bench:
                     raise RuntimeError("needs a GPU")
                 run = make()
                 error = self._error_of(case, run)
-                for size in case.sizes:
+                limited = name == "eager" and case.eager_sizes is not None
+                for size in case.eager_sizes if limited else case.sizes:
                     self.measurements.append(self._measure_one(case, name, run, size, error))
             except ImportError as problem:
                 self.skipped.append(Skipped(kernel=case.kernel, contestant=name, reason=f"missing: {problem}"))
@@ -210,7 +219,7 @@ def print_table(results: Results, console: Console) -> None:
     """Checks, ceilings and measurements, with each contestant's time as a multiple of ours."""
     title = f"{results.device}, {results.dtype}" + (": a dry run, whose times mean nothing" if results.dry_run else "")
     ours = {(m.kernel, m.tokens): m.milliseconds for m in results.measurements if m.contestant == "ours"}
-    columns = ("kernel", "tokens", "contestant", "ms", "x ours", "error", "peak MiB", "% copy", "% GEMM")
+    columns = ("kernel", "size", "contestant", "ms", "x ours", "error", "peak MiB", "% copy", "% GEMM")
     table = Table(*columns, title=title)
     for m in results.measurements:
         share = [
@@ -237,19 +246,24 @@ def print_table(results: Results, console: Console) -> None:
         console.print(f"{skipped.kernel}: {skipped.contestant} skipped: {skipped.reason}")
 
 
-def plot(results: Results, directory: Path) -> None:
-    """Time and memory against tokens, a picture a kernel."""
+def plot(results: Results, axes: dict[str, str], directory: Path) -> None:
+    """Speed, or time where no product of matrices is made, and memory against the size; a picture a kernel."""
     for kernel in dict.fromkeys(m.kernel for m in results.measurements):
         figure, (time_axes, memory_axes) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
         for contestant in dict.fromkeys(m.contestant for m in results.measurements if m.kernel == kernel):
             points = [m for m in results.measurements if (m.kernel, m.contestant) == (kernel, contestant)]
             tokens = [m.tokens for m in points]
             width = 2.5 if contestant == "ours" else 1.2
-            time_axes.plot(tokens, [m.milliseconds for m in points], marker="o", label=contestant, linewidth=width)
+            speeds = [m.flops_per_second / 1e12 for m in points if m.flops_per_second is not None]
+            times = [m.milliseconds for m in points]
+            time_axes.plot(tokens, speeds or times, marker="o", label=contestant, linewidth=width)
             if all(m.peak_bytes is not None for m in points):
                 memory_axes.plot(tokens, [m.peak_bytes / 2**30 for m in points], marker="o", linewidth=width)
-        unit = "thousands of parameters" if kernel == "adamw" else "tokens"
-        time_axes.set(xlabel=unit, ylabel="milliseconds", xscale="log", yscale="log")
+        unit = axes[kernel]
+        if any(m.flops_per_second is not None for m in results.measurements if m.kernel == kernel):
+            time_axes.set(xlabel=unit, ylabel="TFLOP/s", xscale="log", ylim=(0, None))
+        else:
+            time_axes.set(xlabel=unit, ylabel="milliseconds", xscale="log", yscale="log")
         memory_axes.set(xlabel=unit, ylabel="GiB beyond the inputs", xscale="log")
         time_axes.legend()
         figure.suptitle(f"{kernel}, {results.dtype}, {results.device}" + (" (dry run)" if results.dry_run else ""))
@@ -304,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     with (options.out / "results.txt").open("w", encoding="utf-8") as file:
         print_table(results, Console(file=file, width=120))
     print_table(results, Console(width=None if sys.stdout.isatty() else 120))
-    plot(results, options.out)
+    plot(results, {name: case.axis for name, case in cases.items()}, options.out)
     failed = [check.kernel for check in results.checks if not check.passed]
     missing = [
         s for s in results.skipped if not options.dry_run and not (options.allow_missing and "missing" in s.reason)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Sizes, all_cases
+from cases import all_cases
+from measuring import Sizes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU, and there is none")
 

@@ -9,7 +9,9 @@ imported once; every run is a fork of that process.
 
 import argparse
 import contextlib
+import functools
 import io
+import multiprocessing
 import os
 import shutil
 import sys
@@ -190,6 +192,34 @@ def run_tests(directory: Path, tests: str) -> bool:
     return False
 
 
+def copy_tree(directory: Path) -> Path:
+    """A copy of what the tests need, to be mutated: a subdirectory for each process."""
+    copy = directory / str(os.getpid())
+    if not copy.exists():
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "kernels" / "vikhr_kernels", copy / "kernels" / "vikhr_kernels", ignore=ignore)
+        shutil.copytree(ROOT / "tests" / "kernels", copy / "tests" / "kernels", ignore=ignore)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+    return copy
+
+
+def passes_unmutated(directory: Path, tests: str) -> bool:
+    """Whether the tests pass as things are."""
+    return run_tests(copy_tree(directory), tests)
+
+
+def survives(directory: Path, mutation: Mutation) -> tuple[bool, float]:
+    """Whether the mutation's tests pass with it, and the seconds that it took to know."""
+    copy = copy_tree(directory)
+    file = copy / "kernels" / "vikhr_kernels" / mutation.file
+    source = file.read_text(encoding="utf-8")
+    file.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+    started = time.monotonic()
+    survived = run_tests(copy, mutation.tests)
+    file.write_text(source, encoding="utf-8")
+    return survived, time.monotonic() - started
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="The mutation gate of the kernels.")
     parser.add_argument("--only", default="", help="mutations whose title holds this text")
@@ -197,6 +227,12 @@ def main() -> int:
         "--every", type=int, default=1, help="only every Nth mutation, without trying the tests unmutated"
     )
     options = parser.parse_args()
+    mutations = [mutation for mutation in MUTATIONS if options.only in mutation.title][:: options.every]
+    for mutation in mutations:
+        source = (ROOT / "kernels" / "vikhr_kernels" / mutation.file).read_text(encoding="utf-8")
+        if source.count(mutation.old) != 1:
+            print(f"{mutation.title}: stands there {source.count(mutation.old)} times, not once")
+            return 1
     import torch
     import triton  # noqa: F401  imported once, for all forks
 
@@ -206,39 +242,23 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # imports much at its first call
     torch.use_deterministic_algorithms(False)
-    mutations = [mutation for mutation in MUTATIONS if options.only in mutation.title][:: options.every]
-    survivors = []
-    with tempfile.TemporaryDirectory() as name:
+    survivors = 0
+    jobs = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("fork").Pool(jobs) as pool:
         directory = Path(name).resolve()
-        package = directory / "kernels" / "vikhr_kernels"
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "kernels" / "vikhr_kernels", package, ignore=ignore)
-        shutil.copytree(ROOT / "tests" / "kernels", directory / "tests" / "kernels", ignore=ignore)
-        shutil.copy(ROOT / "pyproject.toml", directory)
         # A reduced run stands beside the tests' own, which shows that they pass as things are.
-        for tests in sorted({mutation.tests for mutation in mutations if options.every == 1}):
-            if not run_tests(directory, tests):
-                print(f"the tests fail without any mutation: {tests}")
-                return 1
-        for number, mutation in enumerate(mutations, 1):
-            file = package / mutation.file
-            source = file.read_text(encoding="utf-8")
-            if source.count(mutation.old) != 1:
-                print(f"{mutation.title}: stands there {source.count(mutation.old)} times, not once")
-                return 1
-            file.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
-            started = time.monotonic()
-            survived = run_tests(directory, mutation.tests)
-            file.write_text(source, encoding="utf-8")
+        selections = sorted({mutation.tests for mutation in mutations if options.every == 1})
+        passed = pool.map(functools.partial(passes_unmutated, directory), selections, chunksize=1)
+        if not all(passed):
+            print(f"the tests fail without any mutation: {selections[passed.index(False)]}")
+            return 1
+        results = pool.imap(functools.partial(survives, directory), mutations)
+        for number, (mutation, (survived, seconds)) in enumerate(zip(mutations, results, strict=True), 1):
             verdict = "SURVIVED" if survived else "killed"
-            print(
-                f"{number:3}/{len(mutations)} {verdict:8} {time.monotonic() - started:5.1f} s  {mutation.title}",
-                flush=True,
-            )
-            if survived:
-                survivors.append(mutation)
-    print(f"{len(mutations) - len(survivors)} of {len(mutations)} mutations killed")
-    return int(bool(survivors))
+            print(f"{number:3}/{len(mutations)} {verdict:8} {seconds:5.1f} s  {mutation.title}", flush=True)
+            survivors += survived
+    print(f"{len(mutations) - survivors} of {len(mutations)} mutations killed")
+    return int(survivors > 0)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ The table is checked in; `python -m vikhr_kernels.tune` measures its neighbours 
 in the user's cache, which goes first.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,9 @@ TABLE: dict[int, dict[str, dict[torch.dtype, Entries]]] = {
 
 
 def choose(kernel: str, dtype: torch.dtype, device: torch.device, head_size: int) -> AttentionConfiguration:
-    """The configuration that `kernel` runs with: as tuned on this GPU, or the table's."""
+    """The configuration that `kernel` runs with: as forced, as tuned on this GPU, or the table's."""
+    if kernel in _forced:
+        return _forced[kernel]
     configuration = _tuned(device).get((kernel, str(dtype), head_size)) if device.type == "cuda" else None
     return configuration or from_table(kernel, dtype, architecture_of(device), head_size)
 
@@ -101,6 +105,19 @@ def from_table(kernel: str, dtype: torch.dtype, architecture: int, head_size: in
     """The table's entry; the head size is one of HEAD_SIZES."""
     (entry,) = (entry for entry in TABLE[architecture][kernel][dtype] if entry.head_size == head_size)
     return entry
+
+
+_forced: dict[str, AttentionConfiguration] = {}
+
+
+@contextlib.contextmanager
+def forcing(kernel: str, configuration: AttentionConfiguration) -> Iterator[None]:
+    """Makes `kernel` run with this configuration, whatever the table says of the dtype and the head size."""
+    _forced[kernel] = configuration
+    try:
+        yield
+    finally:
+        del _forced[kernel]
 
 
 Tuned = dict[tuple[str, str, int], AttentionConfiguration]  # by kernel, dtype and head size

@@ -22,17 +22,28 @@ pytest.importorskip("triton")
             "no call reaches swiglu_forward_kernel with Configuration(block=64",
         ),
         ('table["loss_rows_kernel"] = {b: (Configuration(16384, 32),)}', "bytes spilled"),
+        (
+            'forward["flash_attention_forward_kernel"] = {b: (AttentionConfiguration(128, 128, 128, 8, 4, True),)}',
+            "bytes of shared memory, over",
+        ),
+        (
+            'forward["flash_attention_forward_kernel"] = {b: (AttentionConfiguration(64, 16, 64, 4, 2),)}',
+            "matrix instructions are HMMA, not HGMMA",
+        ),
     ],
 )
 def test_the_gate_fails_on(change: str, message: str) -> None:
-    only = "loss_rows_kernel" if "loss_rows" in change else "swiglu_forward_kernel"
+    changed = [name for name in ("loss_rows_kernel", "flash_attention_forward_kernel") if name in change]
+    only = changed[0] if changed else "swiglu_forward_kernel"
     program = f"""
 import sys, torch
 from vikhr_kernels import aot
+from vikhr_kernels.attention_dispatch import TABLE as ATTENTION, AttentionConfiguration
 from vikhr_kernels.dispatch import TABLE, Configuration
-b, table = torch.bfloat16, TABLE[90]
-for name in [name for name in table if name != "{only}"]:
-    aot.SAMPLE_CALLS.pop(name), table.pop(name)
+b, table, forward = torch.bfloat16, TABLE[90], ATTENTION[90]
+for names in (table, forward):
+    for name in [name for name in names if name != "{only}"]:
+        aot.SAMPLE_CALLS.pop(name), names.pop(name)
 kernels = aot.find_kernels()
 aot.find_kernels = lambda: {{"{only}": kernels["{only}"]}}
 if "{only}" == "loss_rows_kernel":
@@ -41,6 +52,10 @@ if "{only}" == "loss_rows_kernel":
     aot.SAMPLE_CALLS["{only}"] = lambda c: aot.loss_rows.loss_rows(
         torch.ones(16, 40000), torch.ones(16, 40000), torch.zeros(16, dtype=torch.int64), one, one, one, None, False,
         one, one, one, b)
+if "{only}" == "flash_attention_forward_kernel":
+    q = [torch.ones(256, 8, size, dtype=b) for size in (64, 128)]
+    aot.SAMPLE_CALLS["{only}"] = lambda c: aot.flash_attention.forward(
+        *[q[c.head_size // 128]] * 3, torch.zeros(256, dtype=torch.int32), 1.0)
 {change}
 sys.exit(aot.main(["--architecture", "90"]))
 """

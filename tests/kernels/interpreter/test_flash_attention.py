@@ -1,7 +1,8 @@
 """Small tiles, so that few tokens make many of them: before, on and after the diagonal, and out of sight."""
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -16,13 +17,13 @@ TILES = [(32, 16, True), (16, 32, False)]
 
 
 @pytest.fixture(params=TILES, ids=str)
-def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def tiles(request: pytest.FixtureRequest) -> Iterator[None]:
     queries, keys, descriptors = request.param
-
-    def choose(kernel: str, dtype: torch.dtype, device: torch.device, head_size: int) -> AttentionConfiguration:  # noqa: ARG001
-        return AttentionConfiguration(head_size, queries, keys, 4, 1, descriptors)
-
-    monkeypatch.setattr(attention_dispatch, "choose", choose)
+    configuration = AttentionConfiguration(0, queries, keys, 4, 1, descriptors)
+    with contextlib.ExitStack() as stack:
+        for kernel in attention_dispatch.KERNELS:
+            stack.enter_context(attention_dispatch.forcing(kernel, configuration))
+        yield
 
 
 def inputs(tokens: int, heads: tuple[int, int], size: int, dtype: torch.dtype, scale: float = 1.0) -> list[Tensor]:

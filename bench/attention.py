@@ -1,0 +1,168 @@
+"""The cases of flash attention: causal at three lengths, packed documents, and sliding windows."""
+
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from measuring import Case, Forward, Inputs, Run, Sizes, What, measured
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+PASSES: tuple[What, ...] = ("forward", "backward")
+BACKWARD_FLOPS = 2.5  # of forward's: five products of tiles for two, as everybody counts
+
+
+def attention_cases(sizes: Sizes) -> list[Case]:
+    """Forward and backward apart, `sizes.attention_tokens` tokens a batch."""
+    return [case(sizes, what) for case in (causal_case, packed_case, window_case) for what in PASSES]
+
+
+def _make(sizes: Sizes, device: torch.device, dtype: torch.dtype, *rows: int) -> Inputs:
+    q, k, v, upstream = (
+        torch.randn(*rows, heads, sizes.head_size, device=device).to(dtype)
+        for heads in (sizes.heads, sizes.key_heads, sizes.key_heads, sizes.heads)
+    )
+    return {"q": q.requires_grad_(), "k": k.requires_grad_(), "v": v.requires_grad_(), "upstream": [upstream]}
+
+
+def _flops(sizes: Sizes, what: What, pairs: int) -> int:
+    """Of attention between so many pairs of a query and a key."""
+    return int(4 * sizes.head_size * sizes.heads * pairs * (BACKWARD_FLOPS if what == "backward" else 1))
+
+
+def _pairs(length: int, window: int) -> int:
+    short = min(length, window)
+    return short * (short + 1) // 2 + (length - short) * window
+
+
+def _sdpa(what: What, backend: SDPBackend) -> Callable[[], Run]:
+    def forward(i: Inputs) -> Tensor:
+        with sdpa_kernel(backend):
+            q, k, v = (i[name].transpose(1, 2) for name in "qkv")
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+    return lambda: measured(what, forward)
+
+
+def _flex(what: What, mask: Callable[[Inputs], Any]) -> Callable[[], Run]:
+    """FlexAttention on [T, heads, D]; the mask is made anew every time, for documents change with every batch."""
+
+    def make() -> Run:
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        compiled, create = torch.compile(flex_attention, dynamic=False), torch.compile(create_block_mask, dynamic=False)
+
+        def forward(i: Inputs) -> Tensor:
+            q, k, v = (i[name].unsqueeze(0).transpose(1, 2) for name in "qkv")
+            tokens = q.shape[2]
+            block_mask = create(mask(i), 1, 1, tokens, tokens, device=q.device)
+            return compiled(q, k, v, block_mask=block_mask, enable_gqa=True).transpose(1, 2).squeeze(0)
+
+        return measured(what, forward)
+
+    return make
+
+
+def _varlen(what: What, window: Callable[[Inputs], int | None]) -> Callable[[], Run]:
+    """PyTorch's FlashAttention-2 for packed documents."""
+
+    def make() -> Run:
+        from torch.nn.attention.varlen import varlen_attn
+
+        if "enable_gqa" not in inspect.signature(varlen_attn).parameters:
+            raise ImportError(f"varlen_attn of torch {torch.__version__} knows no grouped queries")
+
+        def forward(i: Inputs) -> Tensor:
+            size = window(i)
+            sides = (-1, 0) if size is None else (size - 1, 0)
+            bounds = i["cu_seqlens"]
+            return varlen_attn(
+                i["q"], i["k"], i["v"], bounds, bounds, i["longest"], i["longest"], window_size=sides, enable_gqa=True
+            )
+
+        return measured(what, forward)
+
+    return make
+
+
+def causal_case(sizes: Sizes, what: What) -> Case:
+    """Whole batches of one length."""
+    tokens = sizes.attention_tokens
+
+    def make(length: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+        return _make(sizes, device, dtype, tokens // length, length)
+
+    def by(operations: Any) -> Forward:
+        return lambda i: operations.flash_attention(i["q"], i["k"], i["v"])
+
+    peers = {
+        "FlashAttention-2": _sdpa(what, SDPBackend.FLASH_ATTENTION),
+        "cuDNN": _sdpa(what, SDPBackend.CUDNN_ATTENTION),
+    }
+    return Case(
+        f"attention_{what}", make, by, sizes.lengths, peers, what=what, axis="sequence length", compiles=False,
+        eager_sizes=sizes.lengths[:1],
+        flops=lambda length: _flops(sizes, what, tokens // length * _pairs(length, length)),
+    )  # fmt: skip
+
+
+def document_lengths(tokens: int, mean: int) -> list[int]:
+    """Exponentially distributed with this mean, as many as fill the tokens; the same every time."""
+    generator = torch.Generator().manual_seed(mean)
+    drawn = (torch.empty(tokens).exponential_(1 / mean, generator=generator).long() + 1).cumsum(0).tolist()
+    ends = [*itertools.takewhile(lambda end: end < tokens, drawn), tokens]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def packed_case(sizes: Sizes, what: What) -> Case:
+    """Documents of several mean lengths in one packed row; FlexAttention's time has the making of its mask in it."""
+    tokens = sizes.attention_tokens
+
+    def make(mean: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+        lengths = document_lengths(tokens, mean)
+        bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+        documents = torch.repeat_interleave(bounds.diff())  # of each token
+        return _make(sizes, device, dtype, tokens) | {
+            "cu_seqlens": bounds, "documents": documents, "longest": max(lengths),
+        }  # fmt: skip
+
+    def by(operations: Any) -> Forward:
+        return lambda i: operations.flash_attention(i["q"], i["k"], i["v"], cu_seqlens=i["cu_seqlens"])
+
+    def mask(i: Inputs) -> Any:
+        documents = i["documents"]
+        return lambda b, h, q, k: (q >= k) & (documents[q] == documents[k])  # noqa: ARG005
+
+    return Case(
+        f"attention_packed_{what}", make, by, sizes.means,
+        {"FlexAttention": _flex(what, mask), "FlashAttention-2": _varlen(what, lambda i: None)},  # noqa: ARG005
+        what=what, axis="mean document length", compiles=False,
+        flops=lambda mean: _flops(sizes, what, sum(_pairs(n, n) for n in document_lengths(tokens, mean))),
+    )  # fmt: skip
+
+
+def window_case(sizes: Sizes, what: What) -> Case:
+    """One long document under windows of several sizes: the time should follow the window."""
+    tokens = sizes.attention_tokens
+
+    def make(window: int, device: torch.device, dtype: torch.dtype, tokens: int = sizes.attention_tokens) -> Inputs:
+        bounds = torch.tensor([0, tokens], dtype=torch.int32, device=device)
+        return _make(sizes, device, dtype, tokens) | {"window": window, "cu_seqlens": bounds, "longest": tokens}
+
+    def by(operations: Any) -> Forward:
+        return lambda i: operations.flash_attention(i["q"], i["k"], i["v"], window=i["window"])
+
+    def mask(i: Inputs) -> Any:
+        window = i["window"]
+        return lambda b, h, q, k: (q >= k) & (q - k < window)  # noqa: ARG005
+
+    return Case(
+        f"attention_window_{what}", make, by, sizes.lengths,
+        {"FlexAttention": _flex(what, mask), "FlashAttention-2": _varlen(what, lambda i: i["window"])},
+        what=what, axis="window", compiles=False, eager_sizes=(),
+        make_checked=lambda device, dtype: make(sizes.lengths[0], device, dtype, min(tokens, 2048)),
+        flops=lambda window: _flops(sizes, what, _pairs(tokens, window)),
+    )  # fmt: skip
