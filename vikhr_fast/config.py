@@ -72,6 +72,9 @@ class OptimizerConfig:
     """Added to the square root of the squared gradient's mean."""
     weight_decay: _NotNegative = 0.0
     """Decoupled weight decay of matrices (embeddings and head included); norm scales aren't decayed."""
+    master: Literal["float32", "split"] = "float32"
+    """Master weights as float32 tensors, or split: the bf16 parameters and the 16 bits that they lack, for one large
+    GPU. The same update either way; split needs runtime.dtype = "bfloat16"."""
     max_grad_norm: _NotNegative = 1.0
     """Global gradient norm above which gradients are scaled down; 0 doesn't clip."""
     warmup_steps: _CountOrZero = 10

@@ -21,12 +21,6 @@ from vikhr_fast.train.interruption import Interruption
 COLLECTIVES = {"all_gather_into_tensor", "all_gather_single", "reduce_scatter_tensor", "reduce_scatter_single"}
 gradients: list[dict[str, torch.Tensor]] = []
 collectives: list[tuple[str, int]] = []
-clip = loop._clip
-
-
-def recording_clip(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
-    gradients.append({name: p.grad.full_tensor().clone() for name, p in model.named_parameters()})
-    return clip(model, max_norm)
 
 
 def recording(name: str) -> Any:
@@ -44,7 +38,7 @@ def recording(name: str) -> Any:
 def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
     config.output.mkdir(exist_ok=True)
     training = loop.Training(config, loop.open_inputs(config), ranks, Interruption())
-    objective = training.objective
+    objective, update = training.objective, training.optimizer.update
     micro_batches: list[list[tuple[str, int]]] = []
 
     def recording_objective(*args: Any, **kwargs: Any) -> Any:
@@ -52,15 +46,19 @@ def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
         collectives.clear()
         return objective(*args, **kwargs)
 
+    def recording_update(max_norm: float) -> torch.Tensor:
+        gradients.append({name: p.grad.full_tensor().clone() for name, p in training.model.named_parameters()})
+        return update(max_norm)
+
     recording_objective.weights = objective.weights  # type: ignore[attr-defined]
     training.objective = recording_objective  # type: ignore[assignment]
+    training.optimizer.update = recording_update  # type: ignore[method-assign]
     gradients.clear()
     training.run()
     if ranks.is_main:
         torch.save({"gradients": gradients, "micro_batches": micro_batches[1:]}, recorded)
 
 
-loop._clip = recording_clip
 for collective in COLLECTIVES & set(dir(dist)):
     setattr(dist, collective, recording(collective))
 configs = {path: train_config(json.loads(path.read_text()), str(path)) for path in map(Path, sys.argv[1:])}

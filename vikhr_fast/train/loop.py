@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 import vikhr_kernels
 from vikhr_fast.config import TrainConfig, config_values
@@ -36,6 +35,7 @@ from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import MetricsWriter, StepMetrics, forget_steps_after
 from vikhr_fast.train.optimizer import build_optimizer, learning_rate
 from vikhr_fast.train.sharding import fsdp_module, load_sharded, save_gathered
+from vikhr_fast.train.split_adamw import SplitAdamW
 from vikhr_fast.weights import WeightFiles
 from vikhr_kernels import reference
 
@@ -113,6 +113,8 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
     data = config.data
     if config.kernels == "triton" and (config.runtime.device == "cpu" or not torch.cuda.is_available()):
         raise InputError("kernels: triton needs a GPU; use auto or eager")
+    if config.optimizer.master == "split" and config.runtime.dtype != "bfloat16":
+        raise InputError(f'optimizer.master: "split" needs runtime.dtype = "bfloat16", not {config.runtime.dtype!r}')
     if not data.train:
         raise InputError("data.train: no source; name at least one, as in --data.train russian SHARDS")
     if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
@@ -206,7 +208,16 @@ class Training:
         compute = _DTYPES[config.runtime.dtype]
         master = torch.float64 if compute == torch.float64 else torch.float32
         ops = _operations(config, ranks)
-        self.model = load_sharded(config.model, ranks, ops=ops, compute=compute, storage=master)
+        split = config.optimizer.master == "split"
+        remainders: dict[str, Tensor] = {}
+        self.model = load_sharded(
+            config.model,
+            ranks,
+            ops=ops,
+            compute=compute,
+            storage=compute if split else master,
+            remainders=remainders if split else None,
+        )
         frozen = None
         if _has_reference(config):  # as it was before the first step, resumed or not
             path = config.kl.reference or config.model
@@ -219,7 +230,11 @@ class Training:
             support=None if inputs.support is None else torch.tensor(inputs.support, device=ranks.device),
             chunk_tokens=config.runtime.chunk_tokens or None,
         )
-        self.optimizer = build_optimizer(self.model, config.optimizer)
+        self.optimizer = (
+            SplitAdamW(self.model, remainders, config.optimizer, ranks)
+            if split
+            else build_optimizer(self.model, config.optimizer)
+        )
         self.state = self._resume()
         self.num_steps = inputs.num_steps
 
@@ -272,9 +287,7 @@ class Training:
             )
             loss.backward()
             sums += torch.stack((loss.detach(), *losses))
-        grad_norm = _clip(self.model, config.optimizer.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        grad_norm = self.optimizer.update(config.optimizer.max_grad_norm)
         reported = torch.cat((ranks.sum(sums), torch.stack((num_tokens, grad_norm)))).tolist()
         loss_value, *loss_sums, counted, norm = reported
         tokens = int(counted)
@@ -399,13 +412,6 @@ def _refuse_longer(config: TrainConfig, inputs: Inputs) -> None:
     if done < inputs.num_steps:
         final = config.output / MODEL
         raise InputError(f"{final}: finished at step {done}; remove it to go on to step {inputs.num_steps}")
-
-
-def _clip(model: Mistral, max_norm: float) -> Tensor:
-    """Scales gradients down to a global norm; returns the norm [] before."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm or float("inf"))
-    assert isinstance(norm, DTensor)
-    return norm.full_tensor()
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -1,22 +1,42 @@
-"""AdamW's parameter groups, and the learning rate of a step."""
+"""AdamW's parameter groups, clipping and step, and the learning rate of a step."""
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vikhr_fast.config import OptimizerConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over two groups: matrices (embeddings and head included) with weight decay, norm scales without."""
+class MasterAdamW(torch.optim.AdamW):
+    """PyTorch's fused AdamW on parameters that are the masters themselves."""
+
+    def update(self, max_norm: float) -> Tensor:
+        """One step with gradients scaled down to a global norm of at most `max_norm`; returns the norm [] before."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or float("inf"))
+        self.step()
+        self.zero_grad()
+        assert isinstance(norm, DTensor)
+        return norm.full_tensor()
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Two groups: matrices (embeddings and head included) with weight decay, norm scales without."""
     parameters = list(model.parameters())
-    groups = [
+    return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> MasterAdamW:
+    """AdamW over parameters stored as masters."""
+    betas = (config.beta1, config.beta2)
+    return MasterAdamW(
+        parameter_groups(model, config), lr=config.learning_rate, betas=betas, eps=config.eps, fused=True
     )
 
 

@@ -14,10 +14,17 @@ from vikhr_fast.model import Mistral, Operations
 from vikhr_fast.model_config import read_config, write_config
 from vikhr_fast.ranks import Ranks
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
+from vikhr_kernels import split_master
 
 
 def load_sharded(
-    directory: Path, ranks: Ranks, *, ops: Operations, compute: torch.dtype, storage: torch.dtype
+    directory: Path,
+    ranks: Ranks,
+    *,
+    ops: Operations,
+    compute: torch.dtype,
+    storage: torch.dtype,
+    remainders: dict[str, Tensor] | None = None,
 ) -> Mistral:
     """A model with its parameters sharded over the ranks, read tensor by tensor.
 
@@ -29,11 +36,14 @@ def load_sharded(
         ranks: this process's place.
         ops: what the model runs on.
         compute: dtype of forward and backward.
-        storage: dtype of the sharded parameters, of their gradients' reduction and of the optimiser.
+        storage: dtype of the sharded parameters, and of their gradients' reduction unless it is bfloat16.
+        remainders: where given, filled with what bf16 parameters lack of the float32 values, see
+            `vikhr_kernels.split_master`: int16 local shards by the parameters' names.
     """
+    read_as = storage if remainders is None else torch.float32
     model = Mistral(read_config(directory), ops=ops, device="meta", dtype=storage)
     # Inputs keep their dtypes: hidden states have the compute dtype already, loss weights need their full precision.
-    precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=storage, cast_forward_inputs=False)
+    precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=read_as, cast_forward_inputs=False)
     for module in (model.model.embed_tokens, *model.model.layers):
         fully_shard(module, mesh=ranks.mesh, mp_policy=precision)
     fully_shard(model.lm_head, mesh=ranks.mesh, mp_policy=precision, reshard_after_forward=False)
@@ -47,9 +57,14 @@ def load_sharded(
     files.require({name: tuple(parameter.shape) for name, parameter in model.named_parameters()})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            whole = files.read(name, storage, ranks.device)
+            whole = files.read(name, read_as, ranks.device)
             assert isinstance(parameter, DTensor)
-            parameter.copy_(distribute_tensor(whole, ranks.mesh, parameter.placements, src_data_rank=None))
+            value = distribute_tensor(whole, ranks.mesh, parameter.placements, src_data_rank=None)
+            if remainders is not None:
+                upper, remainders[name] = split_master(value.to_local())
+                parameter.to_local().copy_(upper)
+            else:
+                parameter.copy_(value)
     return model
 
 
