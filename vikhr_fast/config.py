@@ -121,6 +121,8 @@ class RuntimeConfig:
     """CPU threads a rank; 0 shares the cores among the ranks. Bit-exact repeats need the same number."""
     chunk_tokens: _CountOrZero = 0
     """Tokens whose logits exist at once; 0 lets the loss head choose."""
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    """What backward computes again of each layer, to keep less: nothing, all but attention, or all."""
     reduce_each_micro_batch: bool = False
     """Reduce gradients each micro-batch, not once a step: more communication, less memory."""
     timeout_seconds: Annotated[int, Field(ge=1, le=10**7)] = 1800

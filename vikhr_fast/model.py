@@ -5,12 +5,14 @@ after another; `cu_seqlens` says where each begins.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Literal, Protocol, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import vikhr_kernels
 from vikhr_fast.files import atomic_directory
@@ -34,6 +36,10 @@ class Operations(Protocol):
         self, q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None, window: int | None
     ) -> Tensor: ...
 
+
+Checkpointing = Literal["none", "selective", "full"]
+# What selective checkpointing keeps of a layer: attention alone costs more to compute again than to keep.
+_SAVED = [torch.ops.vikhr.flash_attention.default]
 
 # Modules keep the functions they use and not `ops` itself: a model is deep-copied to make its frozen reference,
 # and a Python module cannot be.
@@ -106,10 +112,22 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(config, ops)
         self.mlp = MLP(config, ops)
+        self.checkpointing: Checkpointing = "none"
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
 
     def forward(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+        if self.checkpointing == "none" or not torch.is_grad_enabled():
+            return self._compute(hidden, positions, cu_seqlens)
+        # Inside the module: FSDP2's own hooks then run once a pass, not again when the layer is computed again.
+        saved = _SAVED if self.checkpointing == "selective" else []
+        computed: Tensor = checkpoint(
+            self._compute, hidden, positions, cu_seqlens, use_reentrant=False, preserve_rng_state=False,
+            context_fn=partial(create_selective_checkpoint_contexts, saved),
+        )  # fmt: skip
+        return computed
+
+    def _compute(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
         attended: Tensor = self.self_attn(self.input_layernorm(hidden), positions, cu_seqlens)
         normalised, hidden = self.post_attention_layernorm.add(attended, hidden)
         transformed: Tensor = self.mlp(normalised)
@@ -210,6 +228,12 @@ class Mistral(nn.Module):
         positions = document_positions(cu_seqlens, tokens.numel())
         hidden: Tensor = self.model(tokens.flatten(), positions, cu_seqlens)
         return hidden if tokens.dim() == 1 else hidden.view(*tokens.shape, -1)
+
+    def set_checkpointing(self, checkpointing: Checkpointing) -> None:
+        """What backward computes again of each layer: nothing, all but attention, or all."""
+        for layer in self.model.layers:
+            assert isinstance(layer, DecoderLayer)
+            layer.checkpointing = checkpointing
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of final hidden states [..., H]."""

@@ -58,6 +58,7 @@ _MAY_CHANGE = (  # when a run is resumed
     "runtime.device",
     "runtime.threads",
     "runtime.chunk_tokens",
+    "runtime.checkpointing",
     "runtime.reduce_each_micro_batch",
     "runtime.timeout_seconds",
 )
@@ -218,6 +219,7 @@ class Training:
             storage=compute if split else master,
             remainders=remainders if split else None,
         )
+        self.model.set_checkpointing(config.runtime.checkpointing)
         frozen = None
         if _has_reference(config):  # as it was before the first step, resumed or not
             path = config.kl.reference or config.model

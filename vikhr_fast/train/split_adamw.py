@@ -46,6 +46,7 @@ class SplitAdamW(torch.optim.Optimizer):
         for name, parameter in model.named_parameters():
             local = _local(parameter)
             self._gradients[parameter] = torch.zeros_like(local, dtype=torch.float32)
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)
             moments = (torch.zeros_like(local, dtype=torch.float32) for _ in range(2))
             self.state[parameter] = {
                 # on the CPU: it is read every step
@@ -89,9 +90,8 @@ class SplitAdamW(torch.optim.Optimizer):
                 weight_decay=group["weight_decay"],
                 gradient_scale=scale,
             )
-        for parameter, gradient in self._gradients.items():
+        for gradient in self._gradients.values():
             gradient.zero_()
-            parameter.grad = None  # FSDP2's own, rounded
         return norm
 
     @torch.no_grad()
@@ -101,6 +101,11 @@ class SplitAdamW(torch.optim.Optimizer):
             for parameter, key in zip(group["params"], saved["params"], strict=True):
                 for name, value in state_dict["state"][key].items():
                     self.state[parameter][name].copy_(value)
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    """FSDP2's own gradient, rounded to bf16: freed at once, layer by layer."""
+    parameter.grad = None
 
 
 def _own_parameters(module: FSDPModule) -> list[Tensor]:
