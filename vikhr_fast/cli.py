@@ -20,6 +20,7 @@ from vikhr_fast.corpus.shard import Shard
 from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError
+from vikhr_fast.plan import Plan
 from vikhr_fast.tokenizer.train import TrainTokenizer
 
 _DESCRIPTION = """Adapts an English Mistral model to Russian, or to any other language (arXiv 2405.13929).
@@ -31,6 +32,7 @@ The pipeline, a command a stage; each reads files and writes files:
   3. vikhr-fast corpus shard      text to token shards
   4. vikhr-fast train             all weights, CE + KL to the frozen model (torchrun for several GPUs)
 
+`vikhr-fast plan` says what a run would need and cost.
 Start with `vikhr-fast demo`: all of it in minutes on a CPU. `vikhr-fast doctor` checks the machine.
 
 Everywhere: --log-level debug|info|warning|error; --tyro-print-completion bash|zsh prints shell completion.
@@ -79,6 +81,7 @@ def _parse(arguments: list[str]) -> Any:
     application.command(name="adapt")(Adapt)
     application.command(corpus, name="corpus", help="From text to token shards (section 3.2).")
     application.command(name="train")(_train_with_defaults(arguments))
+    application.command(name="plan")(Plan)
     application.command(name="doctor")(Doctor)
     application.command(name="demo")(Demo)
     return application.cli(prog="vikhr-fast", description=_DESCRIPTION, args=arguments)
@@ -128,6 +131,10 @@ def _run(options: Any) -> int:
             write_shards(options)
         case _Train():
             return _run_training(options)
+        case Plan():
+            from vikhr_fast.plan.command import plan
+
+            plan(options)
         case Doctor():
             from vikhr_fast.doctor import doctor
 

@@ -1,0 +1,108 @@
+"""Predicted bytes against those of real objects: a small model on the kernels' registered operations."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from training_runs import make_config
+
+import vikhr_kernels
+from vikhr_fast.model import Checkpointing, Mistral, ModelConfig
+from vikhr_fast.plan.memory import Parameters, layers_bytes, memory
+from vikhr_fast.ranks import process_group
+from vikhr_fast.train.interruption import Interruption
+from vikhr_fast.train.loop import Training, open_inputs
+
+SHAPE = ModelConfig(
+    vocab_size=700,
+    hidden_size=256,
+    intermediate_size=640,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+    max_position_embeddings=512,
+)
+TOKENS = 384
+
+
+def local_bytes(tensor: Tensor) -> int:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes
+
+
+def test_parameters_are_counted() -> None:
+    model = Mistral(SHAPE, device="meta")
+    count = Parameters.of(SHAPE)
+    assert count.total == sum(parameter.numel() for parameter in model.parameters())
+    assert count.layer == sum(parameter.numel() for parameter in model.model.layers[0].parameters())
+    assert count.multiplied == count.total - model.model.embed_tokens.weight.numel()
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
+def test_activations(checkpointing: Checkpointing) -> None:
+    """What autograd keeps between forward and backward, each storage once, without the parameters."""
+    model = Mistral(SHAPE, ops=vikhr_kernels, dtype=torch.bfloat16)
+    model.set_checkpointing(checkpointing)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model(torch.zeros(1, TOKENS, dtype=torch.int64))
+    assert hidden.requires_grad
+    predicted = layers_bytes(SHAPE, TOKENS, checkpointing)
+    if checkpointing != "none":  # the layer that is whole while it is computed again isn't there yet
+        predicted -= layers_bytes(dataclasses.replace(SHAPE, num_hidden_layers=1), TOKENS, "none")
+    if checkpointing == "selective":  # attention's results are kept beside autograd, by the checkpoint
+        predicted -= SHAPE.num_hidden_layers * TOKENS * 4 * (2 * 64 + 4)
+    final_norm = 2 * TOKENS * SHAPE.hidden_size
+    assert sum(kept.values()) == pytest.approx(predicted + final_norm, rel=0.05)
+
+
+@pytest.mark.parametrize("master", ["float32", "split"])
+def test_weights_moments_and_gradients(workspace: Path, tmp_path: Path, master: str) -> None:
+    config = make_config(
+        workspace,
+        tmp_path / "run",
+        runtime={"dtype": "bfloat16"},
+        optimizer={"master": master},
+        batch={"micro_batch": 8},
+        schedule={"max_steps": 1},
+    )
+    config.output.mkdir()
+    with process_group(config.runtime) as ranks:
+        inputs = open_inputs(config)
+        training = Training(config, inputs, ranks, Interruption())
+        assert training.objective._reference is not None
+        update, gradients = training.optimizer.update, []
+
+        def record(max_norm: float) -> Tensor:
+            own = getattr(training.optimizer, "_gradients", {})
+            gradients.extend(own.values() or [p.grad for p in training.model.parameters() if p.grad is not None])
+            return update(max_norm)
+
+        training.optimizer.update = record  # type: ignore[method-assign]
+        for step, batches in training._loader().steps(0, 1):
+            training._step(step, batches)
+        states = training.optimizer.state.values()
+        found = {
+            "moments": sum(local_bytes(state[name]) for state in states for name in ("exp_avg", "exp_avg_sq")),
+            "gradients": sum(map(local_bytes, gradients)),
+            "reference": sum(map(local_bytes, training.objective._reference.parameters())),
+        }
+        weights = sum(map(local_bytes, training.model.parameters()))
+        found["parameters" if master == "split" else "master weights"] = weights
+        if master == "split":
+            found["remainders"] = sum(local_bytes(state["remainder"]) for state in states)
+            assert all(parameter.grad is None for parameter in training.model.parameters())
+    predicted = memory(config, inputs.model, 1)
+    for name, size in found.items():
+        assert size == pytest.approx(predicted[name], rel=0.05), name

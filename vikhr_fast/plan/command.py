@@ -1,0 +1,184 @@
+"""`vikhr-fast plan`: what a run would need and cost, and what to change where it doesn't fit."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml
+from vikhr_fast.errors import InputError
+from vikhr_fast.model_config import ModelConfig, read_config
+from vikhr_fast.plan.memory import GIB, Parameters, memory
+from vikhr_fast.plan.speed import HARDWARE, LINK_SHARE, RESERVED, Hardware, flops_per_token, speed
+
+MISTRAL_7B_40K = ModelConfig(
+    vocab_size=40000,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=128,
+    max_position_embeddings=32768,
+    sliding_window=4096,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Memory, speed and cost of a training run on paper, before it is started (paper, section 3.4)."""
+
+    config: Path = Path("vikhr-7b-pretrain")
+    """TOML file, or the name of a preset."""
+    model: Path | None = None
+    """Hugging Face directory whose config.json gives the shape; none is Mistral-7B with 40,000 pieces."""
+    gpu: Literal["a100-80", "h100", "h200"] = "a100-80"
+    """The GPU."""
+    gpus: int = 8
+    """How many."""
+    tokens: float = 11e9
+    """Tokens to train on, all epochs together."""
+    efficiency: float = 0.57
+    """Share of the peak that matrix products reach, the reference's forward counted."""
+    measured: Path | None = None
+    """results.json of bench/gpu.py: its measured rates of products and copies replace the data sheet's."""
+    price: float = 2.0
+    """Money a GPU-hour."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def plan(options: Plan) -> dict[str, Any]:
+    """The numbers of a plan; prints them.
+
+    Raises:
+        InputError: an option is impossible, or a file is missing or damaged.
+    """
+    for name in ("gpus", "tokens", "efficiency"):
+        if not getattr(options, name) > 0:
+            raise InputError(f"plan: {name}: {getattr(options, name)}, must be more than 0")
+    if options.price < 0:
+        raise InputError(f"plan: price: {options.price}, must not be negative")
+    config = config_with_gaps(read_toml(options.config), str(options.config), None)
+    model = read_config(options.model) if options.model else MISTRAL_7B_40K
+    hardware = _hardware(options)
+    if config.batch.sequences_per_step % (config.batch.micro_batch * options.gpus):
+        raise InputError(
+            f"plan: gpus: {options.gpus}: batch.sequences_per_step {config.batch.sequences_per_step} of "
+            f"{options.config} isn't a multiple of batch.micro_batch {config.batch.micro_batch} x {options.gpus}"
+        )
+    parts = memory(config, model, options.gpus)
+    needed = sum(parts.values()) + RESERVED
+    fits = needed <= hardware.memory
+    rates = speed(config, model, hardware, options.gpus, options.efficiency)
+    hours = options.tokens / rates.tokens_per_second / 3600
+    result = {
+        "parameters": Parameters.of(model).total,
+        "flops_per_token": flops_per_token(model, config.data.sequence_length),
+        "memory_bytes": parts | {"reserved": round(RESERVED)},
+        "needed_bytes": round(needed),
+        "available_bytes": round(hardware.memory),
+        "fits": fits,
+        "nearest_fit": None if fits else _nearest_fit(config, model, hardware, options.gpus),
+        "speed": asdict(rates),
+        "gpu_hours": hours,
+        "days": hours / options.gpus / 24,
+        "kilowatt_hours": hours * hardware.watts / 1000,
+        "money": hours * options.price,
+    }
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _print(options, config, hardware, result)
+    return result
+
+
+def _hardware(options: Plan) -> Hardware:
+    hardware = HARDWARE[options.gpu]
+    if options.measured is None:
+        return hardware
+    try:
+        ceilings = json.loads(options.measured.read_text(encoding="utf-8"))["ceilings"]
+        positive = TypeAdapter(Annotated[float, Field(gt=0)])
+        flops, bandwidth = (
+            positive.validate_python(ceilings[name]) for name in ("gemm_flops_per_second", "copy_bytes_per_second")
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{options.measured}: no results of bench/gpu.py: {error!r}") from None
+    return dataclasses.replace(hardware, flops=flops, bandwidth=bandwidth)
+
+
+def _nearest_fit(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> str | None:
+    """The first change that fits, of those that cost least first; None where nothing does."""
+    for words, changed, count in _changes(config, gpus):
+        if sum(memory(changed, model, count).values()) + RESERVED <= hardware.memory:
+            return words
+    return None
+
+
+def _changes(config: TrainConfig, gpus: int) -> Iterator[tuple[str, TrainConfig, int]]:
+    """What can be changed without changing what is learnt: less memory for more time, then more GPUs."""
+    batch, runtime = config.batch, config.runtime
+    for factor in (1, 2, 4, 8, 16, 32, 64, 128):
+        count = gpus * factor
+        more = [f"--gpus {count}"] if factor > 1 else []
+        for reduce in sorted({runtime.reduce_each_micro_batch, True}):
+            for checkpointing in dict.fromkeys((runtime.checkpointing, "selective", "full")):
+                for micro_batch in range(batch.micro_batch, 0, -1):
+                    if batch.sequences_per_step % (micro_batch * count):
+                        continue
+                    changed = dataclasses.replace(
+                        config,
+                        batch=dataclasses.replace(batch, micro_batch=micro_batch),
+                        runtime=dataclasses.replace(
+                            runtime, reduce_each_micro_batch=reduce, checkpointing=checkpointing
+                        ),
+                    )
+                    words = list(more)
+                    if reduce != runtime.reduce_each_micro_batch:
+                        words.append("runtime.reduce_each_micro_batch = true")
+                    if checkpointing != runtime.checkpointing:
+                        words.append(f'runtime.checkpointing = "{checkpointing}"')
+                    if micro_batch != batch.micro_batch:
+                        words.append(f"batch.micro_batch = {micro_batch}")
+                    yield ", ".join(words), changed, count
+
+
+def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[str, Any]) -> None:
+    console = Console()
+    batch = config.batch
+    accumulation = batch.sequences_per_step // (batch.micro_batch * options.gpus)
+    table = Table("of one GPU's memory", "GiB", title=f"{options.config} on {options.gpus} x {hardware.name}")
+    table.columns[1].justify = "right"
+    for name, size in result["memory_bytes"].items():
+        table.add_row(name, f"{size / GIB:.2f}")
+    table.add_section()
+    table.add_row("needed", f"{result['needed_bytes'] / GIB:.2f}")
+    table.add_row("there", f"{result['available_bytes'] / GIB:.2f}")
+    console.print(table)
+    if not result["fits"]:
+        nearest = result["nearest_fit"] or "nothing that this trainer can change"
+        console.print(f"[red]Does not fit.[/] Nearest that does: {nearest}", highlight=False)
+    rates = result["speed"]
+    lines = [
+        f"{result['parameters'] / 1e9:.2f} billion parameters; {batch.micro_batch} sequences of "
+        f"{config.data.sequence_length} a micro-batch, {accumulation} micro-batches a step",
+        f"{rates['tokens_per_second']:,.0f} tokens/s a GPU, a step in {rates['step_seconds']:.1f} s (products "
+        f"{rates['compute_seconds']:.1f} s, communication {rates['communication_seconds']:.1f} s beside them)",
+        f"MFU {rates['training_share']:.1%}, with the reference's forward {rates['whole_share']:.1%}",
+        f"{options.tokens:,.0f} tokens: {result['gpu_hours']:,.0f} GPU-hours, {result['days']:.1f} days, "
+        f"{result['kilowatt_hours']:,.0f} kWh, {result['money']:,.0f} at {options.price:g} a GPU-hour",
+        f"Assumed: products at {options.efficiency:.0%} of {hardware.flops / 1e12:.0f} TFLOP/s; FLOPs a token "
+        f"6 N + 3.5 attention, the reference's 2 N + 1, N without the embedding, documents as long as the sequence; "
+        f"collectives at {LINK_SHARE:.0%} of {hardware.link / 1e9:.0f} GB/s inside one node; memory copied at "
+        f"{hardware.bandwidth / 1e12:.2f} TB/s; {RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no "
+        "cooling, no host",
+    ]
+    for line in lines:
+        console.print(line, highlight=False)
