@@ -13,6 +13,7 @@
 
 #include "bpe.hpp"
 #include "cpu.hpp"
+#include "extend_bindings.hpp"
 #include "packing.hpp"
 
 namespace py = pybind11;
@@ -207,5 +208,6 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
       });
 
   module.def("pack_windows", &pack, py::arg("lengths"), py::arg("capacity"), py::arg("block"));
+  bind_extend(module);
   module.def("cpu_features", &vikhr::cpu_features);
 }

@@ -27,16 +27,6 @@ def test_same_input_gives_the_same_bytes(options: TrainTokenizer, tmp_path: Path
     assert contents(options.output) != contents(tmp_path / "other")
 
 
-def test_sample_is_always_the_same(options: TrainTokenizer, corpus: tuple[Path, ...], tmp_path: Path) -> None:
-    def train(name: str, max_lines: int) -> bytes:
-        train_tokenizer(replace(options, input=corpus, output=tmp_path / name, max_lines=max_lines))
-        return (tmp_path / name / "tokenizer.model").read_bytes()
-
-    sampled = train("a", 200)
-    assert train("b", 200) == sampled
-    assert train("c", 10_000) != sampled
-
-
 def test_settings_are_those_of_llama_and_mistral(trained: Path) -> None:
     model = read_model(trained / "tokenizer.model")
     assert len(model.pieces) == 3000
@@ -81,7 +71,7 @@ def test_impossible_size_names_the_nearest_possible(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("vocab_size", 0), ("character_coverage", 0.5), ("max_lines", 100)],
+    [("vocab_size", 0), ("character_coverage", 0.5), ("max_words", 100), ("reserved", -1)],
 )
 def test_impossible_option_is_named(options: TrainTokenizer, field: str, value: float) -> None:
     with pytest.raises(InputError, match=f"--{field.replace('_', '-')} {value}: must be"):

@@ -11,11 +11,14 @@ its own, with its own `▁` in front. `tokenizer.json` and llama.cpp both do exa
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import Positional
+
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import write_text
+from vikhr_fast.files import atomic_directory, write_text
 
 MODEL_NAME = "tokenizer.model"
 CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
@@ -33,6 +36,42 @@ _CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '" + CHAT_START + "assistant\\n' }}{% endif %}"
 )
+
+
+@dataclass(frozen=True)
+class ExportTokenizer:
+    """Writes a SentencePiece BPE model as the files that transformers, vLLM and llama.cpp read, with the same ids."""
+
+    model: Positional[Path]
+    """A SentencePiece .model file, or a directory with tokenizer.model."""
+    output: Path
+    """Directory to make."""
+    chat_template: Path | None = None
+    """File with a Jinja chat template, instead of ChatML (which the model's pieces must allow) or none."""
+
+
+def export(options: ExportTokenizer) -> None:
+    """Writes `options.output`, complete or not at all.
+
+    Raises:
+        InputError: see `export_tokenizer`; or the template cannot be read.
+    """
+    template = None if options.chat_template is None else _read_template(options.chat_template)
+    with atomic_directory(options.output) as directory:
+        export_tokenizer(find_model(options.model), directory, template)
+
+
+def _read_template(file: Path) -> str:
+    import jinja2
+
+    try:
+        template = file.read_text(encoding="utf-8")
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: byte {error.start}: not UTF-8") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(f"{file}: line {error.lineno}: not a Jinja template: {error.message}") from None
+    return template
 
 
 def find_model(path: Path) -> Path:
@@ -91,24 +130,26 @@ def role_ids(model: Any) -> dict[str, int]:
     return ids
 
 
-def export_tokenizer(model_file: Path, directory: Path) -> None:
+def export_tokenizer(model_file: Path, directory: Path, chat_template: str | None = None) -> None:
     """Writes everything that other tools load into `directory`.
 
     The files: `tokenizer.model` (a copy), `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, and
-    `chat_template.jinja` if the model has the ChatML control pieces.
+    `chat_template.jinja` if a template is given or the model has the ChatML control pieces.
 
     Args:
         model_file: a SentencePiece BPE model.
         directory: made if absent; wrap the call in `atomic_directory` for a result that is complete or absent.
+        chat_template: in Jinja; ChatML if None and the model's pieces allow it.
 
     Raises:
         InputError: the model cannot be restated exactly; the message says why.
     """
     model = read_model(model_file)
-    _refuse_inexact(model, model_file)
+    refuse_inexact(model, model_file)
     specials = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type in (UNKNOWN, CONTROL)}
     roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
-    chat_template = _CHAT_TEMPLATE if all(piece in specials for piece in CHAT_PIECES) else None
+    if chat_template is None and all(piece in specials for piece in CHAT_PIECES):
+        chat_template = _CHAT_TEMPLATE
 
     directory.mkdir(parents=True, exist_ok=True)
     if model_file.resolve() != (directory / MODEL_NAME).resolve():
@@ -141,8 +182,8 @@ def _added_token(content: str) -> dict[str, Any]:
     return {"content": content, **flags}
 
 
-def _refuse_inexact(model: Any, file: Path) -> None:
-    """Raises InputError if other tools could not give the ids that SentencePiece gives."""
+def refuse_inexact(model: Any, file: Path) -> None:
+    """Raises InputError if other tools could not give the ids that SentencePiece gives from this file's model."""
     advice = "train one with `vikhr-fast tokenizer train`"
     normalizer = model.normalizer_spec
     if normalizer.precompiled_charsmap:

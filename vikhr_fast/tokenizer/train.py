@@ -6,32 +6,44 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vikhr_fast.corpus.read import named, read_documents
+from vikhr_fast._native import WordCounts
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.read import named
+from vikhr_fast.corpus.sources import count_words
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, refuse_existing
 from vikhr_fast.tokenizer.export import CHAT_PIECES, MODEL_NAME, export_tokenizer
+from vikhr_fast.tokenizer.pieces import unreachable_pieces
 
-# SentencePiece drops longer lines without a word, and addresses the characters of a word with 16 bits.
-_LINE_CHARACTERS = 8192
+RESERVED_FORM = "<|reserved_{}|>"
+_WORDS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
 class TrainTokenizer:
     """Trains a SentencePiece BPE tokenizer with the settings of Llama and Mistral.
 
-    The same input and options give the same bytes.
+    The text is streamed once to count its words, and SentencePiece learns from these: memory is bounded by
+    --max-words, whatever the size of the corpus. The same input and options give the same bytes.
     """
 
     input: tuple[Path, ...]
-    """Text to learn from: .txt (paragraphs), .jsonl, .parquet; .txt and .jsonl also as .gz or .zst."""
+    """Text to learn from: files (.txt in paragraphs, .jsonl, .parquet; .txt and .jsonl also as .gz or .zst), patterns
+    such as 'news/*.jsonl.gz', or data sets of the Hub, hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]."""
     output: Path
     """Directory to make: tokenizer.model and the files that transformers, vLLM and llama.cpp read."""
+    weights: tuple[float, ...] = ()
+    """Share of each input in the text learnt from, in any unit; without it each counts as large as it is."""
     vocab_size: int = 40_000
     """Number of pieces, with the special pieces and the 256 bytes counted in; 40,000 in the paper."""
     character_coverage: float = 0.99995
     """Share of the text's characters that get a piece of their own; the rarest others are spelt in bytes."""
-    max_lines: int = 10_000_000
-    """Learn from at most this many lines (over 100), a random sample of all with a fixed seed; memory grows with it."""
+    control: tuple[str, ...] = ()
+    """Further control pieces besides <|im_start|> and <|im_end|>, which text never contains: '<|tool|>', say."""
+    reserved: int = 0
+    """Number of control pieces <|reserved_0|>, ... to keep for later use."""
+    max_words: int = 5_000_000
+    """Different words to count at most, about 100 bytes of memory each; past it the rarer half is forgotten."""
     text_field: str = "text"
     """JSONL field or Parquet column that holds the text."""
 
@@ -44,11 +56,30 @@ def train_tokenizer(options: TrainTokenizer) -> None:
             that is too small for its characters.
     """
     _refuse_impossible(options)
+    control = control_pieces(options.control, options.reserved)
     refuse_existing(options.output)
-    model = _train(options)
+    words = count_words(options.input, options.weights, options.text_field, options.max_words)
+    model = _train(options, words, control)
     with atomic_directory(options.output) as directory:
         (directory / MODEL_NAME).write_bytes(model)
         export_tokenizer(directory / MODEL_NAME, directory)
+        if unreachable := unreachable_pieces(directory / MODEL_NAME):
+            logger.warning(f"{options.output}: {len(unreachable)} pieces can never be encoded: {unreachable[:10]}")
+
+
+def control_pieces(further: tuple[str, ...], reserved: int) -> list[str]:
+    """The chat pieces, further ones, and so many reserved ones.
+
+    Raises:
+        InputError: one stands there twice, is empty or has a space, or `reserved` is negative.
+    """
+    if reserved < 0:
+        raise InputError(f"--reserved {reserved}: must be 0 or more")
+    pieces = [*CHAT_PIECES, *further, *map(RESERVED_FORM.format, range(reserved))]
+    for piece in further:
+        if pieces.count(piece) > 1 or not re.fullmatch(r"[^\s▁]{1,100}", piece):
+            raise InputError(f"--control {piece!r}: must be new, have no spaces and 1 to 100 characters")
+    return pieces
 
 
 def _refuse_impossible(options: TrainTokenizer) -> None:
@@ -56,48 +87,32 @@ def _refuse_impossible(options: TrainTokenizer) -> None:
     for name, possible, wanted in (
         ("vocab-size", options.vocab_size > 0, "positive"),
         ("character-coverage", 0.98 <= options.character_coverage <= 1, "from 0.98 to 1"),
-        ("max-lines", options.max_lines > 100, "more than 100"),
     ):
         if not possible:
             raise InputError(f"--{name} {getattr(options, name.replace('-', '_'))}: must be {wanted}")
 
 
-def _lines(options: TrainTokenizer) -> Iterator[str]:
-    """The lines of all documents: no piece holds a newline, which stays the byte <0x0A> as in Llama and Mistral."""
-    for document in read_documents(options.input, options.text_field):
-        for line in document.text.split("\n"):
-            rest = line
-            while len(rest) > _LINE_CHARACTERS:
-                space = rest.rfind(" ", 1, _LINE_CHARACTERS)
-                yield rest[: space if space > 0 else _LINE_CHARACTERS]
-                rest = rest[space + 1 if space > 0 else _LINE_CHARACTERS :]
-            yield rest
+def _rows(words: WordCounts) -> Iterator[str]:
+    """Words and their counts as SentencePiece's TSV, without the space that it puts in front of each."""
+    for start in range(0, len(words), _WORDS_AT_ONCE):
+        for word, count in words.words(start, min(start + _WORDS_AT_ONCE, len(words))):
+            if text := word.removeprefix(" "):
+                yield f"{text}\t{count}"
 
 
-def _train(options: TrainTokenizer) -> bytes:
+def _train(options: TrainTokenizer, words: WordCounts, control: list[str]) -> bytes:
     """The trained model as SentencePiece serialises it."""
     import sentencepiece
-
-    failures: list[BaseException] = []
-
-    def lines() -> Iterator[str]:
-        try:
-            yield from _lines(options)
-        except BaseException as error:  # SentencePiece would bury it in one of its own
-            failures.append(error)
-            raise
 
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines(),
+            sentence_iterator=_rows(words),
+            input_format="tsv",
             model_writer=model,
             model_type="bpe",
             vocab_size=options.vocab_size,
             character_coverage=options.character_coverage,
-            input_sentence_size=options.max_lines,
-            shuffle_input_sentence=True,
-            max_sentence_length=4 * _LINE_CHARACTERS,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=True,
@@ -108,13 +123,11 @@ def _train(options: TrainTokenizer) -> bytes:
             bos_id=1,
             eos_id=2,
             pad_id=-1,
-            control_symbols=list(CHAT_PIECES),
+            control_symbols=control,
             num_threads=1,  # it is written into the model; more help only with counting words
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        if failures:
-            raise failures[0] from None
         raise _explained(str(error), options) from None
     return model.getvalue()
 

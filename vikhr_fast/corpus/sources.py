@@ -1,0 +1,113 @@
+"""Where text comes from: files, patterns of file names, and data sets of the Hugging Face Hub."""
+
+import glob
+import math
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vikhr_fast._native import WordCounts
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.read import named, read_documents
+from vikhr_fast.errors import InputError
+
+_BATCH = 1024  # documents
+_HUB = "hf:"
+_HUB_FORM = "hf:OWNER/NAME@COMMIT, hf:OWNER/NAME@COMMIT/CONFIG or hf:OWNER/NAME@COMMIT/CONFIG/SPLIT"
+
+
+def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
+    """Streams the documents of one source, always in the same order.
+
+    Args:
+        source: a file that `read_documents` knows; a pattern such as `news/*.jsonl.gz`, whose files are taken in the
+            order of their names; or a data set of the Hub, pinned to a commit: hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]
+            (the split is "train" if not given), which needs the extra `datasets` and never runs code of the set.
+        text_field: JSONL field, or column of Parquet files and data sets, that holds the text.
+
+    Raises:
+        InputError: nothing to read there, or something that cannot be read.
+    """
+    if str(source).startswith(_HUB):
+        yield from _hub_texts(str(source), text_field)
+    else:
+        yield from (document.text for document in read_documents(_files(source), text_field))
+
+
+def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_field: str, max_words: int) -> WordCounts:
+    """How often each word occurs in the text of all sources, most frequent first.
+
+    Args:
+        sources: see `read_texts`.
+        weights: the share of each source in the whole, in any unit; empty takes every source as large as it is.
+        text_field: see `read_texts`.
+        max_words: different words to keep, for each source; past it the rarer half is dropped. About 100 bytes each.
+
+    Raises:
+        InputError: unreadable or empty sources, or impossible weights.
+    """
+    if max_words < 1000:
+        raise InputError(f"--max-words {max_words}: must be 1000 or more")
+    if weights and (len(weights) != len(sources) or not all(0 < weight < math.inf for weight in weights)):
+        shown = " ".join(map(str, weights))
+        raise InputError(f"--weights {shown}: must be {len(sources)} positive numbers, one for each input")
+    words = WordCounts(max_words)
+    if not weights:
+        for source in sources:
+            _count(words, source, text_field)
+    else:
+        counts = [WordCounts(max_words) for _ in sources]
+        for source, count in zip(sources, counts, strict=True):
+            _count(count, source, text_field)
+        # No count shrinks, so that rounding loses next to nothing and no word.
+        factors = [weight / count.bytes for weight, count in zip(weights, counts, strict=True)]
+        for count, factor in zip(counts, factors, strict=True):
+            words.add_scaled(count, factor / min(factors))
+    words.sort()
+    logger.info(f"{named(sources)}: {words.bytes / 1e6:.1f} MB, {len(words):,} different words")
+    if words.dropped:
+        logger.warning(f"{words.dropped:,} occurrences of rare words were left out; --max-words keeps more")
+    return words
+
+
+def _count(words: WordCounts, source: Path, text_field: str) -> None:
+    texts = read_texts(source, text_field)
+    while batch := tuple(islice(texts, _BATCH)):
+        words.add(batch)
+
+
+def _files(source: Path) -> list[Path]:
+    if source.exists() or not glob.has_magic(str(source)):
+        return [source]
+    if not (found := sorted(glob.glob(str(source), recursive=True))):  # noqa: PTH207  absolute patterns, too
+        raise InputError(f"{source}: no file has such a name")
+    return list(map(Path, found))
+
+
+def _hub_texts(source: str, text_field: str) -> Iterator[str]:
+    name, at, rest = source.removeprefix(_HUB).partition("@")
+    commit, *parts = rest.split("/")
+    if not at or not re.fullmatch(r"[0-9a-f]{40}", commit) or len(parts) > 2:
+        raise InputError(f"{source}: must be {_HUB_FORM}; COMMIT is the 40 digits that pin the data set's revision")
+    config, split = (*parts, None, None)[:2]
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(f"{source}: needs the package datasets; pip install 'vikhr-fast[datasets]'") from None
+    try:
+        rows: Any = datasets.load_dataset(
+            name, config, split=split or "train", revision=commit, streaming=True, trust_remote_code=False
+        )
+        number = 0
+        for number, row in enumerate(rows, start=1):
+            text = row.get(text_field)
+            if not isinstance(text, str):
+                found = ", ".join(map(repr, row))
+                raise InputError(f"{source}: row {number}: no text in column {text_field!r} (it has {found})")
+            yield text
+    except (OSError, ValueError, RuntimeError) as error:  # the Hub's errors are kinds of these
+        raise InputError(f"{source}: cannot be read: {' '.join(str(error).split())}") from None
+    if number == 0:
+        raise InputError(f"{source}: no rows at all")
