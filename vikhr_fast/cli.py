@@ -21,13 +21,17 @@ from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError
 from vikhr_fast.plan import Plan
+from vikhr_fast.tokenizer.export import ExportTokenizer
+from vikhr_fast.tokenizer.extend import ExtendTokenizer
+from vikhr_fast.tokenizer.report import ReportTokenizers
 from vikhr_fast.tokenizer.train import TrainTokenizer
+from vikhr_fast.tokenizer.verify import VerifyTokenizer
 
 _DESCRIPTION = """Adapts an English Mistral model to Russian, or to any other language (arXiv 2405.13929).
 
 The pipeline, a command a stage; each reads files and writes files:
 
-  1. vikhr-fast tokenizer train   a SentencePiece vocabulary for the new language
+  1. vikhr-fast tokenizer train   a SentencePiece vocabulary for the new language (or extend: the base's, and more)
   2. vikhr-fast adapt             embeddings and LM head rebuilt for it
   3. vikhr-fast corpus shard      text to token shards
   4. vikhr-fast train             all weights, CE + KL to the frozen model (torchrun for several GPUs)
@@ -76,6 +80,10 @@ def _parse(arguments: list[str]) -> Any:
     application = SubcommandApp()
     tokenizer, corpus = SubcommandApp(), SubcommandApp()
     tokenizer.command(name="train")(TrainTokenizer)
+    tokenizer.command(name="extend")(ExtendTokenizer)
+    tokenizer.command(name="export")(ExportTokenizer)
+    tokenizer.command(name="verify")(VerifyTokenizer)
+    tokenizer.command(name="report")(ReportTokenizers)
     corpus.command(name="shard")(Shard)
     application.command(tokenizer, name="tokenizer", help="The vocabulary of the new language (section 3.1).")
     application.command(name="adapt")(Adapt)
@@ -121,10 +129,27 @@ def _run(options: Any) -> int:
             from vikhr_fast.tokenizer.train import train_tokenizer
 
             train_tokenizer(options)
+        case ExtendTokenizer():
+            from vikhr_fast.tokenizer.extend import extend_tokenizer
+
+            print(json.dumps(extend_tokenizer(options), indent=2))
+        case ExportTokenizer():
+            from vikhr_fast.tokenizer.export import export
+
+            export(options)
+        case VerifyTokenizer():
+            from vikhr_fast.tokenizer.verify import verify
+
+            print(json.dumps({**verify(options), "differences": 0}, indent=2))
+        case ReportTokenizers():
+            from vikhr_fast.tokenizer.report import print_report, report_tokenizers
+
+            print_report(report_tokenizers(options))
         case Adapt():
             from vikhr_fast.adapt import adapt
 
-            print(json.dumps({key: value for key, value in adapt(options).items() if key != "base_ids"}, indent=2))
+            report = {key: value for key, value in adapt(options).items() if key != "base_ids"}
+            print(json.dumps(report, ensure_ascii=False, indent=2))
         case Shard():
             from vikhr_fast.corpus.shard import write_shards
 

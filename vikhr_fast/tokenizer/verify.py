@@ -1,0 +1,185 @@
+"""The proof that an exported tokenizer gives the same ids everywhere: three encoders on the same texts."""
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from vikhr_fast.corpus.sources import read_texts
+from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer.bpe import BpeEncoder
+from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read_model
+
+_BATCH = 256  # texts
+_SHOWN = 60  # characters of a text in an error
+_SCRIPTS = (
+    "abcdefghij XYZ",
+    "абвгдежз ЮЯё",
+    "αβγ中文字한국어 ",
+    "0123456789.,-+()",
+    "ах ",
+    " \n\t\r▁",
+    "😀\u200d👩\u0301é",
+)
+
+
+@dataclass(frozen=True)
+class VerifyTokenizer:
+    """Encodes texts with SentencePiece, this package and transformers; fails on the first difference.
+
+    Text that looks like a control piece counts as text (`split_special_tokens=True` in transformers). Chats made with
+    the chat template are compared with their segments encoded apart.
+    """
+
+    directory: Positional[Path]
+    """What `tokenizer train`, `extend`, `export` or `adapt` wrote."""
+    text: tuple[Path, ...] = ()
+    """Text to encode: files, patterns such as 'ru/*.txt', or data sets of the Hub."""
+    generated: int = 50_000
+    """Number of generated strings: pieces of the vocabulary, scripts, control pieces as text, runs of spaces, any
+    Unicode."""
+    chats: int = 2_000
+    """Number of generated chats, if there is a chat template."""
+    seed: int = 0
+    """Of what is generated."""
+
+
+def verify(options: VerifyTokenizer) -> dict[str, int]:
+    """Compares the three encoders.
+
+    Returns:
+        How many `documents`, `generated` strings and `chats` were compared, and their `tokens`.
+
+    Raises:
+        InputError: the first difference; or something that cannot be read.
+    """
+    encoders = _Encoders(options.directory)
+    counts = {"documents": 0, "generated": 0, "chats": 0, "tokens": 0}
+    for source in options.text:
+        for batch in _batches(read_texts(source)):
+            counts["tokens"] += encoders.compare(batch, f"{source}: document", counts["documents"])
+            counts["documents"] += len(batch)
+    strings = _Strings(encoders, options.seed)
+    for batch in _batches(strings.any() for _ in range(options.generated)):
+        counts["tokens"] += encoders.compare(batch, "generated string", counts["generated"])
+        counts["generated"] += len(batch)
+    if encoders.exported.chat_template is not None:
+        for _ in range(options.chats):
+            counts["tokens"] += encoders.compare_chat(strings.chat(), counts["chats"])
+            counts["chats"] += 1
+    return counts
+
+
+class _Encoders:
+    """One tokenizer, as SentencePiece, this package and transformers load it."""
+
+    def __init__(self, directory: Path) -> None:
+        import sentencepiece
+        from transformers import AutoTokenizer
+        from transformers.utils import logging
+
+        model_file = find_model(directory)
+        self.directory = directory
+        self.model = read_model(model_file)
+        self.control = [piece.piece for piece in self.model.pieces if piece.type in (CONTROL, UNKNOWN)]
+        self.peer = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+        self.ours = BpeEncoder.from_file(model_file)
+        logging.set_verbosity_error()  # no word about texts longer than a model's context
+        try:
+            self.exported: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{directory}: transformers cannot load it: {' '.join(str(error).split())}") from None
+
+    def compare(self, texts: list[str], what: str, first: int) -> int:
+        """Raises InputError unless ids and decoded texts are equal; returns the number of tokens."""
+        expected = self.peer.encode(texts)
+        ids, offsets = self.ours.encode_batch(texts)
+        ours = [ids[start:end].tolist() for start, end in pairwise(offsets)]
+        theirs = self.exported(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        decoded = self.peer.decode(expected)
+        for number, text in enumerate(texts):
+            place = f"{what} {first + number + 1}"
+            self._same(expected[number], ours[number], place, text, "vikhr_fast")
+            self._same(expected[number], theirs[number], place, text, "transformers")
+            back = self.exported.decode(theirs[number], clean_up_tokenization_spaces=False)
+            if back != decoded[number] or self.ours.decode(ours[number]) != decoded[number]:
+                raise InputError(f"{self.directory}: {place}: decoded differently: {_shown(decoded[number])}")
+        return len(ids)
+
+    def compare_chat(self, messages: list[dict[str, str]], number: int) -> int:
+        """Raises InputError unless a chat is its segments encoded apart; returns the number of tokens."""
+        rendered = self.exported.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        expected: list[int] = []
+        for segment in re.split(f"({'|'.join(map(re.escape, self.control))})", rendered):
+            is_control = segment in self.control
+            expected += [self.peer.piece_to_id(segment)] if is_control else self.peer.encode(segment)
+        found = self.exported.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        self._same(expected, found, f"generated chat {number + 1}", rendered, "transformers")
+        return len(expected)
+
+    def _same(self, expected: list[int], found: list[int], place: str, text: str, name: str) -> None:
+        if expected == found:
+            return
+        pairs = enumerate(zip(expected, found, strict=False))
+        at = next((index for index, (a, b) in pairs if a != b), min(len(expected), len(found)))
+        before = self.peer.decode(expected[:at])
+        ids = f"sentencepiece {expected[at : at + 5]}, {name} {found[at : at + 5]}"
+        raise InputError(f"{self.directory}: {place}: token {at + 1}: {ids}, at {_shown(text[len(before) :])}")
+
+
+class _Strings:
+    """Generates what is hard to encode; the same for a seed and vocabulary."""
+
+    def __init__(self, encoders: _Encoders, seed: int) -> None:
+        self._random = random.Random(seed)
+        pieces = [piece for piece in encoders.model.pieces if piece.type not in (CONTROL, UNKNOWN, BYTE)]
+        self._pieces = [piece.piece.replace("▁", " ") for piece in pieces]
+        self._control = [*encoders.control, "<0x41>", "<0x0A>"]
+        self._kinds: list[Callable[[], str]] = [self._of_pieces, self._of_script, self._periodic, self._any_unicode]
+
+    def any(self) -> str:
+        """A string of any kind, or several joined with control pieces as text between them."""
+        parts = [self._random.choice(self._kinds)()]
+        while self._random.random() < 0.3:
+            parts += [self._random.choice([*self._control, " " * self._random.randint(1, 40), "\n"]), self.any()]
+        return "".join(parts)
+
+    def chat(self) -> list[dict[str, str]]:
+        """One to five messages, of which none contains a control piece as text."""
+        messages = []
+        for _ in range(self._random.randint(1, 5)):
+            content = self.any()
+            for control in self._control:
+                content = content.replace(control, "")
+            if not any(control in content for control in self._control):
+                messages.append({"role": self._random.choice(["system", "user", "assistant"]), "content": content})
+        return messages
+
+    def _of_pieces(self) -> str:
+        return "".join(self._random.choices(self._pieces, k=self._random.randint(0, 20)))
+
+    def _of_script(self) -> str:
+        return "".join(self._random.choices(self._random.choice(_SCRIPTS), k=self._random.randint(0, 60)))
+
+    def _periodic(self) -> str:
+        return "".join(self._random.choices(self._pieces, k=2)) * self._random.randint(1, 12)
+
+    def _any_unicode(self) -> str:
+        codes = (self._random.choice([0x7F, 0x7FF, 0xD7FF, 0x10FFFF]) for _ in range(self._random.randint(0, 20)))
+        points = (self._random.randint(0, highest) for highest in codes)
+        return "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(texts)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch
+
+
+def _shown(text: str) -> str:
+    return repr(text[:_SHOWN])
