@@ -114,7 +114,7 @@ def test_writes_both_spellings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"model_type": "llama"}, 'model_type is "llama"'),
+        ({"model_type": "gpt2"}, 'model_type is "gpt2"'),
         ({"model_type": WITHOUT}, "model_type is null"),
         ({"hidden_act": "gelu"}, 'hidden_act is "gelu"'),
         ({"tie_word_embeddings": True}, "tie_word_embeddings is true"),

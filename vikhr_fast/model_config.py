@@ -97,22 +97,38 @@ def _show(value: object) -> str:
 
 # Settings that change the computation and have one supported value, which is also what their absence means.
 _ONLY = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_dropout": 0.0, "attention_bias": False}
+_LLAMA_ONLY = {"mlp_bias": False}
 # Fields that a config.json may leave out, because every reader agrees on what that means.
 _DEFAULTS = {"initializer_range": 0.02, "bos_token_id": 1, "eos_token_id": 2}
+# A Llama is a Mistral without a window; Llama-2's own config.json leaves the base of its rotary embeddings out.
+_LLAMA_DEFAULTS = {**_DEFAULTS, "sliding_window": None, "rope_theta": 10000.0}
 
 
-def read_config(directory: Path) -> ModelConfig:
-    """Reads `config.json` of a Hugging Face Mistral directory.
+def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
+    """Reads `config.json` of a Hugging Face directory of a Mistral, or of a Llama without scaled rope.
+
+    Args:
+        directory: where it lies.
+        may_be_tied: accept a model whose LM head is its embedding matrix.
 
     Raises:
         InputError: one line that names the file and everything in it that is missing, invalid or not supported.
     """
     path = directory / CONFIG_NAME
-    values = _DEFAULTS | read_json_object(path)
+    given_values = read_json_object(path)
+    kind = given_values.get("model_type")
+    if kind not in ("mistral", "llama"):
+        raise InputError(f'{path}: model_type is {_show(kind)}, only "mistral" and "llama" are supported')
+    values = (_LLAMA_DEFAULTS if kind == "llama" else _DEFAULTS) | given_values
+    if kind == "llama" and "rope_theta" not in given_values and given_values.get("rope_parameters") is not None:
+        del values["rope_theta"]  # it stands there
+    only_values = _ONLY | (_LLAMA_ONLY if kind == "llama" else {})
     problems = []
-    for name, only in {"model_type": "mistral", **_ONLY}.items():
-        if (value := values.get(name, _ONLY.get(name))) != only:
-            problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported")
+    for name, only in only_values.items():
+        if (value := values.get(name, only)) == only or (name == "tie_word_embeddings" and may_be_tied):
+            continue
+        advice = "; untie it with `vikhr-fast adapt --untie-head`" if name == "tie_word_embeddings" else ""
+        problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported{advice}")
     problems += _settle_rope(values)
     if values.get("head_dim") is None:
         values.pop("head_dim", None)

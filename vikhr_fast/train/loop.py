@@ -373,7 +373,8 @@ def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig, v
     opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
     digest = _tokenizer_sha256(path)
     for shards in opened.values():
-        if shards.vocab_size != model.vocab_size:
+        is_padded = digest is not None and shards.vocab_size < model.vocab_size  # rows after those of its pieces
+        if shards.vocab_size != model.vocab_size and not is_padded:
             raise InputError(
                 f"{shards.directory}: {shards.vocab_size} pieces, but {path} has {model.vocab_size} rows; "
                 "the shards need this model's tokenizer, or the model needs `vikhr-fast adapt`"

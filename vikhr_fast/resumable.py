@@ -1,0 +1,63 @@
+"""Directories that appear complete or not at all, and whose making can be interrupted and taken up again."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import refuse_existing, sync_directory, write_text
+from vikhr_fast.run_directory import locked
+
+_WORK, _RESULT = "work.json", "result"
+
+
+@contextmanager
+def resumable_directory(path: Path, work: dict[str, Any]) -> Iterator[Path]:
+    """Gives a directory inside PATH.partial, and renames it to `path` when the block ends well.
+
+    When the block fails or the process is killed, the files finished by then stay, and the next call with equal `work`
+    gives the same directory again. So the block must write each file by `atomic_file`, the same bytes every time, and
+    may leave out what is there.
+
+    Args:
+        path: the final name.
+        work: JSON values that the files depend on.
+
+    Raises:
+        InputError: `path` exists, another process is making it, or PATH.partial was left behind by other work.
+    """
+    refuse_existing(path)
+    partial = path.with_name(f"{path.name}.partial")
+    result = partial / _RESULT
+    with locked(partial):
+        try:
+            _claim(partial, work)
+            result.mkdir(exist_ok=True)
+            yield result
+            for leftover in result.glob(".*.partial"):  # of a killed atomic_file
+                leftover.unlink()
+            sync_directory(result)
+            refuse_existing(path)
+            result.rename(path)
+            sync_directory(path.parent)
+        finally:
+            is_finished = path.exists()
+            if is_finished or not result.exists() or not any(result.iterdir()):
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _claim(partial: Path, work: dict[str, Any]) -> None:
+    """Writes down whose work this is, or checks that it is the same."""
+    record = partial / _WORK
+    if not record.exists():
+        write_text(record, json.dumps(work, indent=2) + "\n")
+        return
+    try:
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        earlier = None
+    if earlier != json.loads(json.dumps(work)):
+        raise InputError(f"{partial}: left behind by work with other settings or inputs; remove it, or repeat that")
