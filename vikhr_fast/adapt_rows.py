@@ -132,7 +132,8 @@ class RowMaker:
             block = torch.empty(min(_BLOCK_ROWS, count - start), old.shape[1], dtype=old.dtype)
             for place, base_id in enumerate(self.sources.base_ids[start : start + _BLOCK_ROWS]):
                 block[place] = old[base_id] if base_id is not None else make.row(self.sources.pieces[start + place])
-            total += block.double().sum(0)
+            if self.padding:
+                total += block.double().sum(0)
             yield block
         for start in range(0, self.padding, _BLOCK_ROWS):
             mean = (total / count).to(wide).to(old.dtype)

@@ -18,9 +18,9 @@ _WORK, _RESULT = "work.json", "result"
 def resumable_directory(path: Path, work: dict[str, Any]) -> Iterator[Path]:
     """Gives a directory inside PATH.partial, and renames it to `path` when the block ends well.
 
-    When the block fails or the process is killed, the files finished by then stay, and the next call with equal `work`
-    gives the same directory again. So the block must write each file by `atomic_file`, the same bytes every time, and
-    may leave out what is there.
+    When the disk is full or the process interrupted or killed, the files finished by then stay, and the next call with
+    equal `work` gives the same directory again. So the block must write each file by `atomic_file`, the same bytes
+    every time, and may leave out what is there.
 
     Args:
         path: the final name.
@@ -36,7 +36,11 @@ def resumable_directory(path: Path, work: dict[str, Any]) -> Iterator[Path]:
         try:
             _claim(partial, work)
             result.mkdir(exist_ok=True)
-            yield result
+            try:
+                yield result
+            except InputError:  # mended input is other work
+                shutil.rmtree(result)
+                raise
             for leftover in result.glob(".*.partial"):  # of a killed atomic_file
                 leftover.unlink()
             sync_directory(result)

@@ -147,7 +147,7 @@ def test_learns_what_the_definition_learns(
     words: list[tuple[str, int]], base: list[str], equal: bool, most: int
 ) -> None:
     characters = " ab1б"  # the comma is no piece
-    scores = {character: -50.0 for character in characters}
+    scores = dict.fromkeys(characters, -50.0)
     scores |= {piece: -1.0 if equal else -1.0 - index for index, piece in enumerate(base)}
     classes = {"a": 0, "b": 0, ",": 1, "б": 2}  # digits join nothing
     counts, expected = WordCounts(1000), Counter[str]()

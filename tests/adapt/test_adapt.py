@@ -1,0 +1,156 @@
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapting import RUSSIAN, rewrite, weights
+from safetensors.torch import save_file
+
+from vikhr_fast.adapt import Adapt, adapt
+from vikhr_fast.adapt_weights import EMBEDDING, HEAD
+from vikhr_fast.config import train_config
+from vikhr_fast.corpus.shard import Shard, write_shards
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import sha256_of
+from vikhr_fast.model import Mistral
+from vikhr_fast.tokenizer import BpeEncoder
+from vikhr_fast.train.loop import open_inputs
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def test_transformers_loads_the_result(options: Adapt) -> None:
+    """The same ids as ours, the same logits as ours, and on kept pieces the logits that the base has."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    report = adapt(options)
+    tokenizer = AutoTokenizer.from_pretrained(options.output)
+    model = AutoModelForCausalLM.from_pretrained(options.output)
+    encoder = BpeEncoder.from_file(options.output / "tokenizer.model")
+    text = "Мама мыла раму, and the Python of 1991 — 😀"
+    ids = tokenizer(text)["input_ids"]
+    assert ids == [encoder.bos_id, *encoder.encode(text).tolist()]
+    assert (model.config.vocab_size, model.config.bos_token_id, model.config.eos_token_id) == (1200, 1, 2)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits
+        ours = Mistral.from_pretrained(options.output)
+        torch.testing.assert_close(ours.logits(ours(torch.tensor([ids]))), logits, rtol=1e-5, atol=1e-6)
+
+        kept = [index for index, base_id in enumerate(report["base_ids"]) if base_id is not None]
+        base_ids = torch.tensor([report["base_ids"][index] for index in kept])
+        base = AutoModelForCausalLM.from_pretrained(options.base)
+        expected = base(base_ids[None, :100]).logits[..., base_ids]
+        assert torch.equal(model(torch.tensor([kept[:100]])).logits[..., kept], expected)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"rope_theta": 5e5, "rope_parameters": None},
+        {"rope_theta": None, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+    ],
+)
+def test_config_carries_both_spellings_and_all_else(options: Adapt, spelling: dict[str, Any]) -> None:
+    rewrite(options.base / "config.json", **spelling, pad_token_id=7, sliding_window=9, unknown_field=[1])
+    (options.base / "generation_config.json").write_text('{"eos_token_id": [2, 450], "temperature": 0.5}')
+    adapt(options)
+    config = json.loads((options.output / "config.json").read_text())
+    before = json.loads((options.base / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 5e5
+    changed = {"vocab_size": 1200, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    rope = {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
+    assert config == {**before, **changed, **rope}
+    generation = json.loads((options.output / "generation_config.json").read_text())
+    assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "temperature": 0.5}
+
+
+def test_report_is_kept(options: Adapt) -> None:
+    report = adapt(options)
+    assert json.loads((options.output / "adapt.json").read_text()) == report
+    assert report["tokenizer_sha256"] == sha256_of(options.output / "tokenizer.model")
+    assert report["base_tokenizer_sha256"] == sha256_of(options.base / "tokenizer.model")
+
+
+def test_init_and_text_go_together(options: Adapt, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--text: --init frequency-weighted-mean needs it"):
+        adapt(replace(options, init="frequency-weighted-mean"))
+    with pytest.raises(InputError, match=r"^--text: "):
+        adapt(replace(options, text=(RUSSIAN,)))
+    with pytest.raises(InputError, match=r"^--pad-to-multiple 0: must be positive"):
+        adapt(replace(options, pad_to_multiple=0))
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_padding_is_defined_and_never_sampled(options: Adapt) -> None:
+    from transformers import AutoModelForCausalLM
+
+    report = adapt(replace(options, pad_to_multiple=128))
+    assert (report["vocab_size"], report["padding"]) == (1280, 80)
+    assert report["base_ids"][1200:] == [None] * 80
+    after = weights(options.output)
+    for name in (EMBEDDING, HEAD):
+        assert after[name].shape == (1280, 16)
+        torch.testing.assert_close(after[name][1200:], after[name][:1200].mean(0).expand(80, -1), rtol=1e-4, atol=1e-7)
+    assert json.loads((options.output / "config.json").read_text())["vocab_size"] == 1280
+    # The logit of a mean row is the mean logit: never the largest, whatever the hidden state.
+    hidden = 100 * torch.randn(1000, 16, generator=torch.Generator().manual_seed(2))
+    logits = hidden @ after[HEAD].T
+    assert (logits[:, 1200:] < logits[:, :1200].max(-1, keepdim=True).values).all()
+    assert (logits.softmax(-1)[:, 1200:] < 1 / 1280).all()
+    model = AutoModelForCausalLM.from_pretrained(options.output)
+    torch.manual_seed(0)
+    settings = {"do_sample": True, "temperature": 100.0, "top_k": 0, "max_new_tokens": 40, "eos_token_id": None}
+    sampled = model.generate(torch.ones(60, 1, dtype=torch.int64), **settings)
+    assert sampled[:, 1:].numel() == 2400  # of which 150 were padding if they could be sampled
+    assert sampled.max() < 1200
+
+
+def test_padded_model_trains_on_shards_of_its_tokenizer(options: Adapt, tmp_path: Path) -> None:
+    adapt(replace(options, pad_to_multiple=128))
+    write_shards(Shard(input=(RUSSIAN,), tokenizer=options.output, output=tmp_path / "shards"))
+    values: dict[str, Any] = {"model": options.output, "output": tmp_path / "run"}
+    values |= {"data": {"train": {"ru": tmp_path / "shards"}, "sequence_length": 64}}
+    inputs = open_inputs(train_config(values, "test"))
+    assert inputs.model.vocab_size == 1280
+
+
+def tie(base: Path) -> None:
+    """Makes a model whose head is its embedding matrix."""
+    tensors = weights(base)
+    del tensors[HEAD]
+    for file in base.glob("*.safetensors*"):
+        file.unlink()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    rewrite(base / "config.json", tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize("untie", [False, True])
+def test_a_tied_head_stays_tied_or_becomes_one_of_its_own(options: Adapt, untie: bool) -> None:
+    from transformers import AutoModelForCausalLM
+
+    tie(options.base)
+    report = adapt(replace(options, untie_head=untie))
+    after = weights(options.output)
+    assert (HEAD in after) == untie
+    assert json.loads((options.output / "config.json").read_text())["tie_word_embeddings"] is not untie
+    kept = [index for index, base_id in enumerate(report["base_ids"]) if base_id is not None]
+    base_ids = [report["base_ids"][index] for index in kept]
+    base = AutoModelForCausalLM.from_pretrained(options.base)
+    model = AutoModelForCausalLM.from_pretrained(options.output)
+    with torch.no_grad():
+        expected = base(torch.tensor([base_ids[:50]])).logits[..., base_ids]
+        assert torch.equal(model(torch.tensor([kept[:50]])).logits[..., kept], expected)
+    if untie:
+        assert torch.equal(after[HEAD], after[EMBEDDING])
+        Mistral.from_pretrained(options.output)
+    else:
+        with pytest.raises(InputError, match=r"tie_word_embeddings is true, .* `vikhr-fast adapt --untie-head`"):
+            Mistral.from_pretrained(options.output)
+
+
+def test_untying_what_is_untied_is_refused(options: Adapt) -> None:
+    with pytest.raises(InputError, match="base: its head is untied already"):
+        adapt(replace(options, untie_head=True))

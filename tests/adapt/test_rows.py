@@ -1,0 +1,143 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from adapting import BYTE, ROWS, Bases, segmented, weights
+
+from vikhr_fast.adapt import Adapt, adapt
+from vikhr_fast.adapt_rows import Init
+from vikhr_fast.adapt_weights import EMBEDDING, HEAD
+from vikhr_fast.tokenizer import BpeEncoder
+from vikhr_fast.tokenizer.export import read_model
+
+
+@pytest.mark.parametrize("max_shard_bytes", [20_000, 1_000_000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_rows_are_kept_or_the_mean_and_all_else_is_kept(
+    bases: Bases,
+    tokenizers: tuple[Path, Path],
+    tmp_path: Path,
+    dtype: torch.dtype,
+    max_shard_bytes: int,
+) -> None:
+    base = bases(dtype, max_shard_bytes)
+    report = adapt(Adapt(base, tokenizers[1], tmp_path / "out"))
+    before, after = weights(base), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    for name in before.keys() - {EMBEDDING, HEAD}:
+        assert after[name].dtype == dtype
+        assert torch.equal(before[name], after[name])
+
+    old, new = (read_model(directory / "tokenizer.model") for directory in (base, tokenizers[1]))
+    known = {(piece.type, piece.piece): index for index, piece in enumerate(old.pieces)}
+    kept = [known.get((piece.type, piece.piece)) for piece in new.pieces]
+    assert report["base_ids"] == kept
+    assert 300 < report["by_role"] + report["copied"] == sum(index is not None for index in kept) < 500
+    assert report["by_role"] == 3
+    assert report["averaged"] == len(new.pieces) - 3 - report["copied"]
+    for name in (EMBEDDING, HEAD):
+        assert after[name].dtype == dtype
+        assert after[name].shape == (1200, 16)
+        for index, piece in enumerate(new.pieces):
+            row = after[name][index]
+            if (base_id := kept[index]) is not None:
+                assert torch.equal(row, before[name][base_id])
+            else:
+                sources = before[name][segmented(old, piece.piece)]
+                assert torch.equal(row, sources.float().mean(0).to(dtype)), piece.piece
+
+
+def test_bytes_average_what_the_base_spells_in_bytes(options: Adapt) -> None:
+    report = adapt(options)
+    old, new = (read_model(path / "tokenizer.model") for path in (options.base, options.tokenizer))
+    spelt = [
+        index
+        for index, piece in enumerate(new.pieces)
+        if report["base_ids"][index] is None
+        and any(old.pieces[part].type == BYTE for part in segmented(old, piece.piece))
+    ]
+    assert report["averaged_with_bytes"] == len(spelt) > 100  # the English base has no Cyrillic
+
+
+def renamed(tokenizer: Path, directory: Path, changes: dict[str, str], roles: dict[str, str]) -> Path:
+    """A copy of a tokenizer with other names for special pieces."""
+    model = read_model(tokenizer / "tokenizer.model")
+    for piece in model.pieces:
+        piece.piece = changes.get(piece.piece, piece.piece)
+    for role, piece in roles.items():
+        setattr(model.trainer_spec, role, piece)
+    file = directory / "renamed.model"
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+def test_special_pieces_are_matched_by_role(options: Adapt, tmp_path: Path) -> None:
+    changes = {"<unk>": "[UNK]", "<s>": "[BOS]", "</s>": "<s>"}  # "<s>" is EOS now: the role counts, not the name
+    roles = {"unk_piece": "[UNK]", "bos_piece": "[BOS]", "eos_piece": "<s>"}
+    report = adapt(replace(options, tokenizer=renamed(options.tokenizer, tmp_path, changes, roles)))
+    assert report["base_ids"][:3] == [0, 1, 2]
+    assert report["by_role"] == 3
+    before, after = weights(options.base), weights(options.output)
+    assert torch.equal(after[HEAD][:3], before[HEAD][:3])
+
+
+def test_new_control_pieces_are_the_mean_of_their_text(options: Adapt, tmp_path: Path) -> None:
+    tokenizer = renamed(options.tokenizer, tmp_path, {"<|im_end|>": "<|конец|>"}, {})
+    report = adapt(replace(options, tokenizer=tokenizer))
+    assert report["base_ids"][3:5] == [3, None]  # <|im_start|> is a control piece of the base, too
+    parts = segmented(read_model(options.base / "tokenizer.model"), "<|конец|>")
+    for name in (EMBEDDING, HEAD):
+        assert torch.equal(weights(options.output)[name][4], weights(options.base)[name][parts].mean(0))
+
+
+def test_a_new_row_is_initialised_as_asked(options: Adapt, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("and the and", encoding="utf-8")
+    old = read_model(options.base / "tokenizer.model")
+    encoder = BpeEncoder.from_file(options.base / "tokenizer.model")
+    frequencies = torch.bincount(torch.from_numpy(encoder.encode("and the and")), minlength=ROWS) + 1
+    before = weights(options.base)
+    new = read_model(options.tokenizer / "tokenizer.model")
+    for init in get_args(Init):
+        more = {"text": (text,)} if init == "frequency-weighted-mean" else {}
+        report = adapt(replace(options, init=init, output=tmp_path / init, **more))
+        assert report["init"] == init
+        after = weights(tmp_path / init)
+        averaged = [index for index, base_id in enumerate(report["base_ids"]) if base_id is None]
+        kept = [index for index, base_id in enumerate(report["base_ids"]) if base_id is not None]
+        for name in (EMBEDDING, HEAD):
+            assert torch.equal(after[name][kept], before[name][[report["base_ids"][index] for index in kept]])
+            rows = after[name][averaged]
+            if init == "global-mean":
+                torch.testing.assert_close(rows, before[name].mean(0).expand_as(rows), rtol=1e-5, atol=1e-7)
+            elif init == "random":
+                assert rows.std().item() == pytest.approx(before[name].std().item(), rel=0.03)
+                assert abs(rows.mean().item()) < 0.001
+                assert rows.unique(dim=0).shape == rows.shape
+            else:
+                counts = frequencies if init == "frequency-weighted-mean" else torch.ones(ROWS)
+                for row, index in zip(rows[:200], averaged[:200], strict=True):
+                    parts = segmented(old, new.pieces[index].piece)
+                    share = counts[parts] / counts[parts].sum()
+                    torch.testing.assert_close(row, (before[name][parts] * share[:, None]).sum(0), rtol=1e-5, atol=1e-7)
+        if init == "random":
+            assert not torch.equal(after[EMBEDDING][averaged], after[HEAD][averaged])
+            assert adapt(replace(options, init=init, seed=1, output=tmp_path / "other")) == report
+            assert not torch.equal(weights(tmp_path / "other")[HEAD], after[HEAD])
+
+
+def test_worst_rows_are_the_means_of_most(options: Adapt) -> None:
+    report = adapt(options)
+    old, new = (read_model(path / "tokenizer.model") for path in (options.base, options.tokenizer))
+    sizes = {
+        index: len(segmented(old, piece.piece))
+        for index, piece in enumerate(new.pieces)
+        if report["base_ids"][index] is None
+    }
+    assert [row["base_pieces"] for row in report["worst"]] == sorted(sizes.values(), reverse=True)[:20]
+    assert all(
+        row["base_pieces"] == sizes[row["id"]] and row["piece"] == new.pieces[row["id"]].piece
+        for row in report["worst"]
+    )

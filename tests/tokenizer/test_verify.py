@@ -1,0 +1,100 @@
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer.export import ExportTokenizer, export, read_model
+from vikhr_fast.tokenizer.verify import VerifyTokenizer, verify
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def exported(trained: Path, tmp_path: Path) -> Path:
+    """An export that a test may damage."""
+    shutil.copytree(trained, tmp_path / "exported")
+    return tmp_path / "exported"
+
+
+def test_nothing_differs(exported: Path, corpus: tuple[Path, ...]) -> None:
+    counts = verify(VerifyTokenizer(exported, text=corpus[:1], generated=2000, chats=100))
+    assert counts["documents"] > 10
+    assert counts["generated"] == 2000
+    assert counts["chats"] == 100
+    assert counts["tokens"] > 50_000
+
+
+def change(exported: Path, name: str, old: str, new: str) -> None:
+    text = (exported / name).read_text(encoding="utf-8")
+    assert old in text
+    (exported / name).write_text(text.replace(old, new), encoding="utf-8")
+
+
+def swap_merges(exported: Path) -> None:
+    values = json.loads((exported / "tokenizer.json").read_text(encoding="utf-8"))
+    merges = values["model"]["merges"]
+    merges[10:200] = merges[10:200][::-1]
+    (exported / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "order of merges": (swap_merges, "token"),
+    "decoder": (lambda e: change(e, "tokenizer.json", '"start": 1', '"start": 0'), "decoded differently"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_first_difference_is_named(exported: Path, corpus: tuple[Path, ...], damage: str) -> None:
+    change_it, complaint = DAMAGES[damage]
+    change_it(exported)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(exported))}: .*document 1: .*{complaint}") as caught:
+        verify(VerifyTokenizer(exported, text=corpus[:1]))
+    assert "\n" not in str(caught.value)
+
+
+def test_control_pieces_that_transformers_takes_for_text_are_found(exported: Path) -> None:
+    values = json.loads((exported / "tokenizer.json").read_text(encoding="utf-8"))
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != "<|im_end|>"]
+    (exported / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+    change(exported, "tokenizer_config.json", "<|im_end|>", "<|other|>")
+    with pytest.raises(InputError, match=r"generated chat \d+: token \d+: sentencepiece .*, transformers "):
+        verify(VerifyTokenizer(exported, generated=0, chats=20))
+
+
+def test_a_directory_that_is_no_tokenizer_is_named(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="absent: no such file"):
+        verify(VerifyTokenizer(tmp_path / "absent"))
+    (exported / "tokenizer.json").unlink()
+    (exported / "tokenizer_config.json").write_text("{")
+    with pytest.raises(InputError, match=f"{re.escape(str(exported))}: transformers cannot load it"):
+        verify(VerifyTokenizer(exported))
+
+
+def test_a_template_of_ones_own(trained: Path, tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ bos_token }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
+    export(ExportTokenizer(trained, tmp_path / "out", chat_template=template))
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == template.read_text()
+    verify(VerifyTokenizer(tmp_path / "out", generated=0, chats=50))
+    template.write_text("{% for %}")
+    with pytest.raises(InputError, match=r"template\.jinja: line 1: not a Jinja template"):
+        export(ExportTokenizer(trained, tmp_path / "other", chat_template=template))
+    assert not (tmp_path / "other").exists()
+
+
+def test_gguf_reads_the_same_pieces_and_scores(trained: Path) -> None:
+    """The vocabulary reader of llama.cpp's converter."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    model = read_model(trained / "tokenizer.model")
+    tokens = list(gguf.vocab.SentencePieceVocab(trained).all_tokens())
+    assert [(text.decode(), score) for text, score, _ in tokens] == [(p.piece, p.score) for p in model.pieces]
+    kinds = {1: "NORMAL", 2: "UNKNOWN", 3: "CONTROL", 6: "BYTE"}
+    assert [kind.name for _, _, kind in tokens] == [kinds[p.type] for p in model.pieces]
+    special = gguf.SpecialVocab(trained, load_merges=False, n_vocab=len(model.pieces))
+    assert special.special_token_ids == {"bos": 1, "eos": 2, "unk": 0}
+    assert special.chat_template == (trained / "chat_template.jinja").read_text()
