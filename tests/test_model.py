@@ -2,6 +2,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding, apply_rotary_pos_emb
 
 from vikhr_fast.model import Mistral, ModelConfig, document_positions
@@ -123,6 +124,24 @@ def test_window_counts_the_token_itself(window: int) -> None:
     changed[0, 0] = (tokens[0, 0] + 1) % TINY.vocab_size
     differs = (model(tokens) != model(changed)).any(-1)[0]
     assert differs.tolist() == [position < window for position in range(8)]
+
+
+@differential
+@given(heads=st.sampled_from([(4, 4), (4, 2)]), theta=st.sampled_from([10000.0, 500000.0]), length=st.integers(1, 40))
+def test_llama_is_computed_by_the_same_file(heads: tuple[int, int], theta: float, length: int) -> None:
+    config = LlamaConfig(
+        **{**asdict(TINY), "num_attention_heads": heads[0], "num_key_value_heads": heads[1], "rope_theta": theta},
+        attn_implementation="eager",
+    )
+    torch.manual_seed(7)
+    peer = LlamaForCausalLM(config)
+    with TemporaryDirectory() as directory:
+        peer.save_pretrained(directory)
+        model = Mistral.from_pretrained(directory)
+    tokens = draw_tokens(TINY, 2, length)
+    ours, theirs = model.logits(model(tokens)), peer(tokens).logits
+    assert relative_error(ours.detach(), theirs.detach()) < SAME_IN_FLOAT32
+    assert_same_gradients(model, peer, ours, theirs)
 
 
 def test_positions_restart_in_each_document() -> None:

@@ -33,6 +33,41 @@ MISTRAL_7B: dict[str, Any] = {
     "use_cache": True,
     "vocab_size": 32000,
 }
+# As published with Llama-2-7b-hf and Meta-Llama-3-8B.
+LLAMA_2: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 4096,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.31.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
+LLAMA_3 = LLAMA_2 | {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 8192,
+    "num_key_value_heads": 8,
+    "rope_theta": 500000.0,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 128256,
+}
 WITHOUT = object()
 UNUSUAL = ModelConfig(
     vocab_size=101,
@@ -71,6 +106,36 @@ def test_reads_mistral_7b(tmp_path: Path) -> None:
     config = read_config(write(tmp_path))
     assert (config.vocab_size, config.head_dim, config.sliding_window) == (32000, 128, 4096)
     assert (config.rms_norm_eps, config.rope_theta) == (1e-5, 10000.0)
+
+
+@pytest.mark.parametrize(("values", "theta"), [(LLAMA_2, 10000.0), (LLAMA_3, 500000.0)])
+def test_reads_llama_as_a_mistral_without_a_window(tmp_path: Path, values: dict[str, Any], theta: float) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = read_config(tmp_path)
+    assert (config.head_dim, config.sliding_window, config.rope_theta) == (128, None, theta)
+    assert config.num_key_value_heads == values["num_key_value_heads"]
+    AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "theirs")
+    assert read_config(tmp_path / "theirs") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"mlp_bias": True}, "mlp_bias is true"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "only unscaled rope"),
+        ({"eos_token_id": [128001, 128008]}, "eos_token_id is [128001, 128008]"),
+        ({"num_key_value_heads": WITHOUT}, "num_key_value_heads is missing"),
+    ],
+)
+def test_refuses_llamas_it_would_not_compute(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    values = {name: value for name, value in (LLAMA_2 | changes).items() if value is not WITHOUT}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert complaint in refusal(tmp_path)
+
+
+def test_a_tied_head_is_read_only_where_it_may_be(tmp_path: Path) -> None:
+    assert "`vikhr-fast adapt --untie-head`" in refusal(write(tmp_path, tie_word_embeddings=True))
+    assert read_config(tmp_path, may_be_tied=True).vocab_size == 32000
 
 
 @pytest.mark.parametrize(

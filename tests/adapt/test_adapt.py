@@ -117,6 +117,25 @@ def test_padded_model_trains_on_shards_of_its_tokenizer(options: Adapt, tmp_path
     assert inputs.model.vocab_size == 1280
 
 
+def test_llama_stays_a_llama(options: Adapt) -> None:
+    """As Llama-2's own config.json is: without a window, and without the base of the rotary embeddings."""
+    from transformers import LlamaForCausalLM
+
+    changes = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "sliding_window": None}
+    rewrite(options.base / "config.json", **changes, rope_theta=None, rope_parameters=None)
+    report = adapt(options)
+    kept = [index for index, base_id in enumerate(report["base_ids"]) if base_id is not None]
+    base_ids = [report["base_ids"][index] for index in kept]
+    base, model = (LlamaForCausalLM.from_pretrained(directory) for directory in (options.base, options.output))
+    assert model.config.rope_parameters["rope_theta"] == 10000.0
+    with torch.no_grad():
+        expected = base(torch.tensor([base_ids[:50]])).logits[..., base_ids]
+        logits = model(torch.tensor([kept[:50]])).logits[..., kept]
+        ours = Mistral.from_pretrained(options.output)
+        torch.testing.assert_close(ours.logits(ours(torch.tensor([kept[:50]])))[..., kept], logits)
+    assert torch.equal(logits, expected)
+
+
 def tie(base: Path) -> None:
     """Makes a model whose head is its embedding matrix."""
     tensors = weights(base)

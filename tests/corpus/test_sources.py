@@ -1,0 +1,138 @@
+"""Counting words against a plain rewriting, and every kind of source."""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vikhr_fast._native import WordCounts
+from vikhr_fast.corpus.sources import count_words, read_texts
+from vikhr_fast.errors import InputError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def expected_words(texts: list[str]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for text in texts:
+        for line in re.split(r"[\n\r\t]", text):
+            if line:
+                counts.update(re.findall(" +[^ ]*", " " + line.replace("▁", " ")))
+    return counts
+
+
+def counted(words: WordCounts) -> dict[str, int]:
+    return dict(words.words(0, len(words)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts=st.lists(st.one_of(st.text("аб ▁\n\t", max_size=30), st.text(max_size=30)), max_size=20))
+def test_counts_are_those_of_the_definition(texts: list[str]) -> None:
+    words = WordCounts(10_000)
+    texts = [text.encode("utf-8", "ignore").decode() for text in texts]
+    words.add(texts)
+    words.sort()
+    expected = expected_words(texts)
+    assert counted(words) == expected
+    assert words.bytes == sum(len(word.encode()) * count for word, count in expected.items())
+    assert words.words(0, len(words)) == sorted(expected.items(), key=lambda item: (-item[1], item[0].encode()))
+    characters = Counter[int]()
+    for word, count in expected.items():
+        for character in word:
+            characters[ord(character)] += count
+    assert words.characters() == sorted(characters.items())
+
+
+def test_memory_is_bounded_and_frequent_words_stay() -> None:
+    words = WordCounts(1000)
+    for start in range(0, 50_000, 100):
+        words.add([f"частое слово {number}" for number in range(start, start + 100)])
+        assert len(words) <= 1000
+    assert counted(words).items() >= {" частое": 50_000, " слово": 50_000}.items()
+    assert words.dropped + sum(counted(words).values()) == 150_000
+
+
+def test_long_words_are_cut_between_characters() -> None:
+    words = WordCounts(100)
+    words.add(["я" * 1000])
+    assert counted(words) == {" " + "я" * 255: 1, "я" * 256: 2, "я" * 233: 1}
+
+
+def test_weights_are_shares_of_the_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("корова " * 1000)
+    (tmp_path / "b.txt").write_text("пастух " * 10)
+    sources = (tmp_path / "a.txt", tmp_path / "b.txt")
+    plain = counted(count_words(sources, (), "text", 1000))
+    assert (plain[" корова"], plain[" пастух"]) == (1000, 10)
+    weighted = counted(count_words(sources, (1.0, 3.0), "text", 1000))
+    assert weighted[" пастух"] / weighted[" корова"] == pytest.approx(3, rel=0.01)
+    assert weighted[" корова"] == 1000  # no count shrinks
+    for weights in ((1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, float("nan"))):
+        with pytest.raises(InputError, match=r"^--weights .*: must be 2 positive numbers"):
+            count_words(sources, weights, "text", 1000)
+    with pytest.raises(InputError, match=r"^--max-words 10: must be 1000 or more"):
+        count_words(sources, (), "text", 10)
+
+
+def test_patterns_take_files_of_any_kind_by_name(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"text": "два"}\n')
+    (tmp_path / "a.txt").write_text("раз")
+    pq.write_table(pa.table({"text": ["три"]}), tmp_path / "c.parquet")
+    (tmp_path / "d [1].txt").write_text("четыре")
+    assert list(read_texts(tmp_path / "*")) == ["раз", "два", "три", "четыре"]
+    assert list(read_texts(tmp_path / "d [1].txt")) == ["четыре"]  # a name, not a pattern
+    with pytest.raises(InputError, match=r"\*\.gz: no file has such a name"):
+        list(read_texts(tmp_path / "*.gz"))
+    with pytest.raises(InputError, match="no such file"):
+        list(read_texts(tmp_path / "absent.txt"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Stands for the package `datasets`; the calls it gets."""
+    calls: list[tuple[Any, ...]] = []
+
+    def load_dataset(name: str, config: str | None, **settings: Any) -> list[dict[str, Any]]:
+        calls.append((name, config, settings))
+        if name == "no/set":
+            raise FileNotFoundError("Dataset 'no/set' doesn't exist\non the Hub")
+        return [{"text": "раз", "id": 1}, {"text": None if name == "bad/set" else "два", "id": 2}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    return calls
+
+
+def test_data_sets_of_the_hub_are_pinned_and_run_no_code(hub: list[tuple[Any, ...]]) -> None:
+    assert list(read_texts(Path(f"hf:owner/set@{COMMIT}"))) == ["раз", "два"]
+    assert list(read_texts(Path(f"hf:owner/set@{COMMIT}/ru/test"))) == ["раз", "два"]
+    fixed = {"revision": COMMIT, "streaming": True, "trust_remote_code": False}
+    assert hub == [("owner/set", None, {"split": "train", **fixed}), ("owner/set", "ru", {"split": "test", **fixed})]
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("hf:owner/set", "must be hf:OWNER/NAME@COMMIT"),
+        ("hf:owner/set@main", "must be .* COMMIT is the 40 digits"),
+        (f"hf:no/set@{COMMIT}", "cannot be read: Dataset 'no/set' doesn't exist on the Hub"),
+        (f"hf:bad/set@{COMMIT}", r"row 2: no text in column 'text' \(it has 'text', 'id'\)"),
+    ],
+)
+def test_what_the_hub_has_not_is_named(hub: list[tuple[Any, ...]], source: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=f"^{source}: {complaint}"):
+        list(read_texts(Path(source)))
+    assert len(hub) <= 1
+
+
+def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"needs the package datasets; pip install 'vikhr-fast\[datasets\]'"):
+        list(read_texts(Path(f"hf:owner/set@{COMMIT}")))
