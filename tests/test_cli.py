@@ -245,12 +245,44 @@ def test_really_full_disk(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["tokenizer", "train"], ["adapt"], ["corpus", "shard"], ["train"], ["doctor"], ["demo"]]
+    "command",
+    [
+        [],
+        *(["tokenizer", c] for c in ("train", "extend", "export", "verify", "report")),
+        ["adapt"],
+        ["corpus", "shard"],
+        ["train"],
+        ["doctor"],
+        ["demo"],
+    ],
 )
 def test_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     code, output, _ = run(capsys, *command, "--help")
     assert code == 0
     assert "vikhr-fast" in output
+
+
+def test_tokenizer_commands_go_hand_in_hand(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    extend = ("tokenizer", "extend", "tokenizer", "--input", STORIES, "--output", "longer", "--vocab-size", "600")
+    code, output, _ = run(capsys, *extend)
+    assert (code, json.loads(output)["unreachable"]) == (0, 0)
+    assert run(capsys, "tokenizer", "export", "longer", "--output", "copy")[0] == 0
+    code, output, _ = run(capsys, "tokenizer", "verify", "copy", "--generated", "100", "--chats", "5")
+    assert (code, json.loads(output)["differences"]) == (0, 0)
+    report = ("tokenizer", "report", "tokenizer", "longer", "--text", f"ru={STORIES}", "--plot", "figure.png")
+    code, output, _ = run(capsys, *report)
+    assert code == 0
+    assert "tokens/word" in output
+    assert (workspace / "figure.png").exists()
+    code, output, errors = run(capsys, *extend)
+    assert (code, output) == (3, "")
+    assert "exists already" in errors
+    code, _, errors = run(capsys, "tokenizer", "verify", "model/tokenizer.model")
+    assert code == 3
+    assert "not a directory" in errors
 
 
 def test_wrong_flags_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,6 +180,8 @@ def test_impossible_bases_and_sizes_are_named(options: ExtendTokenizer) -> None:
         extend_tokenizer(replace(options, base=unigram))
     with pytest.raises(InputError, match=r"damaged\.model: add_dummy_prefix is False"):
         extend_tokenizer(replace(options, base=damaged(options, add_dummy_prefix=False)))
+    with pytest.raises(InputError, match=r"base\.model: in: a piece of text there"):
+        extend_tokenizer(replace(options, control=("in",)))
     with pytest.raises(InputError, match=r"base\.model: vocab_size 900: the base has 998 pieces"):
         extend_tokenizer(replace(options, vocab_size=900))
     with pytest.raises(InputError, match=r"vocab_size 90000: too little text .* at most --vocab-size") as caught:

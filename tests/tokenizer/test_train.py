@@ -100,3 +100,33 @@ def test_existing_output_is_refused_before_any_work(options: TrainTokenizer) -> 
     options.output.mkdir()
     with pytest.raises(InputError, match="exists already"):
         train_tokenizer(replace(options, input=(Path("absent.txt"),)))
+
+
+def test_control_pieces_stand_apart_from_text(options: TrainTokenizer) -> None:
+    train_tokenizer(replace(options, control=("<|tool|>",), reserved=2))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(options.output / "tokenizer.model"))
+    names = ["<|im_start|>", "<|im_end|>", "<|tool|>", "<|reserved_0|>", "<|reserved_1|>"]
+    assert [processor.id_to_piece(index) for index in range(3, 8)] == names
+    assert all(map(processor.is_control, range(3, 8)))
+    assert not set(processor.encode("<|tool|> <|reserved_0|>")) & set(range(3, 8))
+
+
+@pytest.mark.parametrize("piece", ["", "a b", "<s>", "<0x0A>", "<|im_end|>", "<|reserved_0|>", "▁x"])
+def test_impossible_control_pieces_are_named(options: TrainTokenizer, piece: str) -> None:
+    with pytest.raises(InputError, match=f"--control {re.escape(repr(piece))}: must be new"):
+        train_tokenizer(replace(options, control=(piece,), reserved=1))
+
+
+def test_weights_and_patterns_reach_the_training(options: TrainTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("корова молоко " * 50 + "бык")
+    (tmp_path / "b.txt").write_text("zebra zoo zzz " * 5000)
+    few = replace(options, input=(tmp_path / "*.txt",), vocab_size=290)
+    train_tokenizer(replace(few, output=tmp_path / "plain"))
+    sources = (tmp_path / "a.txt", tmp_path / "b.txt")
+    train_tokenizer(replace(few, input=sources, weights=(1000.0, 1.0), output=tmp_path / "weighted"))
+    first = [
+        next(piece.piece for piece in read_model(tmp_path / name / "tokenizer.model").pieces if piece.type == 1)
+        for name in ("plain", "weighted")
+    ]
+    assert re.search("[a-z]", first[0])
+    assert re.search("[а-я]", first[1])

@@ -66,7 +66,7 @@ def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_fiel
         for count, factor in zip(counts, factors, strict=True):
             words.add_scaled(count, factor / min(factors))
     words.sort()
-    logger.info(f"{named(sources)}: {words.bytes / 1e6:.1f} MB, {len(words):,} different words")
+    logger.info(f"{named(sources)}: {words.bytes:,} bytes, {len(words):,} different words")
     if words.dropped:
         logger.warning(f"{words.dropped:,} occurrences of rare words were left out; --max-words keeps more")
     return words

@@ -7,6 +7,7 @@ pieces without a path of merges that leads to them.
 
 import json
 import unicodedata
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,10 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
     base_file = find_model(options.base)
     model = read_model(base_file)
     refuse_inexact(model, base_file)
-    known = {piece.piece for piece in model.pieces}
-    control = [piece for piece in control_pieces(options.control, options.reserved) if piece not in known]
+    known = {piece.piece: piece.type for piece in model.pieces}
+    control = [piece for piece in control_pieces(options.control, options.reserved) if known.get(piece) != CONTROL]
+    if taken := [piece for piece in control if piece in known]:
+        raise InputError(f"{base_file}: {', '.join(taken)}: a piece of text there, so no control piece; choose another")
     words = count_words(options.input, options.weights, options.text_field, options.max_words)
     characters = _new_characters(words, known, options.character_coverage)
     base_size = len(model.pieces)
@@ -128,7 +131,7 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
     return report
 
 
-def _new_characters(words: WordCounts, known: set[str], coverage: float) -> list[str]:
+def _new_characters(words: WordCounts, known: Container[str], coverage: float) -> list[str]:
     """The most frequent characters of the text, down to the coverage, as far as the base lacks them."""
     counts = sorted(((count, chr(code)) for code, count in words.characters()), key=lambda item: (-item[0], item[1]))
     wanted = coverage * sum(count for count, _ in counts)

@@ -17,6 +17,7 @@ from vikhr_fast.tokenizer.pieces import unreachable_pieces
 
 RESERVED_FORM = "<|reserved_{}|>"
 _WORDS_AT_ONCE = 10_000
+_CONTROL_FORM = r"(?!<unk>$|<s>$|</s>$|<0x[0-9A-F]{2}>$)[^\s▁]{1,100}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def control_pieces(further: tuple[str, ...], reserved: int) -> list[str]:
         raise InputError(f"--reserved {reserved}: must be 0 or more")
     pieces = [*CHAT_PIECES, *further, *map(RESERVED_FORM.format, range(reserved))]
     for piece in further:
-        if pieces.count(piece) > 1 or not re.fullmatch(r"[^\s▁]{1,100}", piece):
+        if pieces.count(piece) > 1 or not re.fullmatch(_CONTROL_FORM, piece):
             raise InputError(f"--control {piece!r}: must be new, have no spaces and 1 to 100 characters")
     return pieces
 

@@ -83,6 +83,8 @@ class _Encoders:
         from transformers import AutoTokenizer
         from transformers.utils import logging
 
+        if directory.is_file():
+            raise InputError(f"{directory}: not a directory; `vikhr-fast tokenizer export` makes one of a model file")
         model_file = find_model(directory)
         self.directory = directory
         self.model = read_model(model_file)
