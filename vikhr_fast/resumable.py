@@ -36,13 +36,13 @@ def resumable_directory(path: Path, work: dict[str, Any]) -> Iterator[Path]:
         try:
             _claim(partial, work)
             result.mkdir(exist_ok=True)
+            for leftover in result.glob(".*.partial"):  # of a killed atomic_file
+                leftover.unlink()
             try:
                 yield result
             except InputError:  # mended input is other work
                 shutil.rmtree(result)
                 raise
-            for leftover in result.glob(".*.partial"):  # of a killed atomic_file
-                leftover.unlink()
             sync_directory(result)
             refuse_existing(path)
             result.rename(path)

@@ -85,6 +85,8 @@ adapt(Adapt(*map(Path, sys.argv[1:4])))
         made += done.stdout.split()
         assert options.output.exists() == (name == "none")
         assert options.output.with_name("out.partial").exists() == (name != "none")
+    leftovers = list(tmp_path.rglob("*.partial"))
+    assert leftovers == []
     assert made == names
     assert files_of(options.output) == files_of(tmp_path / "whole")
 
