@@ -4,11 +4,14 @@ from typing import get_args
 
 import pytest
 import torch
-from adapting import BYTE, ROWS, Bases, segmented, weights
+from adapting import BYTE, ROWS, RUSSIAN, Bases, segmented, weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vikhr_fast.adapt import Adapt, adapt
-from vikhr_fast.adapt_rows import Init
+from vikhr_fast.adapt_rows import Init, RowMaker, RowSources
 from vikhr_fast.adapt_weights import EMBEDDING, HEAD
+from vikhr_fast.corpus.sources import read_texts
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import read_model
 
@@ -94,10 +97,14 @@ def test_new_control_pieces_are_the_mean_of_their_text(options: Adapt, tmp_path:
 
 def test_a_new_row_is_initialised_as_asked(options: Adapt, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
-    text.write_text("and the and", encoding="utf-8")
+    prose = RUSSIAN.read_text(encoding="utf-8")[:2000]  # in bytes for the English base: their frequencies differ
+    text.write_text(prose, encoding="utf-8")
     old = read_model(options.base / "tokenizer.model")
     encoder = BpeEncoder.from_file(options.base / "tokenizer.model")
-    frequencies = torch.bincount(torch.from_numpy(encoder.encode("and the and")), minlength=ROWS) + 1
+    frequencies = sum(
+        torch.bincount(torch.from_numpy(encoder.encode(document)), minlength=ROWS) for document in read_texts(text)
+    )
+    frequencies = frequencies + 1
     before = weights(options.base)
     new = read_model(options.tokenizer / "tokenizer.model")
     for init in get_args(Init):
@@ -123,7 +130,8 @@ def test_a_new_row_is_initialised_as_asked(options: Adapt, tmp_path: Path) -> No
                     share = counts[parts] / counts[parts].sum()
                     torch.testing.assert_close(row, (before[name][parts] * share[:, None]).sum(0), rtol=1e-5, atol=1e-7)
         if init == "random":
-            assert not torch.equal(after[EMBEDDING][averaged], after[HEAD][averaged])
+            drawn = torch.stack([after[name][averaged].flatten() for name in (EMBEDDING, HEAD)])
+            assert abs(torch.corrcoef(drawn)[0, 1].item()) < 0.1  # each matrix has draws of its own
             assert adapt(replace(options, init=init, seed=1, output=tmp_path / "other")) == report
             assert not torch.equal(weights(tmp_path / "other")[HEAD], after[HEAD])
 
@@ -141,3 +149,39 @@ def test_worst_rows_are_the_means_of_most(options: Adapt) -> None:
         row["base_pieces"] == sizes[row["id"]] and row["piece"] == new.pieces[row["id"]].piece
         for row in report["worst"]
     )
+
+
+@st.composite
+def sources_of(draw: st.DrawFn) -> RowSources:
+    rows = draw(st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=30))
+    spelt = st.lists(st.integers(0, 9), min_size=1, max_size=9)
+    return RowSources([draw(spelt) if row is None else [row] for row in rows], rows, 0, 0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sources=sources_of(),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    padding=st.integers(0, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_laws_of_any_rows(sources: RowSources, dtype: torch.dtype, padding: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    old = torch.randn(10, 6, generator=generator).to(dtype)
+    new = torch.cat(list(RowMaker(sources, "mean", None, padding, 0).blocks(old, "any")))
+    assert (new.dtype, new.shape) == (dtype, (len(sources.base_ids) + padding, 6))
+    for row, base_id, pieces in zip(new, sources.base_ids, sources.pieces, strict=False):
+        if base_id is not None:
+            assert torch.equal(row.view(torch.uint8), old[base_id].view(torch.uint8))
+        else:  # the float32 mean, rounded once, is the nearest value to it: none lies between
+            exact = old[pieces].double().mean(0)
+            error = (row.double() - exact).abs()
+            step = torch.finfo(dtype).eps * exact.abs().clamp(min=torch.finfo(dtype).tiny)
+            assert (error <= 0.5 * step + 1e-6 * old.double().abs().max()).all()
+    if padding:
+        hidden = torch.randn(20, 6, generator=generator).double()
+        logits = hidden @ new.double().T
+        real, padded = logits[:, :-padding], logits[:, -padding:]
+        slack = 6 * 8 * torch.finfo(dtype).eps * hidden.abs().amax() * new.double().abs().max()
+        assert (padded <= real.max(-1, keepdim=True).values + slack).all()
+        assert torch.allclose(padded, real.mean(-1, keepdim=True).expand_as(padded), atol=float(slack))

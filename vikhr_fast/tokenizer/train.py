@@ -43,8 +43,9 @@ class TrainTokenizer:
     """Further control pieces besides <|im_start|> and <|im_end|>, which text never contains: '<|tool|>', say."""
     reserved: int = 0
     """Number of control pieces <|reserved_0|>, ... to keep for later use."""
-    max_words: int = 5_000_000
-    """Different words to count at most, about 100 bytes of memory each; past it the rarer half is forgotten."""
+    max_words: int = 1_000_000
+    """Different words to count at most; past it the rarer half is forgotten. SentencePiece learns from all that are
+    left, in one thread."""
     text_field: str = "text"
     """JSONL field or Parquet column that holds the text."""
 
