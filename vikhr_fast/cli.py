@@ -20,6 +20,8 @@ from vikhr_fast.corpus.shard import Shard
 from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError
+from vikhr_fast.export import Export
+from vikhr_fast.merge import Merge
 from vikhr_fast.plan import Plan
 from vikhr_fast.tokenizer.export import ExportTokenizer
 from vikhr_fast.tokenizer.extend import ExtendTokenizer
@@ -36,6 +38,7 @@ The pipeline, a command a stage; each reads files and writes files:
   3. vikhr-fast corpus shard      text to token shards
   4. vikhr-fast train             all weights, CE + KL to the frozen model (torchrun for several GPUs)
 
+`vikhr-fast merge` interpolates between two models, `vikhr-fast export` makes one of a run's checkpoint.
 `vikhr-fast plan` says what a run would need and cost.
 Start with `vikhr-fast demo`: all of it in minutes on a CPU. `vikhr-fast doctor` checks the machine.
 
@@ -89,6 +92,8 @@ def _parse(arguments: list[str]) -> Any:
     application.command(name="adapt")(Adapt)
     application.command(corpus, name="corpus", help="From text to token shards (section 3.2).")
     application.command(name="train")(_train_with_defaults(arguments))
+    application.command(name="merge")(Merge)
+    application.command(name="export")(Export)
     application.command(name="plan")(Plan)
     application.command(name="doctor")(Doctor)
     application.command(name="demo")(Demo)
@@ -156,6 +161,14 @@ def _run(options: Any) -> int:
             write_shards(options)
         case _Train():
             return _run_training(options)
+        case Merge():
+            from vikhr_fast.merge import merge
+
+            merge(options)
+        case Export():
+            from vikhr_fast.export import export_checkpoint
+
+            print(export_checkpoint(options))
         case Plan():
             from vikhr_fast.plan.command import plan
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import vikhr_kernels
+from vikhr_fast.companions import TOKENIZER, companions, tokenizer_sha256
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.packing import Batch, PackedCorpus, StepLoader
@@ -39,17 +40,8 @@ from vikhr_fast.train.split_adamw import SplitAdamW
 from vikhr_fast.weights import WeightFiles
 from vikhr_kernels import reference
 
-MODEL, CHECKPOINTS, TOKENIZER, ADAPTATION = "model", "checkpoints", "tokenizer.model", "adapt.json"
+MODEL, CHECKPOINTS, ADAPTATION = "model", "checkpoints", "adapt.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_COMPANIONS = (
-    TOKENIZER,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 _MAY_CHANGE = (  # when a run is resumed
     "output",
     "schedule",
@@ -158,7 +150,7 @@ def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | No
     if not _has_reference(config):
         return None
     if (path := config.kl.reference) is not None:
-        vocabularies = [_tokenizer_sha256(directory) for directory in (path, config.model)]
+        vocabularies = [tokenizer_sha256(directory) for directory in (path, config.model)]
         if _check_model(path).vocab_size != model.vocab_size or vocabularies[0] != vocabularies[1]:
             raise InputError(f"kl.reference: {path}: another vocabulary than {config.model}'s; the KL needs the same")
     if config.kl.support == "all":
@@ -346,7 +338,7 @@ class Training:
     def _save_model(self, directory: Path) -> None:
         """Gathers the weights into a Hugging Face directory, with the tokenizer's files beside them."""
         stored = _DTYPES[self.config.runtime.dtype]
-        save_gathered(self.model, directory, self.ranks, stored, also=_companions(self.config.model))
+        save_gathered(self.model, directory, self.ranks, stored, also=companions(self.config.model))
 
     def _agreed_exit_code(self) -> int:
         """The largest exit code that any rank was asked for: all stop together."""
@@ -371,7 +363,7 @@ class Training:
 def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig, verify: bool) -> dict[str, TokenShards]:
     """Opens named shards, which must be made with the model's own tokenizer."""
     opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
-    digest = _tokenizer_sha256(path)
+    digest = tokenizer_sha256(path)
     for shards in opened.values():
         is_padded = digest is not None and shards.vocab_size < model.vocab_size  # rows after those of its pieces
         if shards.vocab_size != model.vocab_size and not is_padded:
@@ -385,11 +377,6 @@ def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig, v
                 f"rebuild with `vikhr-fast corpus shard --tokenizer {path}`"
             )
     return opened
-
-
-def _tokenizer_sha256(model: Path) -> str | None:
-    path = model / TOKENIZER
-    return sha256_of(path) if path.exists() else None
 
 
 def _record(config: TrainConfig, inputs: Inputs) -> None:
@@ -419,8 +406,3 @@ def _refuse_longer(config: TrainConfig, inputs: Inputs) -> None:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _companions(model: Path) -> list[Path]:
-    """The tokenizer's and generation's files in a model's directory."""
-    return [path for name in _COMPANIONS if (path := model / name).is_file()]

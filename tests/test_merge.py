@@ -1,0 +1,95 @@
+"""SLERP and linear merge of two models."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.merge import Merge, merge, slerp
+from vikhr_fast.model import Mistral, ModelConfig
+
+SHAPE = ModelConfig(
+    vocab_size=40,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    max_position_embeddings=32,
+    initializer_range=0.5,
+)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in ("first", "second")]
+    for seed, path in enumerate(paths):
+        Mistral(SHAPE, seed=seed).save_pretrained(path)
+        (path / "tokenizer.model").write_bytes(b"pieces")
+    return paths
+
+
+def mergekit_slerp(t: float, v0: np.ndarray, v1: np.ndarray) -> np.ndarray:
+    """The definition in plain float64: directions, the angle between them, and its two sines."""
+    a, b = (v / np.linalg.norm(v) if np.linalg.norm(v) > 1e-8 else v for v in (v0, v1))
+    dot = np.sum(a * b)
+    if np.abs(dot) > 0.9995:
+        return (1 - t) * v0 + t * v1
+    angle = np.arccos(dot)
+    return np.sin(angle - angle * t) / np.sin(angle) * v0 + np.sin(angle * t) / np.sin(angle) * v1
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1), st.floats(-1, 1))
+def test_slerp_is_mergekits(seed: int, factor: float, alike: float) -> None:
+    drawn = np.random.default_rng(seed)
+    a = drawn.normal(size=(5, 7))
+    b = alike * a + (1 - abs(alike)) * drawn.normal(size=(5, 7))
+    expected = mergekit_slerp(factor, a, b)
+    np.testing.assert_allclose(slerp(torch.tensor(a), torch.tensor(b), factor), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["slerp", "linear"])
+def test_the_ends_are_the_models(models: list[Path], tmp_path: Path, method: str) -> None:
+    for factor, model in zip((0.0, 1.0), models, strict=True):
+        output = tmp_path / f"{method}{factor}"
+        merge(Merge(*models, output, method, factor))
+        merged, whole = (load_file(path / "model.safetensors") for path in (output, model))
+        for name, value in whole.items():
+            torch.testing.assert_close(merged[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_the_result_is_a_model_with_its_tokenizer(models: list[Path], tmp_path: Path) -> None:
+    merge(Merge(*models, tmp_path / "merged", factor=0.3))
+    merged, first, second = (load_file(p / "model.safetensors") for p in (tmp_path / "merged", *models))
+    name = "model.layers.0.mlp.up_proj.weight"
+    expected = mergekit_slerp(0.3, first[name].double().numpy(), second[name].double().numpy())
+    np.testing.assert_allclose(merged[name], expected, rtol=1e-5, atol=1e-7)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.equal(loaded.state_dict()[name], merged[name])
+    assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == b"pieces"
+
+
+def test_what_does_not_fit_is_refused(models: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "merged"
+    with pytest.raises(InputError, match=r"factor: 1.5, must be between 0 and 1"):
+        merge(Merge(*models, output, factor=1.5))
+    (models[1] / "tokenizer.model").write_bytes(b"others")
+    with pytest.raises(InputError, match=r"second: another tokenizer than .*first's"):
+        merge(Merge(*models, output))
+    shutil.rmtree(models[1])
+    Mistral(ModelConfig(**{**SHAPE.__dict__, "vocab_size": 41})).save_pretrained(models[1])
+    with pytest.raises(InputError, match=r"lm_head.weight: shape is \[41, 16\], must be \[40, 16\]"):
+        merge(Merge(*models, output))
+    with pytest.raises(InputError, match="nowhere"):
+        merge(Merge(models[0], tmp_path / "nowhere", output))
+    assert not output.exists()
+    assert json.loads((models[0] / "config.json").read_text())["vocab_size"] == 40

@@ -1,0 +1,27 @@
+"""The files beside a model's weights: its tokenizer's, and generation's."""
+
+from pathlib import Path
+
+from vikhr_fast.files import sha256_of
+
+TOKENIZER = "tokenizer.model"
+_NAMES = (
+    TOKENIZER,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def companions(model: Path) -> list[Path]:
+    """Those there are in a model's directory."""
+    return [path for name in _NAMES if (path := model / name).is_file()]
+
+
+def tokenizer_sha256(model: Path) -> str | None:
+    """Of the SentencePiece model in a model's directory; None without one."""
+    path = model / TOKENIZER
+    return sha256_of(path) if path.exists() else None

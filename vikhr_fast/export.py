@@ -1,0 +1,102 @@
+"""A training checkpoint as a Hugging Face directory, with tokenizer and model card."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from vikhr_fast.companions import companions
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_directory, write_text
+from vikhr_fast.model_config import read_config, write_config
+from vikhr_fast.train.checkpoint import complete_checkpoints, step_of, verify
+from vikhr_fast.weights import write_weights
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Export:
+    """A run's checkpoint as a Hugging Face directory: weights, tokenizer, model card."""
+
+    run: Path
+    """Run directory of `vikhr-fast train`."""
+    output: Path
+    """Directory to be made."""
+    step: int | None = None
+    """Which checkpoint; none is the last."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """To store the weights in; float32 is exact only where the run kept float32 masters."""
+
+
+def export_checkpoint(options: Export) -> Path:
+    """Writes the model, complete or absent, one tensor at a time; returns its directory.
+
+    Raises:
+        InputError: no such run or checkpoint, or a damaged one.
+    """
+    record = options.run / "config.json"
+    try:
+        settings = json.loads(record.read_text(encoding="utf-8"))
+        base = Path(settings["model"])
+    except FileNotFoundError:
+        raise InputError(f"{record}: no such file; give the --output of a training run") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{record}: damaged: {error!r}") from None
+    checkpoint = _choose(options)
+    verify(checkpoint)
+    shapes = _shapes(checkpoint)
+    config = read_config(base)
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for name, shape in shapes.items():
+            # read in the dtype that it is kept in: the loader converts where they differ
+            value = torch.empty(shape.size, dtype=shape.properties.dtype)
+            load({f"model.{name}": value}, checkpoint_id=checkpoint, no_dist=True)
+            yield name, value.to(_DTYPES[options.dtype])
+
+    with atomic_directory(options.output) as temporary:
+        write_config(temporary, config, _DTYPES[options.dtype])
+        write_weights(temporary, tensors())
+        for path in companions(base):
+            shutil.copyfile(path, temporary / path.name)
+        write_text(temporary / "README.md", _card(settings, checkpoint))
+    return options.output
+
+
+def _choose(options: Export) -> Path:
+    directory = options.run / "checkpoints"
+    checkpoints = {step_of(path): path for path in complete_checkpoints(directory)}
+    if not checkpoints:
+        raise InputError(f"{directory}: no checkpoint")
+    step = max(checkpoints) if options.step is None else options.step
+    if step not in checkpoints:
+        raise InputError(f"{directory}: no checkpoint of step {step}; there are {', '.join(map(str, checkpoints))}")
+    return checkpoints[step]
+
+
+def _shapes(checkpoint: Path) -> dict[str, TensorStorageMetadata]:
+    """The model's tensors in a checkpoint, by their names in the model."""
+    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return {
+        name.removeprefix("model."): entry
+        for name, entry in stored.items()
+        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def _card(settings: dict[str, Any], checkpoint: Path) -> str:
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    environment = Environment(
+        loader=PackageLoader("vikhr_fast"), undefined=StrictUndefined, autoescape=False, trim_blocks=True
+    )  # Markdown
+    return environment.get_template("model_card.md").render(settings=settings, state=state)
