@@ -171,6 +171,8 @@ class TrainConfig:
     """triton runs the kernels, eager plain PyTorch; auto is triton on CUDA, eager elsewhere."""
     seed: _CountOrZero = 0
     """Seed of the data order."""
+    profile: _CountOrZero = 0
+    """Record this many steps after the second into OUTPUT/profile: trace, operations by time, memory on a GPU."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra `tensorboard`)."""
 

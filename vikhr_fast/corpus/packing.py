@@ -42,9 +42,20 @@ class Batch:
         """How many positions have a target."""
         return int((self.targets != IGNORED).sum())
 
+    def seen_pairs(self, window: int | None) -> int:
+        """How many pairs of a query and a key see each other: causal, inside documents and the window."""
+        lengths = self.cu_seqlens.diff().to(torch.int64)
+        short = lengths if window is None else lengths.clamp(max=window)
+        return int((short * (short + 1) // 2 + (lengths - short) * short).sum())
+
+    def pinned(self) -> "Batch":
+        """The batch in memory that a GPU copies from without anybody waiting."""
+        return Batch(*(x.pin_memory() for x in (self.tokens, self.targets, self.cu_seqlens, self.sources)))
+
     def to(self, device: torch.device) -> "Batch":
-        """The batch on another device."""
-        return Batch(*(x.to(device) for x in (self.tokens, self.targets, self.cu_seqlens, self.sources)))
+        """The batch on another device; from pinned memory, without waiting for it."""
+        tensors = (self.tokens, self.targets, self.cu_seqlens, self.sources)
+        return Batch(*(x.to(device, non_blocking=True) for x in tensors))
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ class Speed:
     whole_share: float
 
 
+def attention_flops(model: ModelConfig, pairs: float) -> float:
+    """Of the forward pass over so many pairs of a query and a key, in all layers; backward takes 2.5 times as many."""
+    return 4 * model.num_hidden_layers * model.num_attention_heads * model.head_dim * pairs
+
+
 def flops_per_token(model: ModelConfig, length: float) -> tuple[float, float]:
     """Of training and of the reference's forward: 6 N and 2 N, N without the embedding, and causal attention.
 
@@ -58,8 +63,13 @@ def flops_per_token(model: ModelConfig, length: float) -> tuple[float, float]:
     """
     n = Parameters.of(model).multiplied
     seen = min(length / 2, model.sliding_window or length)
-    attention = 4 * model.num_hidden_layers * model.num_attention_heads * model.head_dim * seen
+    attention = attention_flops(model, seen)
     return 6 * n + 3.5 * attention, 2 * n + attention
+
+
+def peak_flops(gpu: str) -> float | None:
+    """The bf16 peak of a GPU by the name that its driver gives; None where it isn't one of HARDWARE."""
+    return next((known.flops for known in HARDWARE.values() if known.name.partition("-")[0] in gpu), None)
 
 
 def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int, efficiency: float) -> Speed:

@@ -2,10 +2,13 @@
 
 import json
 import math
+import resource
 import time
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +25,8 @@ from vikhr_fast.files import sha256_of
 from vikhr_fast.model import Mistral, ModelConfig, Operations
 from vikhr_fast.model_config import read_config
 from vikhr_fast.objective import Objective
+from vikhr_fast.plan.memory import Parameters
+from vikhr_fast.plan.speed import attention_flops, peak_flops
 from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.run_directory import locked, record_run
 from vikhr_fast.train.checkpoint import (
@@ -35,6 +40,8 @@ from vikhr_fast.train.checkpoint import (
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import MetricsWriter, StepMetrics, forget_steps_after
 from vikhr_fast.train.optimizer import build_optimizer, learning_rate
+from vikhr_fast.train.prefetch import prefetched
+from vikhr_fast.train.profile import phase, profiling
 from vikhr_fast.train.sharding import fsdp_module, load_sharded, save_gathered
 from vikhr_fast.train.split_adamw import SplitAdamW
 from vikhr_fast.weights import WeightFiles
@@ -46,6 +53,7 @@ _MAY_CHANGE = (  # when a run is resumed
     "output",
     "schedule",
     "tensorboard",
+    "profile",
     "kernels",
     "runtime.device",
     "runtime.threads",
@@ -237,19 +245,25 @@ class Training:
         config, schedule = self.config, self.config.schedule
         final = config.output / MODEL
         self.ranks.on_main(lambda: forget_steps_after(config.output, self.state.step))
-        with MetricsWriter(
-            config.output,
-            first_step=self.state.step,
-            num_steps=self.num_steps,
-            tensorboard=config.tensorboard,
-            is_main=self.ranks.is_main,
-        ) as metrics:
+        with (
+            MetricsWriter(
+                config.output,
+                first_step=self.state.step,
+                num_steps=self.num_steps,
+                tensorboard=config.tensorboard,
+                is_main=self.ranks.is_main,
+            ) as metrics,
+            profiling(config.output, config.profile, self.ranks) as profiled,
+            closing(self._batches()) as steps,
+        ):
             if self.ranks.is_main:
                 logger.info(describe(config, self.inputs, self.ranks.count, self.state.step))
             if self.state.step == 0 and schedule.validate_every:
                 self._validate(metrics)
-            for step, batches in self._loader().steps(self.state.step, self.num_steps):
-                metrics.step(self._step(step, batches))
+            while (waited := time.monotonic()) and (following := next(steps, None)) is not None:
+                step, batches = following
+                metrics.step(self._step(step, batches, time.monotonic() - waited))
+                profiled()
                 done, last = self.state.step, self.state.step == self.num_steps
                 if last or _is_due(done, schedule.validate_every):
                     self._validate(metrics)
@@ -262,7 +276,14 @@ class Training:
         self._save_model(final)
         return final
 
-    def _step(self, step: int, batches: list[Batch]) -> StepMetrics:
+    def _batches(self) -> Generator[tuple[int, list[Batch]], None, None]:
+        """Each step's batches, made a step ahead; pinned for a GPU."""
+        steps = self._loader().steps(self.state.step, self.num_steps)
+        if self.ranks.device.type == "cuda":
+            steps = ((step, [batch.pinned() for batch in batches]) for step, batches in steps)
+        return prefetched(steps)
+
+    def _step(self, step: int, batches: list[Batch], data_seconds: float = 0.0) -> StepMetrics:
         """One optimiser step: gradients of all micro-batches, clipping, AdamW."""
         started = time.monotonic()
         config, ranks = self.config, self.ranks
@@ -276,14 +297,20 @@ class Training:
         for number, batch in enumerate(b.to(ranks.device) for b in batches):
             is_last = number == len(batches) - 1
             fsdp_module(self.model).set_requires_gradient_sync(is_last or config.runtime.reduce_each_micro_batch)
-            loss, losses = self.objective(
-                batch.tokens, batch.targets, batch.cu_seqlens, batch.sources, num_tokens=num_tokens, weights=weights
-            )
-            loss.backward()
+            with phase("forward"):
+                loss, losses = self.objective(
+                    batch.tokens, batch.targets, batch.cu_seqlens, batch.sources, num_tokens=num_tokens, weights=weights
+                )
+            with phase("backward"):
+                loss.backward()
             sums += torch.stack((loss.detach(), *losses))
-        grad_norm = self.optimizer.update(config.optimizer.max_grad_norm)
-        reported = torch.cat((ranks.sum(sums), torch.stack((num_tokens, grad_norm)))).tolist()
-        loss_value, *loss_sums, counted, norm = reported
+        with phase("update"):
+            grad_norm = self.optimizer.update(config.optimizer.max_grad_norm)
+        pairs = sum(batch.seen_pairs(self.inputs.model.sliding_window) for batch in batches)
+        work = torch.tensor((sum(len(batch.tokens) for batch in batches), pairs), dtype=sums.dtype)
+        sums = ranks.sum(torch.cat((sums, work.to(ranks.device))))
+        reported = torch.cat((sums, torch.stack((num_tokens, grad_norm)))).tolist()
+        loss_value, *loss_sums, positions, pairs, counted, norm = reported
         tokens = int(counted)
         if not (math.isfinite(loss_value) and math.isfinite(norm)):
             raise InputError(
@@ -291,7 +318,7 @@ class Training:
                 "begin again in another --output with a lower optimizer.learning_rate"
             )
         self.state = TrainState(step + 1, self.state.tokens + tokens, tuple(loss_sums))
-        seconds = time.monotonic() - started
+        seconds = data_seconds + time.monotonic() - started
         return StepMetrics(
             step=self.state.step,
             loss=loss_value,
@@ -302,7 +329,24 @@ class Training:
             tokens=self.state.tokens,
             tokens_per_second=tokens / seconds,
             seconds=seconds,
+            data_seconds=data_seconds,
+            **self._work(positions, pairs, seconds),
         )
+
+    def _work(self, positions: float, pairs: float, seconds: float) -> dict[str, Any]:
+        """The step's FLOPs over all ranks, their share of the peak, and the memory's high-water mark."""
+        shape, device = self.inputs.model, self.ranks.device
+        n, attention = Parameters.of(shape).multiplied, attention_flops(shape, pairs)
+        flops = 6 * n * positions + 3.5 * attention
+        on_gpu = device.type == "cuda"
+        peak = peak_flops(torch.cuda.get_device_name(device)) if on_gpu else None
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "flops": flops,
+            "reference_flops": (2 * n * positions + attention) if _has_reference(self.config) else 0.0,
+            "mfu": None if peak is None else flops / seconds / self.ranks.count / peak,
+            "memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else resident,
+        }
 
     def _validate(self, metrics: MetricsWriter) -> None:
         if not self.inputs.validation:

@@ -31,6 +31,16 @@ class StepMetrics:
     """Trained on since the beginning of the run."""
     tokens_per_second: float
     seconds: float
+    data_seconds: float
+    """Of them, waiting for batches."""
+    flops: float
+    """Of training by 6 N + attention, N without the embedding and attention over the pairs that see each other."""
+    reference_flops: float
+    """Of the reference's forward, 2 N + attention; not in `flops`."""
+    mfu: float | None
+    """`flops` a second over the GPUs' bf16 peak; none where that isn't known."""
+    memory_bytes: int
+    """The most that this rank had allocated on its GPU, or resident on a CPU, so far."""
 
 
 class MetricsWriter:
@@ -79,15 +89,17 @@ class MetricsWriter:
         self._append(METRICS, asdict(metrics))
         per_step = (time.monotonic() - self._started) / (metrics.step - self._first_step)
         minutes, seconds = divmod(round(per_step * (self._num_steps - metrics.step)), 60)
+        share = "" if metrics.mfu is None else f"MFU {metrics.mfu:.1%}  "
         logger.info(
             f"step {metrics.step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {metrics.loss:.4f}  "
             f"ce {metrics.ce:.4f}  kl {metrics.kl:.4f}  grad {metrics.grad_norm:.2f}  lr {metrics.learning_rate:.2e}  "
-            f"{metrics.tokens_per_second:,.0f} tok/s  ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
+            f"{metrics.tokens_per_second:,.0f} tok/s  {share}ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
         )
         self._progress.update(self._task, completed=metrics.step)
         if self._events is not None:
-            for name in ("loss", "ce", "kl", "grad_norm", "learning_rate", "tokens_per_second"):
-                self._events.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
+            for name in ("loss", "ce", "kl", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "memory_bytes"):
+                if (value := getattr(metrics, name)) is not None:
+                    self._events.add_scalar(f"train/{name}", value, metrics.step)
 
     def validation(self, step: int, tokens: int, scores: dict[str, Score]) -> None:
         """Records the scores of all validation sets at one step."""

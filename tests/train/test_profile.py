@@ -1,0 +1,71 @@
+"""A profiled run: trace and table are written, no bit changes, and the loader works ahead."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from training_runs import make_config
+
+from vikhr_fast.plan.memory import Parameters
+from vikhr_fast.plan.speed import attention_flops
+from vikhr_fast.train.loop import open_inputs, train
+from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.prefetch import prefetched
+
+
+def test_trace_table_and_equal_losses(workspace: Path, tmp_path: Path) -> None:
+    losses = []
+    for name, steps in (("plain", 0), ("profiled", 2)):
+        config = make_config(workspace, tmp_path / name, schedule={"max_steps": 6})
+        train(type(config)(**{**config.__dict__, "profile": steps}))
+        losses.append([line["loss"] for line in read_lines(tmp_path / name / METRICS)])
+    assert losses[0] == losses[1]
+    assert not (tmp_path / "plain" / "profile").exists()
+    trace = json.loads((tmp_path / "profiled" / "profile" / "rank-0.json").read_text())
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert {"forward", "backward", "update"} <= set(names)
+    assert "aten::mm" in (tmp_path / "profiled" / "profile" / "rank-0.txt").read_text()
+
+
+def test_flops_are_those_of_the_pairs_that_see_each_other(workspace: Path, tmp_path: Path) -> None:
+    config = make_config(workspace, tmp_path / "run", schedule={"max_steps": 2})
+    train(config)
+    inputs = open_inputs(config)
+    line = read_lines(tmp_path / "run" / METRICS)[0]
+    positions = config.batch.sequences_per_step * config.data.sequence_length
+    n = Parameters.of(inputs.model).multiplied
+    attention = (line["flops"] - 6 * n * positions) / 3.5
+    assert line["reference_flops"] == pytest.approx(2 * n * positions + attention)
+    length = config.data.sequence_length
+    most = config.batch.sequences_per_step * length * (length + 1) // 2
+    assert attention_flops(inputs.model, positions) < attention <= attention_flops(inputs.model, most)
+    assert line["mfu"] is None
+    assert line["memory_bytes"] > 10**7
+    assert 0 <= line["data_seconds"] < line["seconds"]
+
+
+def test_the_next_item_is_made_while_one_is_in_use() -> None:
+    made = [threading.Event() for _ in range(3)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    stream = prefetched(items())
+    assert next(stream) == 0
+    assert made[1].wait(10)
+    assert list(stream) == [1, 2]
+
+
+def test_what_making_an_item_raises_comes_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("damaged")
+
+    stream = prefetched(items())
+    assert next(stream) == 1
+    with pytest.raises(ValueError, match="damaged"):
+        next(stream)
