@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp)
 
-.PHONY: setup demo test lint format
+.PHONY: setup demo test lint format bench-native
 
 setup: $(VENV)/.installed
 
@@ -36,3 +36,12 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The C++ code beside every package that a user could install instead; results and plots in bench/results/<cpu>.
+bench-native: setup build/bench/.installed
+	$(BIN)/python bench/native/bpe.py
+
+build/bench/.installed: pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench-native]'
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target build/bench/tokenizers-rc 'tokenizers==1.0.0rc3'
+	@touch $@
