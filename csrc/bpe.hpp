@@ -14,6 +14,7 @@
 #include "merge.hpp"
 #include "normalize.hpp"
 #include "vocabulary.hpp"
+#include "worker.hpp"
 
 namespace vikhr {
 
@@ -62,17 +63,14 @@ class BpeEncoder {
   void decode(const std::int64_t* ids, std::size_t count, std::string& text) const;
 
  private:
-  class Worker;
   class Lease;
 
   void split_unused();
 
   Vocabulary vocabulary_;
-  // SentencePiece splits an UNUSED piece again as it was put together. That is always the same
-  // way: merges inside a piece come in the same order whatever stands around it.
-  WordMap<Merger::Pair> unused_;
+  UnusedPieces unused_;
   std::vector<std::string> surfaces_;  // of the pieces: ▁ as a space
-  // Idle workers keep their word caches for the next call.
+  mutable WordCache cache_;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Worker>> idle_;
 };

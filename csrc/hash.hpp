@@ -1,4 +1,4 @@
-// Hashing of 64-bit words and an insert-only hash map on them, for the tables of a vocabulary.
+// Hashing of 64-bit words and insert-only hash maps on them, for the tables of a vocabulary.
 #pragma once
 
 #include <cstddef>

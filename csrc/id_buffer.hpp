@@ -38,6 +38,12 @@ class IdBuffer {
     if (count != 0) std::memcpy(data_ + size_, ids, count * sizeof *ids);
     size_ += count;
   }
+  // Room for `count` ids at the end, which count only after advance().
+  std::int32_t* reserve(std::size_t count) {
+    if (capacity_ - size_ < count) grow(size_ + count);
+    return data_ + size_;
+  }
+  void advance(std::size_t count) { size_ += count; }
   void clear() { size_ = 0; }
 
   // The caller frees the memory; the buffer is empty afterwards.

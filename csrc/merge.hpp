@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "vocabulary.hpp"
@@ -11,6 +12,8 @@ namespace vikhr {
 
 class Merger {
  public:
+  static constexpr std::size_t kShort = 32;  // characters of a short text
+
   explicit Merger(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {}
 
   struct Pair {
@@ -18,8 +21,12 @@ class Merger {
     Symbol right;
   };
 
-  // Merges `symbols` in place. Returns the last pair merged; meaningless where none was.
-  Pair merge(std::vector<Symbol>& symbols);
+  // Merges the characters of `text` to `symbols`. Returns the last pair merged; meaningless where
+  // none was.
+  Pair merge(std::string_view text, std::vector<Symbol>& symbols);
+
+  // The same for 1 to kShort bytes, to an array of kShort places; `count` gets how many are left.
+  Pair merge_short(std::string_view text, Symbol* symbols, std::size_t& count) const;
 
   // Gives back the memory of a huge text.
   void shrink();
@@ -29,10 +36,9 @@ class Merger {
     Symbol symbol;
     std::uint32_t previous;
     std::uint32_t next;
-    Merge merge;  // with the next node
+    Symbol result;  // of merging with the next node
   };
 
-  Pair merge_short(std::vector<Symbol>& symbols);
   Pair merge_long(std::vector<Symbol>& symbols);
   bool queue(std::uint32_t node);
 

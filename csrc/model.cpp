@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "utf8.hpp"
+#include "scan.hpp"
 
 namespace vikhr {
 namespace {

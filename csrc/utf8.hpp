@@ -86,55 +86,6 @@ inline unsigned encode_character(CodePoint value, unsigned char (&bytes)[4]) {
   return 4;
 }
 
-struct Utf8Scan {
-  std::size_t first_invalid;  // byte offset, or the text's size where all of it is valid
-  bool has_space_symbol;      // a literal ▁ occurs before first_invalid
-};
-
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words of text are read as they lie");
-
-inline Utf8Scan scan_utf8(std::string_view text) {
-  bool has_space_symbol = false;
-  std::size_t position = 0;
-  while (position < text.size()) {
-    if (text.size() - position >= 8) {
-      std::uint64_t word;
-      std::memcpy(&word, text.data() + position, 8);
-      if ((word & 0x8080808080808080u) == 0) {
-        position += 8;
-        continue;
-      }
-      // Four characters of two bytes: the lead bytes 110xxxxx, of which C0 and C1 are overlong.
-      const std::uint64_t not_overlong = (word & 0x001E001E001E001Eu) + 0x007E007E007E007Eu;
-      if ((word & 0xC0E0C0E0C0E0C0E0u) == 0x80C080C080C080C0u &&
-          (not_overlong & 0x0080008000800080u) == 0x0080008000800080u) {
-        position += 8;
-        continue;
-      }
-    }
-    const Character character = decode_character(text.substr(position));
-    if (character.length == 0) return {position, has_space_symbol};
-    has_space_symbol |= character.code_point == kSpaceSymbol;
-    position += character.length;
-  }
-  return {text.size(), has_space_symbol};
-}
-
-inline bool is_valid_utf8(std::string_view text) {
-  return scan_utf8(text).first_invalid == text.size();
-}
-
-// Each byte at which no valid character starts becomes one U+FFFD.
-inline void append_repaired(std::string_view text, std::string& out) {
-  while (!text.empty()) {
-    const std::size_t valid = scan_utf8(text).first_invalid;
-    out.append(text.substr(0, valid));
-    if (valid == text.size()) return;
-    out.append(kReplacementUtf8);
-    text.remove_prefix(valid + 1);
-  }
-}
-
 // Writes every ▁ as a space.
 inline void append_with_spaces(std::string_view text, std::string& out) {
   for (;;) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 namespace vikhr {
@@ -79,7 +80,9 @@ Vocabulary::Vocabulary(Model model) : model_(std::move(model)) {
   index_pieces();
   find_bytes();
   add_characters();
+  add_ranks();
   add_merges();
+  find_separate();
 }
 
 void Vocabulary::refuse_other_kinds() const {
@@ -107,7 +110,7 @@ bool Vocabulary::is_ignored(const Piece& piece) const {
 }
 
 void Vocabulary::index_pieces() {
-  if (model_.pieces.size() >= kBareCharacter) throw ModelError("more than 2^31 pieces");
+  if (model_.pieces.size() >= kMaxPieces) throw ModelError("more than 2^20 pieces");
   ids_.reserve(model_.pieces.size());
   for (Id id = 0; id < size(); ++id) {
     const Piece& entry = piece(id);
@@ -117,6 +120,7 @@ void Vocabulary::index_pieces() {
     if (entry.text.empty()) fail("is empty");
     if (entry.text.size() >= kMaxPieceBytes) fail("is longer than 7999 bytes");
     if (is_ignored(entry)) continue;
+    has_unused_ |= entry.type == PieceType::unused;
     if (entry.text.find('\0') != std::string::npos) fail("contains a NUL character");
     if (!ids_.emplace(entry.text, id).second) fail("occurs a second time");
     if (entry.type == PieceType::unknown) {
@@ -188,13 +192,13 @@ std::string Vocabulary::normalized(std::string_view piece) const {
   return text;
 }
 
-void Vocabulary::set_symbol(CodePoint character, Symbol symbol) {
+std::uint32_t& Vocabulary::character_entry(CodePoint character) {
   std::uint32_t& page = pages_[character >> 8];
   if (page == 0) {
-    page = static_cast<std::uint32_t>(symbols_.size() >> 8);
-    symbols_.resize(symbols_.size() + 256);
+    page = static_cast<std::uint32_t>(characters_.size() >> 8);
+    characters_.resize(characters_.size() + 256);
   }
-  symbols_[page << 8 | (character & 0xFF)] = symbol + 1;
+  return characters_[page << 8 | (character & 0xFF)];
 }
 
 void Vocabulary::add_characters() {
@@ -202,37 +206,69 @@ void Vocabulary::add_characters() {
     if (!can_merge(id)) continue;
     const std::string& text = piece(id).text;
     const Character character = decode_valid_character(text.data());
-    if (character.length == text.size()) set_symbol(character.code_point, static_cast<Symbol>(id));
+    if (character.length == text.size()) {
+      character_entry(character.code_point) = static_cast<Symbol>(id) + 1;
+    }
   }
-  if (escapes_spaces()) set_symbol(' ', symbol(kSpaceSymbol));
+  if (escapes_spaces()) character_entry(' ') = symbol(kSpaceSymbol).symbol + 1;
+  number_common_characters();
+}
+
+// The characters that occur most in pieces get numbers from 1 on, so that a plain table of their
+// pairs fits into the nearest cache.
+void Vocabulary::number_common_characters() {
+  std::unordered_map<CodePoint, std::size_t> counts;
+  for (const Piece& entry : model_.pieces) {
+    const std::string text = normalized(entry.text);
+    for (std::size_t at = 0; at < text.size();) {
+      const Character character = decode_valid_character(text.data() + at);
+      ++counts[character.code_point];
+      at += character.length;
+    }
+  }
+  std::vector<std::pair<std::size_t, CodePoint>> common;
+  for (const auto& [character, count] : counts) common.emplace_back(count, character);
+  std::sort(common.begin(), common.end(), std::greater<>());
+  common.resize(std::min(common.size(), (std::size_t{1} << kCommonBits) - 1));
+  for (std::size_t i = 0; i < common.size(); ++i) {
+    const CodePoint character = common[i].second;
+    const Symbol symbol = this->symbol(character).symbol;
+    character_entry(character) = static_cast<std::uint32_t>(i + 1) << kSymbolBits | (symbol + 1);
+  }
 }
 
 // Equal scores share a rank, so that the leftmost of two such merges goes first.
-std::vector<std::uint32_t> Vocabulary::ranks() const {
-  std::vector<std::uint32_t> scores;
-  scores.reserve(model_.pieces.size());
-  for (const Piece& entry : model_.pieces) scores.push_back(sortable(entry.score));
-  std::vector<std::uint32_t> distinct = scores;
+void Vocabulary::add_ranks() {
+  for (const Piece& entry : model_.pieces) ranks_.push_back(sortable(entry.score));
+  std::vector<std::uint32_t> distinct = ranks_;
   std::sort(distinct.begin(), distinct.end(), std::greater<>());
   distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-  for (std::uint32_t& score : scores) {
+  for (std::uint32_t& score : ranks_) {
     const auto place =
         std::lower_bound(distinct.begin(), distinct.end(), score, std::greater<>());
     score = static_cast<std::uint32_t>(place - distinct.begin());
   }
-  return scores;
+  ranks_.push_back(no_merge());  // at least the number of ranks
+  Symbol before = no_merge();
+  for (Symbol id = 0; id < no_merge(); ++id) {
+    if (!can_merge(static_cast<Id>(id)) || model_.pieces[id].text.size() < 2) continue;
+    ids_are_ranks_ &= before == no_merge() || ranks_[before] < ranks_[id];
+    before = id;
+  }
 }
 
 void Vocabulary::add_merges() {
-  const std::vector<std::uint32_t> ranks = this->ranks();
+  common_merges_.assign(std::size_t{1} << 2 * kCommonBits, no_merge());
   for (Id id = 0; id < size(); ++id) {
-    if (can_merge(id)) add_merges_of(id, ranks[static_cast<std::size_t>(id)]);
+    if (can_merge(id)) add_merges_of(id);
   }
+  merges_.emplace(pairs_, no_merge());
+  std::vector<PairTable::Pair>().swap(pairs_);
 }
 
 // Every way to cut the piece in two symbols is a merge. All of them are known beforehand because
 // a symbol is a single character or the result of a merge, which is a piece.
-void Vocabulary::add_merges_of(Id id, std::uint32_t rank) {
+void Vocabulary::add_merges_of(Id id) {
   const std::string text = normalized(piece(id).text);
   if (text.empty()) return;
   std::vector<std::size_t> starts;  // of the piece's characters
@@ -243,24 +279,65 @@ void Vocabulary::add_merges_of(Id id, std::uint32_t rank) {
     characters.push_back(character.code_point);
     at += character.length;
   }
-  const std::string& original = piece(id).text;
+  const auto result = static_cast<Symbol>(id);
+  if (characters.size() == 2) {
+    const auto left = symbol(characters[0]).common;
+    const auto right = symbol(characters[1]).common;
+    if (left != 0 && right != 0) common_merges_[left << kCommonBits | right] = result;
+  }
+  const std::string_view original = piece(id).text;
   std::size_t cut = 0;  // in the original, where ▁ has three bytes
   for (std::size_t i = 1; i < starts.size(); ++i) {
     cut += decode_valid_character(original.data() + cut).length;
-    neighbours_.insert(static_cast<std::uint64_t>(characters[i - 1]) << 32 | characters[i], true);
-    if (characters[i] == ' ' && characters[i - 1] != ' ') cuts_at_spaces_ = false;
-    const std::string_view whole = original;
-    const Symbol left = symbol_of(whole.substr(0, cut), i == 1);
-    const Symbol right = symbol_of(whole.substr(cut), i + 1 == starts.size());
-    if (left == kNoSymbol || right == kNoSymbol) continue;
-    merges_.insert(static_cast<std::uint64_t>(left) << 32 | right,
-                   Merge{rank, static_cast<Symbol>(id)});
+    note_neighbours(characters[i - 1], characters[i]);
+    const Symbol left = symbol_of(original.substr(0, cut), i == 1);
+    const Symbol right = symbol_of(original.substr(cut), i + 1 == starts.size());
+    if (left != kNoSymbol && right != kNoSymbol) pairs_.push_back({left, right, result});
   }
+}
+
+void Vocabulary::note_neighbours(CodePoint left, CodePoint right) {
+  neighbours_.insert(static_cast<std::uint64_t>(left) << 32 | right, true);
+  if (right == ' ' && left != ' ') cuts_at_spaces_ = false;
+  neighbour_kinds_[kind_of(left)].set(kind_of(right));
+  neighbour_kinds_[kind_of(right)].set(kind_of(left));
+}
+
+std::size_t Vocabulary::kind_of(CodePoint character) {
+  if (character < 0x80) return character;
+  if (character < 0xC0) return 128;
+  return character >= 0x2000 && character < 0x3000 ? 129 : 130;
+}
+
+// Punctuation, digits and controls, less those that some piece has beside a letter, less those
+// beside these, and so on.
+void Vocabulary::find_separate() {
+  std::bitset<kKinds> separate;
+  for (std::size_t kind = 0; kind < kKinds - 1; ++kind) {
+    const std::size_t lower = kind | 0x20;
+    if (kind != ' ' && !(lower >= 'a' && lower <= 'z')) separate.set(kind);
+  }
+  for (bool changes = true; changes;) {
+    changes = false;
+    for (std::size_t kind = 0; kind < kKinds; ++kind) {
+      std::bitset<kKinds> others = neighbour_kinds_[kind] & ~separate;
+      others.reset(' ');
+      if (separate[kind] && others.any()) {
+        separate.reset(kind);
+        changes = true;
+      }
+    }
+  }
+  for (std::size_t kind = 0; kind < 128; ++kind) {
+    if (separate[kind]) separate_.insert(static_cast<unsigned char>(kind));
+  }
+  if (separate[128]) separate_.insert(LeadSet::kLatin);
+  if (separate[129]) separate_.insert(LeadSet::kGeneral);
 }
 
 // kNoSymbol where the text is no symbol.
 Symbol Vocabulary::symbol_of(std::string_view text, bool is_character) const {
-  if (is_character) return symbol(decode_valid_character(text.data()).code_point);
+  if (is_character) return symbol(decode_valid_character(text.data()).code_point).symbol;
   const Id id = find(text);
   return id >= 0 && can_merge(id) ? static_cast<Symbol>(id) : kNoSymbol;
 }
