@@ -85,33 +85,28 @@ std::pair<py::array_t<std::int32_t>, py::array_t<std::int64_t>> encode(
   return {to_numpy(std::move(ids)), std::move(offsets)};
 }
 
-// The bytes of a str or bytes object. `kept` gets what must live as long as the view.
-std::string_view view_of(py::handle text, std::size_t index, std::vector<py::object>& kept) {
+// The text of a str or bytes object, where it lies.
+vikhr::Text text_of(py::handle text, std::size_t index) {
   if (PyBytes_Check(text.ptr()) != 0) {
     return {PyBytes_AS_STRING(text.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(text.ptr()))};
   }
   if (PyUnicode_Check(text.ptr()) == 0) {
     throw py::type_error("document " + std::to_string(index) + " is neither str nor bytes");
   }
-  py::ssize_t size = 0;
-  if (const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size)) {
-    return {data, static_cast<std::size_t>(size)};
-  }
-  // A lone surrogate: its bytes are not valid UTF-8, and the encoder treats them as such.
-  PyErr_Clear();
-  kept.push_back(py::reinterpret_steal<py::object>(
-      PyUnicode_AsEncodedString(text.ptr(), "utf-8", "surrogatepass")));
-  if (!kept.back()) throw py::error_already_set();
-  return view_of(kept.back(), index, kept);
+#if PY_VERSION_HEX < 0x030C0000
+  if (PyUnicode_READY(text.ptr()) != 0) throw py::error_already_set();
+#endif
+  const bool is_ascii = PyUnicode_IS_ASCII(text.ptr()) != 0;
+  return {PyUnicode_DATA(text.ptr()), static_cast<std::size_t>(PyUnicode_GET_LENGTH(text.ptr())),
+          is_ascii ? 0u : static_cast<unsigned>(PyUnicode_KIND(text.ptr()))};
 }
 
 auto encode_texts(const BpeEncoder& encoder, const py::sequence& texts, bool replaces,
                   int threads) {
   const py::tuple held(texts);  // nobody can change it while the GIL is released
-  std::vector<py::object> kept;
-  std::vector<std::string_view> views;
+  std::vector<vikhr::Text> views;
   views.reserve(held.size());
-  for (std::size_t i = 0; i < held.size(); ++i) views.push_back(view_of(held[i], i, kept));
+  for (std::size_t i = 0; i < held.size(); ++i) views.push_back(text_of(held[i], i));
   return encode(encoder, vikhr::Texts(views), replaces, threads);
 }
 

@@ -24,7 +24,7 @@ std::vector<std::size_t> cut_in_blocks(const Texts& texts) {
   std::vector<std::size_t> starts{0};
   std::size_t bytes = 0;
   for (std::size_t i = 0; i < texts.size(); ++i) {
-    bytes += texts[i].size() + 16;  // a document costs something even if it is empty
+    bytes += texts[i].num_bytes() + 16;  // a document costs something even if it is empty
     if (bytes >= kBlockBytes && i + 1 < texts.size()) {
       starts.push_back(i + 1);
       bytes = 0;

@@ -13,6 +13,7 @@
 #include "id_buffer.hpp"
 #include "merge.hpp"
 #include "normalize.hpp"
+#include "texts.hpp"
 #include "vocabulary.hpp"
 #include "worker.hpp"
 
@@ -22,28 +23,6 @@ namespace vikhr {
 class IdError : public std::out_of_range {
  public:
   using std::out_of_range::out_of_range;
-};
-
-// Texts that stay where they are: either separate, or one buffer cut at offsets.
-class Texts {
- public:
-  explicit Texts(const std::vector<std::string_view>& views)
-      : views_(views.data()), count_(views.size()) {}
-  // `offsets` has count + 1 ascending values within the buffer.
-  Texts(const char* buffer, const std::int64_t* offsets, std::size_t count)
-      : buffer_(buffer), offsets_(offsets), count_(count) {}
-
-  std::size_t size() const { return count_; }
-  std::string_view operator[](std::size_t i) const {
-    if (views_ != nullptr) return views_[i];
-    return {buffer_ + offsets_[i], static_cast<std::size_t>(offsets_[i + 1] - offsets_[i])};
-  }
-
- private:
-  const std::string_view* views_ = nullptr;
-  const char* buffer_ = nullptr;
-  const std::int64_t* offsets_ = nullptr;
-  std::size_t count_;
 };
 
 class BpeEncoder {

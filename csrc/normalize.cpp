@@ -1,20 +1,10 @@
 #include "normalize.hpp"
 
-#include <cstdint>
-
 namespace vikhr {
-namespace {
-
-constexpr std::size_t kMaxText = INT32_MAX;
-
-}  // namespace
 
 Normalizer::Result Normalizer::normalize(std::string_view text, std::size_t document,
                                          InvalidUtf8 policy) {
   if (text.empty()) return {text, false};
-  if (text.size() > kMaxText) {
-    throw TextError(document, "longer than 2 GiB; cut it into several documents");
-  }
   Utf8Scan scan = scan_utf8(text);
   if (scan.first_invalid != text.size()) {
     if (policy == InvalidUtf8::raise) {

@@ -1,11 +1,13 @@
 #include "worker.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 namespace vikhr {
 namespace {
 
+constexpr std::size_t kMaxText = INT32_MAX;
 constexpr std::size_t kHugeText = 1 << 20;
 
 }  // namespace
@@ -34,19 +36,24 @@ void Worker::begin(IdBuffer& out, std::int64_t* ends) {
   document_start_ = out.size();
 }
 
-void Worker::encode(std::string_view text, std::size_t document, InvalidUtf8 policy) {
-  const auto [normalized, needs_space] = normalizer_.normalize(text, document, policy);
+void Worker::encode(const Text& text, std::size_t document, InvalidUtf8 policy) {
+  if (text.length > kMaxText) {
+    throw TextError(document, "longer than 2 GiB; cut it into several documents");
+  }
+  const auto [normalized, needs_space] =
+      normalizer_.normalize(transcoder_.utf8(text), document, policy);
   if (!vocabulary_.user_defined().empty()) {
     encode_between_user_defined(normalized);
   } else {
     encode_text(normalized, needs_space);
   }
   push_mark(document);
-  if (text.size() > kHugeText) shrink();
+  if (text.length > kHugeText) shrink();
 }
 
 // Gives back what a huge text needed and the next texts won't.
 void Worker::shrink() {
+  transcoder_.shrink();
   normalizer_.shrink();
   merger_.shrink();
   std::string().swap(first_unit_);

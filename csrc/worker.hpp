@@ -12,6 +12,7 @@
 #include "merge.hpp"
 #include "normalize.hpp"
 #include "scan.hpp"
+#include "texts.hpp"
 #include "vocabulary.hpp"
 #include "word_cache.hpp"
 
@@ -30,7 +31,7 @@ class Worker {
   // Begins a run of documents whose ids go to `out` and whose ends there to `ends`.
   void begin(IdBuffer& out, std::int64_t* ends);
   // Takes the next document. TextError on text that cannot be encoded.
-  void encode(std::string_view text, std::size_t document, InvalidUtf8 policy);
+  void encode(const Text& text, std::size_t document, InvalidUtf8 policy);
   // Writes what still waits.
   void finish() { empty_queue(); }
 
@@ -60,6 +61,7 @@ class Worker {
   const Vocabulary& vocabulary_;
   const UnusedPieces& unused_;
   WordCache& cache_;
+  Transcoder transcoder_;
   Normalizer normalizer_;
   Merger merger_;
   UnitScanner scanner_;

@@ -18,6 +18,7 @@ from vikhr_fast import _native
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.bpe import Buffer
+from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
 Pairs = dict[str, tuple[BpeEncoder, sentencepiece.SentencePieceProcessor]]
 
@@ -48,12 +49,24 @@ deterministic = settings(max_examples=50, derandomize=True, deadline=None, datab
 @example(text="".join(FRAGMENTS))
 @example(text=" ".join(FRAGMENTS))
 def test_ids_and_text_are_sentencepieces(pairs: Pairs, model_name: str, text: str) -> None:
+    check_ids_and_text(pairs, model_name, text)
+
+
+@pytest.mark.nightly
+@settings(deadline=None, database=None, max_examples=2500)  # of each model: more than 50,000
+@given(text=text_strategy)
+def test_many_ids_and_texts_are_sentencepieces(pairs: Pairs, model_name: str, text: str) -> None:
+    check_ids_and_text(pairs, model_name, text)
+
+
+def check_ids_and_text(pairs: Pairs, model_name: str, text: str) -> None:
     encoder, peer = pairs[model_name]
     expected = peer.encode(text, out_type=int)
     ids = encoder.encode(text)
     assert ids.dtype == np.int32
     assert ids.tolist() == expected
     assert encoder.decode(ids) == peer.decode(expected)
+    assert encoder.encode(text.encode()).tolist() == expected  # bytes go another way than str
 
 
 @st.composite
@@ -241,6 +254,37 @@ def test_wrong_arguments(pairs: Pairs) -> None:
         encoder.encode_batch((np.zeros(2**31, np.uint8), np.array([0, 2**31])))
 
 
+@pytest.mark.parametrize("text", ["", "plain", "caf\xe9 \xff\x80 x", "\u07ff\u0800 тест ▁", "\U0001f44d\uffff б a\xe9"])
+def test_every_width_of_str(pairs: Pairs, text: str) -> None:
+    # Python keeps a str in 1, 2 or 4 bytes a character.
+    encoder, peer = pairs["byte_fallback"]
+    for repeats in (1, 50):
+        assert encoder.encode(repeats * text).tolist() == peer.encode(repeats * text, out_type=int)
+
+
+@pytest.mark.parametrize("place", range(60, 70))
+@pytest.mark.parametrize(
+    "bad", [b"\xff", b"\xc1\x81", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xd0", b"\xe2\x96", b"\x80", b"\xf5"]
+)
+def test_invalid_utf8_around_the_end_of_a_block(pairs: Pairs, place: int, bad: bytes) -> None:
+    # Text is checked 64 bytes at a time.
+    encoder, peer = pairs["byte_fallback"]
+    for filler in (b"a", "б".encode(), "—".encode()):
+        text = b"b" * (place % len(filler)) + filler * (place // len(filler)) + bad + filler * 50
+        with pytest.raises(ValueError, match=rf"^document 0: byte {place}: not valid UTF-8"):
+            encoder.encode(text)
+        assert encoder.encode(text, errors="replace").tolist() == peer.encode(text, out_type=int)
+
+
+@deterministic
+@given(
+    text=st.lists(st.sampled_from([*"abт «»,.-—'1 \n▁", "(the)", "...", "»,"])).map("".join), shift=st.integers(0, 70)
+)
+@example(text="", shift=0)
+def test_units_at_any_place_of_a_block(pairs: Pairs, model_name: str, text: str, shift: int) -> None:
+    check_ids_and_text(pairs, model_name, shift * "б" + text)
+
+
 def test_lone_surrogates(pairs: Pairs) -> None:
     encoder, peer = pairs["byte_fallback"]
     with pytest.raises(ValueError, match="document 0: byte 3: not valid UTF-8"):
@@ -396,15 +440,34 @@ def test_deep_chains_of_unused_pieces(tmp_path: Path, length: int) -> None:
         assert encoder.encode(text).tolist() == peer.encode(text, out_type=int)
 
 
+def real_text(file: str) -> list[str]:
+    path = SHARED_DATA / file
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    return path.read_text(encoding="utf-8", errors="replace").split("\n\n")
+
+
+def assert_identical(model: Path, paragraphs: list[str]) -> None:
+    encoder, peer = BpeEncoder.from_file(model), sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for texts in (paragraphs, ["\n\n".join(paragraphs)]):
+        expected = peer.encode(texts, out_type=int)
+        ids, offsets = encoder.encode_batch(texts)
+        assert [one.tolist() for one in np.split(ids, offsets[1:-1])] == expected
+        assert encoder.decode_batch(ids, offsets) == peer.decode(expected)
+
+
 @pytest.mark.parametrize("file", ["ru/news.txt", "ru/wiki.txt", "ru/manpages.txt", "en/docs.txt"])
 def test_real_text_with_mistrals_model(file: str) -> None:
-    model = SHARED_DATA / "tokenizer" / "mistral-7b-v0.1.model"
-    if not model.exists():
-        pytest.skip(f"no {model}")
-    text = (SHARED_DATA / file).read_bytes()[:400_000].decode("utf-8", "replace")
-    paragraphs = text.split("\n\n")
-    encoder, peer = BpeEncoder.from_file(model), sentencepiece.SentencePieceProcessor(model_file=str(model))
-    expected = peer.encode(paragraphs, out_type=int)
-    ids, offsets = encoder.encode_batch(paragraphs)
-    assert [one.tolist() for one in np.split(ids, offsets[1:-1])] == expected
-    assert encoder.decode_batch(ids, offsets) == peer.decode(expected)
+    paragraphs = "\n\n".join(real_text(file))[:300_000].split("\n\n")
+    assert_identical(SHARED_DATA / "tokenizer" / "mistral-7b-v0.1.model", paragraphs)
+
+
+@pytest.mark.nightly
+def test_all_real_text(tmp_path: Path) -> None:
+    files = sorted(path.relative_to(SHARED_DATA) for path in SHARED_DATA.glob("*/*.txt"))
+    texts = [real_text(str(file)) for file in files or ["ru/news.txt"]]
+    russian = tuple(SHARED_DATA / file for file in files if file.parts[0] == "ru")
+    train_tokenizer(TrainTokenizer(input=russian, output=tmp_path / "ours", vocab_size=40_000))
+    for model in (SHARED_DATA / "tokenizer" / "mistral-7b-v0.1.model", tmp_path / "ours" / "tokenizer.model"):
+        for paragraphs in texts:
+            assert_identical(model, paragraphs)

@@ -1,0 +1,111 @@
+"""Bases whose tokenizer is no SentencePiece BPE (Llama 3's, for one), through Hugging Face's `tokenizers` library."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
+
+_ROLES = ("unk", "bos", "eos", "pad")
+
+
+class JsonEncoder:
+    """Encodes with a `tokenizer.json`, behind the interface of `BpeEncoder`: text in, ids without BOS and EOS out.
+
+    Unlike there, text that looks like a special token is one, and threads are the library's own.
+    """
+
+    def __init__(self, tokenizer: Any, sha256: str, roles: dict[str, int]):
+        self._tokenizer = tokenizer
+        self.sha256 = sha256
+        """SHA-256 of tokenizer.json, in hexadecimal."""
+        self.unk_id, self.bos_id, self.eos_id, self.pad_id = (roles.get(role, -1) for role in _ROLES)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "JsonEncoder":
+        """Reads a `tokenizer.json`; which tokens are BOS and EOS comes from `tokenizer_config.json` beside it.
+
+        Raises:
+            InputError: it cannot be read, or is no BPE tokenizer.
+        """
+        import tokenizers
+
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+            kind = json.loads(data)["model"].get("type", "BPE")
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; give a tokenizer.json") from error
+        except Exception as error:  # the library raises plain Exception
+            raise InputError(f"{path}: no tokenizer that can be read: {error}; fetch it again") from error
+        if kind != "BPE":
+            raise InputError(f"{path}: a {kind} tokenizer, only BPE is supported; choose a base with a BPE tokenizer")
+        return cls(tokenizer, hashlib.sha256(data).hexdigest(), _roles(path, tokenizer))
+
+    def encode(self, text: str | bytes) -> Ids:
+        """Ids of one text: int32 [tokens]."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str | bytes] | pa.Array, threads: int = 0) -> tuple[Ids, Offsets]:
+        """Ids of many texts: int32 [tokens] of all of them, int64 [texts + 1] where each starts."""
+        del threads
+        strings = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+        rows = [row.ids for row in self._tokenizer.encode_batch_fast(strings, add_special_tokens=False)]
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        ids = np.fromiter((id_ for row in rows for id_ in row), dtype=np.int32, count=int(offsets[-1]))
+        return ids, offsets
+
+    def decode(self, ids: IdsLike) -> str:
+        """The text of one sequence of ids [tokens]; special tokens are left out."""
+        return str(self._tokenizer.decode([int(id_) for id_ in ids]))
+
+    def decode_batch(self, ids: IdsLike, offsets: IdsLike) -> list[str]:
+        """The texts of many sequences: ids [tokens] of all of them, offsets [texts + 1], as `encode_batch` gives."""
+        ends = [int(end) for end in offsets]
+        return [self.decode(ids[start:end]) for start, end in pairwise(ends)]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, the added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def piece(self, id: int) -> str:  # noqa: A002
+        """The token of an id; IndexError where there is none."""
+        found = self._tokenizer.id_to_token(id) if id >= 0 else None
+        if found is None:
+            raise IndexError(f"id {id} is not one of the vocabulary's {self.vocab_size}")
+        return str(found)
+
+    def piece_to_id(self, piece: str) -> int:
+        """The id of a token; KeyError where there is none."""
+        found = self._tokenizer.token_to_id(piece)
+        if found is None:
+            raise KeyError(piece)
+        return int(found)
+
+
+def _roles(path: Path, tokenizer: Any) -> dict[str, int]:
+    """Ids of the tokens that `tokenizer_config.json` gives a role."""
+    config_path = path.with_name("tokenizer_config.json")
+    if not config_path.is_file():
+        return {}
+    try:
+        config = json.loads(config_path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{config_path}: not JSON: {error}; fetch it again") from error
+    roles = {}
+    for role in _ROLES:
+        token = config.get(f"{role}_token")
+        content = token.get("content") if isinstance(token, dict) else token
+        found = tokenizer.token_to_id(content) if content else None
+        if found is not None:
+            roles[role] = int(found)
+    return roles
