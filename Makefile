@@ -52,7 +52,7 @@ sanitize: setup build/sanitize-address/.built build/sanitize-thread/.built
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		$(BIN)/python tests/native/sanitized.py build/sanitize-address tests/native/test_bpe.py
 	setarch -R env LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		TSAN_OPTIONS=exitcode=66 $(BIN)/python tests/native/sanitized.py build/sanitize-thread tests/native/test_bpe.py -k thread
+		TSAN_OPTIONS=exitcode=66:suppressions=tests/native/tsan.supp $(BIN)/python tests/native/sanitized.py build/sanitize-thread tests/native/test_bpe.py -k thread
 
 build/sanitize-%/.built: $(NATIVE_SOURCES) CMakeLists.txt
 	cmake -S . -B $(@D) -DCMAKE_BUILD_TYPE=Release -DVIKHR_SANITIZE=$* -DPYBIND11_FINDPYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
