@@ -121,6 +121,8 @@ class RuntimeConfig:
     """CPU threads a rank; 0 shares the cores among the ranks. Bit-exact repeats need the same number."""
     chunk_tokens: _CountOrZero = 0
     """Tokens whose logits exist at once; 0 lets the loss head choose."""
+    replicas: _Count = 1
+    """Groups of ranks, each with all weights sharded inside it (HSDP): as many as nodes keeps gathering in a node."""
     checkpointing: Literal["none", "selective", "full"] = "none"
     """What backward computes again of each layer, to keep less: nothing, all but attention, or all."""
     reduce_each_micro_batch: bool = False

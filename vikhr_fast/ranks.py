@@ -51,12 +51,21 @@ class Ranks:
             raise failure[0]
 
 
+def _mesh(kind: str, count: int, replicas: int) -> DeviceMesh:
+    """All ranks in a row; or a row of ranks for each replica of the weights, one below another."""
+    if count % replicas:
+        raise InputError(f"runtime.replicas: {replicas} doesn't divide the {count} ranks")
+    if replicas == 1:
+        return init_device_mesh(kind, (count,))
+    return init_device_mesh(kind, (replicas, count // replicas), mesh_dim_names=("replicate", "shard"))
+
+
 @contextmanager
 def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     """Joins torchrun's process group, or makes one of a single rank; pins the CPU threads.
 
     Raises:
-        InputError: CUDA is asked for and there is none.
+        InputError: CUDA is asked for and there is none, or the ranks can't be divided into replicas.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("runtime.device: cuda asked for, but PyTorch sees no GPU; see `vikhr-fast doctor`")
@@ -81,7 +90,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
             timeout=timeout,
         )
     try:
-        mesh = init_device_mesh(kind, (dist.get_world_size(),))
+        mesh = _mesh(kind, dist.get_world_size(), config.replicas)
         yield Ranks(dist.get_rank(), dist.get_world_size(), device, mesh)
     finally:
         dist.destroy_process_group()

@@ -59,6 +59,7 @@ _MAY_CHANGE = (  # when a run is resumed
     "runtime.threads",
     "runtime.chunk_tokens",
     "runtime.checkpointing",
+    "runtime.replicas",
     "runtime.reduce_each_micro_batch",
     "runtime.timeout_seconds",
 )

@@ -59,7 +59,7 @@ def load_sharded(
         for name, parameter in model.named_parameters():
             whole = files.read(name, read_as, ranks.device)
             assert isinstance(parameter, DTensor)
-            value = distribute_tensor(whole, ranks.mesh, parameter.placements, src_data_rank=None)
+            value = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
             if remainders is not None:
                 upper, remainders[name] = split_master(value.to_local())
                 parameter.to_local().copy_(upper)

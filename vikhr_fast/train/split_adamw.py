@@ -42,6 +42,7 @@ class SplitAdamW(torch.optim.Optimizer):
             parameter_groups(model, config), {"lr": config.learning_rate, "betas": betas, "eps": config.eps}
         )
         self._ranks = ranks
+        self._shards = ranks.mesh.size(-1)  # ranks that share one copy of the weights
         self._gradients: dict[Tensor, Tensor] = {}
         for name, parameter in model.named_parameters():
             local = _local(parameter)
@@ -64,14 +65,15 @@ class SplitAdamW(torch.optim.Optimizer):
         for parameter in parameters:
             gradient = self._gradients[parameter]
             gradient.add_(reduced[start : start + gradient.numel()].view_as(gradient))
-            rows = -(-parameter.shape[0] // self._ranks.count)
+            rows = -(-parameter.shape[0] // self._shards)
             start += rows * (parameter.numel() // parameter.shape[0])
 
     @torch.no_grad()
     def update(self, max_norm: float) -> Tensor:
         """One step with gradients scaled down to a global norm of at most `max_norm`; returns the norm [] before."""
         squares = torch.stack([gradient.square().sum(dtype=torch.float64) for gradient in self._gradients.values()])
-        norm = self._ranks.sum(squares.sum()).sqrt().float()
+        copies = self._ranks.count // self._shards
+        norm = (self._ranks.sum(squares.sum()) / copies).sqrt().float()
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else torch.ones_like(norm)
         for group in self.param_groups:
             states = [self.state[parameter] for parameter in group["params"]]
