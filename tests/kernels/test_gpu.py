@@ -117,6 +117,28 @@ def test_compiled_equals_eager(name: str) -> None:
         torch.testing.assert_close(a, e)
 
 
+def test_attention_beyond_two_billion_elements() -> None:
+    """The last document of a row whose offsets don't fit into 32 bits is attended to as if it were alone."""
+    length = 300
+    tokens = 2**31 // (32 * 128) + length
+    bounds = torch.tensor([0, tokens - length, tokens], dtype=torch.int32, device="cuda")
+    alone = [normal(length, heads, 128, seed=i).requires_grad_() for i, heads in enumerate((32, 8, 8))]
+    upstream = normal(length, 32, 128, seed=3)
+
+    def at_the_end(x: Tensor) -> Tensor:
+        row = x.new_zeros(tokens, *x.shape[1:])
+        row[-length:] = x.detach()
+        return row
+
+    leaves = [at_the_end(x).requires_grad_() for x in alone]
+    out = vikhr_kernels.flash_attention(*leaves, cu_seqlens=bounds, window=64)
+    results = out, *torch.autograd.grad(out, leaves, at_the_end(upstream))
+    expected = vikhr_kernels.flash_attention(*alone, window=64)
+    expected = expected, *torch.autograd.grad(expected, alone, upstream)
+    for a, e in zip(results, expected, strict=True):
+        torch.testing.assert_close(a[-length:], e)
+
+
 def test_head_memory_does_not_grow_with_the_tokens() -> None:
     weight, ref_weight = (normal(40000, 512, seed=i, scale=0.05).requires_grad_(i == 0) for i in range(2))
     peaks = []

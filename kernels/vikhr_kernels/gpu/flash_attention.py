@@ -97,9 +97,9 @@ def flash_attention_forward_kernel(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    """A tile of queries of one head a program; tiles of one head run together and share its keys in the L2 cache."""
-    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES  # the last tiles see most: they go first
-    i_head = tl.program_id(1)
+    """A tile of queries of one head a program; all heads of a tile, then the tile before it, which mostly sees less."""
+    start = (tl.cdiv(T, QUERIES) - 1 - tl.program_id(0) // HEADS) * QUERIES
+    i_head = tl.program_id(0) % HEADS
     column_k, column_v = i_head // GROUP * head_k, i_head // GROUP * head_v
     o_query = start + tl.arange(0, QUERIES)
     m_query = o_query < T
@@ -137,11 +137,15 @@ def flash_attention_forward_kernel(
 
 
 def tiled(x: Tensor) -> Tensor:
-    """[T, H, D] as tiles can be loaded from it: heads side by side in a row, rows aligned to 16 bytes."""
-    tokens, heads, size = x.shape
+    """[T, H, D] as tiles can be loaded from it: heads side by side in a row, rows that don't overlap, all aligned.
+
+    Descriptors want steps of 16 bytes and even a single row longer than what is in it; Triton loads more than one
+    element at once where it knows that steps are multiples of 16 elements.
+    """
+    _, heads, size = x.shape
     token, head, element = x.stride()
-    apart = tokens < 2 or token >= (heads - 1) * head + size
-    aligned = all(step * x.element_size() % 16 == 0 for step in (token, head)) and x.data_ptr() % 16 == 0
+    apart = token >= (heads - 1) * head + size
+    aligned = token % 16 == 0 and head % 16 == 0 and x.data_ptr() % 16 == 0
     if element == 1 and apart and aligned and (heads < 2 or head >= size):
         return x
     return x.clone(memory_format=torch.contiguous_format)
@@ -166,7 +170,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, first: Tensor, softmax_scale: float
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(heads, triton.cdiv(tokens, 128) * 128, dtype=torch.float32, device=q.device)
     chosen = attention_dispatch.choose("flash_attention_forward_kernel", q.dtype, q.device, size)
-    flash_attention_forward_kernel[(triton.cdiv(tokens, chosen.queries), heads)](
+    flash_attention_forward_kernel[(triton.cdiv(tokens, chosen.queries) * heads,)](
         source(q, chosen.queries, chosen.descriptors),
         source(k, chosen.keys, chosen.descriptors),
         source(v, chosen.keys, chosen.descriptors),

@@ -25,11 +25,11 @@ def _query_gradient_step(
     b_k = load_tile(k, key, column_k, T, stride_k, KEYS, D, MASKED, DESCRIPTORS)  # [KEYS, D]
     b_v = load_tile(v, key, column_v, T, stride_v, KEYS, D, MASKED, DESCRIPTORS)  # [KEYS, D]
     b_scores = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")  # [QUERIES, KEYS]
+    b_d_p = tl.dot(b_d_out, tl.trans(b_v), input_precision="ieee")  # [QUERIES, KEYS]
     b_p = tl.exp2(b_scores * scale - (b_lse * scale)[:, None])
     if MASKED:
         o_key = key + tl.arange(0, KEYS)[None, :]
         b_p = tl.where((b_first[:, None] <= o_key) & (o_key <= o_query[:, None]), b_p, 0.0)
-    b_d_p = tl.dot(b_d_out, tl.trans(b_v), input_precision="ieee")  # [QUERIES, KEYS]
     b_d_scores = b_p * (b_d_p - b_delta[:, None])
     return tl.dot(b_d_scores.to(b_k.dtype), b_k, b_d_q, input_precision="ieee")  # [QUERIES, D]
 
@@ -65,8 +65,8 @@ def flash_attention_query_gradient_kernel(
     KEYS: tl.constexpr,
 ):
     """A tile of queries of one head a program: dQ, and delta = rowsum(dOut * Out) for the other kernel."""
-    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * QUERIES  # the last tiles see most: they go first
-    i_head = tl.program_id(1)
+    start = (tl.cdiv(T, QUERIES) - 1 - tl.program_id(0) // HEADS) * QUERIES  # in the same order as forward
+    i_head = tl.program_id(0) % HEADS
     column_k, column_v = i_head // GROUP * head_k, i_head // GROUP * head_v
     o_query = start + tl.arange(0, QUERIES)
     m_query = o_query < T
@@ -109,20 +109,20 @@ def _key_gradient_step(
 ):  # fmt: skip
     """What one head's queries from `query` on add to dK, but for the scale, and to dV."""
     o_query = query + tl.arange(0, QUERIES)
-    o_row = tl.cast(i_head, tl.int64) * stride_row + o_query
+    row = tl.cast(i_head, tl.int64) * stride_row + query
     b_q = load_tile(q, query, i_head * head_q, T, stride_q, QUERIES, D, MASKED, DESCRIPTORS)  # [QUERIES, D]
     b_d_out = load_tile(d_out, query, i_head * head_d_out, T, stride_d_out, QUERIES, D, MASKED, DESCRIPTORS)
-    b_lse = tl.load(p_lse + o_row)  # from T on whatever was there: no key sees it
-    b_delta = tl.load(p_delta + o_row)  # and 0
+    b_lse = tl.load(p_lse + row + tl.arange(0, QUERIES))  # from T on whatever was there: no key sees it
+    b_delta = tl.load(p_delta + row + tl.arange(0, QUERIES))  # and 0
     # Both products start at what is subtracted from them: the two rows then take no registers beside the tiles.
     b_scores = tl.zeros([KEYS, QUERIES], dtype=tl.float32) - b_lse[None, :]
     b_scores = tl.dot(b_k, tl.trans(b_q), b_scores, input_precision="ieee")  # [KEYS, QUERIES]
+    b_d_p = tl.zeros([KEYS, QUERIES], dtype=tl.float32) - b_delta[None, :]
+    b_d_p = tl.dot(b_v, tl.trans(b_d_out), b_d_p, input_precision="ieee")  # [KEYS, QUERIES]
     b_p = tl.exp2(b_scores * scale)
     if MASKED:
         b_p = tl.where((o_key[:, None] <= o_query[None, :]) & (o_query[None, :] < b_end[:, None]), b_p, 0.0)
     b_d_v = tl.dot(b_p.to(b_q.dtype), b_d_out, b_d_v, input_precision="ieee")  # [KEYS, D]
-    b_d_p = tl.zeros([KEYS, QUERIES], dtype=tl.float32) - b_delta[None, :]
-    b_d_p = tl.dot(b_v, tl.trans(b_d_out), b_d_p, input_precision="ieee")  # [KEYS, QUERIES]
     b_d_scores = b_p * b_d_p
     b_d_k = tl.dot(b_d_scores.to(b_q.dtype), b_q, b_d_k, input_precision="ieee")  # [KEYS, D]
     return b_d_k, b_d_v
@@ -137,6 +137,7 @@ def flash_attention_key_gradient_kernel(
     p_lse,
     p_delta,
     p_end,
+    p_order,
     p_d_k,
     p_d_v,
     T,
@@ -159,8 +160,8 @@ def flash_attention_key_gradient_kernel(
     KEYS: tl.constexpr,
 ):
     """A tile of keys of one key/value head a program: dK and dV summed over the group's query heads in registers."""
-    start = tl.program_id(0) * KEYS  # the first tiles are seen by most
-    i_key_head = tl.program_id(1)
+    start = tl.load(p_order + tl.program_id(0) // KEY_HEADS).to(tl.int32) * KEYS
+    i_key_head = tl.program_id(0) % KEY_HEADS
     o_key = start + tl.arange(0, KEYS)
     m_key = o_key < T
     last = tl.minimum(start + KEYS, T) - 1
@@ -197,13 +198,23 @@ def flash_attention_key_gradient_kernel(
     tl.store(p_d_v + o_out, b_d_v.to(p_d_v.dtype.element_ty), mask=m_key[:, None])
 
 
+def longest_first(end: Tensor, keys: int) -> Tensor:
+    """Tiles of keys by falling distance to the end of the queries that see them.
+
+    A program for keys works for a whole group of heads: few and long, a long one that starts late runs on alone.
+    """
+    starts = torch.arange(0, end.numel(), keys, device=end.device)
+    lasts = (starts + keys - 1).clamp(max=end.numel() - 1)
+    return (end[lasts] - starts).argsort(descending=True)
+
+
 def backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, first: Tensor, end: Tensor,
     softmax_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Upstream gradient and output [T, Hq, D], inputs, logsumexp [Hq, T'] and visible ranges [T] -> dQ, dK, dV.
 
-    Memory beyond the gradients: delta, [Hq, T'] float32.
+    Memory beyond the gradients: delta, [Hq, T'] float32, and the order of the tiles of keys.
     """
     tokens, heads, size = q.shape
     d_out, q, k, v = (tiled(x) for x in (d_out, q, k, v))
@@ -214,7 +225,7 @@ def backward(
     key_heads = k.shape[1]
     shape = {"GROUP": heads // key_heads, "D": size}
     chosen = attention_dispatch.choose("flash_attention_query_gradient_kernel", q.dtype, q.device, size)
-    flash_attention_query_gradient_kernel[(triton.cdiv(tokens, chosen.queries), heads)](
+    flash_attention_query_gradient_kernel[(triton.cdiv(tokens, chosen.queries) * heads,)](
         source(q, chosen.queries, chosen.descriptors),
         source(k, chosen.keys, chosen.descriptors),
         source(v, chosen.keys, chosen.descriptors),
@@ -233,7 +244,8 @@ def backward(
         **chosen.constants,
     )
     chosen = attention_dispatch.choose("flash_attention_key_gradient_kernel", q.dtype, q.device, size)
-    flash_attention_key_gradient_kernel[(triton.cdiv(tokens, chosen.keys), key_heads)](
+    order = longest_first(end, chosen.keys)
+    flash_attention_key_gradient_kernel[(order.numel() * key_heads,)](
         source(q, chosen.queries, chosen.descriptors),
         source(k, chosen.keys, chosen.descriptors),
         source(v, chosen.keys, chosen.descriptors),
@@ -241,6 +253,7 @@ def backward(
         lse,
         delta,
         end,
+        order,
         d_k,
         d_v,
         tokens,

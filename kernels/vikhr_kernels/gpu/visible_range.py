@@ -15,7 +15,7 @@ from torch import Tensor
 from vikhr_kernels import dispatch
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "documents", "steps", "window"])  # they change with every batch
 def visible_range_kernel(p_cu_seqlens, p_first, p_end, T, documents, steps, window, BLOCK: tl.constexpr):
     """A block of tokens a program: each finds its document by bisection."""
     o_token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vikhr_kernels import attention_dispatch, dispatch, flash_attention, reference
 from vikhr_kernels.attention_dispatch import AttentionConfiguration
+from vikhr_kernels.gpu.flash_attention import tiled
+from vikhr_kernels.gpu.flash_attention_backward import longest_first
 from vikhr_kernels.gpu.visible_range import visible_range
 
 # (queries, keys, descriptors): tiles of queries shorter and longer than those of keys, both ways of loading
@@ -138,6 +140,40 @@ def test_a_token_sees_only_its_window_of_its_document() -> None:
         seen[key:end] = True
         assert torch.equal(out[~seen], expected[~seen])
         assert not torch.isclose(out[seen], expected[seen]).all(dim=(1, 2)).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "as_it_is"),
+    [
+        ((5, 2, 64), (192, 64, 1), True),
+        ((5, 2, 64), (128, 72, 1), False),
+        ((5, 2, 64), (144, 72, 1), False),
+        ((5, 2, 64), (0, 64, 1), False),
+        ((1, 2, 64), (0, 64, 1), False),
+        ((1, 2, 64), (64, 64, 1), False),
+        ((5, 2, 64), (64, 320, 1), False),
+        ((5, 2, 64), (128, 1, 2), False),
+    ],
+)
+def test_what_tiles_cannot_be_loaded_from_is_copied(
+    shape: tuple[int, ...], strides: tuple[int, ...], as_it_is: bool
+) -> None:
+    x = torch.arange(1000.0).as_strided(shape, strides)
+    loadable = tiled(x)
+    assert torch.equal(loadable, x)
+    assert (loadable.data_ptr() == x.data_ptr()) == as_it_is
+    assert loadable.stride() == (strides if as_it_is else (128, 64, 1))
+
+
+@pytest.mark.parametrize("lengths", [(300,), (5, 100, 190, 2), (190, 7, 103)])
+def test_tiles_of_keys_start_with_the_longest(lengths: tuple[int, ...]) -> None:
+    """By the queries that see one of its keys; the last key sees as far as any."""
+    tokens, keys = sum(lengths), 32
+    _, end = visible_range(bounds(*lengths), tokens, 1000)
+    order = longest_first(end, keys).tolist()
+    distances = [int(end[start : start + keys].max()) - start for start in range(0, tokens, keys)]
+    assert sorted(order) == list(range(len(distances)))
+    assert [distances[tile] for tile in order] == sorted(distances, reverse=True)
 
 
 def test_no_token_at_all() -> None:
