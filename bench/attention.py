@@ -72,15 +72,15 @@ def _varlen(what: What, window: Callable[[Inputs], int | None]) -> Callable[[], 
     def make() -> Run:
         from torch.nn.attention.varlen import varlen_attn
 
-        if "enable_gqa" not in inspect.signature(varlen_attn).parameters:
-            raise ImportError(f"varlen_attn of torch {torch.__version__} knows no grouped queries")
+        # Before PyTorch had a flag for grouped queries it took them without one.
+        grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
         def forward(i: Inputs) -> Tensor:
             size = window(i)
             sides = (-1, 0) if size is None else (size - 1, 0)
             bounds = i["cu_seqlens"]
             return varlen_attn(
-                i["q"], i["k"], i["v"], bounds, bounds, i["longest"], i["longest"], window_size=sides, enable_gqa=True
+                i["q"], i["k"], i["v"], bounds, bounds, i["longest"], i["longest"], window_size=sides, **grouped
             )
 
         return measured(what, forward)
@@ -118,7 +118,7 @@ def document_lengths(tokens: int, mean: int) -> list[int]:
 
 
 def packed_case(sizes: Sizes, what: What) -> Case:
-    """Documents of several mean lengths in one packed row; FlexAttention's time has the making of its mask in it."""
+    """Documents of several mean lengths in one packed row; making FlexAttention's mask is in its forward time."""
     tokens = sizes.attention_tokens
 
     def make(mean: int, device: torch.device, dtype: torch.dtype) -> Inputs:
