@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 3  # a file, config or value that the user can mend
     NO_SPACE = 4  # a disk or quota is full
     INTERRUPTED = 130  # Ctrl-C
-    TERMINATED = 143  # SIGTERM; a training run saves a checkpoint first
+    TERMINATED = 143  # SIGTERM or SIGUSR1; a training run saves a checkpoint first, and can be put back into a queue
 
 
 class InputError(Exception):

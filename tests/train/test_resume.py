@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from training_runs import make_config, start_ranks
 
 from vikhr_fast.config import TrainConfig, config_values
+from vikhr_fast.errors import InputError
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
 
@@ -105,12 +107,13 @@ def test_killed_runs_end_with_the_same_bits(workspace: Path, tmp_path: Path, ran
     assert not list(checkpoints.glob(".*"))
 
 
-def test_sigterm_saves_and_exits_with_143(workspace: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_exits_with_143(workspace: Path, tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "run"
     config = small_run(workspace, output, schedule={"max_steps": 100_000}, data={"epochs": 5000})
     [process] = start_ranks(write_config(config, tmp_path / "run.toml"), ranks=1)
     wait_for(lambda: len(read_lines(output / METRICS)) >= 2, [process])
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     steps = len(read_lines(output / METRICS))
@@ -141,3 +144,42 @@ def test_exported_model_is_the_trained_one(workspace: Path, tmp_path: Path) -> N
     for name, weight in load_file(model / "model.safetensors").items():
         assert torch.equal(loaded.state_dict()[name], weight)
     assert AutoTokenizer.from_pretrained(model)("Привет")["input_ids"]
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no manifest", "manifest of nothing", "file gone"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    workspace: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(small_run(workspace, tmp_path / "whole", schedule={"max_steps": 6, "checkpoint_every": 2}))
+    damaged = tmp_path / "damaged"
+    train(small_run(workspace, damaged, schedule={"max_steps": 4, "checkpoint_every": 2}))
+    shutil.rmtree(damaged / "model")
+    last = damaged / "checkpoints" / "step-00000004"
+    part, manifest = next(last.glob("*.distcp")), last / "manifest.json"
+    if damage == "flipped bit":
+        data = bytearray(part.read_bytes())
+        data[len(data) // 2] ^= 1
+        part.write_bytes(data)
+    elif damage == "cut short":
+        part.write_bytes(part.read_bytes()[:-100])
+    elif damage == "no manifest":
+        manifest.unlink()
+    elif damage == "manifest of nothing":
+        manifest.write_text("{}")
+    else:
+        part.unlink()
+    with caplog.at_level("WARNING"):
+        train(small_run(workspace, damaged, schedule={"max_steps": 6, "checkpoint_every": 2}))
+    assert "step-00000002 goes on" in caplog.text
+    assert_equal_outcomes(damaged, tmp_path / "whole")
+    assert last.with_name("step-00000004.damaged").exists()
+
+
+def test_when_the_only_checkpoint_is_damaged_it_is_named(workspace: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    train(small_run(workspace, output, schedule={"max_steps": 2}))
+    shutil.rmtree(output / "model")
+    (output / "checkpoints" / "step-00000002" / "state.json").write_text("{}")
+    with pytest.raises(InputError, match=r"step-00000002/state.json: its checksum differs"):
+        train(small_run(workspace, output, schedule={"max_steps": 2}))
+    assert (output / "checkpoints" / "step-00000002").exists()

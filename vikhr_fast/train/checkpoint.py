@@ -98,7 +98,7 @@ def verify(path: Path) -> None:
     Raises:
         InputError: naming the first file that is missing or differs.
     """
-    advice = f"delete {path} to go on from the checkpoint before it"
+    advice = "copy it from elsewhere, or begin in another --output"
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
         incomplete = {_STATE, ".metadata"} - manifest.keys()
@@ -116,6 +116,14 @@ def verify(path: Path) -> None:
 def complete_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints from the oldest to the newest; a user's copies under other names aren't among them."""
     return sorted(path for path in directory.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Takes a damaged checkpoint out of the run's sight, whole."""
+    number = 1
+    while (aside := checkpoint.with_name(f"{checkpoint.name}.damaged{number if number > 1 else ''}")).exists():
+        number += 1
+    checkpoint.rename(aside)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C end a run after the step in progress, with a checkpoint; a second one ends it at once.
+"""SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C end a run after the step in progress, with a checkpoint.
 
-Whoever sends SIGTERM must leave time for a step and a checkpoint: torchrun kills 30 seconds later. What is lost then
-are the steps since the last checkpoint.
+A second one ends it at once. Whoever sends SIGTERM must leave time for a step and a checkpoint: torchrun kills 30
+seconds later. What is lost then are the steps since the last checkpoint.
 """
 
 import signal
@@ -10,7 +10,11 @@ from types import FrameType
 
 from vikhr_fast.errors import ExitCode
 
-_EXIT_CODES = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGINT: ExitCode.INTERRUPTED}
+_EXIT_CODES = {
+    signal.SIGTERM: ExitCode.TERMINATED,
+    signal.SIGUSR1: ExitCode.TERMINATED,
+    signal.SIGINT: ExitCode.INTERRUPTED,
+}
 
 
 class Interruption:

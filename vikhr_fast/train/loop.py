@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from vikhr_fast.train.checkpoint import (
     load_checkpoint,
     remove_leftovers,
     save_checkpoint,
+    set_aside,
     step_of,
 )
 from vikhr_fast.train.interruption import Interruption
@@ -369,10 +371,16 @@ class Training:
     def _resume(self) -> TrainState:
         directory = self.config.output / CHECKPOINTS
         self.ranks.on_main(lambda: remove_leftovers(directory))
-        checkpoints = complete_checkpoints(directory)
-        if not checkpoints:
-            return TrainState()
-        return load_checkpoint(checkpoints[-1], self.model, self.optimizer, self.ranks)
+        while checkpoints := complete_checkpoints(directory):
+            try:
+                return load_checkpoint(checkpoints[-1], self.model, self.optimizer, self.ranks)
+            except InputError as error:  # on every rank
+                if len(checkpoints) == 1:
+                    raise
+                if self.ranks.is_main:
+                    logger.warning(f"{error}; it is kept as *.damaged, and {checkpoints[-2].name} goes on")
+                self.ranks.on_main(partial(set_aside, checkpoints[-1]))
+        return TrainState()
 
     def _save_checkpoint(self) -> None:
         directory = self.config.output / CHECKPOINTS
