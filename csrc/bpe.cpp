@@ -1,13 +1,9 @@
 #include "bpe.hpp"
 
-#include <algorithm>
-#include <array>
-#include <atomic>
 #include <cstring>
-#include <exception>
-#include <thread>
 #include <utility>
 
+#include "threads.hpp"
 #include "worker.hpp"
 
 namespace vikhr {
@@ -20,53 +16,24 @@ bool starts_with_space_symbol(std::string_view piece) {
   return piece.substr(0, kSpaceSymbolUtf8.size()) == kSpaceSymbolUtf8;
 }
 
-std::vector<std::size_t> cut_in_blocks(const Texts& texts) {
-  std::vector<std::size_t> starts{0};
-  std::size_t bytes = 0;
-  for (std::size_t i = 0; i < texts.size(); ++i) {
-    bytes += texts[i].num_bytes() + 16;  // a document costs something even if it is empty
-    if (bytes >= kBlockBytes && i + 1 < texts.size()) {
-      starts.push_back(i + 1);
-      bytes = 0;
-    }
-  }
-  starts.push_back(texts.size());
-  return starts;
-}
-
-// Runs `work` on `count` threads, this one among them; on fewer where the system has no more.
-template <typename Work>
-void run_on_threads(std::size_t count, const Work& work) {
-  std::vector<std::thread> threads;
-  threads.reserve(count);
-  try {
-    while (threads.size() + 1 < count) threads.emplace_back(work);
-  } catch (const std::exception&) {
-  }
-  work();
-  for (std::thread& thread : threads) thread.join();
-}
-
 // One array of all blocks' ids. `ends`, where each document ends in its block, become places in it.
 IdBuffer join(std::vector<IdBuffer>& outputs, const std::vector<std::size_t>& starts,
-              std::size_t threads, std::int64_t* ends) {
+              unsigned threads, std::int64_t* ends) {
   std::vector<std::size_t> places{0};
   for (const IdBuffer& output : outputs) places.push_back(places.back() + output.size());
   IdBuffer joined(places.back());
-  std::atomic<std::size_t> next{0};
-  run_on_threads(std::min(threads, outputs.size()), [&]() {
-    for (std::size_t block = next++; block < outputs.size(); block = next++) {
-      IdBuffer& output = outputs[block];
-      if (output.size() > 0) {
-        std::memcpy(joined.data() + places[block], output.data(),
-                    output.size() * sizeof(std::int32_t));
-      }
-      for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
-        ends[i] += static_cast<std::int64_t>(places[block]);
-      }
-      output = IdBuffer();  // memory goes back as the joined pages are touched
+  const auto copy = [&](std::size_t block) {
+    IdBuffer& output = outputs[block];
+    if (output.size() > 0) {
+      std::memcpy(joined.data() + places[block], output.data(),
+                  output.size() * sizeof(std::int32_t));
     }
-  });
+    for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
+      ends[i] += static_cast<std::int64_t>(places[block]);
+    }
+    output = IdBuffer();  // memory goes back as the joined pages are touched
+  };
+  run_blocks(outputs.size(), threads, [&]() { return copy; });
   return joined;
 }
 
@@ -130,38 +97,24 @@ BpeEncoder::~BpeEncoder() = default;
 
 IdBuffer BpeEncoder::encode(const Texts& texts, InvalidUtf8 policy, unsigned threads,
                             std::int64_t* offsets) const {
-  if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+  threads = resolve_threads(threads);
   // One thread fills one buffer, which needs no joining.
-  const std::vector<std::size_t> starts =
-      threads == 1 ? std::vector<std::size_t>{0, texts.size()} : cut_in_blocks(texts);
+  const std::vector<std::size_t> starts = threads == 1
+                                              ? std::vector<std::size_t>{0, texts.size()}
+                                              : cut_in_blocks(texts, kBlockBytes);
   const std::size_t blocks = starts.size() - 1;
   std::vector<IdBuffer> outputs(blocks);
-  std::vector<std::exception_ptr> errors(blocks);
-  std::atomic<std::size_t> next{0};
-  std::atomic<std::size_t> first_failed{blocks};  // every block before it is still encoded
   std::int64_t* ends = offsets + 1;
-  run_on_threads(std::min<std::size_t>(threads, blocks), [&]() {
-    std::size_t block = next++;
-    if (block >= blocks) return;
-    try {
-      Lease worker(*this);
-      for (; block < first_failed; block = next++) {
-        worker->begin(outputs[block], ends);
-        for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
-          worker->encode(texts[i], i, policy);
-        }
-        worker->finish();
+  run_blocks(blocks, threads, [&]() {
+    return [&, lease = std::make_unique<Lease>(*this)](std::size_t block) {
+      Lease& worker = *lease;
+      worker->begin(outputs[block], ends);
+      for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
+        worker->encode(texts[i], i, policy);
       }
-    } catch (...) {
-      errors[block] = std::current_exception();
-      std::size_t failed = first_failed;
-      while (block < failed && !first_failed.compare_exchange_weak(failed, block)) {
-      }
-    }
+      worker->finish();
+    };
   });
-  for (const std::exception_ptr& error : errors) {
-    if (error != nullptr) std::rethrow_exception(error);
-  }
   offsets[0] = 0;
   if (blocks == 1) return std::move(outputs[0]);
   return join(outputs, starts, threads, ends);

@@ -7,10 +7,7 @@ Normalizer::Result Normalizer::normalize(std::string_view text, std::size_t docu
   if (text.empty()) return {text, false};
   Utf8Scan scan = scan_utf8(text);
   if (scan.first_invalid != text.size()) {
-    if (policy == InvalidUtf8::raise) {
-      throw TextError(document, "byte " + std::to_string(scan.first_invalid) +
-                                    ": not valid UTF-8; errors=\"replace\" puts U+FFFD there");
-    }
+    if (policy == InvalidUtf8::raise) refuse_invalid(document, scan.first_invalid);
     repaired_.clear();
     append_repaired(text, repaired_);
     text = repaired_;

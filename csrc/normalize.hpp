@@ -2,22 +2,13 @@
 #pragma once
 
 #include <cstddef>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 
+#include "texts.hpp"
 #include "vocabulary.hpp"
 
 namespace vikhr {
-
-enum class InvalidUtf8 { raise, replace };
-
-// A text that cannot be encoded.
-class TextError : public std::runtime_error {
- public:
-  TextError(std::size_t document, const std::string& what)
-      : std::runtime_error("document " + std::to_string(document) + ": " + what) {}
-};
 
 class Normalizer {
  public:

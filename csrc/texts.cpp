@@ -7,6 +7,32 @@
 
 namespace vikhr {
 
+void refuse_huge(std::size_t length, std::size_t document) {
+  constexpr std::size_t kMaxText = INT32_MAX;
+  if (length > kMaxText) {
+    throw TextError(document, "longer than 2 GiB; cut it into several documents");
+  }
+}
+
+void refuse_invalid(std::size_t document, std::size_t byte) {
+  throw TextError(document, "byte " + std::to_string(byte) +
+                                ": not valid UTF-8; errors=\"replace\" puts U+FFFD there");
+}
+
+std::vector<std::size_t> cut_in_blocks(const Texts& texts, std::size_t block_bytes) {
+  std::vector<std::size_t> starts{0};
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    bytes += texts[i].num_bytes() + 16;  // a document costs something even if it is empty
+    if (bytes >= block_bytes && i + 1 < texts.size()) {
+      starts.push_back(i + 1);
+      bytes = 0;
+    }
+  }
+  starts.push_back(texts.size());
+  return starts;
+}
+
 std::string_view Transcoder::utf8(const Text& text) {
   switch (text.width) {
     case 1: return transcode(static_cast<const std::uint8_t*>(text.data), text.length);

@@ -1,12 +1,27 @@
-// Texts as they lie in the caller's memory.
+// Texts as they lie in the caller's memory, and how they are handed to threads.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <string_view>
 #include <vector>
 
 namespace vikhr {
+
+enum class InvalidUtf8 { raise, replace };
+
+// A text that cannot be read.
+class TextError : public std::runtime_error {
+ public:
+  TextError(std::size_t document, const std::string& what)
+      : std::runtime_error("document " + std::to_string(document) + ": " + what) {}
+};
+
+// TextError.
+void refuse_huge(std::size_t length, std::size_t document);
+[[noreturn]] void refuse_invalid(std::size_t document, std::size_t byte);
 
 // One text: UTF-8, or code points of 1, 2 or 4 bytes each, as Python keeps a str.
 struct Text {
@@ -38,6 +53,9 @@ class Texts {
   const std::int64_t* offsets_ = nullptr;
   std::size_t count_;
 };
+
+// Where blocks of about so many bytes of text start, and the end.
+std::vector<std::size_t> cut_in_blocks(const Texts& texts, std::size_t block_bytes);
 
 // Gives the UTF-8 of texts, of one at a time. A lone surrogate becomes three bytes that are not valid.
 class Transcoder {

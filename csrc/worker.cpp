@@ -7,7 +7,6 @@
 namespace vikhr {
 namespace {
 
-constexpr std::size_t kMaxText = INT32_MAX;
 constexpr std::size_t kHugeText = 1 << 20;
 
 }  // namespace
@@ -37,9 +36,7 @@ void Worker::begin(IdBuffer& out, std::int64_t* ends) {
 }
 
 void Worker::encode(const Text& text, std::size_t document, InvalidUtf8 policy) {
-  if (text.length > kMaxText) {
-    throw TextError(document, "longer than 2 GiB; cut it into several documents");
-  }
+  refuse_huge(text.length, document);
   const auto [normalized, needs_space] =
       normalizer_.normalize(transcoder_.utf8(text), document, policy);
   if (!vocabulary_.user_defined().empty()) {

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,11 @@ import pyarrow as pa
 
 from vikhr_fast import _native
 from vikhr_fast.errors import InputError
+from vikhr_fast.texts import Buffer, InvalidUtf8, Texts, arrow_buffers, as_int64, replaces
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 Offsets: TypeAlias = npt.NDArray[np.int64]
 IdsLike: TypeAlias = Sequence[int] | npt.NDArray[np.integer]
-Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
-InvalidUtf8: TypeAlias = Literal["strict", "replace"]
-Texts: TypeAlias = Sequence[str | bytes] | pa.Array | pa.ChunkedArray | tuple[Buffer, npt.NDArray[np.integer]]
 
 
 class BpeEncoder:
@@ -50,7 +48,7 @@ class BpeEncoder:
         ValueError with the byte offset where the text is not valid UTF-8; `errors="replace"` reads each such byte
         as U+FFFD instead, as SentencePiece does.
         """
-        return self._native.encode_texts([text], _replaces(errors), 1)[0]
+        return self._native.encode_texts([text], replaces(errors), 1)[0]
 
     def encode_batch(self, texts: Texts, threads: int = 0, errors: InvalidUtf8 = "strict") -> tuple[Ids, Offsets]:
         """Ids of many texts: int32 [tokens] of all of them, int64 [texts + 1] where each starts.
@@ -59,25 +57,25 @@ class BpeEncoder:
         integer offsets [texts + 1]; neither of the last two is copied. `threads=0` uses every core; the ids are the
         same for any number. ValueError names the document and byte where text is not valid UTF-8 (see `encode`).
         """
-        replaces = _replaces(errors)
+        replace = replaces(errors)
         if isinstance(texts, pa.ChunkedArray):
             return _join([self.encode_batch(chunk, threads, errors) for chunk in texts.chunks])
         if isinstance(texts, pa.Array):
-            return self._native.encode_buffer(*_arrow_buffers(texts), replaces, threads)
+            return self._native.encode_buffer(*arrow_buffers(texts), replace, threads)
         if isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[1], np.ndarray):
-            return self._native.encode_buffer(cast(Buffer, texts[0]), _int64(texts[1], "offsets"), replaces, threads)
+            return self._native.encode_buffer(cast(Buffer, texts[0]), as_int64(texts[1], "offsets"), replace, threads)
         if isinstance(texts, (str, bytes)):
             raise TypeError("encode_batch takes many texts; encode takes one")
-        return self._native.encode_texts(texts, replaces, threads)
+        return self._native.encode_texts(texts, replace, threads)
 
     def decode(self, ids: IdsLike) -> str:
         """The text of one sequence of ids [tokens], as SentencePiece decodes it; IndexError on ids of no piece."""
-        values = _int64(ids, "ids")
+        values = as_int64(ids, "ids")
         return self._native.decode(values, np.array([0, values.size], dtype=np.int64))[0]
 
     def decode_batch(self, ids: IdsLike, offsets: IdsLike) -> list[str]:
         """The texts of many sequences: ids [tokens] of all of them, offsets [texts + 1], as `encode_batch` gives."""
-        return self._native.decode(_int64(ids, "ids"), _int64(offsets, "offsets"))
+        return self._native.decode(as_int64(ids, "ids"), as_int64(offsets, "offsets"))
 
     @property
     def vocab_size(self) -> int:
@@ -114,35 +112,6 @@ class BpeEncoder:
         if found < 0:
             raise KeyError(piece)
         return found
-
-
-def _replaces(errors: str) -> bool:
-    if errors not in ("strict", "replace"):
-        raise ValueError(f'errors is {errors!r}; it must be "strict" or "replace"')
-    return errors == "replace"
-
-
-def _int64(values: IdsLike, name: str) -> Offsets:
-    array = np.asarray(values)
-    if array.ndim != 1 or (array.size > 0 and array.dtype.kind not in "iu"):
-        raise ValueError(f"{name} must be integers with one axis, not {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64, copy=False)
-
-
-def _arrow_buffers(array: pa.Array) -> tuple[Buffer, Offsets]:
-    """The text of a string or binary array, and where its values start."""
-    is_large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
-    if not (is_large or pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
-        raise TypeError(f"cannot encode a pyarrow array of {array.type}; cast it to large_string")
-    if array.null_count > 0:
-        index = array.is_null().index(True).as_py()
-        raise ValueError(f"document {index} is null; drop or fill it")
-    _, starts, text = array.buffers()
-    if starts is None or len(array) == 0:
-        return b"", np.zeros(1, dtype=np.int64)
-    offsets = np.frombuffer(starts, dtype=np.int64 if is_large else np.int32)
-    offsets = offsets[array.offset : array.offset + len(array) + 1]
-    return text if text is not None else b"", offsets.astype(np.int64, copy=False)
 
 
 def _join(parts: list[tuple[Ids, Offsets]]) -> tuple[Ids, Offsets]:
