@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp)
+NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inc)
 
 .PHONY: setup demo test lint format bench-native sanitize fuzz
 
@@ -40,19 +40,21 @@ format: setup
 # The C++ code beside every package that a user could install instead; results and plots in bench/results/<cpu>.
 bench-native: setup build/bench/.installed
 	$(BIN)/python bench/native/bpe.py
+	$(BIN)/python bench/native/dedup.py
 
 build/bench/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench-native]'
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target build/bench/tokenizers-rc 'tokenizers==1.0.0rc3'
 	@touch $@
 
-# The BPE tests in a build that watches memory and undefined behaviour, then those with threads in one that watches
+# The tests of the C++ code in a build that watches memory and undefined behaviour, then those with threads in one that watches
 # races. Python itself isn't built so: the sanitizer's library is loaded first, and leaks are left to `make fuzz`.
+NATIVE_TESTS := tests/native/test_bpe.py tests/native/test_words.py tests/corpus/test_dedup.py
 sanitize: setup build/sanitize-address/.built build/sanitize-thread/.built
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		$(BIN)/python tests/native/sanitized.py build/sanitize-address tests/native/test_bpe.py
+		$(BIN)/python tests/native/sanitized.py build/sanitize-address $(NATIVE_TESTS)
 	setarch -R env LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		TSAN_OPTIONS=exitcode=66:suppressions=tests/native/tsan.supp $(BIN)/python tests/native/sanitized.py build/sanitize-thread tests/native/test_bpe.py -k thread
+		TSAN_OPTIONS=exitcode=66:suppressions=tests/native/tsan.supp $(BIN)/python tests/native/sanitized.py build/sanitize-thread $(NATIVE_TESTS) -k thread
 
 build/sanitize-%/.built: $(NATIVE_SOURCES) CMakeLists.txt
 	cmake -S . -B $(@D) -DCMAKE_BUILD_TYPE=Release -DVIKHR_SANITIZE=$* -DPYBIND11_FINDPYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
@@ -60,10 +62,11 @@ build/sanitize-%/.built: $(NATIVE_SOURCES) CMakeLists.txt
 	cmake --build $(@D)
 	@touch $@
 
-# libFuzzer on model files, texts and ids; needs clang. FUZZ_SECONDS=600 is what was run before a release.
+# libFuzzer on model files, texts and ids, then on saved deduplication indexes and texts; needs clang. FUZZ_SECONDS=600 is what was run before a release.
 FUZZ_SECONDS ?= 60
 fuzz:
 	cmake -S . -B build/fuzz -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=clang++ -DVIKHR_FUZZ=ON -DVIKHR_SANITIZE=address
 	cmake --build build/fuzz
-	mkdir -p build/fuzz/corpus
+	mkdir -p build/fuzz/corpus build/fuzz/corpus-dedup
 	build/fuzz/fuzz_bpe -max_total_time=$(FUZZ_SECONDS) -max_len=1024 -artifact_prefix=build/fuzz/ build/fuzz/corpus
+	build/fuzz/fuzz_dedup -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/corpus-dedup

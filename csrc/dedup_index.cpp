@@ -74,6 +74,9 @@ void DedupIndex::add(const Texts& texts, InvalidUtf8 policy, unsigned threads) {
     const std::lock_guard<std::mutex> lock(storages_mutex);
     storages.emplace_back();
     return [&, preparer = Preparer(*this, storages.back())](std::size_t block) mutable {
+      const std::size_t count = starts[block + 1] - starts[block];
+      prepared[block].sets.reserve(count);
+      prepared[block].keys.reserve(count * (1 + settings_.minhash.bands));
       for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
         preparer.append(texts[i], i, policy, prepared[block]);
       }

@@ -13,6 +13,7 @@
 namespace vikhr {
 namespace {
 
+constexpr std::size_t kPiece = 1 << 16;
 constexpr std::size_t kWordLoad = 32;  // bytes of a word hashed together
 
 bool is_ascii_separator(char character) {
@@ -104,17 +105,18 @@ class SpellingSink {
 }  // namespace
 
 std::size_t WordReader::piece_size(std::string_view text) {
-  constexpr std::size_t kPiece = 1 << 16;
-  for (std::size_t size = kPiece, start = 0; size < text.size(); start = size, size *= 2) {
-    for (std::size_t end = size; end > start; --end) {
-      if (is_ascii_separator(text[end - 1])) return end;
-    }
+  if (text.size() <= kPiece) return text.size();
+  for (std::size_t end = kPiece; end > 0; --end) {
+    if (is_ascii_separator(text[end - 1])) return end;
   }
-  return text.size();
+  std::size_t end = kPiece;
+  while (end < text.size() && !is_ascii_separator(text[end])) ++end;
+  return end;
 }
 
 void WordReader::append(std::string_view piece, const TextPlace& place,
                         std::vector<std::uint64_t>& words) {
+  if (piece.size() > kPiece) return read_slowly(piece, place, words);  // one run, which may be huge
   const std::size_t edges = fold(piece);
   const std::uint32_t* odd = odd_.data();
   for (std::size_t i = 0; i < edges; i += 2) {
