@@ -187,6 +187,17 @@ void bind_minhash(py::module_& module) {
              index.add(held.texts(), policy(replaces), count);
            },
            py::arg("texts"), py::arg("replaces"), py::arg("threads"))
+      .def("match",
+           [](const DedupIndex& index, const HeldTexts& held, bool replaces, int threads) {
+             const unsigned count = thread_count(threads);
+             std::vector<std::int64_t> found;
+             {
+               const py::gil_scoped_release released;
+               found = index.match(held.texts(), policy(replaces), count);
+             }
+             return to_numpy(std::move(found));
+           },
+           py::arg("texts"), py::arg("replaces"), py::arg("threads"))
       .def("clusters", [](const DedupIndex& index) { return to_numpy(index.clusters()); })
       .def("counts", &counts_of)
       .def("settings", &settings_of)

@@ -1,11 +1,19 @@
 #include "dedup_index.hpp"
 
+#include <algorithm>
 #include <string>
 
 #include "hash.hpp"
 #include "threads.hpp"
 
 namespace vikhr {
+namespace {
+
+// The tables are much larger than the caches: what the next texts need is asked for so far ahead.
+constexpr std::size_t kAhead = 4;
+
+}  // namespace
+
 void check(const DedupSettings& settings) {
   check(settings.shingle);
   if (!(settings.threshold > 0 && settings.threshold <= 1)) {
@@ -110,12 +118,58 @@ void DedupIndex::keep_sets(std::size_t old_entries, std::list<SetStorage>& stora
   }
 }
 
+std::vector<std::int64_t> DedupIndex::match(const Texts& texts, InvalidUtf8 policy,
+                                            unsigned threads) const {
+  if (settings_.clustering != Clustering::star) {
+    throw std::invalid_argument("only star clustering decides about a text without adding it");
+  }
+  const std::vector<std::size_t> starts = cut_in_blocks(texts, kShingledTogether);
+  std::vector<std::int64_t> found(texts.size());
+  const std::size_t row = 1 + settings_.minhash.bands;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  run_blocks(starts.size() - 1, resolve_threads(threads), [&]() {
+    return [&, candidates = std::vector<std::uint32_t>()](std::size_t block) mutable {
+      SetStorage storage;
+      Preparer preparer(*this, storage);
+      Prepared prepared;
+      for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
+        preparer.append(texts[i], i, policy, prepared);
+      }
+      const std::size_t count = prepared.sets.size();
+      for (std::size_t i = 0; i < count; ++i) {
+        if (i + kAhead < count) prefetch(&prepared.keys[(i + kAhead) * row]);
+        found[starts[block] + i] = first_match(prepared.sets[i], prepared.is_short[i],
+                                               &prepared.keys[i * row], candidates);
+      }
+    };
+  });
+  return found;
+}
+
+std::int64_t DedupIndex::first_match(const ShingleSet& set, bool is_short,
+                                     const std::uint32_t* keys,
+                                     std::vector<std::uint32_t>& candidates) const {
+  if (const Entry* twin = find_identical(set, keys[0])) return twin->text;
+  if (is_short) return -1;
+  candidates.clear();
+  for (std::size_t band = 0; band < bands_.size(); ++band) {
+    bands_[band].find(keys[1 + band],
+                      [&](std::uint32_t entry) { candidates.push_back(entry); });
+  }
+  // Entries are in the order of their texts, so that the first that is similar is the wanted one.
+  std::sort(candidates.begin(), candidates.end());
+  candidates.erase(std::unique(candidates.begin(), candidates.end()), candidates.end());
+  for (const std::uint32_t candidate : candidates) {
+    const Entry& entry = entries_[candidate];
+    if (is_similar(set, entry.set, settings_.threshold)) return entry.text;
+  }
+  return -1;
+}
+
 void DedupIndex::resolve(const Prepared& block) {
   const std::size_t row = 1 + settings_.minhash.bands;
   const std::size_t count = block.sets.size();
   for (std::size_t i = 0; i < count; ++i) {
-    // The tables are much larger than the caches: ask for what the next texts need.
-    constexpr std::size_t kAhead = 4;
     if (i + kAhead < count) prefetch(&block.keys[(i + kAhead) * row]);
     const ShingleSet& set = block.sets[i];
     const std::uint32_t* keys = &block.keys[i * row];

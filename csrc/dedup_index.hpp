@@ -66,6 +66,10 @@ class DedupIndex {
   // All texts or, on an exception, none.
   void add(const Texts& texts, InvalidUtf8 policy, unsigned threads);
 
+  // For each text the number of the text that would be kept in its place if it were added next,
+  // -1 where it would be kept itself. Changes nothing. Under `star` only.
+  std::vector<std::int64_t> match(const Texts& texts, InvalidUtf8 policy, unsigned threads) const;
+
   // For each text the number of the one kept in its place, its own where it is kept.
   std::vector<std::int64_t> clusters() const;
   DedupCounts counts() const;
@@ -90,6 +94,8 @@ class DedupIndex {
   void resolve(const Prepared& block);
   std::uint32_t representative(const ShingleSet& set, const std::uint32_t* keys);
   void find_candidates(const std::uint32_t* keys);
+  std::int64_t first_match(const ShingleSet& set, bool is_short, const std::uint32_t* keys,
+                           std::vector<std::uint32_t>& candidates) const;
   const Entry* find_identical(const ShingleSet& set, std::uint32_t key) const;
   // After `find_candidates`, unless the text is short.
   void insert(const ShingleSet& set, bool is_short, std::uint32_t text, const std::uint32_t* keys);

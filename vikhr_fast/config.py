@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import pydantic
 from pydantic import Field
@@ -19,20 +19,22 @@ else:
 
 PRESETS = Path(__file__).parent / "presets"
 
+_Config = TypeVar("_Config")
+
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=1)]
 _CountOrZero = Annotated[int, Field(ge=0)]
 
-_STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What is trained on, and how documents become sequences."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     train: dict[str, Path]
     """Token shards by source name; every document of every source once an epoch."""
@@ -48,7 +50,7 @@ class DataConfig:
 class BatchConfig:
     """How many sequences a step takes. Accumulation is sequences_per_step / (micro_batch x ranks)."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     micro_batch: _Count = 3
     """Sequences a rank runs through the model at once."""
@@ -60,7 +62,7 @@ class BatchConfig:
 class OptimizerConfig:
     """AdamW, its learning-rate schedule and gradient clipping."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     learning_rate: _Positive = 1e-3
     """Peak learning rate."""
@@ -89,7 +91,7 @@ class OptimizerConfig:
 class KLConfig:
     """The KL term of equation 1 of the paper: it holds the model near a frozen reference."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     weight: _NotNegative = 1.0
     """Factor of the KL under combine = "sum"; 0 trains on cross-entropy alone, without a reference model."""
@@ -111,7 +113,7 @@ class KLConfig:
 class RuntimeConfig:
     """What the run computes with."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is CUDA where there is a GPU."""
@@ -135,7 +137,7 @@ class RuntimeConfig:
 class ScheduleConfig:
     """What happens at which step."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     max_steps: _Count | None = None
     """Stop after this step; none trains all epochs."""
@@ -151,7 +153,7 @@ class ScheduleConfig:
 class TrainConfig:
     """Trains all weights with CE + KL (paper, section 3.2). Start it under torchrun for several GPUs."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
     model: Path
     """Hugging Face directory of the model to train, usually the output of `vikhr-fast adapt`."""
@@ -211,8 +213,13 @@ def train_config(values: dict[str, Any], source: str) -> TrainConfig:
     Raises:
         InputError: one line with every unknown key, missing key and impossible value.
     """
+    return validated(_ADAPTER, values, source)
+
+
+def validated(adapter: pydantic.TypeAdapter[_Config], values: object, source: str) -> _Config:
+    """What the adapter makes of the values; InputError, one line, as `train_config`."""
     try:
-        return _ADAPTER.validate_python(values)
+        return adapter.validate_python(values)
     except pydantic.ValidationError as error:
         raise InputError(f"{source}: {_describe(error.errors())}") from None
 

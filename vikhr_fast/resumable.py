@@ -20,7 +20,7 @@ def resumable_directory(path: Path, work: dict[str, Any]) -> Iterator[Path]:
 
     When the disk is full or the process interrupted or killed, the files finished by then stay, and the next call with
     equal `work` gives the same directory again. So the block must write each file by `atomic_file`, the same bytes
-    every time, and may leave out what is there.
+    every time, and may leave out what is there. What it needs only while it works goes to `scratch_of` that directory.
 
     Args:
         path: the final name.
@@ -36,8 +36,8 @@ def resumable_directory(path: Path, work: dict[str, Any]) -> Iterator[Path]:
         try:
             _claim(partial, work)
             result.mkdir(exist_ok=True)
-            for leftover in result.glob(".*.partial"):  # of a killed atomic_file
-                leftover.unlink()
+            for leftover in result.glob(".*.partial"):  # of a killed atomic_file or atomic_directory
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             try:
                 yield result
             except InputError:  # mended input is other work
@@ -65,3 +65,10 @@ def _claim(partial: Path, work: dict[str, Any]) -> None:
         earlier = None
     if earlier != json.loads(json.dumps(work)):
         raise InputError(f"{partial}: left behind by work with other settings or inputs; remove it, or repeat that")
+
+
+def scratch_of(result: Path) -> Path:
+    """A directory that lives as long as the work on the one that `resumable_directory` gave, made if missing."""
+    scratch = result.with_name("scratch")
+    scratch.mkdir(exist_ok=True)
+    return scratch

@@ -190,7 +190,7 @@ def test_parquet_with_invalid_utf8_is_an_input_error(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     column = pa.StringArray.from_buffers(1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe"))
     pq.write_table(pa.table({"text": column}), file)
-    with pytest.raises(InputError, match=f"^{re.escape(str(file))}: .*not readable as Parquet: .*utf-8"):
+    with pytest.raises(InputError, match=f"^{re.escape(str(file))}: row 1: column 'text': invalid UTF-8"):
         texts(file)
 
 

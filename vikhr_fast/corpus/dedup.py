@@ -97,6 +97,18 @@ class DedupIndex:
         """
         self._native.add(native_texts(texts), replaces(errors), threads)
 
+    @property
+    def index_bytes(self) -> int:
+        """Memory that the index takes."""
+        return self._native.counts()["index_bytes"]
+
+    def match(self, texts: Texts, threads: int = 0, errors: InvalidUtf8 = "strict") -> IntArray:
+        """[texts] the number of the text that would be kept in each one's place were it added next; -1 if itself.
+
+        Changes nothing. ValueError under "transitive", where that is not decided yet; otherwise as `add`.
+        """
+        return self._native.match(native_texts(texts), replaces(errors), threads)
+
     def result(self) -> Deduplicated:
         """What to keep of all texts so far, in the order in which they were added."""
         clusters = self._native.clusters()

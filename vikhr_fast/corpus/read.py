@@ -1,14 +1,14 @@
 """Documents out of text, JSONL and Parquet files, one at a time and in order.
 
-Memory is bounded by the longest document (for Parquet: by a batch of rows). Whatever is wrong with a file
-is one `InputError` that names the file and the line or row.
+Memory is bounded by the longest document (for Parquet: by a batch of rows). Whatever is wrong with a record is one
+`InputError` that names the file and the line or row; the caller decides whether it ends the reading.
 """
 
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -35,6 +35,34 @@ class Document(NamedTuple):
     """The line (.txt, .jsonl) or row (.parquet) at which it starts, counted from 1."""
 
 
+class Record(NamedTuple):
+    """One document with its other fields."""
+
+    text: str
+    """As in `Document`; several text fields are joined by blank lines."""
+    fields: dict[str, Any]
+    """The other fields that were asked for; None where the record has none."""
+    source: Path
+    number: int
+
+
+class Columns(NamedTuple):
+    """What is taken of a record. Text files have nothing but text."""
+
+    text: tuple[str, ...] = ("text",)
+    """JSONL fields or Parquet columns that make up the text; of several some may be null."""
+    others: tuple[str, ...] = ()
+
+
+OnBad = Callable[[Path, int, InputError], None]
+"""Gets the file, the line or row, and what is wrong there; raises it, or returns to go on with the next record."""
+
+
+def refuse(path: Path, number: int, error: InputError) -> None:  # noqa: ARG001  an `OnBad`
+    """Ends the reading at the first bad record."""
+    raise error
+
+
 def read_documents(paths: Iterable[Path], text_field: str = "text") -> Iterator[Document]:
     """Streams the documents of several files, file by file.
 
@@ -50,20 +78,31 @@ def read_documents(paths: Iterable[Path], text_field: str = "text") -> Iterator[
             text), a broken or cut file, a line or row without the text, or no document in all files together.
     """
     paths = tuple(paths)
-    kinds = [_kind(path) for path in paths]
     empty = True
-    for path, kind in zip(paths, kinds, strict=True):
-        if kind == ".parquet":
-            documents = _parquet_rows(path, text_field)
-        elif kind == ".jsonl":
-            documents = _json_lines(path, text_field)
-        else:
-            documents = _paragraphs(path)
-        for document in documents:
-            empty = False
-            yield document
+    for record in read_records(paths, Columns((text_field,))):
+        empty = False
+        yield Document(record.text, record.source, record.number)
     if empty:
         raise InputError(f"{named(paths)}: no text at all; give at least one document")
+
+
+def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse) -> Iterator[Record]:
+    """As `read_documents`, with further fields, and with a say in what becomes of bad records.
+
+    A file that cannot be read on (cut short, damaged) counts as one bad record, after which the next file begins.
+
+    Raises:
+        InputError: a missing file, an unknown suffix, a Parquet file without a column; and what `on_bad` raises.
+    """
+    paths = tuple(paths)
+    kinds = [_kind(path) for path in paths]
+    for path, kind in zip(paths, kinds, strict=True):
+        if kind == ".parquet":
+            yield from _parquet_rows(path, columns, on_bad)
+        elif kind == ".jsonl":
+            yield from _json_lines(path, columns, on_bad)
+        else:
+            yield from _paragraphs(path, on_bad)
 
 
 def named(paths: Sequence[Path]) -> str:
@@ -119,8 +158,8 @@ class _ZstdStream(io.RawIOBase):
         return count
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines (from 1) of a text file, without their ends (LF or CRLF)."""
+def _lines(path: Path, on_bad: OnBad) -> Iterator[tuple[int, str | None]]:
+    """Numbered lines (from 1) of a text file, without their ends (LF or CRLF); None for a bad one."""
     number, offset = 0, 0
     try:
         with path.open("rb") as file:
@@ -132,77 +171,138 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for line in stream:
                 number += 1
                 start = len(_UTF8_MARK) if number == 1 and line.startswith(_UTF8_MARK) else 0
+                text: str | None = None
                 try:
-                    text = line[start:].decode("utf-8")
+                    text = line[start:].decode("utf-8").removesuffix("\n").removesuffix("\r")
                 except UnicodeDecodeError as error:
                     place = f"line {number}, byte {offset + start + error.start}"
-                    raise InputError(f"{path}: {place}: invalid UTF-8; convert the file to UTF-8") from None
+                    bad = InputError(f"{path}: {place}: invalid UTF-8; convert the file to UTF-8")
+                    on_bad(path, number, bad)
                 offset += len(line)
-                yield number, text.removesuffix("\n").removesuffix("\r")
+                yield number, text
     except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
         place = f"after line {number}: " if number else ""
-        raise InputError(f"{path}: {place}cannot be read on: {_one_line(error)}; fetch or make it again") from None
+        reason = f"{path}: {place}cannot be read on: {_one_line(error)}; fetch or make it again"
+        on_bad(path, number + 1, InputError(reason))
 
 
-def _paragraphs(path: Path) -> Iterator[Document]:
-    lines: list[str] = []
+def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Record]:
+    lines: list[str | None] = []
     number = 0
-    for number, line in _lines(path):
-        if line.strip():
+
+    def paragraph(first: int) -> Iterator[Record]:
+        text = "\n".join(line for line in lines if line is not None)
+        if lines and None not in lines:
+            yield Record(text, {}, path, first)
+        lines.clear()
+
+    for number, line in _lines(path, on_bad):
+        if line is None or line.strip():
             lines.append(line)
-        elif lines:
-            yield Document("\n".join(lines), path, number - len(lines))
-            lines = []
-    if lines:
-        yield Document("\n".join(lines), path, number - len(lines) + 1)
+        else:
+            yield from paragraph(number - len(lines))
+    yield from paragraph(number - len(lines) + 1)
 
 
-def _json_lines(path: Path, text_field: str) -> Iterator[Document]:
-    for number, line in _lines(path):
-        if not line.strip():
+def _json_lines(path: Path, columns: Columns, on_bad: OnBad) -> Iterator[Record]:
+    for number, line in _lines(path, on_bad):
+        if line is None or not line.strip():
             continue
-        place = f"{path}: line {number}"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: not valid JSON: {_one_line(error)}; mend or remove the line") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{place}: not a JSON object; every line must be one with a field {text_field!r}")
-        if text_field not in record:
-            raise InputError(f"{place}: no field {text_field!r} (it has {_listed(record)}); name the text field")
-        yield from _checked(record[text_field], path, number, f"{place}: field {text_field!r}")
+            record = _json_object(line, columns, f"{path}: line {number}")
+            text = joined_text([(name, record[name]) for name in columns.text], f"{path}: line {number}: field")
+        except InputError as error:
+            on_bad(path, number, error)
+            continue
+        if text.strip():
+            yield Record(text, {name: record.get(name) for name in columns.others}, path, number)
 
 
-def _parquet_rows(path: Path, text_field: str) -> Iterator[Document]:
+def _json_object(line: str, columns: Columns, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not valid JSON: {_one_line(error)}; mend or remove the line") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{place}: not a JSON object; every line must be one with a field {columns.text[0]!r}")
+    for name in columns.text:
+        if name not in record:
+            raise InputError(f"{place}: no field {name!r} (it has {_listed(record)}); name the text field")
+    return record
+
+
+def _parquet_rows(path: Path, columns: Columns, on_bad: OnBad) -> Iterator[Record]:
     row = 0
     try:
         with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            if text_field not in schema.names:
-                raise InputError(f"{path}: no column {text_field!r} (it has {_listed(schema.names)}); name the column")
-            kind = schema.field(text_field).type
-            if pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise InputError(f"{path}: column {text_field!r}: holds {kind}, not text; name a column of strings")
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[text_field]):
-                for text in batch.column(0).to_pylist():
+            _check_schema(file.schema_arrow, columns, path)
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[*columns.text, *columns.others]):
+                texts = [_cells(batch.column(name)) for name in columns.text]
+                others = {name: batch.column(name).to_pylist() for name in columns.others}
+                for index, cells in enumerate(zip(*texts, strict=True)):
                     row += 1
-                    yield from _checked(text, path, row, f"{path}: row {row}: column {text_field!r}")
+                    try:
+                        values = list(zip(columns.text, cells, strict=True))
+                        text = joined_text(values, f"{path}: row {row}: column")
+                    except InputError as error:
+                        on_bad(path, row, error)
+                        continue
+                    if text.strip():
+                        yield Record(text, {name: values[index] for name, values in others.items()}, path, row)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         place = f"after row {row}: " if row else ""
-        raise InputError(f"{path}: {place}not readable as Parquet: {_one_line(error)}; make it again") from None
+        reason = f"{path}: {place}not readable as Parquet: {_one_line(error)}; make it again"
+        on_bad(path, row + 1, InputError(reason))
 
 
-def _checked(text: object, path: Path, number: int, place: str) -> Iterator[Document]:
-    if not isinstance(text, str):
-        raise InputError(f"{place}: {type(text).__name__}, not text; mend or remove it")
+def _check_schema(schema: pa.Schema, columns: Columns, path: Path) -> None:
+    for name in (*columns.text, *columns.others):
+        if name not in schema.names:
+            raise InputError(f"{path}: no column {name!r} (it has {_listed(schema.names)}); name the column")
+    for name in columns.text:
+        kind = schema.field(name).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise InputError(f"{path}: column {name!r}: holds {kind}, not text; name a column of strings")
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """The texts of a column; bytes where one is not valid UTF-8."""
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(f"{place}: character {error.start}: half of a surrogate pair; mend or remove it") from None
-    if text.strip():
-        yield Document(text, path, number)
+        cells: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return [_decoded(cell) for cell in column.cast(pa.large_binary()).to_pylist()]
+    return cells
+
+
+def _decoded(cell: bytes | None) -> str | bytes | None:
+    try:
+        return None if cell is None else cell.decode("utf-8")
+    except UnicodeDecodeError:
+        return cell
+
+
+def joined_text(values: Sequence[tuple[str, object]], place: str) -> str:
+    """The text of a record from its text fields, by name; InputError, which begins with `place`, where it has none."""
+    parts = []
+    for name, value in values:
+        if value is None and len(values) > 1:
+            continue
+        if isinstance(value, bytes):
+            raise InputError(f"{place} {name!r}: invalid UTF-8; mend or remove it")
+        if not isinstance(value, str):
+            raise InputError(f"{place} {name!r}: {type(value).__name__}, not text; mend or remove it")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            reason = f"character {error.start}: half of a surrogate pair"
+            raise InputError(f"{place} {name!r}: {reason}; mend or remove it") from None
+        if value.strip() or len(values) == 1:
+            parts.append(value)
+    return "\n\n".join(parts)
 
 
 def _listed(names: Iterable[str]) -> str:

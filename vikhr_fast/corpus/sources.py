@@ -10,8 +10,9 @@ from typing import Any
 
 from vikhr_fast._native import WordCounts
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.read import named, read_documents
+from vikhr_fast.corpus.read import Columns, OnBad, Record, joined_text, named, read_documents, read_records, refuse
 from vikhr_fast.errors import InputError
+from vikhr_fast.files import sha256_of
 
 _BATCH = 1024  # documents
 _HUB = "hf:"
@@ -31,9 +32,17 @@ def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
         InputError: nothing to read there, or something that cannot be read.
     """
     if str(source).startswith(_HUB):
-        yield from _hub_texts(str(source), text_field)
+        yield from (record.text for record in _hub_records(str(source), Columns((text_field,)), refuse))
     else:
-        yield from (document.text for document in read_documents(_files(source), text_field))
+        yield from (document.text for document in read_documents(source_files(source), text_field))
+
+
+def read_source(source: Path, columns: Columns, on_bad: OnBad = refuse) -> Iterator[Record]:
+    """As `read_texts`, with further fields, and `on_bad` decides what becomes of bad records; see `read_records`."""
+    if str(source).startswith(_HUB):
+        yield from _hub_records(str(source), columns, on_bad)
+    else:
+        yield from read_records(source_files(source), columns, on_bad)
 
 
 def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_field: str, max_words: int) -> WordCounts:
@@ -78,7 +87,10 @@ def _count(words: WordCounts, source: Path, text_field: str) -> None:
         words.add(batch)
 
 
-def _files(source: Path) -> list[Path]:
+def source_files(source: Path) -> list[Path]:
+    """The files of a source in the order in which they are read; none for a data set of the Hub, pinned by its name."""
+    if str(source).startswith(_HUB):
+        return []
     if source.exists() or not glob.has_magic(str(source)):
         return [source]
     if not (found := sorted(glob.glob(str(source), recursive=True))):  # noqa: PTH207  absolute patterns, too
@@ -86,7 +98,14 @@ def _files(source: Path) -> list[Path]:
     return list(map(Path, found))
 
 
-def _hub_texts(source: str, text_field: str) -> Iterator[str]:
+def checksum(file: Path) -> str:
+    """The SHA-256 of a source's file; InputError where there is no such file."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
+    return sha256_of(file)
+
+
+def _hub_records(source: str, columns: Columns, on_bad: OnBad) -> Iterator[Record]:
     name, at, rest = source.removeprefix(_HUB).partition("@")
     commit, *parts = rest.split("/")
     if not at or not re.fullmatch(r"[0-9a-f]{40}", commit) or len(parts) > 2:
@@ -102,12 +121,21 @@ def _hub_texts(source: str, text_field: str) -> Iterator[str]:
         )
         number = 0
         for number, row in enumerate(rows, start=1):
-            text = row.get(text_field)
-            if not isinstance(text, str):
-                found = ", ".join(map(repr, row))
-                raise InputError(f"{source}: row {number}: no text in column {text_field!r} (it has {found})")
-            yield text
+            try:
+                text = _hub_text(row, columns.text, f"{source}: row {number}")
+            except InputError as error:
+                on_bad(Path(source), number, error)
+                continue
+            if text.strip():
+                yield Record(text, {name: row.get(name) for name in columns.others}, Path(source), number)
     except (OSError, ValueError, RuntimeError) as error:  # the Hub's errors are kinds of these
         raise InputError(f"{source}: cannot be read: {' '.join(str(error).split())}") from None
     if number == 0:
         raise InputError(f"{source}: no rows at all")
+
+
+def _hub_text(row: dict[str, Any], names: tuple[str, ...], place: str) -> str:
+    if any(name not in row for name in names) or (len(names) == 1 and not isinstance(row[names[0]], str)):
+        found = ", ".join(map(repr, row))
+        raise InputError(f"{place}: no text in column {', '.join(map(repr, names))} (it has {found})")
+    return joined_text([(name, row[name]) for name in names], f"{place}: column")

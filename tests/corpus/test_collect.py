@@ -1,0 +1,153 @@
+"""Sources of every kind become documents with one schema; bad records are put aside; a killed run goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from corpora import directory_bytes, texts_of, write_jsonl
+
+from vikhr_fast.corpus import collect as module
+from vikhr_fast.corpus.collect import collect_sources
+from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings, read_settings
+from vikhr_fast.errors import InputError
+
+
+def collected(tmp_path: Path, part_bytes: int = 1 << 20, **sources: SourceSettings) -> Documents:
+    collect_sources(CorpusSettings(sources=sources, part_bytes=part_bytes), tmp_path / "out")
+    return Documents.open(tmp_path / "out")
+
+
+def rows(documents: Documents) -> list[dict[str, Any]]:
+    return [row for table in documents.tables() for row in table.to_pylist()]
+
+
+def test_every_kind_of_source_has_one_schema(tmp_path: Path) -> None:
+    records = [{"title": "Заголовок", "body": "Раз.", "votes": 3, "n": 7}, {"title": None, "body": "Два.", "n": 8}]
+    write_jsonl(tmp_path / "a.jsonl", records)
+    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress((tmp_path / "a.jsonl").read_bytes()))
+    pq.write_table(pa.table({"body": ["Три."], "votes": [5]}), tmp_path / "c.parquet")
+    (tmp_path / "d.txt").write_text("Четыре.\n\nПять.")
+    titled = SourceSettings(input=(str(tmp_path / "?.jsonl*"),), text=("title", "body"), id="n", meta=("votes",))
+    documents = collected(
+        tmp_path,
+        habr=titled,
+        table=SourceSettings(input=(str(tmp_path / "c.parquet"),), text=("body",), meta=("votes",)),
+        plain=SourceSettings(input=(str(tmp_path / "d.txt"),)),
+    )
+    assert rows(documents) == [
+        *2
+        * [
+            {"id": "habr/7", "text": "Заголовок\n\nРаз.", "source": "habr", "meta": '{"votes": 3}'},
+            {"id": "habr/8", "text": "Два.", "source": "habr", "meta": '{"votes": null}'},
+        ],
+        {"id": "table/1", "text": "Три.", "source": "table", "meta": '{"votes": 5}'},
+        {"id": "plain/1", "text": "Четыре.", "source": "plain", "meta": "{}"},
+        {"id": "plain/2", "text": "Пять.", "source": "plain", "meta": "{}"},
+    ]
+    assert documents.counts["plain"] == {
+        "read": 2,
+        "rejected": 0,
+        "filtered_out": 0,
+        "documents": 2,
+        "bytes": len("Четыре.Пять.".encode()),
+    }
+
+
+def test_filter_sort_and_top(tmp_path: Path) -> None:
+    votes = [5, None, 9, 1, 9, 7]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": str(i), "votes": v, "l": "ru"} for i, v in enumerate(votes)])
+    best = SourceSettings(input=(str(path),), sort_by="votes", top=3)
+    rest = SourceSettings(input=(str(path),), sort_by="votes", descending=False)
+    taken = SourceSettings(input=(str(path),), where="l in ['ru', 'uk'] and votes is not None and votes < 9", top=2)
+    documents = collected(tmp_path, best=best, rest=rest, taken=taken)
+    assert texts_of(documents) == ["2", "4", "5", *("3", "0", "5", "2", "4", "1"), "0", "3"]
+
+
+def test_bad_records_are_put_aside_with_file_line_and_reason(tmp_path: Path) -> None:
+    lines = [b'{"text": "good", "v": 1}', b"{broken", b'{"text": 5}', b'{"text": "\xff"}', b'{"text": "\\ud800"}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines, b'{"text": "odd", "v": "x"}', b'{"v": 2}']))
+    cut = zstandard.compress(b'{"text": "fine", "v": 2}\n' * 5000)
+    (tmp_path / "b.jsonl.zst").write_bytes(cut[: len(cut) - 4])
+    pq.write_table(pa.table({"text": ["also", None], "v": [1, 1]}), tmp_path / "c.parquet")
+    inputs = tuple(str(tmp_path / name) for name in ("a.jsonl", "b.jsonl.zst", "c.parquet"))
+    documents = collected(tmp_path, s=SourceSettings(input=inputs, where="v + 0 >= 0"))
+    assert set(texts_of(documents)) >= {"good", "also"}
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    places = [(Path(entry["file"]).name, entry["line"]) for entry in rejected]
+    assert places[:6] == [("a.jsonl", line) for line in (2, 3, 4, 5, 6, 7)]
+    assert places[-1] == ("c.parquet", 2)
+    assert "b.jsonl.zst" in [name for name, _ in places]
+    assert documents.counts["s"]["rejected"] == len(rejected) == 8
+    for entry, reason in zip(rejected, ("not valid JSON", "int, not text", "invalid UTF-8", "surrogate"), strict=False):
+        assert reason in entry["reason"]
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("sort_by", [None, "v"])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int, sort_by: str | None
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    for name in "ab":
+        records = [{"text": f"{name}{i} " + "слово " * 40, "v": i * 7 % 13} for i in range(12)]
+        lines = [json.dumps(record) for record in records]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*lines[:4], "{bad", *lines[4:9], "{bad", *lines[9:]]))
+    sources = {
+        name: SourceSettings(input=(str(tmp_path / f"{name}.jsonl"),), sort_by=sort_by, where="v != 3") for name in "ab"
+    }
+    settings = CorpusSettings(sources=sources, part_bytes=2000)
+    collect_sources(settings, tmp_path / "whole")
+    assert len(Documents.open(tmp_path / "whole").parts) >= 6
+
+    write = module.write_part
+
+    def write_some(path: Path, *arguments: Any) -> None:
+        if path.name == f"part-{killed_at:05d}.parquet":
+            raise KilledError
+        write(path, *arguments)
+
+    monkeypatch.setattr(module, "write_part", write_some)
+    with pytest.raises(KilledError):
+        collect_sources(settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    collect_sources(settings, tmp_path / "out")
+    assert directory_bytes(tmp_path / "out") == directory_bytes(tmp_path / "whole")
+    assert not list(tmp_path.glob("out.partial"))
+
+
+def test_what_cannot_be_is_one_clear_error(tmp_path: Path) -> None:
+    path = str(write_jsonl(tmp_path / "a.jsonl", [{"text": "раз", "v": 1}]))
+    for source, complaint in (
+        (SourceSettings(input=(str(tmp_path / "absent.jsonl"),)), "absent.jsonl: no such file"),
+        (SourceSettings(input=(path,), where="v >"), r"sources.s.where: 'v >': not an expression"),
+        (SourceSettings(input=(path,), where="v > 5"), "no document in all sources"),
+        (SourceSettings(input=(path,), where="__import__('os')"), "no document in all sources"),
+        (SourceSettings(input=("hf:owner/set@main",)), "COMMIT is the 40 digits"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            collected(tmp_path, s=source)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_config_is_strict(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.toml"
+    for text, complaint in (
+        ("", "sources: missing"),
+        ("[sources.a]\ninput = ['x']\nweigth = 2", "sources.a.weigth: unknown key"),
+        ("[sources.'a b']\ninput = ['x']", "sources.a b"),
+        ("[sources.a]\ninput = ['x']\nweight = 0", "sources.a.weight"),
+        ("[sources.a]\ninput = ['x']\n[filter]", "filter: needs train_filter"),
+        ("[sources.a]\ninput = ['x']\n[train_filter]", "train_filter: needs annotate"),
+        ("[sources.a]\ninput = ['x']\n[dedup]\nthreshold = 1.5", "dedup.threshold"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=complaint):
+            read_settings(path)

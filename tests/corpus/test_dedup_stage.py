@@ -1,0 +1,180 @@
+"""Documents without near-duplicate paragraphs: the result of one large index, in any memory, whatever stops the run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpora import directory_bytes, make_documents, noisy_sources, texts_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vikhr_fast.corpus import passes
+from vikhr_fast.corpus.dedup import DedupIndex, deduplicate
+from vikhr_fast.corpus.dedup_stage import PAIRS, dedup_documents
+from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.paragraphs import split
+from vikhr_fast.corpus.settings import DedupStage, Machine
+from vikhr_fast.errors import InputError
+
+
+def expected_texts(sources: dict[str, list[str]]) -> list[str]:
+    """By one index over all paragraphs at once."""
+    documents = [text for texts in sources.values() for text in texts]
+    paragraphs = [piece for text in documents for piece in text.split("\n\n")]
+    long = [piece for piece in paragraphs if len(piece.split()) >= 5]
+    kept = iter(deduplicate(long).keep.tolist())
+    rebuilt = []
+    for text in documents:
+        left = [piece for piece in text.split("\n\n") if len(piece.split()) < 5 or next(kept)]
+        if left:
+            rebuilt.append("\n\n".join(left))
+    return rebuilt
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, list[str]]:
+    return noisy_sources(130)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory, sources: dict[str, list[str]]) -> Documents:
+    """In a dozen parts or so."""
+    return make_documents(tmp_path_factory.mktemp("noisy"), sources, part_bytes=9_000)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, documents: Documents) -> Path:
+    """What dedup makes of it in one pass."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    dedup_documents(documents, output, DedupStage(), Machine(threads=1))
+    return output
+
+
+def test_the_paragraphs_of_one_large_index_are_left(
+    documents: Documents, whole: Path, sources: dict[str, list[str]]
+) -> None:
+    assert len(documents.parts) > 10
+    result = Documents.open(whole)
+    expected = expected_texts(sources)
+    assert texts_of(result) == expected
+    before = [piece for texts in sources.values() for text in texts for piece in text.split("\n\n")]
+    assert result.total["paragraphs"] == len(before)
+    assert result.total["removed_paragraphs"] == len(before) - sum(text.count("\n\n") + 1 for text in expected) > 50
+    assert result.total["short_paragraphs"] == sum(len(piece.split()) < 5 for piece in before)
+    assert result.total["removed_documents"] == documents.total["documents"] - result.total["documents"] > 0
+    assert result.total["bytes"] + result.total["removed_bytes"] == documents.total["bytes"]
+
+
+@pytest.mark.parametrize("memory", [1e-4, 2e-4])
+def test_little_memory_changes_nothing(
+    documents: Documents, whole: Path, tmp_path: Path, memory: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "_BATCH_CHARACTERS", 5_000)
+    batches: list[int] = []
+    match = DedupIndex.match
+    monkeypatch.setattr(DedupIndex, "match", lambda *a, **k: (batches.append(1), match(*a, **k))[1])
+    dedup_documents(documents, tmp_path / "out", DedupStage(), Machine(threads=2, memory=memory))
+    assert batches  # several passes
+    assert directory_bytes(tmp_path / "out") == directory_bytes(whole)
+
+
+@pytest.mark.parametrize("killed_at", [0, 7, 16, 19, 25, 34])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    documents: Documents, whole: Path, tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    monkeypatch.setattr(passes, "_BATCH_CHARACTERS", 5_000)
+    monkeypatch.setattr(passes, "_CHECKPOINT_SECONDS", 0)
+    machine = Machine(threads=1, memory=2e-4)
+    writes = 0
+    write = passes.save_array
+
+    def write_some(path: Path, values: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > killed_at:
+            raise KilledError
+        write(path, values)
+
+    monkeypatch.setattr(passes, "save_array", write_some)
+    with pytest.raises(KilledError):
+        dedup_documents(documents, tmp_path / "out", DedupStage(), machine)
+    monkeypatch.setattr(passes, "save_array", write)
+    dedup_documents(documents, tmp_path / "out", DedupStage(), machine)
+    assert directory_bytes(tmp_path / "out") == directory_bytes(whole)
+
+
+def test_removed_pairs_are_shown_beside_what_was_kept(whole: Path) -> None:
+    pairs = [json.loads(line) for line in (whole / f"{PAIRS}.jsonl").read_text().splitlines()]
+    assert len(pairs) > 50
+    assert all(pair["similarity"] >= 0.8 for pair in pairs)
+    assert any(pair["removed"].strip() != pair["kept"].strip() for pair in pairs)
+    assert pairs[0]["removed"].strip() in (whole / f"{PAIRS}.html").read_text()
+
+
+def test_whole_documents_and_lines(tmp_path: Path) -> None:
+    text = "Один два три четыре пять шесть.\nСемь восемь девять десять одиннадцать."
+    other = "Совсем другое начало у этого текста.\nСемь восемь девять десять одиннадцать."
+    documents = make_documents(tmp_path, {"s": [text, other, text]})
+    for mode, expected in (
+        ("document", [text, other]),
+        ("line", [text, "Совсем другое начало у этого текста."]),
+        ("blank-line", [text, other]),
+    ):
+        dedup_documents(documents, tmp_path / mode, DedupStage(paragraphs=mode), Machine())  # type: ignore[arg-type]
+        assert texts_of(Documents.open(tmp_path / mode)) == expected
+
+
+def test_short_paragraphs_stay(tmp_path: Path) -> None:
+    documents = make_documents(tmp_path, {"s": ["— Да.\n\n— Нет, никогда.\n\n— Да.", "— Да."]})
+    dedup_documents(documents, tmp_path / "kept", DedupStage(), Machine())
+    assert texts_of(Documents.open(tmp_path / "kept")) == texts_of(documents)
+    dedup_documents(documents, tmp_path / "gone", DedupStage(minimum_words=0), Machine())
+    assert texts_of(Documents.open(tmp_path / "gone")) == ["— Да.\n\n— Нет, никогда."]
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet="аб \n\t\r", max_size=60), mode=st.sampled_from(["blank-line", "line", "document"]))
+def test_paragraphs_make_up_their_document(text: str, mode: str) -> None:
+    pieces = split(text, mode)
+    assert "".join(pieces) == text
+    if mode == "blank-line":
+        assert not any("\n\n" in piece.strip() for piece in pieces)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from("абвг"), min_size=1, max_size=12).map(" ".join), max_size=60), st.data())
+def test_a_match_is_what_adding_would_find(texts: list[str], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(texts)))
+    index = DedupIndex(passes.index_settings(DedupStage(shingle="word:2", threshold=0.5)))
+    index.add(texts[:cut], threads=1)
+    for text in texts[cut:]:
+        found = int(index.match([text], threads=1)[0])
+        before = index.result().clusters.tolist()
+        assert index.match([text], threads=1).tolist() == [found]
+        index.add([text], threads=1)
+        clusters = index.result().clusters.tolist()
+        assert clusters[:-1] == before
+        assert clusters[-1] == (len(before) if found < 0 else found)
+
+
+def test_only_star_clustering_can_match() -> None:
+    from dataclasses import replace
+
+    index = DedupIndex(replace(passes.index_settings(DedupStage()), clustering="transitive"))
+    with pytest.raises(ValueError, match="star"):
+        index.match(["раз"])
+
+
+def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="bands 7: must divide num_perm 120"):
+        dedup_documents(documents, tmp_path / "out", DedupStage(bands=7), Machine())
+    with pytest.raises(InputError, match="memory 0"):
+        dedup_documents(documents, tmp_path / "out", DedupStage(), Machine(memory=0))
+    state = tmp_path / "passes.json"
+    state.write_text('{"phase": "ad')
+    with pytest.raises(InputError, match=r"passes\.json: damaged"):
+        passes.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)

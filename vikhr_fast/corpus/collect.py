@@ -1,0 +1,216 @@
+"""From named sources of every kind to documents with one schema."""
+
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from tyro.conf import Positional
+
+from vikhr_fast.corpus.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
+from vikhr_fast.corpus.expressions import Expression
+from vikhr_fast.corpus.read import Columns, Record
+from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings, read_settings
+from vikhr_fast.corpus.sources import checksum, read_source, source_files
+from vikhr_fast.corpus.stage import counted, document_stage, gather, settings_of, write_notes
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import refuse_existing
+
+REJECTED = "rejected.jsonl"
+_SPOOL_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Reads the sources of a corpus.toml into documents {id, text, source, meta}.
+
+    Records that cannot be read go to OUTPUT/rejected.jsonl with file, line and reason; the run goes on.
+    """
+
+    config: Annotated[Path, Positional]
+    """The corpus.toml."""
+    output: Path
+    """Directory to make."""
+
+
+class _Selected(NamedTuple):
+    id: str
+    text: str
+    meta: str
+
+
+def collect(options: Collect) -> None:
+    """Writes `options.output`, complete or not at all; interrupted, the same command goes on.
+
+    Raises:
+        InputError: a wrong config, sources that do not exist, or no document in all of them.
+    """
+    collect_sources(read_settings(options.config), options.output)
+
+
+def collect_sources(settings: CorpusSettings, output: Path) -> None:
+    """As `collect`, with settings that were read before."""
+    refuse_existing(output)
+    work = collect_work(settings)
+    with document_stage(output, work) as (directory, scratch, counts), counted("collect") as advance:
+        parts = sorted(directory.glob("part-*.parquet"))
+        done = [read_footer(part) for part in parts]
+        advance(sum(sum(c.get("documents", 0) for c in footer["counts"].values()) for footer in done))
+        number = len(parts)
+        for name, source in settings.sources.items():
+            own = [footer for footer in done if footer["source"] == name]
+            if own and own[-1]["is_last"]:
+                continue
+            reader = _SourceReader(name, source, scratch, settings.part_bytes)
+            for table, footer in reader.parts(sum(footer["selected"] for footer in own)):
+                # Written first: a part that exists has its notes.
+                write_notes(scratch / f"{Path(part_name(number)).stem}.jsonl", reader.take_notes())
+                write_part(directory / part_name(number), table, footer)
+                advance(table.num_rows)
+                number += 1
+        gather(directory, scratch, counts, REJECTED)
+        if not any(source.get("documents") for source in counts.values()):
+            raise InputError(f"{', '.join(settings.sources)}: no document in all sources together; see their `where`")
+
+
+def collect_work(settings: CorpusSettings) -> dict[str, Any]:
+    """What the collected documents depend on: settings, and the checksums of all files."""
+    sources = {}
+    for name, source in settings.sources.items():
+        files = [file for pattern in source.input for file in source_files(Path(pattern))]
+        values = settings_of(source)
+        # They say what becomes of the documents later.
+        del values["weight"], values["kl_weight"]
+        sources[name] = {"settings": values, "files": {str(file): checksum(file) for file in files}}
+    return {"stage": "collect", "settings": {"part_bytes": settings.part_bytes}, "sources": sources}
+
+
+class _SourceReader:
+    """The selected records of one source, in parts."""
+
+    def __init__(self, name: str, settings: SourceSettings, scratch: Path, part_bytes: int) -> None:
+        self._name, self._settings, self._part_bytes = name, settings, part_bytes
+        self._spool = scratch / "spool.arrow"
+        self._where = Expression(settings.where, f"sources.{name}.where") if settings.where else None
+        self._key = Expression(settings.sort_by, f"sources.{name}.sort_by") if settings.sort_by else None
+        fields = {*settings.meta, *((settings.id,) if settings.id else ())}
+        for expression in (self._where, self._key):
+            fields.update(expression.fields if expression else ())
+        self._columns = Columns(settings.text, tuple(sorted(fields - {"text"})))
+        self._notes: list[dict[str, Any]] = []
+        self._counts = {"read": 0, "rejected": 0, "filtered_out": 0}
+
+    def take_notes(self) -> list[dict[str, Any]]:
+        """The bad records since the last call."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def parts(self, start: int) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
+        """Parts from the selected record `start` on, each with its footer."""
+        records = self._ordered() if self._key else self._filtered()
+        records = islice(records, self._settings.top)
+        if start:
+            for _ in islice(records, start):
+                pass
+            # What had been seen by then is in the finished parts. Sorted sources are read to their end at the start.
+            self._notes.clear()
+            self._counts = dict.fromkeys(self._counts, 0)
+        rows: list[_Selected] = []
+        size = 0
+        for record in records:
+            rows.append(record)
+            size += len(record.text.encode("utf-8"))
+            if size >= self._part_bytes:
+                yield self._part(rows, is_last=False)
+                rows, size = [], 0
+        yield self._part(rows, is_last=True)
+
+    def _part(self, rows: list[_Selected], is_last: bool) -> tuple[pa.Table, dict[str, Any]]:
+        columns = {
+            "id": [row.id for row in rows],
+            "text": [row.text for row in rows],
+            "source": [self._name] * len(rows),
+            "meta": [row.meta for row in rows],
+        }
+        table = pa.table(columns, schema=SCHEMA)
+        counts: Counts = {self._name: self._counts}
+        add_counts(counts, count_documents(table))
+        self._counts = {"read": 0, "rejected": 0, "filtered_out": 0}
+        footer = {"source": self._name, "selected": len(rows), "is_last": is_last, "counts": counts}
+        return table, footer
+
+    def _filtered(self) -> Iterator[_Selected]:
+        return (self._selected(record, number) for number, record in self._taken())
+
+    def _taken(self) -> Iterator[tuple[int, Record]]:
+        """Records that the filter takes, numbered from 1 in the source."""
+        number = 0
+        for pattern in self._settings.input:
+            for record in read_source(Path(pattern), self._columns, self._reject):
+                number += 1
+                self._counts["read"] += 1
+                try:
+                    is_taken = not self._where or self._where({"text": record.text, **record.fields})
+                except InputError as error:
+                    self._reject(record.source, record.number, error)
+                    continue
+                if is_taken:
+                    yield number, record
+                else:
+                    self._counts["filtered_out"] += 1
+
+    def _selected(self, record: Record, number: int) -> _Selected:
+        name = record.fields[self._settings.id] if self._settings.id else None
+        meta = {field: record.fields.get(field) for field in self._settings.meta}
+        content = json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str)
+        return _Selected(_valid(f"{self._name}/{number if name is None else name}"), record.text, _valid(content))
+
+    def _ordered(self) -> Iterator[_Selected]:
+        """The records by their key: all go to a file first, of which the wanted ones are then picked."""
+        keys = array("d")
+        schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("meta", pa.string())])
+        with pa.OSFile(str(self._spool), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            rows: list[_Selected] = []
+            for number, record in self._taken():
+                try:
+                    keys.append(self._key_of(record))
+                except InputError as error:
+                    self._reject(record.source, record.number, error)
+                    continue
+                rows.append(self._selected(record, number))
+                if len(rows) == _SPOOL_ROWS:
+                    writer.write_batch(pa.RecordBatch.from_pylist([row._asdict() for row in rows], schema))
+                    rows = []
+            if rows:
+                writer.write_batch(pa.RecordBatch.from_pylist([row._asdict() for row in rows], schema))
+        order = np.argsort(np.frombuffer(keys) if keys else np.empty(0), kind="stable")[: self._settings.top]
+        with pa.memory_map(str(self._spool)) as source, pa.ipc.open_file(source) as reader:
+            for index in order.tolist():
+                batch = reader.get_batch(index // _SPOOL_ROWS)
+                yield _Selected(*(batch.column(name)[index % _SPOOL_ROWS].as_py() for name in schema.names))
+        self._spool.unlink()
+
+    def _key_of(self, record: Record) -> float:
+        """What to sort by, ascending; NaN, which numpy puts last, where there is no value."""
+        assert self._key
+        fields = {"text": record.text, **record.fields}
+        if any(fields.get(name) is None for name in self._key.fields):
+            return float("nan")
+        value = self._key(fields)
+        if not isinstance(value, (int, float)):
+            raise InputError(f"{self._key.place}: {value!r}: not a number")
+        return -float(value) if self._settings.descending else float(value)
+
+    def _reject(self, path: Path, number: int, error: InputError) -> None:
+        self._counts["rejected"] += 1
+        self._notes.append({"source": self._name, "file": str(path), "line": number, "reason": str(error)})
+
+
+def _valid(text: str) -> str:
+    """The text with halves of surrogate pairs, which JSON can spell and UTF-8 cannot, replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,122 @@
+"""`corpus dedup`: paragraphs that are near-duplicates of an earlier one leave their documents."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from tyro.conf import Positional, arg
+
+from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.minhash import MinHasher, jaccard
+from vikhr_fast.corpus.paragraphs import numbers_of, texts_of, without
+from vikhr_fast.corpus.passes import Passes, read_owners
+from vikhr_fast.corpus.settings import DedupStage, Machine
+from vikhr_fast.corpus.stage import Transformed, document_stage, gather, tracked, transform_part, work_of
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import write_text
+from vikhr_fast.report import Section, Table, write_report
+
+PAIRS = "removed_pairs"
+_PAIRS = 100
+_SHOWN_CHARACTERS = 600
+
+
+@dataclass(frozen=True)
+class Dedup:
+    """Removes near-duplicate paragraphs; the first of each kind stays, in the order of the sources."""
+
+    input: Annotated[Path, Positional]
+    """Documents that an earlier stage wrote."""
+    output: Path
+    """Directory to make. removed_pairs.html in it shows a sample of what was removed beside what was kept for it."""
+    settings: Annotated[DedupStage, arg(name="")] = field(default_factory=DedupStage)
+    """What counts as a near-duplicate."""
+    machine: Annotated[Machine, arg(name="")] = field(default_factory=Machine)
+    """How it runs."""
+
+
+def dedup(options: Dedup) -> None:
+    """Writes `options.output`, complete or not at all; interrupted, the same command goes on.
+
+    The result depends on the documents and settings alone, not on memory, threads or engine.
+
+    Raises:
+        InputError: unreadable documents or impossible settings.
+    """
+    dedup_documents(Documents.open(options.input), options.output, options.settings, options.machine)
+
+
+def dedup_documents(documents: Documents, output: Path, settings: DedupStage, machine: Machine) -> None:
+    """As `dedup`."""
+    work = dedup_work(documents, settings)
+    if settings.num_perm % settings.bands:
+        raise InputError(f"bands {settings.bands}: must divide num_perm {settings.num_perm}")
+    if machine.memory <= 0:
+        raise InputError(f"memory {machine.memory}: must be above 0")
+    parts = documents.parts
+    with document_stage(output, work) as (directory, scratch, counts):
+        if machine.engine == "ray":
+            from vikhr_fast.corpus.dedup_ray import find_owners
+
+            find_owners(parts, settings, scratch, machine)
+        else:
+            Passes(parts, settings, scratch, machine.memory * 2**30, machine.threads).run()
+        for number, part in enumerate(tracked("dedup, rebuild", parts)):
+            owners = read_owners(scratch, number)
+            removed = owners != numbers_of(number, len(owners))
+
+            def rebuild(table: pa.Table, removed: Any = removed) -> Transformed:
+                return Transformed(*without(table, removed, settings), notes=[])
+
+            transform_part(part, directory, scratch, rebuild)
+        gather(directory, scratch, counts)
+        _write_pairs(directory, parts, scratch, settings)
+
+
+def dedup_work(documents: Documents, settings: DedupStage) -> dict[str, Any]:
+    """What the result depends on."""
+    return work_of("dedup", settings, input=documents.sha256)
+
+
+def _write_pairs(directory: Path, parts: list[Path], scratch: Path, settings: DedupStage) -> None:
+    """A sample of removed paragraphs beside those kept in their place, to be looked at."""
+    pairs = _sample(scratch, len(parts))
+    texts = texts_of({number for pair in pairs for number in pair}, parts, settings)
+    hasher = MinHasher(settings.num_perm, settings.bands, settings.shingle)
+    shown = [(texts[removed], texts[kept]) for removed, kept in pairs]
+    sets = hasher.shingles([text for pair in shown for text in pair], threads=1)
+    similarities = jaccard(sets, np.arange(2 * len(shown)).reshape(-1, 2)).tolist()
+    rows = sorted(zip(similarities, shown, strict=True))
+    records = [{"similarity": similarity, "removed": pair[0], "kept": pair[1]} for similarity, pair in rows]
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    write_text(directory / f"{PAIRS}.jsonl", "".join(lines))
+    table = Table(
+        "The least similar first.",
+        ("Jaccard", "removed", "kept in its place"),
+        tuple((f"{similarity:.3f}", _shortened(pair[0]), _shortened(pair[1])) for similarity, pair in rows),
+    )
+    title = "Removed paragraphs"
+    summary = f"{len(rows)} of the removed paragraphs, chosen by hash, beside the earlier ones that they repeat."
+    write_report(directory / f"{PAIRS}.html", title, summary, [Section("Pairs", parts=(table,))])
+
+
+def _sample(scratch: Path, parts: int) -> list[tuple[int, int]]:
+    """Removed paragraphs and the kept ones, those with the least hashes."""
+    chosen = np.empty((0, 3), np.int64)
+    for part in range(parts):
+        owners = read_owners(scratch, part)
+        numbers = numbers_of(part, len(owners))
+        is_removed = owners != numbers
+        hashes = (numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(1)).astype(np.int64)
+        rows = np.stack([hashes, numbers, owners], axis=1)[is_removed]
+        chosen = np.concatenate([chosen, rows])
+        chosen = chosen[np.argsort(chosen[:, 0], kind="stable")[:_PAIRS]]
+    return [(int(removed), int(kept)) for _, removed, kept in chosen]
+
+
+def _shortened(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} …"

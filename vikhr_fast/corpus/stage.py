@@ -1,0 +1,161 @@
+"""What the stages have in common: parts in, parts out, resumable, with a progress bar and a summary."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pydantic
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as Remaining
+from rich.table import Table
+
+from vikhr_fast.config import validated
+from vikhr_fast.console import console, logger
+from vikhr_fast.corpus.documents import (
+    Counts,
+    Documents,
+    add_counts,
+    count_documents,
+    read_footer,
+    read_part,
+    write_manifest,
+    write_part,
+)
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_file
+from vikhr_fast.resumable import resumable_directory, scratch_of
+
+
+class Transformed(NamedTuple):
+    """What a stage makes of a part."""
+
+    table: pa.Table
+    counts: Counts
+    """What there is to count besides the documents and bytes of `table`."""
+    notes: list[dict[str, Any]]
+    """Records for the stage's side file."""
+
+
+def settings_of(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON values, for manifests."""
+    values: dict[str, Any] = pydantic.TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return values
+
+
+def work_of(stage: str, settings: Any, **inputs: Any) -> dict[str, Any]:
+    """All that a stage's output depends on, as JSON values; InputError where settings from flags are impossible."""
+    validated(pydantic.TypeAdapter(type(settings)), asdict(settings), stage)
+    return {"stage": stage, "settings": settings_of(settings), **inputs}
+
+
+@contextmanager
+def document_stage(output: Path, work: dict[str, Any]) -> Iterator[tuple[Path, Path, Counts]]:
+    """Gives a directory for parts, one for scratch files, and the counts to fill; ends with the manifest and a table.
+
+    Raises:
+        InputError: see `resumable_directory`.
+    """
+    counts: Counts = {}
+    with resumable_directory(output, work) as directory:
+        yield directory, scratch_of(directory), counts
+        write_manifest(directory, work["stage"], work, counts)
+    show_counts(f"{work['stage']}: {output}", counts)
+
+
+def map_parts(
+    documents: Documents,
+    output: Path,
+    work: dict[str, Any],
+    transform: Callable[[pa.Table], Transformed],
+    side_file: str | None = None,
+) -> None:
+    """Writes `output` with each part of `documents` transformed, but for those that an earlier try finished.
+
+    Args:
+        documents: the input.
+        output: the directory to make.
+        work: see `work_of`.
+        transform: one part; the same result every time.
+        side_file: where the notes go, as JSON lines; needed when `transform` makes any.
+
+    Raises:
+        InputError: no document is left, and what `transform` raises.
+    """
+    with document_stage(output, work) as (directory, scratch, counts):
+        for part in tracked(work["stage"], documents.parts):
+            transform_part(part, directory, scratch, transform)
+        gather(directory, scratch, counts, side_file)
+        if not any(source.get("documents") for source in counts.values()):
+            raise InputError(f"{documents.directory}: {work['stage']} leaves no document of it; change the settings")
+
+
+def transform_part(part: Path, directory: Path, scratch: Path, transform: Callable[[pa.Table], Transformed]) -> None:
+    """Writes one part and its notes, unless they are there."""
+    target = directory / part.name
+    if target.exists():
+        return
+    table, counts, notes = transform(read_part(part))
+    write_notes(scratch / f"{part.stem}.jsonl", notes)
+    add_counts(counts, count_documents(table))
+    write_part(target, table, {"counts": counts})
+
+
+def write_notes(path: Path, notes: Iterable[dict[str, Any]]) -> None:
+    """Writes JSON lines, complete or not at all."""
+    with atomic_file(path) as file:
+        for note in notes:
+            file.write((json.dumps(note, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def gather(directory: Path, scratch: Path, counts: Counts, side_file: str | None = None) -> None:
+    """Adds up the counts of all parts, and puts their notes into one file."""
+    parts = sorted(directory.glob("part-*.parquet"))
+    for part in parts:
+        add_counts(counts, read_footer(part)["counts"])
+    if side_file:
+        with atomic_file(directory / side_file) as file:
+            for part in parts:
+                file.write((scratch / f"{part.stem}.jsonl").read_bytes())
+
+
+def tracked(description: str, parts: list[Path]) -> Iterator[Path]:
+    """The parts, with a progress bar."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=len(parts))
+        for part in parts:
+            yield part
+            bar.advance(task)
+
+
+@contextmanager
+def counted(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Gives a function that moves a progress bar on by so many."""
+    with progress_bar() as bar:
+        task: TaskID = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def progress_bar() -> Progress:
+    """A bar on the console; nothing where standard error is a file."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), Remaining())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def show_counts(title: str, counts: Counts) -> None:
+    """The summary: a row a source; a line on a console that is a file."""
+    names = list(dict.fromkeys(name for source in counts.values() for name in source))
+    if not console.is_terminal:
+        for source, own in counts.items():
+            logger.info(f"{title}: {source}: " + ", ".join(f"{own.get(name, 0):,} {name}" for name in names))
+        return
+    table = Table(title=title, title_justify="left")
+    table.add_column("source")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for source, own in counts.items():
+        table.add_row(source, *(f"{own.get(name, 0):,}" for name in names))
+    console.print(table)
