@@ -1,0 +1,81 @@
+"""Documents that share long n-grams with evaluation sets, against the plainest search for them."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from corpora import make_documents, texts_of, write_jsonl
+
+from vikhr_fast.corpus.decontaminate import CONTAMINATED, Decontaminate, decontaminate, decontaminate_documents
+from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.settings import DecontaminateStage, EvaluationSet
+from vikhr_fast.errors import InputError
+
+WORDS = [f"слово{number}" for number in range(40)]
+
+
+def grams(text: str, length: int) -> set[tuple[str, ...]]:
+    words = text.lower().replace(".", "").replace(",", "").split()
+    return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> tuple[Documents, list[str], list[str], Path]:
+    chance = random.Random(3)
+    questions = [" ".join(chance.choices(WORDS, k=chance.randint(3, 30))) for _ in range(30)]
+    texts = []
+    for number in range(200):
+        words = chance.choices(WORDS, k=chance.randint(1, 60))
+        if number % 3 == 0:
+            borrowed = chance.choice(questions).split()
+            words[5:5] = borrowed[: chance.randint(1, len(borrowed))]
+        texts.append(", ".join(words).capitalize() + ".")
+    path = write_jsonl(tmp_path / "set.jsonl", [{"q": q, "n": n, "a": "нет"} for n, q in enumerate(questions)])
+    return make_documents(tmp_path, {"a": texts[:120], "b": texts[120:]}, part_bytes=9000), texts, questions, path
+
+
+@pytest.mark.parametrize("length", [5, 8, 13])
+def test_documents_with_a_shared_n_gram_are_dropped_and_no_others(
+    case: tuple[Documents, list[str], list[str], Path], tmp_path: Path, length: int
+) -> None:
+    documents, texts, questions, path = case
+    wanted = set().union(*(grams(question, length) for question in questions))
+    clean = [text for text in texts if not grams(text, length) & wanted]
+    assert 0 < len(clean) < len(texts)
+    sets = {"quiz": EvaluationSet(input=(str(path),), text=("q", "a"))}
+    decontaminate_documents(documents, tmp_path / "out", DecontaminateStage(sets=sets, words=length))
+    result = Documents.open(tmp_path / "out")
+    assert texts_of(result) == clean
+    notes = [json.loads(line) for line in (tmp_path / "out" / CONTAMINATED).read_text().splitlines()]
+    assert len(notes) == result.total["contaminated"] == result.total["in_quiz"] == len(texts) - len(clean)
+    shared = {note["text"]: note["shared"] for note in notes}
+    for text in texts:
+        if text not in clean:
+            assert shared[text[:300]] == len(grams(text, length) & wanted)
+
+
+def test_marking_keeps_every_document(case: tuple[Documents, list[str], list[str], Path], tmp_path: Path) -> None:
+    documents, texts, questions, path = case
+    decontaminate(Decontaminate(documents.directory, tmp_path / "out", {"quiz": path}, ("q",), words=8, mark=True))
+    result = Documents.open(tmp_path / "out")
+    assert texts_of(result) == texts
+    metas = [json.loads(meta) for table in result.tables() for meta in table["meta"].to_pylist()]
+    wanted = set().union(*(grams(question, 8) for question in questions))
+    assert [meta == {"contaminated": ["quiz"]} for meta in metas] == [bool(grams(t, 8) & wanted) for t in texts]
+
+
+def test_sets_that_cannot_be_found_are_refused(
+    case: tuple[Documents, list[str], list[str], Path], tmp_path: Path
+) -> None:
+    documents, _, _, path = case
+    for options, complaint in (
+        (Decontaminate(documents.directory, tmp_path / "out", {}), "--sets: name at least one"),
+        (Decontaminate(documents.directory, tmp_path / "out", {"q": path}), "no field 'text'"),
+        (Decontaminate(documents.directory, tmp_path / "out", {"q": path}, ("a",)), "set q: no text in it is as long"),
+        (Decontaminate(documents.directory, tmp_path / "out", {"q": tmp_path / "no.txt"}), "no such file"),
+        (Decontaminate(documents.directory, tmp_path / "out", {"q": path}, ("q",), words=0), "--words 0: must be"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            decontaminate(options)
+        assert not (tmp_path / "out").exists()

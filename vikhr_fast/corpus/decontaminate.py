@@ -1,0 +1,161 @@
+"""`corpus decontaminate`: documents that share long word n-grams with evaluation sets."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from tyro.conf import Positional
+
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.documents import Counts, Documents, add_counts
+from vikhr_fast.corpus.minhash import Hashes, MinHasher
+from vikhr_fast.corpus.read import Columns
+from vikhr_fast.corpus.settings import DecontaminateStage, EvaluationSet
+from vikhr_fast.corpus.sources import checksum, read_source, source_files
+from vikhr_fast.corpus.stage import Transformed, map_parts, work_of
+from vikhr_fast.errors import InputError
+from vikhr_fast.texts import IntArray
+
+CONTAMINATED = "contaminated.jsonl"
+_BATCH = 4096
+_SHOWN_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Decontaminate:
+    """Drops or marks documents that share an n-gram of words with a text of an evaluation set.
+
+    Words are compared without case, punctuation and the difference of ё and е. Which documents, and how much they
+    share, is in OUTPUT/contaminated.jsonl.
+    """
+
+    input: Annotated[Path, Positional]
+    """Documents that an earlier stage wrote."""
+    output: Path
+    """Directory to make."""
+    sets: dict[str, Path]
+    """Evaluation sets by name: files, patterns, or data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]."""
+    text: tuple[str, ...] = ("text",)
+    """Their fields that hold text; each is looked for by itself."""
+    words: int = 13
+    """Length of an n-gram in words."""
+    mark: bool = False
+    """Keep the documents and add the sets' names to their `meta`."""
+
+
+@dataclass
+class _Grams:
+    """The n-grams of one evaluation set."""
+
+    hashes: Hashes
+    texts: int = 0
+    short_texts: int = 0
+    """Texts shorter than an n-gram, which are not looked for."""
+
+
+def decontaminate(options: Decontaminate) -> None:
+    """Writes `options.output`, complete or not at all; interrupted, the same command goes on.
+
+    Raises:
+        InputError: unreadable documents or evaluation sets, or sets without a text that is long enough.
+    """
+    sets = {name: EvaluationSet(input=(str(path),), text=options.text) for name, path in options.sets.items()}
+    if not sets:
+        raise InputError("--sets: name at least one evaluation set")
+    if not 1 <= options.words <= 1000:
+        raise InputError(f"--words {options.words}: must be 1 to 1000")
+    settings = DecontaminateStage(sets=sets, words=options.words, action="mark" if options.mark else "drop")
+    decontaminate_documents(Documents.open(options.input), options.output, settings)
+
+
+def decontaminate_documents(documents: Documents, output: Path, settings: DecontaminateStage) -> None:
+    """As `decontaminate`."""
+    hasher = MinHasher(shingle=f"word:{settings.words}")
+    grams = {name: _grams_of(name, evaluation, hasher) for name, evaluation in settings.sets.items()}
+
+    def transform(table: pa.Table) -> Transformed:
+        return _transform(table, grams, hasher, settings.action == "drop")
+
+    map_parts(documents, output, decontaminate_work(documents, settings), transform, CONTAMINATED)
+
+
+def decontaminate_work(documents: Documents, settings: DecontaminateStage) -> dict[str, Any]:
+    """What the result depends on."""
+    patterns = [pattern for evaluation in settings.sets.values() for pattern in evaluation.input]
+    files = {str(file): checksum(file) for pattern in patterns for file in source_files(Path(pattern))}
+    return work_of("decontaminate", settings, input=documents.sha256, files=files)
+
+
+def _grams_of(name: str, evaluation: EvaluationSet, hasher: MinHasher) -> _Grams:
+    grams = _Grams(np.empty(0, np.uint64))
+    texts: list[str] = []
+
+    def add() -> None:
+        sets = hasher.shingles(texts)
+        is_long = np.repeat(~sets.is_short, np.diff(sets.offsets))
+        grams.hashes = np.union1d(grams.hashes, sets.values[is_long])
+        grams.texts += len(texts)
+        grams.short_texts += int(sets.is_short.sum())
+        texts.clear()
+
+    for pattern in evaluation.input:
+        # One of the fields is the record's text for the reader; each counts by itself here.
+        for record in read_source(Path(pattern), Columns(evaluation.text[:1], evaluation.text[1:])):
+            texts += [record.text, *(value for value in record.fields.values() if isinstance(value, str))]
+            if len(texts) >= _BATCH:
+                add()
+    if texts:
+        add()
+    if not len(grams.hashes):
+        raise InputError(f"decontaminate: set {name}: no text in it is as long as an n-gram; take fewer words")
+    logger.info(
+        f"decontaminate: set {name}: {grams.texts:,} texts, {grams.short_texts:,} of them too short to be found"
+    )
+    return grams
+
+
+def _transform(table: pa.Table, grams: dict[str, _Grams], hasher: MinHasher, drops: bool) -> Transformed:
+    counts = Counts()
+    notes: list[dict[str, Any]] = []
+    found: dict[int, list[str]] = {}
+    sources = table["source"].to_pylist()
+    if table.num_rows:
+        shingles = hasher.shingles(table["text"].combine_chunks())
+        for name, own in grams.items():
+            # [n-grams of all documents], added up by document
+            shared = np.add.reduceat(_contains(own.hashes, shingles.values), shingles.offsets[:-1])
+            shared[shingles.is_short] = 0
+            for row in np.flatnonzero(shared).tolist():
+                found.setdefault(row, []).append(name)
+                text = table["text"][row].as_py()
+                notes.append(
+                    {
+                        "id": table["id"][row].as_py(),
+                        "set": name,
+                        "shared": int(shared[row]),
+                        "of": int(shingles.offsets[row + 1] - shingles.offsets[row]),
+                        "text": text[:_SHOWN_CHARACTERS],
+                    }
+                )
+                add_counts(counts, {sources[row]: {f"in_{name}": 1}})
+    for source in dict.fromkeys(sources):
+        add_counts(counts, {source: {"contaminated": sum(sources[row] == source for row in found)}})
+    if drops:
+        table = table.filter(pa.array([row not in found for row in range(table.num_rows)], pa.bool_()))
+    elif found:
+        metas = table["meta"].to_pylist()
+        for row, names in found.items():
+            meta = {**json.loads(metas[row]), "contaminated": names}
+            metas[row] = json.dumps(meta, ensure_ascii=False, sort_keys=True)
+        table = table.set_column(3, "meta", pa.array(metas, pa.string()))
+    return Transformed(table, counts, notes)
+
+
+def _contains(ascending: Hashes, values: Hashes) -> IntArray:
+    """int64 [values]: 1 where a value is in the set."""
+    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    found: IntArray = (ascending[places] == values).astype(np.int64)
+    return found
