@@ -65,6 +65,30 @@ _GERMAN = [
     "wie",
     "über",
 ]
+_FRENCH = [
+    "le",
+    "la",
+    "les",
+    "de",
+    "des",
+    "et",
+    "un",
+    "une",
+    "est",
+    "pas",
+    "que",
+    "qui",
+    "dans",
+    "pour",
+    "sur",
+    "avec",
+    "plus",
+    "nous",
+    "vous",
+    "ils",
+    "elle",
+    "être",
+]
 _KEYS = ["qwertyuiop", "asdfghjkl", "zxcvbnm", "йцукенгшщзхъ", "фывапролджэ", "ячсмитьбю"]
 
 
@@ -105,6 +129,44 @@ def shuffled(chance: random.Random, good: Sequence[str]) -> str:
     return ", ".join(word.upper() for word in words)
 
 
+def css(chance: random.Random, _: Sequence[str]) -> str:
+    return "\n".join(
+        f".{chance.choice(_LATIN)}{chance.randint(1, 99)} {{ margin: {chance.randint(0, 9)}px; color: #{n}f0; }}"
+        for n in range(chance.randint(5, 15))
+    )
+
+
+def stock(chance: random.Random, _: Sequence[str]) -> str:
+    rows = (f"{n}; {chance.choice(_GOODS)}; {chance.randint(1, 999)} шт.; {chance.randint(1, 99)}%" for n in range(12))
+    return "\n".join(rows)
+
+
+def mangled_dos(chance: random.Random, good: Sequence[str]) -> str:
+    """CP866 read as CP1251."""
+    text = _sentences(chance, good)[: chance.randint(150, 500)]
+    return text.encode("cp866", "ignore").decode("cp1251", "ignore")
+
+
+def mangled_back(chance: random.Random, good: Sequence[str]) -> str:
+    """UTF-8 read as CP1251."""
+    return _sentences(chance, good)[: chance.randint(100, 300)].encode("utf-8").decode("cp1251", "ignore")
+
+
+def french(chance: random.Random, _: Sequence[str]) -> str:
+    return " ".join(chance.choices(_FRENCH, k=chance.randint(40, 120)))
+
+
+def syllables(chance: random.Random, _: Sequence[str]) -> str:
+    """Words that are none."""
+    pieces = [c + v for c in "бвгджзклмнпрстф" for v in "аеиоуыя"]
+    return " ".join("".join(chance.choices(pieces, k=chance.randint(1, 4))) for _ in range(chance.randint(30, 90)))
+
+
+def wiki_markup(chance: random.Random, good: Sequence[str]) -> str:
+    words = _sentences(chance, good).split()[:50]
+    return "".join(f"{{{{{word}|{chance.randint(1, 9)}}}}}[[{word}]]''" for word in words)
+
+
 def scripts(chance: random.Random, _: Sequence[str]) -> str:
     return "\n".join(
         f"var a{chance.randint(1, 99)}=document.getElementById('b{chance.randint(1, 99)}');if(!a{{}}){{return;}}"
@@ -141,7 +203,11 @@ def tables_of_tags(chance: random.Random, good: Sequence[str]) -> str:
 
 
 SEEN: dict[str, Generator] = {
-    generator.__name__: generator for generator in (menus, broken_html, adverts, mangled, english, shuffled)
+    generator.__name__: generator
+    for generator in (
+        *(menus, broken_html, adverts, mangled, english, shuffled, css, stock),
+        *(mangled_dos, mangled_back, french, syllables, wiki_markup),
+    )
 }
 HELD_OUT: dict[str, Generator] = {
     generator.__name__: generator
