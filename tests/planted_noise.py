@@ -81,7 +81,7 @@ def plant(directory: Path, sources: dict[str, list[str]], english: list[str], ra
     english = sources.pop("english")
     clean = [paragraph for paragraphs in sources.values() for paragraph in paragraphs]
     count = max(8, round(rate * len(clean)))
-    evaluation = [p for p in clean if len(p.split()) >= 20][:: max(1, len(clean) // 60)][:60]
+    evaluation = [p for p in clean if len(p.split()) >= 20][5 :: max(10, len(clean) // 60)]
     aside = set(evaluation)
     held_back = [p for p in clean[::10] if p not in aside]
     aside.update(held_back)

@@ -16,7 +16,17 @@ from tyro.extras import SubcommandApp
 from vikhr_fast.adapt import Adapt
 from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, read_toml, train_config
 from vikhr_fast.console import LogLevel, configure_logging
+from vikhr_fast.corpus.annotate import Annotate
+from vikhr_fast.corpus.build import Build
+from vikhr_fast.corpus.collect import Collect
+from vikhr_fast.corpus.decontaminate import Decontaminate
+from vikhr_fast.corpus.dedup_stage import Dedup
+from vikhr_fast.corpus.mix import Mix
+from vikhr_fast.corpus.quality_filter import Filter
+from vikhr_fast.corpus.scrub import Scrub
 from vikhr_fast.corpus.shard import Shard
+from vikhr_fast.corpus.stats import Stats
+from vikhr_fast.corpus.train_filter import TrainFilter
 from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError
@@ -87,6 +97,16 @@ def _parse(arguments: list[str]) -> Any:
     tokenizer.command(name="export")(ExportTokenizer)
     tokenizer.command(name="verify")(VerifyTokenizer)
     tokenizer.command(name="report")(ReportTokenizers)
+    corpus.command(name="collect")(Collect)
+    corpus.command(name="dedup")(Dedup)
+    corpus.command(name="scrub")(Scrub)
+    corpus.command(name="decontaminate")(Decontaminate)
+    corpus.command(name="annotate")(Annotate)
+    corpus.command(name="train-filter")(TrainFilter)
+    corpus.command(name="filter")(Filter)
+    corpus.command(name="mix")(Mix)
+    corpus.command(name="stats")(Stats)
+    corpus.command(name="build")(Build)
     corpus.command(name="shard")(Shard)
     application.command(tokenizer, name="tokenizer", help="The vocabulary of the new language (section 3.1).")
     application.command(name="adapt")(Adapt)
@@ -155,6 +175,46 @@ def _run(options: Any) -> int:
 
             report = {key: value for key, value in adapt(options).items() if key != "base_ids"}
             print(json.dumps(report, ensure_ascii=False, indent=2))
+        case Collect():
+            from vikhr_fast.corpus.collect import collect
+
+            collect(options)
+        case Dedup():
+            from vikhr_fast.corpus.dedup_stage import dedup
+
+            dedup(options)
+        case Scrub():
+            from vikhr_fast.corpus.scrub import scrub
+
+            scrub(options)
+        case Decontaminate():
+            from vikhr_fast.corpus.decontaminate import decontaminate
+
+            decontaminate(options)
+        case Annotate():
+            from vikhr_fast.corpus.annotate import annotate
+
+            annotate(options)
+        case TrainFilter():
+            from vikhr_fast.corpus.train_filter import train_filter
+
+            train_filter(options)
+        case Filter():
+            from vikhr_fast.corpus.quality_filter import filter_corpus
+
+            filter_corpus(options)
+        case Mix():
+            from vikhr_fast.corpus.mix import mix
+
+            mix(options)
+        case Stats():
+            from vikhr_fast.corpus.stats import stats
+
+            stats(options)
+        case Build():
+            from vikhr_fast.corpus.build import build
+
+            build(options)
         case Shard():
             from vikhr_fast.corpus.shard import write_shards
 

@@ -11,7 +11,7 @@ A shard directory holds
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -72,42 +72,76 @@ def write_shards(options: Shard) -> None:
     if options.threads < 0:
         raise InputError(f"--threads {options.threads}: must not be negative")
     refuse_existing(options.output)
-    model = find_model(options.tokenizer)
-    encoder = BpeEncoder.from_file(model)
-    if encoder.bos_id < 0 or encoder.eos_id < 0:
-        raise InputError(f"{model}: it has no BOS or no EOS piece, which begin and end a document; use one that has")
-
+    encoder = encoder_for_shards(options.tokenizer)
     documents = read_documents(options.input, options.text_field)
     with atomic_directory(options.output) as directory, _progress() as progress:
         task = progress.add_task("", documents=0, tokens=0)
-        sources: dict[str, dict[str, int]] = {}
-        with _Writer(directory, encoder.vocab_size, options.shard_tokens) as writer:
-            for batch in _batches(documents):
-                encoded, lengths = _encode(encoder, batch, writer.dtype, options.threads)
-                writer.add(encoded, lengths)
-                for document, length in zip(batch, lengths.tolist(), strict=True):
-                    source = sources.setdefault(str(document.source), {"documents": 0, "tokens": 0, "bytes": 0})
-                    source["documents"] += 1
-                    source["tokens"] += length
-                    source["bytes"] += len(document.text.encode())
-                progress.update(task, documents=writer.num_documents, tokens=writer.num_tokens)
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "vocab_size": encoder.vocab_size,
-            "bos_id": encoder.bos_id,
-            "eos_id": encoder.eos_id,
-            "tokenizer_sha256": encoder.sha256,
-            "dtype": writer.dtype.str,
-            "num_documents": writer.num_documents,
-            "num_tokens": writer.num_tokens,
-            "num_bytes": sum(source["bytes"] for source in sources.values()),
-            "index": writer.index,
-            "files": writer.files,
-            "sources": sources,
-        }
-        manifest["sha256"] = _manifest_sha256(manifest)
-        write_text(directory / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
+
+        def show(documents: int, tokens: int) -> None:
+            progress.update(task, documents=documents, tokens=tokens)
+
+        encode_documents(directory, documents, encoder, options.shard_tokens, options.threads, show)
+
+
+def encoder_for_shards(tokenizer: Path) -> BpeEncoder:
+    """The encoder of a tokenizer; InputError where it cannot begin and end a document."""
+    model = find_model(tokenizer)
+    encoder = BpeEncoder.from_file(model)
+    if encoder.bos_id < 0 or encoder.eos_id < 0:
+        raise InputError(f"{model}: it has no BOS or no EOS piece, which begin and end a document; use one that has")
+    return encoder
+
+
+def encode_documents(
+    directory: Path,
+    documents: Iterable[Document],
+    encoder: BpeEncoder,
+    shard_tokens: int,
+    threads: int,
+    show: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Writes token shards into an empty directory.
+
+    Args:
+        directory: where.
+        documents: at least one.
+        encoder: see `encoder_for_shards`.
+        shard_tokens: tokens after which a new file is begun.
+        threads: 0 is one a core.
+        show: is told, now and then, how many documents and tokens there are.
+
+    Returns:
+        The manifest.
+    """
+    sources: dict[str, dict[str, int]] = {}
+    with _Writer(directory, encoder.vocab_size, shard_tokens) as writer:
+        for batch in _batches(documents):
+            encoded, lengths = _encode(encoder, batch, writer.dtype, threads)
+            writer.add(encoded, lengths)
+            for document, length in zip(batch, lengths.tolist(), strict=True):
+                source = sources.setdefault(str(document.source), {"documents": 0, "tokens": 0, "bytes": 0})
+                source["documents"] += 1
+                source["tokens"] += length
+                source["bytes"] += len(document.text.encode())
+            show(writer.num_documents, writer.num_tokens)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "vocab_size": encoder.vocab_size,
+        "bos_id": encoder.bos_id,
+        "eos_id": encoder.eos_id,
+        "tokenizer_sha256": encoder.sha256,
+        "dtype": writer.dtype.str,
+        "num_documents": writer.num_documents,
+        "num_tokens": writer.num_tokens,
+        "num_bytes": sum(source["bytes"] for source in sources.values()),
+        "index": writer.index,
+        "files": writer.files,
+        "sources": sources,
+    }
+    manifest["sha256"] = _manifest_sha256(manifest)
+    write_text(directory / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
+    return manifest
 
 
 def _progress() -> Progress:

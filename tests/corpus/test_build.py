@@ -1,0 +1,79 @@
+"""From sources with planted noise to shards by one command; killed in every stage, the shards are the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+from corpora import directory_bytes
+from endpoint import serving
+from planted_noise import Planted, judge_of, measure, plant, read_paragraphs, write_config
+
+import vikhr_fast
+from vikhr_fast.corpus.build import Build, build
+from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.errors import InputError
+
+DATA = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian"
+KEY = "sk-the-secret-key"
+SOURCES = ("encyclopaedia", "news", "stories", "popular_science")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    directory = tmp_path_factory.mktemp("planted")
+    paragraphs = {name: read_paragraphs([DATA / f"{name}.txt"]) for name in SOURCES}
+    english = [f"Replay paragraph number {n} tells {n * n} things about {n + 1} others." for n in range(30)]
+    return plant(directory, paragraphs, english, rate=0.5)
+
+
+@pytest.fixture(scope="module")
+def run(planted: Planted) -> Path:
+    """The directory of an uninterrupted build."""
+    output = planted.config.parent / "run"
+    with pytest.MonkeyPatch.context() as patch, serving(judge_of(planted)) as endpoint:
+        patch.setenv("PLANTED_KEY", KEY)
+        write_config(planted, [*SOURCES, "web", "english"], endpoint.url, 200, 20_000)
+        build(Build(planted.config, output))
+    assert endpoint.keys == {f"Bearer {KEY}"}
+    return output
+
+
+def test_what_was_planted_is_found_and_nothing_else(planted: Planted, run: Path) -> None:
+    found = measure(planted, run)
+    print(json.dumps(found, ensure_ascii=False, indent=2))
+    assert found["exact_left"] == found["near_left"] == 0
+    assert found["boilerplate_left"] <= 1
+    assert found["clean_removed"] == 0
+    assert found["private_left"] == found["contaminated_left"] == 0
+    assert found["contaminated_found"] == found["contaminated_planted"] > 0
+    assert found["rejected"] == 1
+    for name in ("classifier", "length", "keywords"):
+        assert found["filter"][name]["documents"] >= 4
+
+
+def test_the_shards_are_those_of_the_documents(run: Path) -> None:
+    manifest = json.loads((run / "8-shards" / "manifest.json").read_text())
+    for name, own in manifest["shards"].items():
+        shards = TokenShards.open(run / "8-shards" / name)
+        assert (shards.num_tokens, shards.num_documents) == (own["tokens"], own["documents"])
+    page = (run / "report.html").read_text()
+    assert "Tokens by source" in page
+    assert all(name in page for name in SOURCES)
+
+
+def test_no_key_is_in_any_file(run: Path) -> None:
+    for name, content in directory_bytes(run.parent).items():
+        assert KEY.encode() not in content, name
+
+
+def test_done_stages_stay_and_others_are_refused(planted: Planted, run: Path) -> None:
+    before = directory_bytes(run)
+    build(Build(planted.config, run))  # no endpoint any more: nothing is asked
+    assert directory_bytes(run) == before
+    text = planted.config.read_text()
+    try:
+        planted.config.write_text(text.replace("[dedup]", "[dedup]\nthreshold = 0.9"))
+        with pytest.raises(InputError, match="2-dedup: made of other input or settings"):
+            build(Build(planted.config, run))
+    finally:
+        planted.config.write_text(text)

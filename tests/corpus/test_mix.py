@@ -1,0 +1,81 @@
+"""Token shards by source: weights, held-out documents, and what training needs of them."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from corpora import directory_bytes, make_documents
+
+from vikhr_fast.config import read_toml
+from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.mix import Mix, mix
+from vikhr_fast.corpus.settings import MixStage
+from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer import BpeEncoder
+
+TEXTS = {name: [f"{name} пишет про число {number} подробно" for number in range(400)] for name in ("a", "b", "c")}
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Documents:
+    return make_documents(tmp_path / "in", TEXTS, part_bytes=9000)
+
+
+def texts_in(directory: Path, tokenizer: Path) -> list[str]:
+    shards = TokenShards.open(directory)
+    encoder = BpeEncoder.from_file(tokenizer / "tokenizer.model")
+    return [encoder.decode(shards.document(number)[1:-1].tolist()) for number in range(shards.num_documents)]
+
+
+def test_weights_and_held_out_documents(documents: Documents, tokenizer: Path, tmp_path: Path) -> None:
+    settings = MixStage(tokenizer=tokenizer, validation=0.1, shard_tokens=3000)
+    out = tmp_path / "out"
+    mix(Mix(documents.directory, out, settings, {"b": 0.25, "c": 2.5}, {"a": 0.5}, threads=1))
+    for name, weight in (("a", 1), ("b", 0.25), ("c", 2.5)):
+        train = Counter(texts_in(out / "train" / name, tokenizer))
+        held_out = texts_in(out / "validation" / name, tokenizer)
+        assert len(set(held_out)) == len(held_out)
+        assert not set(held_out) & train.keys()
+        assert 15 < len(held_out) < 70
+        for text in held_out:
+            assert int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < 0.1 * 2**64
+        rest = 400 - len(held_out)
+        assert sum(train.values()) == pytest.approx(weight * rest, rel=0.2)
+        assert set(train.values()) <= {int(weight), int(weight) + (weight != int(weight))} - {0}
+        if weight >= 1:
+            assert train.keys() | set(held_out) == set(TEXTS[name])
+    values = read_toml(out / "train.toml")
+    assert values["data"]["train"] == {name: str(out / "train" / name) for name in TEXTS}
+    assert values["data"]["validation"] == {name: str(out / "validation" / name) for name in TEXTS}
+    assert values["kl"]["source_weights"] == {"a": 0.5, "b": 1.0, "c": 1.0}
+
+
+def test_the_shards_depend_on_nothing_but_the_documents_and_settings(
+    documents: Documents, tokenizer: Path, tmp_path: Path
+) -> None:
+    settings = MixStage(tokenizer=tokenizer, validation=0.0)
+    for threads in (1, 3):
+        (tmp_path / "out").rename(tmp_path / "first") if threads == 3 else None
+        mix(Mix(documents.directory, tmp_path / "out", settings, threads=threads))
+    assert directory_bytes(tmp_path / "out") == directory_bytes(tmp_path / "first")
+    assert not (tmp_path / "out" / "validation" / "a").exists()
+
+
+def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, tmp_path: Path) -> None:
+    good = MixStage(tokenizer=tokenizer)
+    for options, complaint in (
+        (
+            Mix(documents.directory, tmp_path / "out", good, {"d": 1.0}),
+            "--weights d: no such source; there are a, b",
+        ),
+        (Mix(documents.directory, tmp_path / "out", good, {"a": 0.0}), "--weights a 0.0: must be above 0"),
+        (Mix(documents.directory, tmp_path / "out", good, {}, {"a": -1.0}), "--kl_weights a -1.0"),
+        (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tokenizer, validation=1.0)), "mix: validation"),
+        (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tmp_path)), "tokenizer"),
+        (Mix(tmp_path, tmp_path / "out", good), "no such file; give a directory that a corpus stage wrote"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            mix(options)
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,158 @@
+"""`corpus mix`: documents become token shards, a directory a source, by their source's weight; some are held out."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.documents import MANIFEST, Documents, read_footer, read_part
+from vikhr_fast.corpus.read import Document
+from vikhr_fast.corpus.settings import MixStage, SourceSettings
+from vikhr_fast.corpus.shard import encode_documents, encoder_for_shards
+from vikhr_fast.corpus.stage import counted, show_counts, work_of
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_directory, write_text
+from vikhr_fast.resumable import resumable_directory
+from vikhr_fast.tokenizer.export import find_model
+
+TRAIN_TOML = "train.toml"
+_SPLITS = ("train", "validation")
+_SPAN = 1 << 64
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Encodes documents into OUTPUT/train/SOURCE and OUTPUT/validation/SOURCE, and writes what training needs of them.
+
+    OUTPUT/train.toml names the shards and KL weights as a training configuration does.
+    """
+
+    input: Annotated[Path, Positional]
+    """Documents that an earlier stage wrote."""
+    output: Path
+    """Directory to make."""
+    settings: Annotated[MixStage, arg(name="")]
+    """Tokenizer and held-out share."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """How often each document of a source is taken: 0.5 is half of them, 2 each of them twice; 1 where not named."""
+    kl_weights: dict[str, float] = field(default_factory=dict)
+    """Factor of the KL on a source's documents in training; 1 where not named."""
+    threads: int = 0
+    """Threads that encode; 0 is one a core."""
+
+
+def mix(options: Mix) -> None:
+    """Writes `options.output`, complete or not at all; interrupted, the same command goes on.
+
+    Raises:
+        InputError: unreadable documents, a tokenizer that cannot be used, weights of unknown sources.
+    """
+    documents = Documents.open(options.input)
+    for flag, values in (("weights", options.weights), ("kl_weights", options.kl_weights)):
+        for name, value in values.items():
+            if name not in documents.counts:
+                raise InputError(f"--{flag} {name}: no such source; there are {', '.join(documents.counts)}")
+            if not 0 < value < 1e6 and not (flag == "kl_weights" and value == 0):
+                raise InputError(f"--{flag} {name} {value}: must be above 0")
+    sources = {
+        name: SourceSettings(input=(), weight=options.weights.get(name, 1), kl_weight=options.kl_weights.get(name, 1))
+        for name in documents.counts
+    }
+    mix_documents(documents, options.output, options.settings, sources, options.threads)
+
+
+def mix_documents(
+    documents: Documents, output: Path, settings: MixStage, sources: dict[str, SourceSettings], threads: int
+) -> None:
+    """As `mix`, with the weights that the sources' settings have."""
+    encoder = encoder_for_shards(settings.tokenizer)
+    work = mix_work(documents, settings, sources)
+    shards: dict[str, dict[str, Any]] = {}
+    with resumable_directory(output, work) as directory, counted("mix") as advance:
+        for split in _SPLITS:
+            (directory / split).mkdir(exist_ok=True)
+            for name in documents.counts:
+                texts = _Texts(documents, name, split, settings.validation, sources[name].weight)
+                target = directory / split / name
+                if not target.exists() and any(texts):
+
+                    def show(count: int, _tokens: int, seen: list[int] = [0]) -> None:  # noqa: B006  its own state
+                        advance(count - seen[0])
+                        seen[0] = count
+
+                    with atomic_directory(target) as temporary:
+                        encode_documents(temporary, texts, encoder, settings.shard_tokens, threads, show)
+                if target.exists():
+                    shards[f"{split}/{name}"] = _summary(target)
+        if not any(name.startswith("train/") for name in shards):
+            raise InputError(f"{documents.directory}: nothing to train on; lower `validation` or raise the weights")
+        write_text(directory / TRAIN_TOML, _train_toml(output, shards, sources))
+        manifest = {"stage": "mix", "work": work, "shards": shards}
+        write_text(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
+    show_counts(
+        f"mix: {output}", {n: {k: own[k] for k in ("documents", "tokens", "bytes")} for n, own in shards.items()}
+    )
+    logger.info(f"mix: {output / TRAIN_TOML} names the shards for `vikhr-fast train`")
+
+
+def mix_work(documents: Documents, settings: MixStage, sources: dict[str, SourceSettings]) -> dict[str, Any]:
+    """What the shards depend on."""
+    tokenizer = hashlib.sha256(find_model(settings.tokenizer).read_bytes()).hexdigest()
+    weights = {name: [source.weight, source.kl_weight] for name, source in sources.items()}
+    return work_of("mix", settings, input=documents.sha256, tokenizer=tokenizer, weights=weights)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The documents of one source and split, as often as they are taken; can be gone through more than once."""
+
+    documents: Documents
+    source: str
+    split: str
+    validation: float
+    weight: float
+
+    def __iter__(self) -> Iterator[Document]:
+        parts = [part for part in self.documents.parts if self.source in read_footer(part)["counts"]]
+        whole = int(self.weight)
+        rounds = whole + (self.weight > whole) if self.split == "train" else 1
+        for this_round in range(rounds):
+            for part in parts:
+                table = read_part(part)
+                rows = zip(table["text"].to_pylist(), table["source"].to_pylist(), strict=True)
+                for number, (text, source) in enumerate(rows, start=1):
+                    if source == self.source and self._is_taken(text, this_round):
+                        yield Document(text, Path(self.source), number)
+
+    def _is_taken(self, text: str, this_round: int) -> bool:
+        """By the hash of the text: first the split, then whether a last, partial round has it."""
+        digest = hashlib.sha256(text.encode("utf-8")).digest()
+        is_held_out = int.from_bytes(digest[:8], "big") < self.validation * _SPAN
+        if self.split == "validation" or is_held_out:
+            return is_held_out and self.split == "validation"
+        return int.from_bytes(digest[8:16], "big") < (self.weight - this_round) * _SPAN
+
+
+def _summary(directory: Path) -> dict[str, Any]:
+    manifest = json.loads((directory / MANIFEST).read_bytes())
+    names = {"documents": "num_documents", "tokens": "num_tokens", "bytes": "num_bytes", "sha256": "sha256"}
+    return {name: manifest[key] for name, key in names.items()}
+
+
+def _train_toml(output: Path, shards: dict[str, dict[str, Any]], sources: dict[str, SourceSettings]) -> str:
+    """The shards and KL weights as a training configuration names them."""
+    lines = ["# For the configuration of `vikhr-fast train`.", ""]
+    for split in _SPLITS:
+        lines.append(f"[data.{split}]")
+        for name in sources:
+            if f"{split}/{name}" in shards:
+                lines.append(f"{json.dumps(name)} = {json.dumps(str(output / split / name), ensure_ascii=False)}")
+        lines.append("")
+    lines.append("[kl.source_weights]")
+    lines += [f"{json.dumps(name)} = {s.kl_weight}" for name, s in sources.items() if f"train/{name}" in shards]
+    return "\n".join([*lines, ""])
