@@ -16,6 +16,7 @@ from corpora import directory_bytes, make_documents, noisy_sources
 from vikhr_fast.corpus.dedup_stage import dedup_documents
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import DedupStage, Machine
+from vikhr_fast.errors import InputError
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = pytest.mark.nightly  # a cluster takes half a minute to start
@@ -74,3 +75,28 @@ def test_a_killed_worker_is_survived(documents: Documents, whole: Path, tmp_path
         thread.join()
     assert killed
     assert directory_bytes(tmp_path / "out") == directory_bytes(whole)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["раз два"],
+        ["один два три четыре пять шесть"],
+        ["один два три четыре пять шесть"] * 3,
+        ["!!! ??? ... --- +++ ***"],
+    ],
+)
+def test_without_anything_to_compare(texts: list[str], tmp_path: Path) -> None:
+    documents = make_documents(tmp_path, {"s": texts})
+    dedup_documents(documents, tmp_path / "one", DedupStage(), Machine(threads=1))
+    dedup_documents(documents, tmp_path / "ray", DedupStage(), RAY)
+    assert directory_bytes(tmp_path / "ray") == directory_bytes(tmp_path / "one")
+
+
+def test_without_a_cluster_its_address_is_named(tmp_path: Path) -> None:
+    documents = make_documents(tmp_path, {"s": ["раз"]})
+    if ray.is_initialized():
+        ray.shutdown()
+    with pytest.raises(InputError, match=r"ray_address 127.0.0.1:1: no cluster"):
+        dedup_documents(documents, tmp_path / "out", DedupStage(), Machine(engine="ray", ray_address="127.0.0.1:1"))

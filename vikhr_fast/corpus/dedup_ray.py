@@ -48,19 +48,20 @@ def find_owners(parts: list[Path], settings: DedupStage, scratch: Path, machine:
     firsts = _firsts(numbers, digests)
     looked_for = numbers[(firsts == numbers) & ~is_short]
 
-    wanted = ray.put(looked_for)
-    rows = signed.map_batches(_band_rows, batch_format="pyarrow", fn_args=(wanted, buckets))
-    candidates = rows.groupby("bucket", num_partitions=buckets).map_groups(_candidates, batch_format="pyarrow")
-    pairs = _collected_pairs(candidates)
-
-    bucket_of = (pairs[:, 0] % buckets).astype(np.int64)
-    by_bucket = {bucket: ray.put(pairs[bucket_of == bucket]) for bucket in np.unique(bucket_of).tolist()}
-    needed = ray.put(_needed(pairs, bucket_of))
-    sets = paths.map_batches(_sets, batch_size=1, batch_format="pyarrow", fn_args=(settings, needed))
-    similar = sets.groupby("bucket", num_partitions=buckets).map_groups(
-        _similar, batch_format="pyarrow", fn_args=(by_bucket, settings.threshold)
-    )
-    owners = _decided(firsts, _collected_pairs(similar) if len(pairs) else pairs)
+    pairs = np.empty((0, 2), np.int64)
+    if len(looked_for) > 1:
+        rows = signed.map_batches(_band_rows, batch_format="pyarrow", fn_args=(ray.put(looked_for), buckets))
+        grouped = rows.groupby("bucket", num_partitions=buckets)
+        pairs = _collected_pairs(grouped.map_groups(_candidates, batch_format="pyarrow"))
+    if len(pairs):
+        bucket_of = pairs[:, 0] % buckets
+        by_bucket = {bucket: ray.put(pairs[bucket_of == bucket]) for bucket in np.unique(bucket_of).tolist()}
+        needed = ray.put(_needed(pairs, bucket_of))
+        sets = paths.map_batches(_sets, batch_size=1, batch_format="pyarrow", fn_args=(settings, needed))
+        grouped = sets.groupby("bucket", num_partitions=buckets)
+        arguments = (by_bucket, settings.threshold)
+        pairs = _collected_pairs(grouped.map_groups(_similar, batch_format="pyarrow", fn_args=arguments))
+    owners = _decided(firsts, pairs)
     for part in range(len(parts)):
         low, high = np.searchsorted(numbers, [part << 32, (part + 1) << 32])
         write_owners(scratch, part, owners[low:high])
