@@ -45,7 +45,7 @@ The pipeline, a command a stage; each reads files and writes files:
 
   1. vikhr-fast tokenizer train   a SentencePiece vocabulary for the new language (or extend: the base's, and more)
   2. vikhr-fast adapt             embeddings and LM head rebuilt for it
-  3. vikhr-fast corpus shard      text to token shards
+  3. vikhr-fast corpus build      sources to clean token shards, by a corpus.toml (or corpus shard: text as it is)
   4. vikhr-fast train             all weights, CE + KL to the frozen model (torchrun for several GPUs)
 
 `vikhr-fast merge` interpolates between two models, `vikhr-fast export` makes one of a run's checkpoint.

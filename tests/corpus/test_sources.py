@@ -120,7 +120,7 @@ def test_data_sets_of_the_hub_are_pinned_and_run_no_code(hub: list[tuple[Any, ..
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("hf:owner/set", "must be hf:OWNER/NAME@COMMIT"),
+        ("hf:owner/set", r"must be hf:OWNER/NAME@COMMIT\["),
         ("hf:owner/set@main", "must be .* COMMIT is the 40 digits"),
         (f"hf:no/set@{COMMIT}", "cannot be read: Dataset 'no/set' doesn't exist on the Hub"),
         (f"hf:bad/set@{COMMIT}", r"row 2: no text in column 'text' \(it has 'text', 'id'\)"),
@@ -136,3 +136,30 @@ def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"needs the package datasets; pip install 'vikhr-fast\[datasets\]'"):
         list(read_texts(Path(f"hf:owner/set@{COMMIT}")))
+
+
+def test_raw_files_of_a_data_set_are_fetched_at_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    class Api:
+        def list_repo_files(self, **where: str) -> list[str]:
+            calls.append(where)
+            if where["repo_id"] == "no/set":
+                raise OSError("404 Client\nError")
+            return ["README.md", "b.jsonl", "a.jsonl", "set.py"]
+
+    def download(filename: str, **where: str) -> str:
+        calls.append({"file": filename, **where})
+        (tmp_path / filename).write_text(f'{{"text": "{filename}"}}\n')
+        return str(tmp_path / filename)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Api, hf_hub_download=download))
+    assert list(read_texts(Path(f"hf:owner/set@{COMMIT}:*.jsonl"))) == ["a.jsonl", "b.jsonl"]
+    assert {call["revision"] for call in calls} == {COMMIT}
+    assert {call["repo_type"] for call in calls} == {"dataset"}
+    with pytest.raises(InputError, match="no file of the data set has such a name"):
+        list(read_texts(Path(f"hf:owner/set@{COMMIT}:*.parquet")))
+    with pytest.raises(InputError, match="cannot be fetched: 404 Client Error"):
+        list(read_texts(Path(f"hf:no/set@{COMMIT}:*")))
+    with pytest.raises(InputError, match="COMMIT is the 40 digits"):
+        list(read_texts(Path("hf:owner/set@main:*.jsonl")))

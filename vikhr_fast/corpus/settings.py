@@ -25,7 +25,8 @@ class SourceSettings:
     __pydantic_config__ = STRICT
 
     input: tuple[str, ...]
-    """Files, patterns such as 'news/*.jsonl.zst', or data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]."""
+    """Files, patterns such as 'news/*.jsonl.zst', data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]], or their raw files
+    hf:OWNER/NAME@COMMIT:PATTERN."""
     text: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
     """Fields or columns that make up the text, joined by blank lines."""
     id: str | None = None

@@ -1,5 +1,6 @@
 """Where text comes from: files, patterns of file names, and data sets of the Hugging Face Hub."""
 
+import fnmatch
 import glob
 import math
 import re
@@ -16,7 +17,8 @@ from vikhr_fast.files import sha256_of
 
 _BATCH = 1024  # documents
 _HUB = "hf:"
-_HUB_FORM = "hf:OWNER/NAME@COMMIT, hf:OWNER/NAME@COMMIT/CONFIG or hf:OWNER/NAME@COMMIT/CONFIG/SPLIT"
+_HUB_FILES = r"hf:([\w.-]+/[\w.-]+)@([0-9a-f]{40}):(.+)$"
+_HUB_FORM = f"{_HUB}OWNER/NAME@COMMIT[/CONFIG[/SPLIT]], or :PATTERN after COMMIT for its raw files"
 
 
 def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
@@ -25,13 +27,14 @@ def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
     Args:
         source: a file that `read_documents` knows; a pattern such as `news/*.jsonl.gz`, whose files are taken in the
             order of their names; or a data set of the Hub, pinned to a commit: hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]
-            (the split is "train" if not given), which needs the extra `datasets` and never runs code of the set.
+            (the split is "train" if not given), streamed, which needs the extra `datasets` and never runs code of the
+            set; or its raw files, hf:OWNER/NAME@COMMIT:PATTERN.
         text_field: JSONL field, or column of Parquet files and data sets, that holds the text.
 
     Raises:
         InputError: nothing to read there, or something that cannot be read.
     """
-    if str(source).startswith(_HUB):
+    if _is_rows(source):
         yield from (record.text for record in _hub_records(str(source), Columns((text_field,)), refuse))
     else:
         yield from (document.text for document in read_documents(source_files(source), text_field))
@@ -39,7 +42,7 @@ def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
 
 def read_source(source: Path, columns: Columns, on_bad: OnBad = refuse) -> Iterator[Record]:
     """As `read_texts`, with further fields, and `on_bad` decides what becomes of bad records; see `read_records`."""
-    if str(source).startswith(_HUB):
+    if _is_rows(source):
         yield from _hub_records(str(source), columns, on_bad)
     else:
         yield from read_records(source_files(source), columns, on_bad)
@@ -88,14 +91,41 @@ def _count(words: WordCounts, source: Path, text_field: str) -> None:
 
 
 def source_files(source: Path) -> list[Path]:
-    """The files of a source in the order in which they are read; none for a data set of the Hub, pinned by its name."""
-    if str(source).startswith(_HUB):
+    """The files of a source in the order in which they are read; none for rows of a data set, pinned by its name.
+
+    Files of the Hub are fetched into its cache.
+    """
+    if _is_rows(source):
         return []
+    if str(source).startswith(_HUB):
+        return _hub_files(str(source))
     if source.exists() or not glob.has_magic(str(source)):
         return [source]
     if not (found := sorted(glob.glob(str(source), recursive=True))):  # noqa: PTH207  absolute patterns, too
         raise InputError(f"{source}: no file has such a name")
     return list(map(Path, found))
+
+
+def _is_rows(source: Path) -> bool:
+    """Whether it is a data set of the Hub that is streamed by rows."""
+    return str(source).startswith(_HUB) and not re.match(_HUB_FILES, str(source))
+
+
+def _hub_files(source: str) -> list[Path]:
+    """The files of a data set that a pattern names: for sets whose loading script nobody runs any more."""
+    match = re.match(_HUB_FILES, source)
+    assert match
+    name, commit, pattern = match.groups()
+    import huggingface_hub
+
+    where = {"repo_id": name, "repo_type": "dataset", "revision": commit}
+    try:
+        names = sorted(fnmatch.filter(huggingface_hub.HfApi().list_repo_files(**where), pattern))
+        if not names:
+            raise InputError(f"{source}: no file of the data set has such a name")
+        return [Path(huggingface_hub.hf_hub_download(filename=file, **where)) for file in names]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{source}: cannot be fetched: {' '.join(str(error).split())}") from None
 
 
 def checksum(file: Path) -> str:
