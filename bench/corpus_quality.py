@@ -37,6 +37,7 @@ SOURCES = ("news", "wiki")
 def make_corpora(data: Path, scratch: Path) -> None:
     """`raw` and `clean` token shards, `held-out` ones, and the tokenizer of both."""
     sources = {name: read_paragraphs([data / "ru" / f"{name}.txt"]) for name in SOURCES}
+    (scratch / "corpus").mkdir()
     planted = plant(scratch / "corpus", sources, read_paragraphs([data / "en" / "docs.txt"], 100), rate=1.0)
     os.environ["PLANTED_KEY"] = "none"
     with serving(judge_of(planted)) as endpoint:

@@ -117,7 +117,7 @@ def plant(directory: Path, sources: dict[str, list[str]], english: list[str], ra
     for text in evaluation[::2]:
         planted.contaminated.add(text)
         web.append([f"Вопрос викторины. {text} Отвечайте в комментариях."])
-    bad = bad_documents(SEEN, count, planted.clean, seed)
+    bad = bad_documents(SEEN, count, [p for paragraphs in kept.values() for p in paragraphs], seed)
     planted.bad = set(bad)
     web += [[text] for text in bad]
     chance.shuffle(web)

@@ -98,5 +98,6 @@ def test_without_a_cluster_its_address_is_named(tmp_path: Path) -> None:
     documents = make_documents(tmp_path, {"s": ["раз"]})
     if ray.is_initialized():
         ray.shutdown()
-    with pytest.raises(InputError, match=r"ray_address 127.0.0.1:1: no cluster"):
-        dedup_documents(documents, tmp_path / "out", DedupStage(), Machine(engine="ray", ray_address="127.0.0.1:1"))
+    for address in ("127.0.0.1:1", "auto"):
+        with pytest.raises(InputError, match=f"ray_address {address}: no cluster"):
+            dedup_documents(documents, tmp_path / "out", DedupStage(), Machine(engine="ray", ray_address=address))

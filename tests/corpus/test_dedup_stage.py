@@ -128,6 +128,13 @@ def test_whole_documents_and_lines(tmp_path: Path) -> None:
         assert texts_of(Documents.open(tmp_path / mode)) == expected
 
 
+def test_what_separates_paragraphs_is_no_part_of_them(tmp_path: Path) -> None:
+    stars, words = "* * * * * * *", "один два три четыре пять шесть семь"
+    documents = make_documents(tmp_path, {"s": [f"{stars}\n\n{words}\n \n\n{stars}", f"{words}\n\n\nконец", stars]})
+    dedup_documents(documents, tmp_path / "out", DedupStage(), Machine())
+    assert texts_of(Documents.open(tmp_path / "out")) == [f"{stars}\n\n{words}", "конец"]
+
+
 def test_short_paragraphs_stay(tmp_path: Path) -> None:
     documents = make_documents(tmp_path, {"s": ["— Да.\n\n— Нет, никогда.\n\n— Да.", "— Да."]})
     dedup_documents(documents, tmp_path / "kept", DedupStage(), Machine())

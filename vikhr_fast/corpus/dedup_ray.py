@@ -10,6 +10,8 @@ their words costs n² / 2 pairs. Lost workers are made up for by Ray, which repe
 import hashlib
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,9 @@ def _connected(machine: Machine) -> Any:
             if machine.ray_address == "local":
                 ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
             else:
+                _check_port(machine.ray_address)
                 ray.init(address=machine.ray_address, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
                 f"ray_address {machine.ray_address}: no cluster: {reason}; start one, or take local"
@@ -89,6 +92,13 @@ def _connected(machine: Machine) -> Any:
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     return ray
+
+
+def _check_port(address: str) -> None:
+    """OSError where nobody listens: Ray itself tries for minutes and then ends the process."""
+    match = re.fullmatch(r"([^/]+):(\d+)", address)
+    if match:
+        socket.create_connection((match[1], int(match[2])), timeout=10).close()
 
 
 def _hasher(settings: DedupStage) -> MinHasher:

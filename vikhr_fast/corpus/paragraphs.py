@@ -39,7 +39,8 @@ def paragraphs_of(table: pa.Table, settings: DedupStage) -> Paragraphs:
     for row, text in enumerate(table["text"].to_pylist()):
         for place, paragraph in enumerate(split(text, settings.paragraphs)):
             if len(paragraph.split()) >= settings.minimum_words:
-                found.texts.append(paragraph)
+                # Paragraphs without words are compared by their bytes, to which no separator belongs.
+                found.texts.append(paragraph.strip())
                 found.rows.append(row)
                 found.places.append(place)
     return found
