@@ -11,7 +11,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.files import refuse_existing, sync_directory, write_text
 from vikhr_fast.run_directory import locked
 
-_WORK, _RESULT = "work.json", "result"
+_WORK, _RESULT, _SCRATCH = "work.json", "result", "scratch"
 
 
 @contextmanager
@@ -49,7 +49,8 @@ def resumable_directory(path: Path, work: dict[str, Any]) -> Iterator[Path]:
             sync_directory(path.parent)
         finally:
             is_finished = path.exists()
-            if is_finished or not result.exists() or not any(result.iterdir()):
+            is_begun = any(any(own.iterdir()) for own in (result, partial / _SCRATCH) if own.exists())
+            if is_finished or not result.exists() or not is_begun:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -69,6 +70,6 @@ def _claim(partial: Path, work: dict[str, Any]) -> None:
 
 def scratch_of(result: Path) -> Path:
     """A directory that lives as long as the work on the one that `resumable_directory` gave, made if missing."""
-    scratch = result.with_name("scratch")
+    scratch = result.with_name(_SCRATCH)
     scratch.mkdir(exist_ok=True)
     return scratch
