@@ -158,15 +158,15 @@ main(sys.argv[1:])
 def test_a_killed_run_asks_for_nothing_it_has(
     documents: Documents, endpoint: Endpoint, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    judged = threading.Event()
+    judged, stopped = threading.Event(), threading.Event()
 
-    def slowly(_text: str, _attempt: int) -> str | None:
-        time.sleep(0.02)
+    def hold(_text: str, _attempt: int) -> str | None:
         if len(endpoint.answered) >= 12:
             judged.set()
+            stopped.wait(30)  # the run can't end before the signal
         return None
 
-    endpoint.misbehave = slowly
+    endpoint.misbehave = hold
     command = [
         *("corpus", "annotate", str(documents.directory), "--output", str(tmp_path / "out"), "--model", "judge"),
         *("--base-url", endpoint.url, "--key-variable", "TEST_KEY", "--concurrency", "1", "--documents", "100"),
@@ -178,6 +178,7 @@ def test_a_killed_run_asks_for_nothing_it_has(
     assert judged.wait(60)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=30)
+    stopped.set()
     assert process.returncode == (-9 if stop == signal.SIGKILL else 130)
     assert "Traceback" not in errors
     with pytest.raises(SystemExit) as finished:
