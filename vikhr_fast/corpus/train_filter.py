@@ -1,7 +1,9 @@
 """`corpus train-filter`: a small encoder learns from the annotations which documents are good (paper, section 3.2)."""
 
 import copy
+import errno
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
@@ -215,7 +218,12 @@ def _threshold(probabilities: Scores, labels: Labels, settings: TrainFilterStage
 def _write(options: TrainFilter, model: Any, tokenizer: Any, result: _Result, work: dict[str, Any]) -> None:
     settings = options.settings
     with atomic_directory(options.output) as directory:
-        model.to("cpu").save_pretrained(directory)
+        try:
+            model.to("cpu").save_pretrained(directory)
+        except SafetensorError as error:
+            if f"os error {errno.ENOSPC}" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from None
         tokenizer.save_pretrained(directory)
         values = {
             "slope": result.slope,
