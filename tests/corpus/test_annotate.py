@@ -163,7 +163,7 @@ def test_a_killed_run_asks_for_nothing_it_has(
     def hold(_text: str, _attempt: int) -> str | None:
         if len(endpoint.answered) >= 12:
             judged.set()
-            stopped.wait(30)  # the run can't end before the signal
+            stopped.wait(2)  # the run, some thirty texts, can't end before the signal
         return None
 
     endpoint.misbehave = hold
