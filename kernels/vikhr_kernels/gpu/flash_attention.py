@@ -39,6 +39,19 @@ def load_tile(
 
 
 @triton.jit
+def keys_seen(p_first, start, last, KEYS: tl.constexpr):
+    """The keys of the queries from `start` to `last`, in tiles.
+
+    Some query sees those from `first` on, every one those from `common` up to `diagonal`; `before` and `after` are the
+    numbers of tiles in front of and behind these, which need a mask.
+    """
+    first = tl.load(p_first + start) // KEYS * KEYS
+    diagonal = start // KEYS * KEYS
+    common = tl.minimum(tl.cdiv(tl.load(p_first + last), KEYS) * KEYS, diagonal)
+    return first, common, diagonal, (common - first) // KEYS, tl.cdiv(last + 1 - diagonal, KEYS)
+
+
+@triton.jit
 def _scores(
     b_q, b_q_rest, k, key, column, T, stride, D: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
@@ -105,11 +118,7 @@ def flash_attention_forward_kernel(
     m_query = o_query < T
     last = tl.minimum(start + QUERIES, T) - 1
     b_first = tl.load(p_first + o_query, mask=m_query, other=0)
-    # Keys seen by some query of the tile; from `common` on by all, up to the diagonal.
-    first = tl.load(p_first + start) // KEYS * KEYS
-    diagonal = start // KEYS * KEYS
-    common = tl.minimum(tl.cdiv(tl.load(p_first + last), KEYS) * KEYS, diagonal)
-    before, after = (common - first) // KEYS, tl.cdiv(last + 1 - diagonal, KEYS)
+    first, common, diagonal, before, after = keys_seen(p_first, start, last, KEYS)
 
     if DESCRIPTORS or D == 64:  # see _scores
         b_q = load_tile(q, start, i_head * head_q, T, stride_q, QUERIES, D, True, DESCRIPTORS)  # [QUERIES, D]

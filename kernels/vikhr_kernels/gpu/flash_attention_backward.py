@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vikhr_kernels import attention_dispatch
-from vikhr_kernels.gpu.flash_attention import LOG2_E, load_tile, source, tiled
+from vikhr_kernels.gpu.flash_attention import LOG2_E, keys_seen, load_tile, source, tiled
 
 
 @triton.jit
@@ -72,11 +72,7 @@ def flash_attention_query_gradient_kernel(
     m_query = o_query < T
     last = tl.minimum(start + QUERIES, T) - 1
     b_first = tl.load(p_first + o_query, mask=m_query, other=0)
-    # The same intervals of keys as forward.
-    first = tl.load(p_first + start) // KEYS * KEYS
-    diagonal = start // KEYS * KEYS
-    common = tl.minimum(tl.cdiv(tl.load(p_first + last), KEYS) * KEYS, diagonal)
-    before, after = (common - first) // KEYS, tl.cdiv(last + 1 - diagonal, KEYS)
+    first, common, diagonal, before, after = keys_seen(p_first, start, last, KEYS)
 
     b_d_out = load_tile(d_out, start, i_head * head_d_out, T, stride_d_out, QUERIES, D, True, DESCRIPTORS)
     o_out = (tl.cast(o_query, tl.int64) * HEADS + i_head)[:, None] * D + tl.arange(0, D)[None, :]
