@@ -47,9 +47,10 @@ def test_measured_rates_replace_the_data_sheet(tmp_path: Path, capsys: pytest.Ca
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"ceilings": {"gemm_flops_per_second": 156e12, "copy_bytes_per_second": 1e12}}))
     assert numbers(capsys, measured=file)["gpu_hours"] == pytest.approx(2 * numbers(capsys)["gpu_hours"], rel=0.02)
-    file.write_text("{}")
-    with pytest.raises(InputError, match=r"results.json: no results of bench/gpu.py"):
-        plan(Plan(measured=file))
+    for damaged in (b"{}", b"\xff\x00", b'{"ceilings": {"gemm_flops_per_second": 0, "copy_bytes_per_second": 1}}'):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"results.json: no results.json of bench/gpu.py, or a damaged one$"):
+            plan(Plan(measured=file))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, refuse_existing, write_text
 
 ANNOTATIONS, FAILED = "annotations.jsonl", "failed.jsonl"
-CRITERIA = ("informativeness", "usefulness", "grammar", "style", "safety")
 _ANSWER_TOKENS = 60  # of five scores as JSON
 _FAILURES = 20  # without a single answer before them
 

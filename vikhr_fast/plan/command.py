@@ -109,8 +109,8 @@ def _hardware(options: Plan) -> Hardware:
         flops, bandwidth = (
             positive.validate_python(ceilings[name]) for name in ("gemm_flops_per_second", "copy_bytes_per_second")
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{options.measured}: no results of bench/gpu.py: {error!r}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{options.measured}: no results.json of bench/gpu.py, or a damaged one") from None
     return dataclasses.replace(hardware, flops=flops, bandwidth=bandwidth)
 
 
