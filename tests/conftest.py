@@ -1,6 +1,7 @@
 """One thread a test process: bit-exact sums, and no fighting over cores between workers."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
 torch.set_num_threads(1)
+# Shells start background jobs with Ctrl-C ignored, which the commands that the tests start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(vikhr_fast.__file__).parent / "demo" / "data"
 
