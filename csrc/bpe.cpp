@@ -11,31 +11,55 @@ namespace {
 
 // Documents are handed to threads in blocks of about this many bytes.
 constexpr std::size_t kBlockBytes = 1 << 18;
+// Of text, for which memory is set aside before. Only what is used of it comes to exist.
+constexpr std::size_t kBytesPerId = 4;
 
 bool starts_with_space_symbol(std::string_view piece) {
   return piece.substr(0, kSpaceSymbolUtf8.size()) == kSpaceSymbolUtf8;
 }
 
-// One array of all blocks' ids. `ends`, where each document ends in its block, become places in it.
-IdBuffer join(std::vector<IdBuffer>& outputs, const std::vector<std::size_t>& starts,
-              unsigned threads, std::int64_t* ends) {
-  std::vector<std::size_t> places{0};
-  for (const IdBuffer& output : outputs) places.push_back(places.back() + output.size());
-  IdBuffer joined(places.back());
-  const auto copy = [&](std::size_t block) {
-    IdBuffer& output = outputs[block];
-    if (output.size() > 0) {
-      std::memcpy(joined.data() + places[block], output.data(),
-                  output.size() * sizeof(std::int32_t));
-    }
-    for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
-      ends[i] += static_cast<std::int64_t>(places[block]);
-    }
-    output = IdBuffer();  // memory goes back as the joined pages are touched
-  };
-  run_blocks(outputs.size(), threads, [&]() { return copy; });
-  return joined;
-}
+// The ids of blocks that end in any order, one after another. A block is copied while the caches
+// still have it, and its buffer is used again.
+class OrderedIds {
+ public:
+  // They go to `all`. `ends`, where each document ends in its block, become places there.
+  OrderedIds(const std::vector<std::size_t>& starts, std::int64_t* ends, IdBuffer& all)
+      : starts_(starts), ends_(ends), all_(all), waiting_(starts.size() - 1) {}
+
+  IdBuffer empty_buffer() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (empty_.empty()) return {};
+    IdBuffer buffer = std::move(empty_.back());
+    empty_.pop_back();
+    return buffer;
+  }
+
+  void put(std::size_t block, IdBuffer ids) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    waiting_[block] = std::move(ids);
+    is_there_[block] = true;
+    for (; next_ < waiting_.size() && is_there_[next_]; ++next_) append(next_);
+  }
+
+ private:
+  void append(std::size_t block) {
+    const auto place = static_cast<std::int64_t>(all_.size());
+    for (std::size_t i = starts_[block]; i < starts_[block + 1]; ++i) ends_[i] += place;
+    IdBuffer ids = std::move(waiting_[block]);
+    all_.append(ids.data(), ids.size());
+    ids.clear();
+    empty_.push_back(std::move(ids));
+  }
+
+  const std::vector<std::size_t>& starts_;
+  std::int64_t* ends_;
+  IdBuffer& all_;
+  std::vector<IdBuffer> waiting_;
+  std::vector<bool> is_there_ = std::vector<bool>(waiting_.size());
+  std::size_t next_ = 0;
+  std::vector<IdBuffer> empty_;
+  std::mutex mutex_;
+};
 
 }  // namespace
 
@@ -98,26 +122,36 @@ BpeEncoder::~BpeEncoder() = default;
 IdBuffer BpeEncoder::encode(const Texts& texts, InvalidUtf8 policy, unsigned threads,
                             std::int64_t* offsets) const {
   threads = resolve_threads(threads);
-  // One thread fills one buffer, which needs no joining.
+  // One thread fills one buffer.
   const std::vector<std::size_t> starts = threads == 1
                                               ? std::vector<std::size_t>{0, texts.size()}
                                               : cut_in_blocks(texts, kBlockBytes);
-  const std::size_t blocks = starts.size() - 1;
-  std::vector<IdBuffer> outputs(blocks);
-  std::int64_t* ends = offsets + 1;
-  run_blocks(blocks, threads, [&]() {
-    return [&, lease = std::make_unique<Lease>(*this)](std::size_t block) {
-      Lease& worker = *lease;
-      worker->begin(outputs[block], ends);
-      for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
-        worker->encode(texts[i], i, policy);
-      }
-      worker->finish();
-    };
-  });
   offsets[0] = 0;
-  if (blocks == 1) return std::move(outputs[0]);
-  return join(outputs, starts, threads, ends);
+  std::int64_t* ends = offsets + 1;
+  const auto encode_block = [&](std::size_t block, IdBuffer& ids) {
+    Lease worker(*this);
+    worker->begin(ids, ends);
+    for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
+      worker->encode(texts[i], i, policy);
+    }
+    worker->finish();
+  };
+  IdBuffer all;
+  all.reserve(texts.num_bytes() / kBytesPerId);
+  if (starts.size() == 2) {
+    encode_block(0, all);
+  } else {
+    OrderedIds ordered(starts, ends, all);
+    run_blocks(starts.size() - 1, threads, [&]() {
+      return [&](std::size_t block) {
+        IdBuffer ids = ordered.empty_buffer();
+        encode_block(block, ids);
+        ordered.put(block, std::move(ids));
+      };
+    });
+  }
+  all.shrink_to_fit();
+  return all;
 }
 
 void BpeEncoder::decode(const std::int64_t* ids, std::size_t count, std::string& text) const {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <memory>
 #include <new>
 
 #if defined(__linux__)
@@ -13,6 +14,16 @@
 namespace vikhr {
 
 inline constexpr std::size_t kHugePage = std::size_t{1} << 21;
+
+// Wishes for huge pages where `memory` holds whole ones. To be said before the memory is touched.
+inline void wish_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) {
+#if defined(__linux__)
+  void* aligned = memory;
+  std::size_t left = bytes;
+  if (std::align(kHugePage, kHugePage, aligned, left) == nullptr) return;
+  madvise(aligned, left / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+}
 
 // An allocator that rounds large sizes up to whole huge pages.
 template <typename Value>
@@ -33,9 +44,7 @@ struct HugeAllocator {
     void* memory = is_large(count) ? std::aligned_alloc(kHugePage, rounded(count))
                                    : std::malloc(count * sizeof(Value));
     if (memory == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-    if (is_large(count)) madvise(memory, rounded(count), MADV_HUGEPAGE);  // a wish only
-#endif
+    if (is_large(count)) wish_huge_pages(memory, rounded(count));
     return static_cast<Value*>(memory);
   }
   void deallocate(Value* values, std::size_t) { std::free(values); }

@@ -2,12 +2,15 @@
 // them, and the memory can be handed to NumPy as it is.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
+
+#include "huge_memory.hpp"
 
 namespace vikhr {
 
@@ -45,6 +48,9 @@ class IdBuffer {
   }
   void advance(std::size_t count) { size_ += count; }
   void clear() { size_ = 0; }
+  void shrink_to_fit() {
+    if (size_ < capacity_) resize(size_);
+  }
 
   // The caller frees the memory; the buffer is empty afterwards.
   std::int32_t* release() {
@@ -60,9 +66,13 @@ class IdBuffer {
   }
 
   void grow(std::size_t needed) {
-    std::size_t capacity = capacity_ < 64 ? 64 : capacity_ + capacity_ / 2;
-    if (capacity < needed) capacity = needed;
-    void* moved = std::realloc(data_, capacity * sizeof *data_);
+    const std::size_t more = capacity_ < 64 ? 64 : capacity_ + capacity_ / 2;
+    resize(std::max(more, needed));
+    wish_huge_pages(data_ + size_, (capacity_ - size_) * sizeof *data_);
+  }
+
+  void resize(std::size_t capacity) {
+    void* moved = std::realloc(data_, std::max<std::size_t>(capacity, 1) * sizeof *data_);
     if (moved == nullptr) throw std::bad_alloc();
     data_ = static_cast<std::int32_t*>(moved);
     capacity_ = capacity;

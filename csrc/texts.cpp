@@ -19,6 +19,12 @@ void refuse_invalid(std::size_t document, std::size_t byte) {
                                 ": not valid UTF-8; errors=\"replace\" puts U+FFFD there");
 }
 
+std::size_t Texts::num_bytes() const {
+  std::size_t bytes = 0;
+  for (std::size_t i = 0; i < count_; ++i) bytes += (*this)[i].num_bytes();
+  return bytes;
+}
+
 std::vector<std::size_t> cut_in_blocks(const Texts& texts, std::size_t block_bytes) {
   std::vector<std::size_t> starts{0};
   std::size_t bytes = 0;

@@ -42,6 +42,8 @@ class Texts {
       : buffer_(buffer), offsets_(offsets), count_(count) {}
 
   std::size_t size() const { return count_; }
+  // Of all texts in UTF-8, about.
+  std::size_t num_bytes() const;
   Text operator[](std::size_t i) const {
     if (texts_ != nullptr) return texts_[i];
     return {buffer_ + offsets_[i], static_cast<std::size_t>(offsets_[i + 1] - offsets_[i])};

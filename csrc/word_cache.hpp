@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "hash.hpp"
+#include "huge_memory.hpp"
 
 namespace vikhr {
 
@@ -23,12 +24,13 @@ class WordCache {
 
   using Key = std::array<std::uint64_t, 4>;  // the word, padded with zeros, its length in the last byte
 
-  // Zeroed memory from the system, of which only touched pages exist: a small use stays small.
-  WordCache() : memory_(std::calloc(kEntries + 1, sizeof(Entry))) {
+  // Zeroed memory from the system, of which only touched pages exist, huge ones where there are.
+  WordCache() : memory_(std::calloc(kBytes + kHugePage, 1)) {
     if (memory_ == nullptr) throw std::bad_alloc();
     void* aligned = memory_.get();
-    std::size_t space = (kEntries + 1) * sizeof(Entry);
-    std::align(alignof(Entry), kEntries * sizeof(Entry), aligned, space);
+    std::size_t space = kBytes + kHugePage;
+    std::align(kHugePage, kBytes, aligned, space);
+    wish_huge_pages(aligned, kBytes);
     entries_ = static_cast<Entry*>(aligned);
   }
 
@@ -78,7 +80,7 @@ class WordCache {
   }
 
  private:
-  static constexpr std::size_t kEntries = std::size_t{1} << 18;  // 16 MiB
+  static constexpr std::size_t kEntries = std::size_t{1} << 18;
 
   // Threads read while one writes: a reader compares the state before and after. Every access is atomic; acquire
   // loads and release stores keep them in order, and cost nothing on x86.
@@ -140,6 +142,7 @@ class WordCache {
     std::array<std::atomic<std::uint64_t>, 8> words_;  // the key, seven ids and the state
   };
   static_assert(sizeof(Entry) == 64, "one cache line");
+  static constexpr std::size_t kBytes = kEntries * sizeof(Entry);  // 16 MiB
 
   // From its place 32 - n on, all bits of n bytes and none of the others.
   static constexpr std::array<unsigned char, 64> kMask = [] {
