@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/vikhr-fast demo
 
 # Checked last are the two gates of the kernels, neither of which needs a GPU: every kernel compiles for A100 and H100
-# without spills, and every planted mistake in a kernel makes a test fail.
+# without spills, and every planted mistake in a kernel makes a test fail. Then a minute of fuzzing, where there is clang.
 test: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -27,6 +27,7 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 	$(BIN)/python -m vikhr_kernels.aot
 	$(BIN)/python tests/mutate.py
+	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing: clang++ is not installed'; fi
 
 lint: setup
 	$(BIN)/ruff check

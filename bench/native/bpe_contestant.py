@@ -135,7 +135,7 @@ def cut_strings(documents: list[str]) -> list[str]:
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
     documents = read_documents(settings["files"])
-    documents = documents[: len(documents) // settings["divisor"]]
+    documents *= settings["times"]
     texts = cut_strings(documents) if settings["texts"] == "strings" else documents
     num_bytes = sum(len(text.encode()) for text in texts)
     started = time.perf_counter()
@@ -149,10 +149,13 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         results = [encode(batch) for batch in batches]
         seconds = time.perf_counter() - started
     ids = np.concatenate([flatten(result) for result in results])
-    started = time.perf_counter()
-    again = [encode(batch) for batch in batches]
-    warm_seconds = time.perf_counter() - started
-    del again
+    del results
+    warm_seconds = None
+    if settings["times"] == 1:
+        started = time.perf_counter()
+        again = [encode(batch) for batch in batches]
+        warm_seconds = time.perf_counter() - started
+        del again
     return {
         "bytes": num_bytes,
         "texts": len(texts),
