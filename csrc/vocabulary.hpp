@@ -14,43 +14,16 @@
 #include "hash.hpp"
 #include "model.hpp"
 #include "pair_table.hpp"
+#include "prefix_matcher.hpp"
 #include "scan.hpp"
 #include "utf8.hpp"
 
 namespace vikhr {
 
-using Id = std::int32_t;
-
 // The symbol of a character, and its number among the common characters: 0 where it is none.
 struct CharacterSymbol {
   Symbol symbol;
   std::uint32_t common;
-};
-
-// The user-defined symbols as a trie over bytes.
-class PrefixMatcher {
- public:
-  void add(std::string_view symbol, Id id);
-  bool empty() const { return nodes_.size() == 1; }
-
-  struct Match {
-    std::size_t length = 0;  // 0 where no symbol starts here
-    Id id = -1;
-  };
-  // The longest symbol that `text` starts with.
-  Match match(std::string_view text) const;
-
- private:
-  struct Node {
-    Id id = -1;
-    std::uint32_t first_child = 0;  // children of a node: a list through `sibling`
-    std::uint32_t sibling = 0;
-    unsigned char byte = 0;
-  };
-  std::uint32_t child(std::uint32_t node, unsigned char byte) const;
-
-  std::vector<Node> nodes_ = std::vector<Node>(1);
-  std::vector<std::uint32_t> roots_ = std::vector<std::uint32_t>(256);  // the root's children
 };
 
 class Vocabulary {
