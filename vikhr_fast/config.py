@@ -147,6 +147,10 @@ class ScheduleConfig:
     """Steps between checkpoints; 0 saves after the last step only. SIGTERM saves too."""
     keep_checkpoints: _Count = 2
     """How many of the newest checkpoints stay on disk."""
+    keep_every: _CountOrZero = 0
+    """Checkpoints of steps that are multiples of this stay, too."""
+    keep_best: bool = False
+    """So does the one with the fewest bits per byte, over all validation sets; it needs validation at its step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,15 +40,20 @@ class Ranks:
 
     def on_main(self, action: Callable[[], object]) -> None:
         """Runs an action on rank 0 while the others wait; its InputError or OSError is raised on every rank."""
-        failure: list[Exception | None] = [None]
-        if self.is_main:
-            try:
-                action()
-            except (InputError, OSError) as error:
-                failure[0] = error
-        dist.broadcast_object_list(failure, src=0)
-        if failure[0] is not None:
-            raise failure[0]
+        self.together(action if self.is_main else lambda: None)
+
+    def together(self, action: Callable[[], object]) -> None:
+        """Runs an action on all ranks; the first rank's InputError or OSError is raised on every rank."""
+        mine: Exception | None = None
+        try:
+            action()
+        except (InputError, OSError) as error:
+            mine = error
+        failures: list[Exception | None] = [None] * self.count
+        dist.all_gather_object(failures, mine)
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
 
 def _mesh(kind: str, count: int, replicas: int) -> DeviceMesh:

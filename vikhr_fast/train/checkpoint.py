@@ -1,8 +1,9 @@
 """Checkpoints by `torch.distributed.checkpoint`: complete or absent, verified before anything is read.
 
 A checkpoint directory holds the sharded model and optimiser, `state.json`, and `manifest.json` with the SHA-256 of
-every file. Nothing else is needed to go on bit for bit: the order of the data follows from the seed and the step,
-and training draws no random numbers. The format's metadata is a pickle: load only checkpoints that you trust.
+every file. Nothing else is needed to go on bit for bit, on any number of ranks: the order of the data follows from
+the seed and the step, and training draws no random numbers. The format's metadata is a pickle: load only checkpoints
+that you trust.
 """
 
 import errno
@@ -10,25 +11,29 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 
+from vikhr_fast.config import ScheduleConfig
+from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of, sync_directory, write_text
 from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import Ranks
 
 _MANIFEST, _STATE = "manifest.json", "state.json"
+_SPARE_BYTES = 1 << 20  # for what isn't tensors
 
 
 @dataclass(frozen=True)
@@ -41,41 +46,109 @@ class TrainState:
     """Tokens trained on."""
     losses: tuple[float, ...] = field(default=(0.0,) * 5)
     """`objective.Losses` of the last step over all ranks."""
+    validation: float | None = None
+    """Mean bits per byte of the validation sets, if they were scored at this step."""
 
 
-def save_checkpoint(
-    directory: Path, model: Mistral, optimizer: torch.optim.Optimizer, state: TrainState, ranks: Ranks, keep: int
-) -> None:
-    """Writes `directory/step-N`, then deletes all but the newest `keep`.
+class Checkpoints:
+    """The checkpoints of a run, written while training goes on. All methods are called by all ranks together.
 
-    Raises:
-        OSError: no space left, or no permission; the earlier checkpoints stay.
+    Args:
+        directory: holds `step-N` directories.
+        schedule: which of them to keep.
+        ranks: of the run.
     """
-    final = directory / f"step-{state.step:08d}"
-    partial = directory / f".{final.name}.partial"
 
-    def begin() -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    def __init__(self, directory: Path, schedule: ScheduleConfig, ranks: Ranks) -> None:
+        self._directory, self._schedule, self._ranks = directory, schedule, ranks
+        self._group = dist.new_group(backend="gloo")  # the thread's own: training uses the others meanwhile
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
 
-    def complete() -> None:
-        write_text(partial / _STATE, json.dumps(asdict(state)))
-        manifest = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
-        write_text(partial / _MANIFEST, json.dumps(manifest, indent=2))
-        partial.rename(final)
-        sync_directory(directory)
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank still writes a checkpoint."""
+        return self._pending is not None and not self._pending.done()
 
-    ranks.on_main(begin)
-    values = _sharded_values(model, optimizer)
-    try:
-        with _storage_errors(partial, values):
-            save(values, checkpoint_id=partial)
-        ranks.on_main(complete)
-    except BaseException:
-        if ranks.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    ranks.on_main(lambda: _delete(complete_checkpoints(directory)[:-keep]))
+    @property
+    def has_failed(self) -> bool:
+        """Whether `finish` will raise here."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+
+    def save(self, model: Mistral, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+        """Copies everything, then writes `step-N` in the background; the one before is finished first.
+
+        Raises:
+            OSError: no space left, or no permission; the earlier checkpoints stay.
+        """
+        self.finish()
+        final = self._directory / f"step-{state.step:08d}"
+        unfinished = self._directory / f".{final.name}.partial"
+        values = _sharded_values(model, optimizer)
+        needed = torch.tensor(_local_bytes(values) + _SPARE_BYTES, device=self._ranks.device)
+        num_bytes = int(self._ranks.sum(needed))
+
+        def begin() -> None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            _require_space(self._directory, num_bytes)
+
+        self._ranks.on_main(begin)
+        saved = async_save(values, checkpoint_id=unfinished, process_group=self._group)
+        assert isinstance(saved, Future)
+        self._pending = self._writer.submit(self._complete, saved, unfinished, final, state)
+
+    def finish(self) -> None:
+        """Waits until the last checkpoint is complete; raises what `save` raises, on every rank."""
+        pending, self._pending = self._pending, None
+        self._ranks.together(lambda: pending.result() if pending else None)
+
+    def close(self) -> None:
+        """Waits for the writing thread, without asking how it ended."""
+        self._writer.shutdown()
+
+    def load_last(self, model: Mistral, optimizer: torch.optim.Optimizer) -> TrainState:
+        """Fills model and optimiser from the newest checkpoint that is whole, written by any number of ranks.
+
+        Damaged ones are set aside. Without any checkpoint the run begins.
+
+        Raises:
+            InputError: there are checkpoints, and all of them are damaged.
+        """
+        self._ranks.on_main(lambda: remove_leftovers(self._directory))
+        while checkpoints := complete_checkpoints(self._directory):
+            try:
+                return load_checkpoint(checkpoints[-1], model, optimizer, self._ranks)
+            except InputError as error:  # on every rank
+                if len(checkpoints) == 1:
+                    raise
+                if self._ranks.is_main:
+                    logger.warning(f"{error}; it is kept as *.damaged, and {checkpoints[-2].name} goes on")
+                self._ranks.on_main(partial(set_aside, checkpoints[-1]))
+        return TrainState()
+
+    def _complete(self, saved: "Future[Any]", unfinished: Path, final: Path, state: TrainState) -> None:
+        """In the background: each rank hashes its own files, then rank 0 makes the whole a checkpoint."""
+        digests: dict[str, str] = {}
+        failure: InputError | OSError | None = None
+        try:
+            saved.result()
+            own = f"__{self._ranks.rank}_*.distcp"
+            digests = {file.name: sha256_of(file) for file in sorted(unfinished.glob(own))}
+        except (CheckpointException, OSError) as error:
+            failure = _storage_error(error, self._directory)
+        found: list[Any] = [None] * self._ranks.count
+        dist.all_gather_object(found, (digests, failure), group=self._group)
+        failures = [failure for _, failure in found if failure is not None]
+        if self._ranks.is_main:
+            try:
+                if not failures:
+                    _publish(unfinished, final, {k: v for digests, _ in found for k, v in digests.items()}, state)
+                    _delete(_superseded(complete_checkpoints(self._directory), self._schedule))
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        if failures:
+            raise failures[0]
 
 
 def load_checkpoint(path: Path, model: Mistral, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainState:
@@ -84,16 +157,21 @@ def load_checkpoint(path: Path, model: Mistral, optimizer: torch.optim.Optimizer
     Raises:
         InputError: a file is missing, damaged or cut short.
     """
-    ranks.on_main(lambda: verify(path))
+    ranks.together(lambda: verify(path, ranks.rank, ranks.count))
     values = _sharded_values(model, optimizer)
     load(values, checkpoint_id=path)
     set_state_dict(model, optimizer, model_state_dict=values["model"], optim_state_dict=values["optimizer"])
-    state = json.loads((path / _STATE).read_text())
-    return TrainState(state["step"], state["tokens"], tuple(state["losses"]))
+    return read_state(path)
 
 
-def verify(path: Path) -> None:
-    """Compares every file of a checkpoint with its manifest.
+def read_state(path: Path) -> TrainState:
+    """Where the run stood at a checkpoint that is verified."""
+    values = json.loads((path / _STATE).read_text())
+    return TrainState(**{**values, "losses": tuple(values["losses"])})
+
+
+def verify(path: Path, part: int = 0, parts: int = 1) -> None:
+    """Compares the files of a checkpoint with its manifest: all, or the given one of equal parts of them.
 
     Raises:
         InputError: naming the first file that is missing or differs.
@@ -102,7 +180,8 @@ def verify(path: Path) -> None:
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
         incomplete = {_STATE, ".metadata"} - manifest.keys()
-        damaged = next((name for name, digest in manifest.items() if sha256_of(path / name) != digest), None)
+        names = sorted(manifest)[part::parts]
+        damaged = next((name for name in names if sha256_of(path / name) != manifest[name]), None)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: missing; {advice}") from None
     except (ValueError, AttributeError):
@@ -137,9 +216,25 @@ def remove_leftovers(directory: Path) -> None:
         shutil.rmtree(path)
 
 
-def _sharded_values(model: Mistral, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    model_values, optimizer_values = get_state_dict(model, optimizer)
-    return {"model": model_values, "optimizer": optimizer_values}
+def _publish(unfinished: Path, final: Path, digests: dict[str, str], state: TrainState) -> None:
+    """Makes a complete checkpoint of what all ranks have written."""
+    write_text(unfinished / _STATE, json.dumps(asdict(state)))
+    others = (unfinished / _STATE, unfinished / ".metadata")
+    manifest = {**digests, **{file.name: sha256_of(file) for file in others}}
+    write_text(unfinished / _MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
+    unfinished.rename(final)
+    sync_directory(final.parent)
+
+
+def _superseded(checkpoints: list[Path], schedule: ScheduleConfig) -> list[Path]:
+    """Those that need not be kept: not among the last, not of the steps to keep, not the best."""
+    kept = set(checkpoints[-schedule.keep_checkpoints :])
+    if schedule.keep_every:
+        kept |= {path for path in checkpoints if step_of(path) % schedule.keep_every == 0}
+    if schedule.keep_best:
+        scored = [(score, path) for path in checkpoints if (score := read_state(path).validation) is not None]
+        kept |= {path for _, path in sorted(scored)[:1]}
+    return [path for path in checkpoints if path not in kept]
 
 
 def _delete(checkpoints: list[Path]) -> None:
@@ -150,18 +245,27 @@ def _delete(checkpoints: list[Path]) -> None:
         shutil.rmtree(doomed)
 
 
-@contextmanager
-def _storage_errors(directory: Path, values: dict[str, Any]) -> Iterator[None]:
-    """Brings a full disk out of the checkpoint library's wrapping as the OSError that it is."""
-    try:
-        yield
-    except CheckpointException as error:
-        for failure, _ in error.failures.values():
-            if isinstance(failure, OSError):
-                raise failure from None
-        if shutil.disk_usage(directory.parent).free < _local_bytes(values):  # torch.save hides this reason
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory.parent)) from None
-        raise
+def _sharded_values(model: Mistral, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    model_values, optimizer_values = get_state_dict(model, optimizer)
+    return {"model": model_values, "optimizer": optimizer_values}
+
+
+def _require_space(directory: Path, num_bytes: int) -> None:
+    if shutil.disk_usage(directory).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+
+
+def _storage_error(error: CheckpointException | OSError, directory: Path) -> InputError | OSError:
+    """The first rank's reason out of the checkpoint library's wrapping: a full disk as the OSError that it is."""
+    if isinstance(error, OSError):
+        return error
+    reasons = [failure for failure, _ in error.failures.values()]
+    for reason in reasons:
+        if isinstance(reason, OSError):
+            return reason
+    if shutil.disk_usage(directory).free < _SPARE_BYTES:  # torch.save hides this reason
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+    return InputError(f"{directory}: the checkpoint could not be written: {reasons[0]!r}")
 
 
 def _local_bytes(values: Any) -> int:

@@ -6,8 +6,7 @@ import resource
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,7 @@ from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.plan.speed import attention_flops, peak_flops
 from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.run_directory import locked, record_run
-from vikhr_fast.train.checkpoint import (
-    TrainState,
-    complete_checkpoints,
-    load_checkpoint,
-    remove_leftovers,
-    save_checkpoint,
-    set_aside,
-    step_of,
-)
+from vikhr_fast.train.checkpoint import Checkpoints, TrainState, complete_checkpoints, step_of
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import MetricsWriter, StepMetrics, forget_steps_after
 from vikhr_fast.train.optimizer import build_optimizer, learning_rate
@@ -240,7 +231,8 @@ class Training:
             if split
             else build_optimizer(self.model, config.optimizer)
         )
-        self.state = self._resume()
+        self.checkpoints = Checkpoints(config.output / CHECKPOINTS, config.schedule, ranks)
+        self.state = self.checkpoints.load_last(self.model, self.optimizer)
         self.num_steps = inputs.num_steps
 
     def run(self) -> Path:
@@ -258,6 +250,7 @@ class Training:
             ) as metrics,
             profiling(config.output, config.profile, self.ranks) as profiled,
             closing(self._batches()) as steps,
+            closing(self.checkpoints) as checkpoints,
         ):
             if self.ranks.is_main:
                 logger.info(describe(config, self.inputs, self.ranks.count, self.state.step))
@@ -270,9 +263,13 @@ class Training:
                 done, last = self.state.step, self.state.step == self.num_steps
                 if last or _is_due(done, schedule.validate_every):
                     self._validate(metrics)
-                exit_code = self._agreed_exit_code()
+                exit_code, has_failed = self._agreed()
+                if has_failed:
+                    checkpoints.finish()  # raises
                 if last or exit_code or _is_due(done, schedule.checkpoint_every):
-                    self._save_checkpoint()
+                    checkpoints.save(self.model, self.optimizer, self.state)
+                if last or exit_code:
+                    checkpoints.finish()
                 if exit_code and not last:
                     logger.info(f"stopped by a signal after step {done}; the same command goes on from there")
                     raise SystemExit(exit_code)
@@ -366,38 +363,21 @@ class Training:
             )
             for name, shards in self.inputs.validation.items()
         }
+        mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
+        self.state = replace(self.state, validation=mean)
         metrics.validation(self.state.step, self.state.tokens, scores)
-
-    def _resume(self) -> TrainState:
-        directory = self.config.output / CHECKPOINTS
-        self.ranks.on_main(lambda: remove_leftovers(directory))
-        while checkpoints := complete_checkpoints(directory):
-            try:
-                return load_checkpoint(checkpoints[-1], self.model, self.optimizer, self.ranks)
-            except InputError as error:  # on every rank
-                if len(checkpoints) == 1:
-                    raise
-                if self.ranks.is_main:
-                    logger.warning(f"{error}; it is kept as *.damaged, and {checkpoints[-2].name} goes on")
-                self.ranks.on_main(partial(set_aside, checkpoints[-1]))
-        return TrainState()
-
-    def _save_checkpoint(self) -> None:
-        directory = self.config.output / CHECKPOINTS
-        save_checkpoint(
-            directory, self.model, self.optimizer, self.state, self.ranks, self.config.schedule.keep_checkpoints
-        )
 
     def _save_model(self, directory: Path) -> None:
         """Gathers the weights into a Hugging Face directory, with the tokenizer's files beside them."""
         stored = _DTYPES[self.config.runtime.dtype]
         save_gathered(self.model, directory, self.ranks, stored, also=companions(self.config.model))
 
-    def _agreed_exit_code(self) -> int:
-        """The largest exit code that any rank was asked for: all stop together."""
-        codes = torch.zeros(self.ranks.count, dtype=torch.int64, device=self.ranks.device)
-        codes[self.ranks.rank] = self.interruption.exit_code
-        return int(self.ranks.sum(codes).max())
+    def _agreed(self) -> tuple[int, bool]:
+        """The largest exit code that any rank was asked for, and whether any could not write: all stop together."""
+        mine = torch.zeros((2, self.ranks.count), dtype=torch.int64, device=self.ranks.device)
+        mine[:, self.ranks.rank] = torch.tensor((self.interruption.exit_code, self.checkpoints.has_failed))
+        exit_code, has_failed = self.ranks.sum(mine).amax(dim=1).tolist()
+        return exit_code, bool(has_failed)
 
     def _wide(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.ranks.device)
