@@ -4,10 +4,10 @@ from pathlib import Path
 
 from vikhr_fast.files import sha256_of
 
-TOKENIZER = "tokenizer.model"
+TOKENIZER, TOKENIZER_JSON = "tokenizer.model", "tokenizer.json"
 _NAMES = (
     TOKENIZER,
-    "tokenizer.json",
+    TOKENIZER_JSON,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -19,6 +19,11 @@ _NAMES = (
 def companions(model: Path) -> list[Path]:
     """Those there are in a model's directory."""
     return [path for name in _NAMES if (path := model / name).is_file()]
+
+
+def tokenizer_file(model: Path) -> Path | None:
+    """What its ids are made with: the SentencePiece model or, without one, tokenizer.json; None without both."""
+    return next((path for name in (TOKENIZER, TOKENIZER_JSON) if (path := model / name).is_file()), None)
 
 
 def tokenizer_sha256(model: Path) -> str | None:

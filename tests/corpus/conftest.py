@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from byte_level import make_tokenizer
 
 import vikhr_fast
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
@@ -20,3 +21,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("trained") / "tokenizer"
     train_tokenizer(TrainTokenizer(input=(RUSSIAN,), output=directory, vocab_size=700))
     return directory
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a byte-level tokenizer.json, and without a SentencePiece model."""
+    return make_tokenizer(tmp_path_factory.mktemp("byte-level"), [RUSSIAN.read_text(encoding="utf-8")]).parent

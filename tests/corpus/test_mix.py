@@ -1,6 +1,8 @@
 """Token shards by source: weights, held-out documents, and what training needs of them."""
 
 import hashlib
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,11 +11,11 @@ from corpora import directory_bytes, make_documents
 
 from vikhr_fast.config import read_toml
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.mix import Mix, mix
-from vikhr_fast.corpus.settings import MixStage
+from vikhr_fast.corpus.mix import Mix, mix, mix_work
+from vikhr_fast.corpus.settings import MixStage, SourceSettings
 from vikhr_fast.corpus.shard import TokenShards
 from vikhr_fast.errors import InputError
-from vikhr_fast.tokenizer import BpeEncoder
+from vikhr_fast.tokenizer import BpeEncoder, JsonEncoder
 
 TEXTS = {name: [f"{name} пишет про число {number} подробно" for number in range(400)] for name in ("a", "b", "c")}
 
@@ -61,6 +63,23 @@ def test_the_shards_depend_on_nothing_but_the_documents_and_settings(
         mix(Mix(documents.directory, tmp_path / "out", settings, threads=threads))
     assert directory_bytes(tmp_path / "out") == directory_bytes(tmp_path / "first")
     assert not (tmp_path / "out" / "validation" / "a").exists()
+
+
+def test_a_tokenizer_without_a_sentencepiece_model(documents: Documents, other_tokenizer: Path, tmp_path: Path) -> None:
+    """Which of its tokens begin and end a document is another file's say, and part of what the shards depend on."""
+    settings = MixStage(tokenizer=other_tokenizer, validation=0.0)
+    mix(Mix(documents.directory, tmp_path / "out", settings))
+    shards = TokenShards.open(tmp_path / "out" / "train" / "a")
+    assert JsonEncoder.from_file(other_tokenizer / "tokenizer.json").decode(shards.document(0)) == TEXTS["a"][0]
+    shutil.copytree(other_tokenizer, tmp_path / "swapped")
+    swapped = {"bos_token": "<|end|>", "eos_token": "<|begin|>"}
+    (tmp_path / "swapped" / "tokenizer_config.json").write_text(json.dumps(swapped), encoding="utf-8")
+    sources = {name: SourceSettings(input=()) for name in TEXTS}
+    works = [
+        mix_work(documents, MixStage(tokenizer=path), sources)["tokenizer"]
+        for path in (other_tokenizer, tmp_path / "swapped")
+    ]
+    assert works[0] != works[1]
 
 
 def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, tmp_path: Path) -> None:

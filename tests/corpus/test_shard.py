@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,11 +128,7 @@ def test_large_vocabulary_takes_four_bytes(
             assert threads == 3
             return np.full(len(batch), (1 << 17) - 1, np.int32), np.arange(len(batch) + 1)
 
-        @classmethod
-        def from_file(cls, _: Path) -> "Encoder":
-            return cls()
-
-    monkeypatch.setattr(shard, "BpeEncoder", Encoder)
+    monkeypatch.setattr(shard, "load_encoder", lambda _: Encoder())
     write_shards(Shard((russian,), tokenizer, tmp_path / "out", threads=3))
     first = TokenShards.open(tmp_path / "out").document(0)
     assert first.dtype == np.uint32
@@ -244,11 +241,19 @@ def test_failure_leaves_nothing(
     assert list((tmp_path / "sub").iterdir()) == []
 
 
-def test_unusable_tokenizer_and_options_are_named(russian: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_unusable_tokenizer_and_options_are_named(
+    folder: Path, russian: Path, tokenizer: Path, other_tokenizer: Path, tmp_path: Path
+) -> None:
+    alone = folder / "alone"  # nothing says which tokens begin and end a document
+    alone.mkdir()
+    shutil.copy(other_tokenizer / "tokenizer.json", alone)
     options = Shard((russian,), tokenizer, tmp_path / "out")
     for changes, complaint in (
-        ({"tokenizer": tmp_path}, f"{re.escape(str(tmp_path))}: no tokenizer.model in it"),
-        ({"tokenizer": tmp_path / "absent"}, "absent: no such file"),
+        ({"tokenizer": folder}, f"{re.escape(str(folder))}: neither tokenizer.model nor tokenizer.json in it"),
+        ({"tokenizer": tmp_path / "absent"}, "absent: No such file or directory; give a SentencePiece .model"),
+        ({"tokenizer": tmp_path / "absent.json"}, "absent.json: No such file or directory; give a tokenizer.json"),
+        ({"tokenizer": tokenizer / "tokenizer_config.json"}, "no tokenizer that can be read"),
+        ({"tokenizer": alone}, "alone: no BOS or no EOS piece"),
         ({"tokenizer": russian}, re.escape(str(russian))),
         ({"shard_tokens": 0}, "--shard-tokens 0: must be positive"),
         ({"threads": -1}, "--threads -1: must not be negative"),
@@ -257,3 +262,20 @@ def test_unusable_tokenizer_and_options_are_named(russian: Path, tokenizer: Path
         with pytest.raises(InputError, match=complaint):
             write_shards(replace(options, **changes))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=20, deadline=None)
+@given(contents=texts)
+def test_a_tokenizer_without_a_sentencepiece_model(folder: Path, other_tokenizer: Path, contents: list[str]) -> None:
+    contents = [*contents, "a document that spells <|end|> is one document"]
+    source, output = folder / "other.jsonl", folder / "other"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in contents), encoding="utf-8")
+    shutil.rmtree(output, ignore_errors=True)
+    write_shards(Shard(input=(source,), tokenizer=other_tokenizer, output=output))
+    shards = TokenShards.open(output)
+    library = tokenizers.Tokenizer.from_file(str(other_tokenizer / "tokenizer.json"))
+    documents = [shards.document(number).tolist() for number in range(shards.num_documents)]
+    assert [library.decode(ids[1:-1]) for ids in documents] == contents
+    for ids in documents:
+        assert (ids[0], ids[-1], ids.count(0), ids.count(1)) == (0, 1, 1, 1)
+    assert (shards.vocab_size, shards.tokenizer_sha256) == (400, sha256_of(other_tokenizer / "tokenizer.json"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from byte_level import make_tokenizer
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import JsonEncoder
@@ -16,21 +17,7 @@ TEXTS = ["Утром туман поднялся над рекой", "", "plain 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE tokenizer, as Llama 3's is."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|begin|>", "<|end|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    path = tmp_path_factory.mktemp("other") / "tokenizer.json"
-    tokenizer.save(str(path))
-    config = {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", "pad_token": None}
-    path.with_name("tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return path
+    return make_tokenizer(tmp_path_factory.mktemp("other"), TEXTS)
 
 
 def test_ids_are_the_librarys_and_texts_come_back(file: Path) -> None:
@@ -53,6 +40,28 @@ def test_roles_and_pieces(file: Path) -> None:
         encoder.piece(999999)
     with pytest.raises(KeyError):
         encoder.piece_to_id("no such token")
+
+
+def test_what_a_file_says_of_cutting_padding_and_special_tokens_changes_no_ids(file: Path, tmp_path: Path) -> None:
+    library = tokenizers.Tokenizer.from_file(str(file))
+    library.enable_truncation(3)
+    library.enable_padding(length=50, pad_id=1, pad_token="<|end|>")
+    library.save(str(tmp_path / "tokenizer.json"))
+    text = f"{TEXTS[0]}<|end|>"
+    ids = JsonEncoder.from_file(tmp_path / "tokenizer.json").encode(text).tolist()
+    assert ids == JsonEncoder.from_file(file).encode(text).tolist()
+    assert 1 not in ids
+    assert library.decode(ids) == text
+
+
+def test_ids_with_gaps_are_below_the_size(file: Path, tmp_path: Path) -> None:
+    """As of a vocabulary whose special tokens stand far behind the others."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["model"]["vocab"]["gap"] = 70_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    encoder = JsonEncoder.from_file(tmp_path / "tokenizer.json")
+    assert encoder.vocab_size == 70_001
+    assert encoder.piece(70_000) == "gap"
 
 
 def test_other_kinds_are_refused(tmp_path: Path) -> None:

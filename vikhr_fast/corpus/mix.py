@@ -18,7 +18,6 @@ from vikhr_fast.corpus.stage import counted, show_counts, work_of
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, write_text
 from vikhr_fast.resumable import resumable_directory
-from vikhr_fast.tokenizer.export import find_model
 
 TRAIN_TOML = "train.toml"
 _SPLITS = ("train", "validation")
@@ -102,7 +101,8 @@ def mix_documents(
 
 def mix_work(documents: Documents, settings: MixStage, sources: dict[str, SourceSettings]) -> dict[str, Any]:
     """What the shards depend on."""
-    tokenizer = hashlib.sha256(find_model(settings.tokenizer).read_bytes()).hexdigest()
+    encoder = encoder_for_shards(settings.tokenizer)
+    tokenizer = {"sha256": encoder.sha256, "bos_id": encoder.bos_id, "eos_id": encoder.eos_id}
     weights = {name: [source.weight, source.kl_weight] for name, source in sources.items()}
     return work_of("mix", settings, input=documents.sha256, tokenizer=tokenizer, weights=weights)
 

@@ -194,7 +194,7 @@ class MixStage:
     __pydantic_config__ = STRICT
 
     tokenizer: Path
-    """A directory with tokenizer.model, or such a file."""
+    """A directory with tokenizer.model or tokenizer.json, or such a file."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.005
     """Share of documents held out, by the hash of their text."""
     shard_tokens: _Count = 1 << 28

@@ -25,8 +25,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from vikhr_fast.corpus.read import Document, read_documents
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, refuse_existing, sha256_of, write_text
-from vikhr_fast.tokenizer import BpeEncoder
-from vikhr_fast.tokenizer.export import find_model
+from vikhr_fast.tokenizer.load import Encoder, load_encoder
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "documents.bin"
@@ -50,7 +49,7 @@ class Shard:
     input: tuple[Path, ...]
     """Text: .txt (paragraphs), .jsonl, .parquet; .txt and .jsonl also as .gz or .zst."""
     tokenizer: Path
-    """Tokenizer: a directory with tokenizer.model, or such a file."""
+    """Tokenizer: a directory with tokenizer.model or tokenizer.json, or such a file."""
     output: Path
     """Directory to make."""
     text_field: str = "text"
@@ -58,7 +57,7 @@ class Shard:
     shard_tokens: int = 1 << 28
     """Tokens after which a new file is begun; a document longer than that is a file of its own."""
     threads: int = 0
-    """Threads that encode; 0 is one a core."""
+    """Threads that encode; 0 is one a core. The library that reads tokenizer.json takes its own."""
 
 
 def write_shards(options: Shard) -> None:
@@ -83,19 +82,18 @@ def write_shards(options: Shard) -> None:
         encode_documents(directory, documents, encoder, options.shard_tokens, options.threads, show)
 
 
-def encoder_for_shards(tokenizer: Path) -> BpeEncoder:
+def encoder_for_shards(tokenizer: Path) -> Encoder:
     """The encoder of a tokenizer; InputError where it cannot begin and end a document."""
-    model = find_model(tokenizer)
-    encoder = BpeEncoder.from_file(model)
+    encoder = load_encoder(tokenizer)
     if encoder.bos_id < 0 or encoder.eos_id < 0:
-        raise InputError(f"{model}: it has no BOS or no EOS piece, which begin and end a document; use one that has")
+        raise InputError(f"{tokenizer}: no BOS or no EOS piece, which begin and end a document; use one that has both")
     return encoder
 
 
 def encode_documents(
     directory: Path,
     documents: Iterable[Document],
-    encoder: BpeEncoder,
+    encoder: Encoder,
     shard_tokens: int,
     threads: int,
     show: Callable[[int, int], None],
@@ -170,7 +168,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _encode(
-    encoder: BpeEncoder, batch: list[Document], dtype: np.dtype[Any], threads: int
+    encoder: Encoder, batch: list[Document], dtype: np.dtype[Any], threads: int
 ) -> tuple[Tokens, npt.NDArray[np.int64]]:
     """Encodes documents, one after another, each between BOS and EOS.
 
@@ -276,7 +274,7 @@ class TokenShards:
     bos_id: int
     eos_id: int
     tokenizer_sha256: str
-    """SHA-256 of the tokenizer.model that made the ids."""
+    """SHA-256 of the tokenizer.model or tokenizer.json that made the ids."""
     num_documents: int
     num_tokens: int
     """Tokens of all documents, BOS and EOS included."""

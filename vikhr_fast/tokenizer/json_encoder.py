@@ -19,13 +19,14 @@ _ROLES = ("unk", "bos", "eos", "pad")
 class JsonEncoder:
     """Encodes with a `tokenizer.json`, behind the interface of `BpeEncoder`: text in, ids without BOS and EOS out.
 
-    Unlike there, text that looks like a special token is one, and threads are the library's own.
+    Text that looks like a special token stays text, as there; threads are the library's own.
     """
 
     def __init__(self, tokenizer: Any, sha256: str, roles: dict[str, int]):
         self._tokenizer = tokenizer
         self.sha256 = sha256
         """SHA-256 of tokenizer.json, in hexadecimal."""
+        self._vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.unk_id, self.bos_id, self.eos_id, self.pad_id = (roles.get(role, -1) for role in _ROLES)
 
     @classmethod
@@ -46,6 +47,10 @@ class JsonEncoder:
             raise InputError(f"{path}: {error.strerror}; give a tokenizer.json") from error
         except Exception as error:  # the library raises plain Exception
             raise InputError(f"{path}: no tokenizer that can be read: {error}; fetch it again") from error
+        # A file may ask for texts to be cut or padded; and a document that spells a special token must not hold one.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
         if kind != "BPE":
             raise InputError(f"{path}: a {kind} tokenizer, only BPE is supported; choose a base with a BPE tokenizer")
         return cls(tokenizer, hashlib.sha256(data).hexdigest(), _roles(path, tokenizer))
@@ -74,8 +79,8 @@ class JsonEncoder:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, the added ones included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """The number that all ids are below; those of some vocabularies have gaps."""
+        return self._vocab_size
 
     def piece(self, id: int) -> str:  # noqa: A002
         """The token of an id; IndexError where there is none."""

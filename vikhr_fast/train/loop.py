@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import vikhr_kernels
-from vikhr_fast.companions import TOKENIZER, companions, tokenizer_sha256
+from vikhr_fast.companions import companions, tokenizer_file, tokenizer_sha256
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.packing import Batch, PackedCorpus, StepLoader
@@ -396,7 +396,8 @@ class Training:
 def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig, verify: bool) -> dict[str, TokenShards]:
     """Opens named shards, which must be made with the model's own tokenizer."""
     opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
-    digest = tokenizer_sha256(path)
+    tokenizer = tokenizer_file(path)
+    digest = sha256_of(tokenizer) if tokenizer else None
     for shards in opened.values():
         is_padded = digest is not None and shards.vocab_size < model.vocab_size  # rows after those of its pieces
         if shards.vocab_size != model.vocab_size and not is_padded:
@@ -406,7 +407,7 @@ def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig, v
             )
         if digest not in (None, shards.tokenizer_sha256):
             raise InputError(
-                f"{shards.directory}: made with another tokenizer than {path / TOKENIZER}; "
+                f"{shards.directory}: made with another tokenizer than {tokenizer}; "
                 f"rebuild with `vikhr-fast corpus shard --tokenizer {path}`"
             )
     return opened
