@@ -31,6 +31,7 @@ from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError
 from vikhr_fast.export import Export
+from vikhr_fast.instruct.shard import ShardConversations
 from vikhr_fast.merge import Merge
 from vikhr_fast.plan import Plan
 from vikhr_fast.tokenizer.export import ExportTokenizer
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _parse(arguments: list[str]) -> Any:
     application = SubcommandApp()
-    tokenizer, corpus = SubcommandApp(), SubcommandApp()
+    tokenizer, corpus, instruct = SubcommandApp(), SubcommandApp(), SubcommandApp()
     tokenizer.command(name="train")(TrainTokenizer)
     tokenizer.command(name="extend")(ExtendTokenizer)
     tokenizer.command(name="export")(ExportTokenizer)
@@ -108,9 +109,13 @@ def _parse(arguments: list[str]) -> Any:
     corpus.command(name="stats")(Stats)
     corpus.command(name="build")(Build)
     corpus.command(name="shard")(Shard)
+    instruct.command(name="shard")(ShardConversations)
     application.command(tokenizer, name="tokenizer", help="The vocabulary of the new language (section 3.1).")
     application.command(name="adapt")(Adapt)
     application.command(corpus, name="corpus", help="From text to token shards (section 3.2).")
+    application.command(
+        instruct, name="instruct", help="From instruction sets to conversations to train on (section 3.3)."
+    )
     application.command(name="train")(_train_with_defaults(arguments))
     application.command(name="merge")(Merge)
     application.command(name="export")(Export)
@@ -219,6 +224,10 @@ def _run(options: Any) -> int:
             from vikhr_fast.corpus.shard import write_shards
 
             write_shards(options)
+        case ShardConversations():
+            from vikhr_fast.instruct.shard import shard_conversations
+
+            shard_conversations(options)
         case _Train():
             return _run_training(options)
         case Merge():

@@ -205,8 +205,8 @@ def test_unverified_index_must_still_increase(copied: Path) -> None:
         (b"\xff", "damaged: not JSON"),
         (b"[]", "not a manifest of token shards"),
         (b'{"format": "other"}', "not a manifest of token shards"),
-        (b'{"format": "vikhr-fast token shards", "version": 2}', "version 2, this program reads 1"),
-        (b'{"format": "vikhr-fast token shards", "version": 1}', "damaged: its checksum does not fit"),
+        (b'{"format": "vikhr-fast token shards", "version": 1}', "version 1, this program reads 2"),
+        (b'{"format": "vikhr-fast token shards", "version": 2}', "damaged: its checksum does not fit"),
     ],
 )
 def test_bad_manifest_is_named(copied: Path, content: bytes, complaint: str) -> None:

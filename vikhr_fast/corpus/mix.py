@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from vikhr_fast.files import atomic_directory, write_text
 from vikhr_fast.resumable import resumable_directory
 
 TRAIN_TOML = "train.toml"
-_SPLITS = ("train", "validation")
+SPLITS = ("train", "validation")
 _SPAN = 1 << 64
 
 
@@ -73,7 +73,7 @@ def mix_documents(
     work = mix_work(documents, settings, sources)
     shards: dict[str, dict[str, Any]] = {}
     with resumable_directory(output, work) as directory, counted("mix") as advance:
-        for split in _SPLITS:
+        for split in SPLITS:
             (directory / split).mkdir(exist_ok=True)
             for name in documents.counts:
                 texts = _Texts(documents, name, split, settings.validation, sources[name].weight)
@@ -87,10 +87,11 @@ def mix_documents(
                     with atomic_directory(target) as temporary:
                         encode_documents(temporary, texts, encoder, settings.shard_tokens, threads, show)
                 if target.exists():
-                    shards[f"{split}/{name}"] = _summary(target)
+                    shards[f"{split}/{name}"] = summary(target)
         if not any(name.startswith("train/") for name in shards):
             raise InputError(f"{documents.directory}: nothing to train on; lower `validation` or raise the weights")
-        write_text(directory / TRAIN_TOML, _train_toml(output, shards, sources))
+        kl_weights = {name: source.kl_weight for name, source in sources.items()}
+        write_text(directory / TRAIN_TOML, train_toml(output, shards, kl_weights))
         manifest = {"stage": "mix", "work": work, "shards": shards}
         write_text(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
     show_counts(
@@ -138,21 +139,22 @@ class _Texts:
         return int.from_bytes(digest[8:16], "big") < (self.weight - this_round) * _SPAN
 
 
-def _summary(directory: Path) -> dict[str, Any]:
+def summary(directory: Path) -> dict[str, Any]:
+    """What a shard directory holds."""
     manifest = json.loads((directory / MANIFEST).read_bytes())
     names = {"documents": "num_documents", "tokens": "num_tokens", "bytes": "num_bytes", "sha256": "sha256"}
     return {name: manifest[key] for name, key in names.items()}
 
 
-def _train_toml(output: Path, shards: dict[str, dict[str, Any]], sources: dict[str, SourceSettings]) -> str:
-    """The shards and KL weights as a training configuration names them."""
+def train_toml(output: Path, shards: Collection[str], kl_weights: dict[str, float]) -> str:
+    """The shards, by split/source, and KL weights by source as a training configuration names them."""
     lines = ["# For the configuration of `vikhr-fast train`.", ""]
-    for split in _SPLITS:
+    for split in SPLITS:
         lines.append(f"[data.{split}]")
-        for name in sources:
+        for name in kl_weights:
             if f"{split}/{name}" in shards:
                 lines.append(f"{json.dumps(name)} = {json.dumps(str(output / split / name), ensure_ascii=False)}")
         lines.append("")
     lines.append("[kl.source_weights]")
-    lines += [f"{json.dumps(name)} = {s.kl_weight}" for name, s in sources.items() if f"train/{name}" in shards]
+    lines += [f"{json.dumps(name)} = {weight}" for name, weight in kl_weights.items() if f"train/{name}" in shards]
     return "\n".join([*lines, ""])

@@ -133,10 +133,12 @@ class PackedCorpus:
         bounds = [0]
         for index in indices:
             for source, document, start, length in self.windows(index):
-                text = self._shards[source].document(document)[start : start + length + 1]
+                shards, window = self._shards[source], slice(start, start + length + 1)
                 rows = slice(bounds[-1], bounds[-1] + length)
-                piece = torch.from_numpy(text.astype(np.int64))
+                piece = torch.from_numpy(shards.document(document)[window].astype(np.int64))
                 tokens[rows], targets[rows], sources[rows] = piece[:-1], piece[1:], source
+                if (trained := shards.trained(document)) is not None:
+                    targets[rows][torch.from_numpy(~trained[window][1:])] = IGNORED
                 bounds.append(rows.stop)
         while bounds[-1] < size:  # no longer than a sequence: attention's work grows with the square
             bounds.append(min(bounds[-1] + self.sequence_length, size))

@@ -105,6 +105,54 @@ def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse
             yield from _paragraphs(path, on_bad)
 
 
+def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Streams a file's records whole, as JSON values, each with its line (.jsonl) or row (.parquet, .json) from 1.
+
+    A .json file is one list of objects. What is bad goes to `on_bad`, as in `read_records`.
+
+    Raises:
+        InputError: a missing file or an unknown suffix; and what `on_bad` raises.
+    """
+    if path.name.lower().endswith(".json") and path.is_file():
+        yield from _json_list(path, on_bad)
+        return
+    kind = _kind(path)
+    if kind == ".jsonl":
+        for number, line in _lines(path, on_bad):
+            if line is not None and line.strip():
+                try:
+                    yield number, _json_object(line, Columns(()), f"{path}: line {number}")
+                except InputError as error:
+                    on_bad(path, number, error)
+    elif kind == ".parquet":
+        row = 0
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                    for record in batch.to_pylist():
+                        row += 1
+                        yield row, record
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            on_bad(path, row + 1, InputError(f"{path}: not readable as Parquet: {_one_line(error)}; make it again"))
+    else:
+        raise InputError(f"{path}: text has no records; give .jsonl, .json or .parquet")
+
+
+def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        records = json.loads(path.read_bytes())
+        if not isinstance(records, list):
+            raise ValueError("not a list")
+    except (ValueError, RecursionError) as error:
+        on_bad(path, 1, InputError(f"{path}: not a JSON list of objects: {_one_line(error)}"))
+        return
+    for row, record in enumerate(records, start=1):
+        if isinstance(record, dict):
+            yield row, record
+        else:
+            on_bad(path, row, InputError(f"{path}: row {row}: not a JSON object"))
+
+
 def named(paths: Sequence[Path]) -> str:
     """The files of a corpus in a few words, for messages about all of them."""
     if len(paths) <= 3:
@@ -224,7 +272,8 @@ def _json_object(line: str, columns: Columns, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not valid JSON: {_one_line(error)}; mend or remove the line") from None
     if not isinstance(record, dict):
-        raise InputError(f"{place}: not a JSON object; every line must be one with a field {columns.text[0]!r}")
+        wanted = f" with a field {columns.text[0]!r}" if columns.text else ""
+        raise InputError(f"{place}: not a JSON object; every line must be one{wanted}")
     for name in columns.text:
         if name not in record:
             raise InputError(f"{place}: no field {name!r} (it has {_listed(record)}); name the text field")

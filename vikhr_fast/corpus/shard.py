@@ -4,6 +4,7 @@ A shard directory holds
 
 - `tokens-00000.bin`, ...: the documents one after another, each as BOS, its ids, EOS; little-endian uint16 if the
   vocabulary fits, uint32 otherwise; no document is split between files;
+- `trained-00000.bin`, ... where not every token is to be predicted: a byte for each, 1 if it is;
 - `documents.bin`: [documents + 1] little-endian int64, where each document starts among all tokens, and their end;
 - `manifest.json`: sizes, the tokenizer, and the SHA-256 of each file and of the manifest itself.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +31,24 @@ from vikhr_fast.tokenizer.load import Encoder, load_encoder
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "documents.bin"
 FORMAT = "vikhr-fast token shards"
-VERSION = 1
+VERSION = 2
 
 _BATCH_CHARACTERS = 1 << 22
 _INDEX_DTYPE = np.dtype("<i8")
 _ADVICE = "rebuild the shards with `vikhr-fast corpus shard`"
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Mask = npt.NDArray[np.bool_]
+
+
+class Encoded(NamedTuple):
+    """Documents as tokens, one after another."""
+
+    tokens: Tokens  # [T], each document's first one is never predicted
+    lengths: npt.NDArray[np.int64]  # [documents]
+    sources: list[str]  # [documents]
+    num_bytes: list[int]  # [documents] of the text that is predicted, in UTF-8
+    trained: Mask | None = None  # [T], None where every token is predicted
 
 
 @dataclass(frozen=True)
@@ -111,16 +123,33 @@ def encode_documents(
     Returns:
         The manifest.
     """
+    dtype = token_dtype(encoder)
+    batches = (_encode(encoder, batch, dtype, threads) for batch in _batches(documents))
+    return write_encoded(directory, batches, encoder, shard_tokens, show)
+
+
+def token_dtype(encoder: BpeEncoder) -> np.dtype[Any]:
+    """What the tokens of a vocabulary are stored as."""
+    return np.dtype("<u2" if encoder.vocab_size <= 1 << 16 else "<u4")
+
+
+def write_encoded(
+    directory: Path,
+    batches: Iterable[Encoded],
+    encoder: BpeEncoder,
+    shard_tokens: int,
+    show: Callable[[int, int], None] = lambda _documents, _tokens: None,
+) -> dict[str, Any]:
+    """As `encode_documents`, from documents that are encoded; either all batches have `trained` or none."""
     sources: dict[str, dict[str, int]] = {}
-    with _Writer(directory, encoder.vocab_size, shard_tokens) as writer:
-        for batch in _batches(documents):
-            encoded, lengths = _encode(encoder, batch, writer.dtype, threads)
-            writer.add(encoded, lengths)
-            for document, length in zip(batch, lengths.tolist(), strict=True):
-                source = sources.setdefault(str(document.source), {"documents": 0, "tokens": 0, "bytes": 0})
+    with _Writer(directory, token_dtype(encoder), shard_tokens) as writer:
+        for batch in batches:
+            writer.add(batch.tokens, batch.lengths, batch.trained)
+            for name, length, num_bytes in zip(batch.sources, batch.lengths.tolist(), batch.num_bytes, strict=True):
+                source = sources.setdefault(name, {"documents": 0, "tokens": 0, "bytes": 0})
                 source["documents"] += 1
                 source["tokens"] += length
-                source["bytes"] += len(document.text.encode())
+                source["bytes"] += num_bytes
             show(writer.num_documents, writer.num_tokens)
     manifest = {
         "format": FORMAT,
@@ -132,6 +161,7 @@ def encode_documents(
         "dtype": writer.dtype.str,
         "num_documents": writer.num_documents,
         "num_tokens": writer.num_tokens,
+        "num_trained": writer.num_trained,
         "num_bytes": sum(source["bytes"] for source in sources.values()),
         "index": writer.index,
         "files": writer.files,
@@ -167,14 +197,8 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encode(
-    encoder: Encoder, batch: list[Document], dtype: np.dtype[Any], threads: int
-) -> tuple[Tokens, npt.NDArray[np.int64]]:
-    """Encodes documents, one after another, each between BOS and EOS.
-
-    Returns:
-        ids of all documents [tokens] in `dtype`, and the length of each, BOS and EOS included, [documents].
-    """
+def _encode(encoder: Encoder, batch: list[Document], dtype: np.dtype[Any], threads: int) -> Encoded:
+    """Encodes documents, one after another, each between BOS and EOS."""
     ids, offsets = encoder.encode_batch([document.text for document in batch], threads=threads)
     lengths = np.diff(offsets) + 2
     ends = np.cumsum(lengths)
@@ -184,7 +208,8 @@ def _encode(
     tokens[inner] = ids
     tokens[ends - lengths] = encoder.bos_id
     tokens[ends - 1] = encoder.eos_id
-    return tokens, lengths
+    sizes = [len(document.text.encode()) for document in batch]
+    return Encoded(tokens, lengths, [str(document.source) for document in batch], sizes)
 
 
 class _HashedFile:
@@ -211,14 +236,15 @@ class _HashedFile:
 class _Writer:
     """Writes the token files and the index. Its attributes are complete after the `with` block."""
 
-    def __init__(self, directory: Path, vocab_size: int, shard_tokens: int) -> None:
-        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-        self.num_documents = self.num_tokens = 0
+    def __init__(self, directory: Path, dtype: np.dtype[Any], shard_tokens: int) -> None:
+        self.dtype = dtype
+        self.num_documents = self.num_tokens = self.num_trained = 0
         self.files: list[dict[str, Any]] = []
         self.index: dict[str, Any] = {}
         self._directory = directory
         self._shard_tokens = shard_tokens
         self._file: _HashedFile | None = None
+        self._mask: _HashedFile | None = None
         self._file_documents = self._file_tokens = 0
         self._index_file = _HashedFile(directory / INDEX_NAME)
         self._index_file.write(np.zeros(1, _INDEX_DTYPE))
@@ -230,8 +256,8 @@ class _Writer:
         self._close_file()
         self.index = self._index_file.close()
 
-    def add(self, tokens: Tokens, lengths: npt.NDArray[np.int64]) -> None:
-        """Appends documents: `tokens` of all of them, and the length of each."""
+    def add(self, tokens: Tokens, lengths: npt.NDArray[np.int64], trained: Mask | None) -> None:
+        """Appends documents: `tokens` of all of them, the length of each, and which tokens are predicted."""
         self._index_file.write((self.num_tokens + np.cumsum(lengths)).astype(_INDEX_DTYPE))
         while len(lengths):
             ends = np.cumsum(lengths)
@@ -240,23 +266,32 @@ class _Writer:
                 self._close_file()
                 continue
             fitting = max(fitting, 1)  # a document too long for any file has one alone
-            self._append(tokens[: ends[fitting - 1]], fitting)
-            tokens, lengths = tokens[ends[fitting - 1] :], lengths[fitting:]
+            end = ends[fitting - 1]
+            self._append(tokens[:end], fitting, None if trained is None else trained[:end])
+            tokens, lengths = tokens[end:], lengths[fitting:]
+            trained = None if trained is None else trained[end:]
 
-    def _append(self, tokens: Tokens, documents: int) -> None:
+    def _append(self, tokens: Tokens, documents: int, trained: Mask | None) -> None:
         if self._file is None:
             self._file = _HashedFile(self._directory / f"tokens-{len(self.files):05d}.bin")
+            if trained is not None:
+                self._mask = _HashedFile(self._directory / f"trained-{len(self.files):05d}.bin")
         self._file.write(tokens)
+        if self._mask is not None and trained is not None:
+            self._mask.write(trained)
         self._file_documents += documents
         self._file_tokens += len(tokens)
         self.num_documents += documents
         self.num_tokens += len(tokens)
+        self.num_trained += len(tokens) - documents if trained is None else int(trained.sum())
 
     def _close_file(self) -> None:
         if self._file is not None:
             entry = {**self._file.close(), "documents": self._file_documents, "tokens": self._file_tokens}
+            if self._mask is not None:
+                entry["trained"] = self._mask.close()
             self.files.append(entry)
-            self._file, self._file_documents, self._file_tokens = None, 0, 0
+            self._file, self._mask, self._file_documents, self._file_tokens = None, None, 0, 0
 
 
 def _manifest_sha256(manifest: dict[str, Any]) -> str:
@@ -278,14 +313,18 @@ class TokenShards:
     num_documents: int
     num_tokens: int
     """Tokens of all documents, BOS and EOS included."""
+    num_trained: int
+    """Tokens that are predicted: all but each document's first, or fewer."""
     num_bytes: int
-    """Bytes of all documents' text in UTF-8."""
+    """Bytes of the text that is predicted, in UTF-8."""
     sha256: str
     """SHA-256 of the manifest, thus of everything here."""
     lengths: npt.NDArray[np.int64]
     """[num_documents] tokens of each document, BOS and EOS included; at least 2."""
     _offsets: npt.NDArray[np.int64]
     _files: tuple[Tokens, ...]
+    _masks: tuple[npt.NDArray[np.uint8], ...]
+    """As `_files`; none where every token is predicted."""
     _first_documents: tuple[int, ...]
 
     @classmethod
@@ -300,7 +339,8 @@ class TokenShards:
             InputError: anything in it is missing, cut short, changed, or of another version.
         """
         manifest = _read_manifest(directory / MANIFEST_NAME)
-        for entry in (manifest["index"], *manifest["files"]):
+        masks = [entry["trained"] for entry in manifest["files"] if "trained" in entry]
+        for entry in (manifest["index"], *manifest["files"], *masks):
             _check_file(directory / entry["name"], entry, verify)
         offsets = _mapped(directory / INDEX_NAME, _INDEX_DTYPE)
         lengths = np.diff(offsets)
@@ -314,21 +354,40 @@ class TokenShards:
             tokenizer_sha256=manifest["tokenizer_sha256"],
             num_documents=manifest["num_documents"],
             num_tokens=manifest["num_tokens"],
+            num_trained=manifest["num_trained"],
             num_bytes=manifest["num_bytes"],
             sha256=manifest["sha256"],
             lengths=lengths,
             _offsets=offsets,
             _files=tuple(_mapped(directory / e["name"], np.dtype(manifest["dtype"])) for e in manifest["files"]),
+            _masks=tuple(_mapped(directory / entry["name"], np.dtype(np.uint8)) for entry in masks),
             _first_documents=tuple(accumulate((e["documents"] for e in manifest["files"]), initial=0)),
         )
 
     def document(self, index: int) -> Tokens:
         """The tokens of one document, BOS and EOS included: a read-only view [lengths[index]], not a copy."""
+        number, rows = self._place(index)
+        return self._files[number][rows]
+
+    def trained(self, index: int) -> Mask | None:
+        """Which tokens of a document are predicted [lengths[index]], a view; None where all but the first are."""
+        if not self._masks:
+            return None
+        number, rows = self._place(index)
+        return self._masks[number][rows].view(np.bool_)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether some tokens are only read, such as the questions in conversations."""
+        return bool(self._masks)
+
+    def _place(self, index: int) -> tuple[int, slice]:
+        """The file of a document, and its tokens there."""
         if not 0 <= index < self.num_documents:
             raise IndexError(f"document {index} of {self.num_documents}")
         number = bisect_right(self._first_documents, index) - 1
         file_start = self._offsets[self._first_documents[number]]
-        return self._files[number][self._offsets[index] - file_start : self._offsets[index + 1] - file_start]
+        return number, slice(self._offsets[index] - file_start, self._offsets[index + 1] - file_start)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

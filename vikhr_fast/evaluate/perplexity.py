@@ -19,7 +19,8 @@ class Score:
     """
 
     loss: float
-    """Mean cross-entropy a predicted token (all but BOS, so EOS too), in nats; its exponential is the perplexity."""
+    """Mean cross-entropy a predicted token (of a text all but BOS, of a conversation the assistant's), in nats; its
+    exponential is the perplexity."""
     bits_per_byte: float
     """All cross-entropy, EOS's included, in bits, over the UTF-8 bytes of the text."""
     tokens: int
@@ -60,5 +61,5 @@ def score_shards(
             loss, _, _ = model.lm_head(hidden, targets=batch.targets, reduction="sum", chunk_tokens=chunk_tokens)
             total += loss
     nats = float(ranks.sum(total) if ranks else total)
-    tokens = shards.num_tokens - shards.num_documents
+    tokens = shards.num_trained
     return Score(nats / tokens, nats / math.log(2) / shards.num_bytes, tokens, shards.num_bytes)

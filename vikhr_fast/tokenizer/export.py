@@ -17,25 +17,17 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from vikhr_fast.chat.template import CHAT_TEMPLATES, read_template
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, write_text
 
 MODEL_NAME = "tokenizer.model"
-CHAT_START, CHAT_END = "<|im_start|>", "<|im_end|>"
-CHAT_PIECES = (CHAT_START, CHAT_END)
+CHAT_PIECES = ("<|im_start|>", "<|im_end|>")
 
 _SPACE = "▁"
 # Piece types of SentencePiece's model format, and the settings that tokenizer.json can restate.
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 _EXACT_NORMALIZER = {"remove_extra_whitespaces": False, "add_dummy_prefix": True, "escape_whitespaces": True}
-
-_CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{{ '" + CHAT_START + "' + message['role'] + '\\n' + message['content'] + '" + CHAT_END + "' + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '" + CHAT_START + "assistant\\n' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class ExportTokenizer:
     output: Path
     """Directory to make."""
     chat_template: Path | None = None
-    """File with a Jinja chat template, instead of ChatML (which the model's pieces must allow) or none."""
+    """chatml, mistral-instruct, or a file with a Jinja chat template; without it ChatML if the model has its pieces."""
 
 
 def export(options: ExportTokenizer) -> None:
@@ -56,22 +48,10 @@ def export(options: ExportTokenizer) -> None:
     Raises:
         InputError: see `export_tokenizer`; or the template cannot be read.
     """
-    template = None if options.chat_template is None else _read_template(options.chat_template)
+    template = options.chat_template
+    source = None if template is None else read_template(CHAT_TEMPLATES.get(str(template), template))
     with atomic_directory(options.output) as directory:
-        export_tokenizer(find_model(options.model), directory, template)
-
-
-def _read_template(file: Path) -> str:
-    import jinja2
-
-    try:
-        template = file.read_text(encoding="utf-8")
-        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: byte {error.start}: not UTF-8") from None
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"{file}: line {error.lineno}: not a Jinja template: {error.message}") from None
-    return template
+        export_tokenizer(find_model(options.model), directory, source)
 
 
 def find_model(path: Path) -> Path:
@@ -149,7 +129,7 @@ def export_tokenizer(model_file: Path, directory: Path, chat_template: str | Non
     specials = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type in (UNKNOWN, CONTROL)}
     roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
     if chat_template is None and all(piece in specials for piece in CHAT_PIECES):
-        chat_template = _CHAT_TEMPLATE
+        chat_template = read_template(CHAT_TEMPLATES["chatml"])
 
     directory.mkdir(parents=True, exist_ok=True)
     if model_file.resolve() != (directory / MODEL_NAME).resolve():

@@ -120,7 +120,10 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
             f"data.sequence_length: {data.sequence_length}, but {config.model} was made for "
             f"{model.max_position_embeddings} positions"
         )
-    train, validation = (_open_shards(named, config.model, model, verify) for named in (data.train, data.validation))
+    train, validation = (
+        _open_shards(named, config.model, model, data.sequence_length, verify)
+        for named in (data.train, data.validation)
+    )
     corpus = PackedCorpus(train, data.sequence_length, data.epochs, config.seed)
     steps = -(-corpus.num_sequences // config.batch.sequences_per_step)
     return Inputs(
@@ -186,7 +189,7 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
             f"batch.sequences_per_step: {batch.sequences_per_step} isn't a multiple of batch.micro_batch "
             f"{batch.micro_batch} x {ranks} ranks"
         )
-    tokens = sum(shards.num_tokens - shards.num_documents for shards in inputs.train.values())
+    tokens = sum(shards.num_trained for shards in inputs.train.values())
     accumulation = batch.sequences_per_step // (batch.micro_batch * ranks)
     return (
         f"{tokens:,} tokens x {config.data.epochs} epochs, {inputs.num_steps:,} steps of "
@@ -393,8 +396,10 @@ class Training:
         )
 
 
-def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig, verify: bool) -> dict[str, TokenShards]:
-    """Opens named shards, which must be made with the model's own tokenizer."""
+def _open_shards(
+    directories: dict[str, Path], path: Path, model: ModelConfig, sequence_length: int, verify: bool
+) -> dict[str, TokenShards]:
+    """Opens named shards, which must be made with the model's own tokenizer; conversations of which must fit whole."""
     opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
     tokenizer = tokenizer_file(path)
     digest = sha256_of(tokenizer) if tokenizer else None
@@ -409,6 +414,11 @@ def _open_shards(directories: dict[str, Path], path: Path, model: ModelConfig, v
             raise InputError(
                 f"{shards.directory}: made with another tokenizer than {tokenizer}; "
                 f"rebuild with `vikhr-fast corpus shard --tokenizer {path}`"
+            )
+        if shards.has_mask and (longest := int(shards.lengths.max()) - 1) > sequence_length:
+            raise InputError(
+                f"{shards.directory}: a conversation takes {longest} positions, which data.sequence_length "
+                f"{sequence_length} would part from its beginning; make it {longest} or more, or the shards anew"
             )
     return opened
 

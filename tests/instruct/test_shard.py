@@ -1,0 +1,222 @@
+"""Conversations become shards that train the assistant's tokens alone, packed as if each were alone."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_runs import make_config
+
+from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
+from vikhr_fast.chat.template import Message
+from vikhr_fast.corpus.packing import IGNORED, PackedCorpus
+from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.errors import InputError
+from vikhr_fast.evaluate.perplexity import score_shards
+from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
+from vikhr_fast.instruct.shard import ShardConversations, cut_chat, shard_conversations
+from vikhr_fast.model import Mistral
+from vikhr_fast.train.loop import open_inputs, train
+from vikhr_fast.train.metrics import METRICS, read_lines
+
+LENGTH = 300
+
+
+@pytest.fixture(scope="module")
+def options(model: Path, conversations: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardConversations:
+    output = tmp_path_factory.mktemp("shards") / "out"
+    return ShardConversations((conversations,), model, output, sequence_length=LENGTH, validation=0.2, threads=1)
+
+
+@pytest.fixture(scope="module")
+def shards(options: ShardConversations) -> Path:
+    shard_conversations(options)
+    return options.output
+
+
+def documents(directory: Path) -> list[tuple[list[int], list[bool]]]:
+    opened = TokenShards.open(directory)
+    found = []
+    for index in range(opened.num_documents):
+        trained = opened.trained(index)
+        assert trained is not None
+        found.append((opened.document(index).tolist(), trained.tolist()))
+    return found
+
+
+def test_every_conversation_is_in_one_split_of_its_source(shards: Path, model: Path, conversations: Path) -> None:
+    encoder = ChatEncoder(model)
+    expected: dict[str, list[list[int]]] = {"a": [], "b": []}
+    for one in read_conversations([conversations]):
+        ids, trained = cut_chat(encoder.encode([one.messages])[0], LENGTH + 1).chat
+        assert int(ids[-1]) == encoder.end_id
+        assert trained[-1]
+        expected[one.source].append(ids.tolist())
+    for source, whole in expected.items():
+        splits = [documents(shards / split / source) for split in ("train", "validation")]
+        assert sorted(ids for split in splits for ids, _ in split) == sorted(whole)
+        assert all(len(split) > 0 for split in splits)
+    toml = (shards / "train.toml").read_text()
+    assert f'"a" = "{shards / "validation" / "a"}"' in toml
+
+
+def test_bytes_are_the_answers_and_targets_the_assistants(shards: Path, model: Path, conversations: Path) -> None:
+    encoder = ChatEncoder(model)
+    answers = []
+    for one in read_conversations([conversations]):
+        kept = cut_chat(encoder.encode([one.messages])[0], LENGTH + 1).answers
+        answers += [message.content for message in one.messages if message.role == "assistant"][:kept]
+    opened = [TokenShards.open(path) for path in sorted(shards.glob("*/*")) if path.is_dir()]
+    assert sum(one.num_bytes for one in opened) == sum(len(answer.encode()) for answer in answers)
+    assert sum(one.num_trained for one in opened) == sum(
+        sum(trained) for path in sorted(shards.glob("*/*")) for _, trained in documents(path)
+    )
+    scored = score_shards(Mistral.from_pretrained(model), opened[0], sequence_length=LENGTH, micro_batch=2)
+    assert scored.tokens == opened[0].num_trained
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(mask=st.lists(st.booleans(), max_size=30), tokens=st.integers(0, 40))
+def test_a_long_conversation_is_cut_after_its_last_answer_that_fits(mask: list[bool], tokens: int) -> None:
+    chat = EncodedChat(np.arange(len(mask), dtype=np.int32), np.array(mask, bool))
+    cut = cut_chat(chat, tokens)
+    ends = [i + 1 for i in range(len(mask)) if mask[i] and (i + 1 == len(mask) or not mask[i + 1])]
+    fitting = [end for end in ends if end <= tokens]
+    assert cut.answers == len(fitting)
+    assert cut.chat.ids.tolist() == list(range(max(fitting, default=0)))
+    assert len(cut.chat.is_trained) == len(cut.chat.ids)
+
+
+def test_what_is_cut_and_left_out_is_counted(
+    options: ShardConversations, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vikhr_fast.console.logger.propagate", True)
+    turn = (Message("user", "да"), Message("assistant", "нет"))
+    long = (Message("user", "слово " * 400), Message("assistant", "нет"))
+    made = [turn, turn + long, long]
+    write_conversations(tmp_path / "in.jsonl", [Conversation(str(i), "s", "ru", m) for i, m in enumerate(made)])
+    with caplog.at_level("INFO"):
+        shard_conversations(replace(options, input=(tmp_path / "in.jsonl",), output=tmp_path / "out", validation=0.0))
+    assert "2 conversations" in caplog.text
+    assert "1 cut" in caplog.text
+    assert "1 too_long" in caplog.text
+    first, second = documents(tmp_path / "out" / "train" / "s")
+    assert first == second
+
+
+def test_weights_take_a_source_more_or_less_often(options: ShardConversations, tmp_path: Path) -> None:
+    shard_conversations(replace(options, output=tmp_path / "out", weights={"a": 2.0, "b": 0.5}))
+    counts = {
+        name: [TokenShards.open(root / "train" / name).num_documents for root in (options.output, tmp_path / "out")]
+        for name in "ab"
+    }
+    assert counts["a"][1] == 2 * counts["a"][0]
+    assert 0 < counts["b"][1] < counts["b"][0]
+    for name in "ab":
+        before, after = (documents(root / "validation" / name) for root in (options.output, tmp_path / "out"))
+        assert before == after
+
+
+def test_packed_conversations_train_as_single_ones(shards: Path, model: Path) -> None:
+    """Loss and gradients, in float64."""
+    sources = {name: TokenShards.open(shards / "train" / name) for name in "ab"}
+    corpus = PackedCorpus(sources, LENGTH, epochs=1, seed=0)
+    batch = corpus.batch([0, 1])
+    assert len(batch.cu_seqlens) > 5
+    trained = Mistral.from_pretrained(model, dtype=torch.float64)
+    hidden = trained(batch.tokens, cu_seqlens=batch.cu_seqlens)
+    packed, _, _ = trained.lm_head(hidden, targets=batch.targets, reduction="sum")
+    packed.backward()
+    gradients = {name: p.grad.clone() for name, p in trained.named_parameters() if p.grad is not None}
+    trained.zero_grad()
+    single = torch.zeros((), dtype=torch.float64)
+    for index in (0, 1):
+        for window in corpus.windows(index):
+            shard = list(sources.values())[window.source]
+            ids = torch.from_numpy(shard.document(window.document).astype(np.int64))
+            mask = torch.from_numpy(np.array(shard.trained(window.document)))
+            logits = trained.logits(trained(ids[None, :-1]))[0]
+            loss = torch.nn.functional.cross_entropy(logits[mask[1:]], ids[1:][mask[1:]], reduction="sum")
+            loss.backward()
+            single += loss.detach()
+    torch.testing.assert_close(packed.detach(), single, rtol=1e-12, atol=0)
+    for name, parameter in trained.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-12)
+    assert batch.trained_tokens < (batch.tokens != 0).sum() / 1.2
+
+
+def test_training_goes_through_conversations_and_validates_each_source(
+    shards: Path, model: Path, tmp_path: Path
+) -> None:
+    data = {
+        "train": {name: shards / "train" / name for name in "ab"},
+        "validation": {name: shards / "validation" / name for name in "ab"},
+        "sequence_length": LENGTH,
+        "epochs": 2,
+    }
+    changes = {
+        "data": data,
+        "kl": {"weight": 0.1},
+        "schedule": {"validate_every": 4},
+        "runtime": {"dtype": "float32", "chunk_tokens": 0},
+    }
+    config = make_config(model.parent, tmp_path / "run", **changes)
+    train(config)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    for name in "ab":
+        assert lines[-1]["sets"][name]["loss"] < lines[0]["sets"][name]["loss"]
+    total = sum(TokenShards.open(path).num_trained for path in data["train"].values())  # type: ignore[attr-defined]
+    assert read_lines(tmp_path / "run" / METRICS)[-1]["tokens"] == 2 * total
+    with pytest.raises(InputError, match=r"a conversation takes \d+ positions, which data\.sequence_length 50"):
+        open_inputs(
+            make_config(model.parent, tmp_path / "other", **{**changes, "data": {**data, "sequence_length": 50}})
+        )
+
+
+def test_targets_are_ignored_where_the_user_speaks(shards: Path) -> None:
+    opened = TokenShards.open(shards / "train" / "a")
+    batch = PackedCorpus({"a": opened}, LENGTH, epochs=1, seed=0).batch([0])
+    kept = batch.targets[batch.targets != IGNORED]
+    expected: list[int] = []
+    for window in PackedCorpus({"a": opened}, LENGTH, epochs=1, seed=0).windows(0):
+        ids, mask = documents(shards / "train" / "a")[window.document]
+        expected += [token for token, is_trained in zip(ids, mask, strict=True) if is_trained]
+    assert kept.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"weights": {"c": 1.0}}, "no such source; there are a, b"),
+        ({"weights": {"a": 0.0}}, "must be above 0"),
+        ({"validation": 1.0}, "must be 0 or more and below 1"),
+        ({"sequence_length": 4}, "nothing to train on"),
+        ({"input": (Path("absent.jsonl"),)}, "absent.jsonl: no such file"),
+    ],
+)
+def test_impossible_options(
+    options: ShardConversations, tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        shard_conversations(replace(options, output=tmp_path / "out", **change))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{}", "no text in field 'id'"),
+        ('{"id": "1", "source": "s", "language": "ru", "messages": []}', "line 1: nobody says anything"),
+        ("[1]", "line 1: not a JSON object"),
+        ("", "no conversations"),
+    ],
+)
+def test_lines_that_are_no_conversations(tmp_path: Path, line: str, reason: str) -> None:
+    (tmp_path / "in.jsonl").write_text(line)
+    with pytest.raises(InputError, match=reason):
+        list(read_conversations([tmp_path / "in.jsonl"]))

@@ -1,0 +1,1 @@
+"""Chats as token ids: one Jinja template for training, generation and export."""

@@ -1,0 +1,123 @@
+"""Chats to token ids, and which of them are the assistant's.
+
+The rule, the same in transformers with the exported files: control pieces go in by id, and each stretch of text
+between two of them, be it the template's or a message's, is encoded as one text, with its own `▁` in front.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vikhr_fast.chat.template import ChatTemplate, Message, Part, read_template
+from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer.bpe import BpeEncoder
+from vikhr_fast.tokenizer.export import BYTE, CONTROL, find_model, read_model, role_ids
+
+TEMPLATE_NAME = "chat_template.jinja"
+
+Ids = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+
+
+class EncodedChat(NamedTuple):
+    """A chat as the model sees it."""
+
+    ids: Ids  # [T]
+    is_trained: Mask  # [T] what the assistant says, each time with the piece that ends it
+
+
+class ChatEncoder:
+    """Encodes chats with the tokenizer and the template of a model's directory.
+
+    Args:
+        directory: with tokenizer.model and chat_template.jinja.
+
+    Raises:
+        InputError: either is missing or cannot be used.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        model_file = find_model(directory)
+        if not (directory / TEMPLATE_NAME).is_file():
+            raise InputError(f"{directory / TEMPLATE_NAME}: no such file; `vikhr-fast tokenizer export` writes one")
+        self.bpe = BpeEncoder.from_file(model_file)
+        model = read_model(model_file)
+        roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
+        self._control = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == CONTROL}
+        template = directory / TEMPLATE_NAME
+        self.template = ChatTemplate(read_template(template), str(template), self._control.keys(), roles)
+        bytes_ = {index: int(piece.piece[3:5], 16) for index, piece in enumerate(model.pieces) if piece.type == BYTE}
+        # Characters that begin in each piece; a byte in the middle of a character begins none.
+        self._characters = np.array([len(piece.piece) for piece in model.pieces])
+        self._characters[list(bytes_)] = [not 0x80 <= value < 0xC0 for value in bytes_.values()]
+        self.end_id = self._find_end(template)
+        """The piece that ends what the assistant says."""
+
+    def _find_end(self, template: Path) -> int:
+        chat = self.encode([[Message("user", ""), Message("assistant", "")]])[0]
+        if not chat.is_trained.any() or (end := int(chat.ids[chat.is_trained][-1])) not in self._control.values():
+            raise InputError(f"{template}: no control piece of this vocabulary ends what the assistant says")
+        return end
+
+    def encode(
+        self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False, threads: int = 0
+    ) -> list[EncodedChat]:
+        """Encodes chats.
+
+        Args:
+            chats: messages of each.
+            add_generation_prompt: end with what makes the model answer.
+            threads: 0 is one a core; the result is the same for any number.
+
+        Raises:
+            InputError: the template refuses a chat.
+            ValueError: a message that is not valid Unicode.
+        """
+        structures = [
+            [list(group) for _, group in groupby(parts, key=lambda part: part.kind == "control")]
+            for parts in (self.template.parts([m.role for m in chat], add_generation_prompt) for chat in chats)
+        ]
+        texts = [
+            "".join(_text(part, chat) for part in group)
+            for chat, groups in zip(chats, structures, strict=True)
+            for group in groups
+            if group[0].kind != "control"
+        ]
+        ids, offsets = self.bpe.encode_batch(texts, threads=threads)
+        stretches = pairwise(offsets)
+        encoded = []
+        for chat, groups in zip(chats, structures, strict=True):
+            pieces: list[EncodedChat] = []
+            for group in groups:
+                if group[0].kind == "control":
+                    controls = np.array([self._control[part.value] for part in group], np.int32)
+                    pieces.append(EncodedChat(controls, np.array([part.is_trained for part in group])))
+                else:
+                    start, end = next(stretches)
+                    pieces.append(EncodedChat(ids[start:end], self._trained(ids[start:end], group, chat)))
+            encoded.append(EncodedChat(*map(np.concatenate, zip(*pieces, strict=True))))
+        return encoded
+
+    def _trained(self, ids: Ids, group: list[Part], chat: Sequence[Message]) -> Mask:
+        """[tokens of a stretch] those of which a character is the assistant's; a token belongs to one side whole."""
+        if len({part.is_trained for part in group}) == 1:
+            return np.full(len(ids), group[0].is_trained)
+        begins = self._characters[ids]
+        ends = np.cumsum(begins)
+        starts = ends - np.maximum(begins, 1)  # the middle of a character is where the character is
+        trained = np.zeros(len(ids), bool)
+        position = 1  # after the ▁ in front
+        for part in group:
+            length = len(_text(part, chat))
+            if part.is_trained:
+                trained |= (starts < position + length) & (ends > position)
+            position += length
+        return trained
+
+
+def _text(part: Part, chat: Sequence[Message]) -> str:
+    return chat[int(part.value)].content if part.kind == "message" else part.value

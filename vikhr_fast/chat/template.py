@@ -1,0 +1,149 @@
+"""The Jinja template of a chat, and its structure: which parts are control pieces, template text and messages.
+
+A message's text never goes through Jinja. The template is rendered with a placeholder for each message, so that
+control pieces are looked for in the template's own text alone, and text that looks like one stays text.
+What stands between `{% generation %}` and `{% endgeneration %}` is what the assistant says, and is trained on.
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from vikhr_fast.errors import InputError
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
+TEMPLATES = Path(__file__).parent.parent / "templates"
+CHAT_TEMPLATES = {name: TEMPLATES / f"{name}.jinja" for name in ("chatml", "mistral-instruct")}
+"""The templates that come with this package, by name."""
+
+# With spaces around: a template that trims messages would change them, and is found out.
+_MESSAGE = " \x02{}\x03 "
+_MESSAGE_PATTERN = r" \x02\d+\x03 "
+_BEGIN, _END = "\x04", "\x05"
+
+
+class Message(NamedTuple):
+    """What one side says."""
+
+    role: Role
+    content: str
+
+
+class Part(NamedTuple):
+    """A piece of a rendered template."""
+
+    kind: Literal["control", "text", "message"]
+    value: str
+    """The control piece, the template's text, or the number of the message."""
+    is_trained: bool
+    """Whether the assistant says it."""
+
+
+class _Generation(Extension):
+    """The `{% generation %}` block, as in transformers; leaves marks around what is in it."""
+
+    tags = {"generation"}  # noqa: RUF012  as the base class declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
+
+    def _marked(self, caller: Callable[[], str]) -> str:
+        return f"{_BEGIN}{caller()}{_END}"
+
+
+class ChatTemplate:
+    """A chat template.
+
+    Args:
+        source: in Jinja.
+        name: for messages: the file it is from.
+        control: the vocabulary's control pieces.
+        roles: what bos_token, eos_token and so on stand for.
+
+    Raises:
+        InputError: not a template, or one without a generation block.
+    """
+
+    def __init__(self, source: str, name: str, control: Collection[str], roles: dict[str, str]) -> None:
+        self._name = name
+        self._roles = roles
+        self._template = parse_template(source, name)
+        if "endgeneration" not in source:
+            raise InputError(f"{name}: has no generation block, so nobody can tell what the assistant says; add one")
+        pieces = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
+        self._cut = re.compile(f"({_MESSAGE_PATTERN}|[{_BEGIN}{_END}]|{pieces})")
+        self._control = frozenset(control)
+        self._parts: dict[tuple[tuple[Role, ...], bool], list[Part]] = {}
+
+    def parts(self, roles: Sequence[Role], add_generation_prompt: bool) -> list[Part]:
+        """The structure of a chat whose messages have these roles.
+
+        Raises:
+            InputError: the template refuses such a chat, or changes or leaves out a message.
+        """
+        key = (tuple(roles), add_generation_prompt)
+        if key not in self._parts:
+            self._parts[key] = self._render(*key)
+        return self._parts[key]
+
+    def _render(self, roles: tuple[Role, ...], add_generation_prompt: bool) -> list[Part]:
+        messages = [{"role": role, "content": _MESSAGE.format(index)} for index, role in enumerate(roles)]
+        try:
+            rendered = self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, **self._roles
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise InputError(f"{self._name}: refuses a chat of {', '.join(roles)}: {error}") from None
+        parts: list[Part] = []
+        is_trained = False
+        for piece in filter(None, self._cut.split(rendered)):
+            if piece in (_BEGIN, _END):
+                is_trained = piece == _BEGIN
+            elif piece in self._control:
+                parts.append(Part("control", piece, is_trained))
+            elif re.fullmatch(_MESSAGE_PATTERN, piece):
+                parts.append(Part("message", piece[2:-2], is_trained))
+            else:
+                parts.append(Part("text", piece, is_trained))
+        found = [int(part.value) for part in parts if part.kind == "message"]
+        if found != list(range(len(roles))):
+            raise InputError(f"{self._name}: changes, moves or leaves out messages of a chat of {', '.join(roles)}")
+        return parts
+
+
+def parse_template(source: str, name: str) -> jinja2.Template:
+    """Compiles a template as transformers does; InputError, with the line, where it is none."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+
+    def refuse(message: str) -> Any:
+        raise jinja2.TemplateError(message)
+
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(f"{name}: line {error.lineno}: not a Jinja template: {error.message}") from None
+
+
+def read_template(file: Path) -> str:
+    """The source of a template; InputError where it cannot be read or is none."""
+    try:
+        source = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: byte {error.start}: not UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; give a file with a chat template") from None
+    parse_template(source, str(file))
+    return source

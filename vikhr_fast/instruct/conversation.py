@@ -1,0 +1,109 @@
+"""The one schema of conversations: a line of JSON {id, source, language, messages: [{role, content}]}."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vikhr_fast.chat.template import ROLES, Message
+from vikhr_fast.corpus.read import read_objects
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_file
+
+
+class Conversation(NamedTuple):
+    """A system message or none, then user and assistant in turn; the assistant has the last word."""
+
+    id: str
+    source: str
+    language: str
+    """ISO 639 code; "und" where nothing tells."""
+    messages: tuple[Message, ...]
+
+    @property
+    def prompt(self) -> str:
+        """What the user says first."""
+        return next(message.content for message in self.messages if message.role == "user")
+
+    @property
+    def answer(self) -> str:
+        """What the assistant says last."""
+        return self.messages[-1].content
+
+    @property
+    def text(self) -> str:
+        """All that user and assistant say."""
+        return "\n\n".join(message.content for message in self.messages if message.role != "system")
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**self._asdict(), "messages": [message._asdict() for message in self.messages]}
+
+
+def checked_messages(values: object) -> tuple[Message, ...]:
+    """The messages of a conversation; InputError, with the reason alone, where they are none."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise InputError("no list of messages")
+    messages = []
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict) or value.keys() < {"role", "content"}:
+            raise InputError(f"message {number} has no role or no content")
+        role, content = value["role"], value["content"]
+        if role not in ROLES:
+            raise InputError(f"message {number} is of an unknown role, {role!r}")
+        if not isinstance(content, str):
+            raise InputError(f"message {number} is {type(content).__name__}, not text")
+        if not content.strip():
+            raise InputError(f"message {number}, of the {role}, is empty")
+        if re.search("[\ud800-\udfff]", content):
+            raise InputError(f"message {number} has half of a surrogate pair")
+        messages.append(Message(role, content))
+    turns = [message.role for message in messages]
+    if turns[:1] == ["system"]:
+        del turns[0]
+    if not turns:
+        raise InputError("nobody says anything")
+    for number, role in enumerate(turns, start=1):
+        if role != ("user", "assistant")[(number - 1) % 2]:
+            raise InputError(f"turn {number} is the {role}'s; user and assistant must take turns, the user first")
+    if turns[-1] == "user":
+        raise InputError("the last message has no answer")
+    return tuple(messages)
+
+
+def read_conversations(files: Iterable[Path]) -> Iterator[Conversation]:
+    """Streams conversations.
+
+    Raises:
+        InputError: a file that cannot be read, a line that is none, or no conversation at all.
+    """
+    files = tuple(files)
+    is_empty = True
+    for file in files:
+        for number, value in read_objects(file):
+            is_empty = False
+            yield _conversation(value, f"{file}: line {number}")
+    if is_empty:
+        raise InputError(f"{', '.join(map(str, files)) or 'no files'}: no conversations; give at least one")
+
+
+def _conversation(value: dict[str, Any], place: str) -> Conversation:
+    for name in ("id", "source", "language"):
+        if not isinstance(value.get(name), str):
+            raise InputError(f"{place}: no text in field {name!r}; `vikhr-fast instruct convert` makes such lines")
+    try:
+        messages = checked_messages(value.get("messages"))
+    except InputError as error:
+        raise InputError(f"{place}: {error}; `vikhr-fast instruct convert` makes such lines") from None
+    return Conversation(value["id"], value["source"], value["language"], messages)
+
+
+def write_conversations(path: Path, conversations: Iterable[Conversation]) -> int:
+    """Writes a file, complete or not at all; returns how many there were."""
+    count = 0
+    with atomic_file(path) as file:
+        for conversation in conversations:
+            count += 1
+            file.write((json.dumps(conversation.record(), ensure_ascii=False) + "\n").encode("utf-8"))
+    return count

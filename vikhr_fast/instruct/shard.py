@@ -1,0 +1,149 @@
+"""`instruct shard`: conversations become token shards in which only what the assistant says is predicted."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from tyro.conf import Positional
+
+from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.documents import Counts, add_counts
+from vikhr_fast.corpus.mix import SPLITS, TRAIN_TOML, train_toml
+from vikhr_fast.corpus.shard import Encoded, token_dtype, write_encoded
+from vikhr_fast.corpus.stage import show_counts
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_directory, refuse_existing, write_text
+from vikhr_fast.instruct.conversation import Conversation, read_conversations
+
+_BATCH = 1024  # conversations
+_SPAN = 1 << 64
+
+
+@dataclass(frozen=True)
+class ShardConversations:
+    """Encodes conversations into OUTPUT/train/SOURCE and OUTPUT/validation/SOURCE for `vikhr-fast train`.
+
+    Only what the assistant says is trained on. A conversation that is too long keeps its turns up to the last answer
+    that fits; without one it is left out. OUTPUT/train.toml names the shards as a training configuration does.
+    """
+
+    input: Annotated[tuple[Path, ...], Positional]
+    """Conversations (.jsonl), as `instruct convert` writes them."""
+    tokenizer: Path
+    """The model's directory, with tokenizer.model and chat_template.jinja."""
+    output: Path
+    """Directory to make."""
+    sequence_length: int = 1024
+    """Positions that a conversation may take; training needs at least as long sequences."""
+    validation: float = 0.01
+    """Share of the conversations to hold out, by the hash of what the user says first."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """How often a source's conversations are taken: 0.5 is half of them, 2 each of them twice; 1 where not named."""
+    shard_tokens: int = 1 << 28
+    """Tokens after which a new file is begun."""
+    threads: int = 0
+    """Threads that encode; 0 is one a core."""
+
+
+class Cut(NamedTuple):
+    """A conversation as far as it fits."""
+
+    chat: EncodedChat
+    answers: int
+    """How many there are left; `chat` is empty without any."""
+
+
+def cut_chat(chat: EncodedChat, tokens: int) -> Cut:
+    """A conversation up to its last answer that ends within so many tokens; what follows it is cut off, too."""
+    ends = np.flatnonzero(chat.is_trained & ~np.append(chat.is_trained[1:], False)) + 1
+    ends = ends[ends <= tokens]
+    end = int(ends[-1]) if len(ends) else 0
+    return Cut(EncodedChat(chat.ids[:end], chat.is_trained[:end]), len(ends))
+
+
+def shard_conversations(options: ShardConversations) -> None:
+    """Writes `options.output`, complete or not at all.
+
+    Raises:
+        InputError: impossible options, unreadable conversations, a tokenizer or template that cannot be used, weights
+            of unknown sources, or nothing left to train on.
+    """
+    _refuse_impossible(options)
+    refuse_existing(options.output)
+    encoder = ChatEncoder(options.tokenizer)
+    sources = list(dict.fromkeys(one.source for one in read_conversations(options.input)))
+    if unknown := sorted(options.weights.keys() - set(sources)):
+        raise InputError(f"--weights {', '.join(unknown)}: no such source; there are {', '.join(sources)}")
+    counts: Counts = {}
+    with atomic_directory(options.output) as directory:
+        shards = []
+        for name, split in ((f"{split}/{source}", (source, split)) for split in SPLITS for source in sources):
+            batches = _encoded(_chosen(options, *split), encoder, options, counts.setdefault(name, {}))
+            if (first := next(batches, None)) is not None:
+                (directory / name).mkdir(parents=True)
+                write_encoded(directory / name, chain([first], batches), encoder.bpe, options.shard_tokens)
+                shards.append(name)
+        if not any(name.startswith("train/") for name in shards):
+            raise InputError(f"{options.output}: nothing to train on; lower --validation or raise --sequence-length")
+        write_text(directory / TRAIN_TOML, train_toml(options.output, shards, dict.fromkeys(sources, 1.0)))
+    show_counts(f"instruct shard: {options.output}", {name: own for name, own in counts.items() if own})
+    logger.info(f"instruct shard: {options.output / TRAIN_TOML} names the shards for `vikhr-fast train`")
+
+
+def _refuse_impossible(options: ShardConversations) -> None:
+    for name, possible, wanted in (
+        ("sequence-length", options.sequence_length >= 2, "2 or more"),
+        ("validation", 0 <= options.validation < 1, "0 or more and below 1"),
+        ("shard-tokens", options.shard_tokens >= 1, "positive"),
+        ("threads", options.threads >= 0, "0 or more"),
+    ):
+        if not possible:
+            raise InputError(f"--{name} {getattr(options, name.replace('-', '_'))}: must be {wanted}")
+    for source, weight in options.weights.items():
+        if not 0 < weight < 1e6:
+            raise InputError(f"--weights {source} {weight}: must be above 0")
+
+
+def _chosen(options: ShardConversations, source: str, split: str) -> Iterator[Conversation]:
+    """The conversations of one source and split, as often as they are taken."""
+    weight = options.weights.get(source, 1.0)
+    whole = int(weight)
+    for this_round in range(whole + (weight > whole) if split == "train" else 1):
+        for conversation in read_conversations(options.input):
+            digest = hashlib.sha256(conversation.prompt.encode("utf-8")).digest()
+            is_held_out = int.from_bytes(digest[:8], "big") < options.validation * _SPAN
+            is_wanted = split == "validation" or int.from_bytes(digest[8:16], "big") < (weight - this_round) * _SPAN
+            if conversation.source == source and is_held_out == (split == "validation") and is_wanted:
+                yield conversation
+
+
+def _encoded(
+    conversations: Iterable[Conversation], encoder: ChatEncoder, options: ShardConversations, counts: dict[str, int]
+) -> Iterator[Encoded]:
+    """Batches of encoded conversations; counts those that are whole, cut, and left out."""
+    iterator = iter(conversations)
+    while batch := list(islice(iterator, _BATCH)):
+        chats = encoder.encode([one.messages for one in batch], threads=options.threads)
+        cuts = [cut_chat(chat, options.sequence_length + 1) for chat in chats]  # the last token is only a target
+        kept = [(one, cut) for one, cut in zip(batch, cuts, strict=True) if cut.answers]
+        sizes = []
+        for conversation, cut in kept:
+            answers = [message.content for message in conversation.messages if message.role == "assistant"]
+            is_cut = cut.answers < len(answers)
+            sizes.append(sum(len(answer.encode("utf-8")) for answer in answers[: cut.answers]))
+            add_counts({"": counts}, {"": {"conversations": 1, "tokens": len(cut.chat.ids), "cut": int(is_cut)}})
+            add_counts({"": counts}, {"": {"trained": int(cut.chat.is_trained.sum())}})
+        add_counts({"": counts}, {"": {"too_long": len(batch) - len(kept)}})
+        if kept:
+            yield Encoded(
+                np.concatenate([cut.chat.ids for _, cut in kept]).astype(token_dtype(encoder.bpe)),
+                np.array([len(cut.chat.ids) for _, cut in kept]),
+                [one.source for one, _ in kept],
+                sizes,
+                np.concatenate([cut.chat.is_trained for _, cut in kept]),
+            )
