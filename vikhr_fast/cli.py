@@ -31,6 +31,9 @@ from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError
 from vikhr_fast.export import Export
+from vikhr_fast.generate.batch import GenerateBatch
+from vikhr_fast.generate.chat import GenerateChat
+from vikhr_fast.generate.compare import GenerateCompare
 from vikhr_fast.instruct.shard import ShardConversations
 from vikhr_fast.merge import Merge
 from vikhr_fast.plan import Plan
@@ -92,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _parse(arguments: list[str]) -> Any:
     application = SubcommandApp()
-    tokenizer, corpus, instruct = SubcommandApp(), SubcommandApp(), SubcommandApp()
+    tokenizer, corpus, instruct, generate = (SubcommandApp() for _ in range(4))
     tokenizer.command(name="train")(TrainTokenizer)
     tokenizer.command(name="extend")(ExtendTokenizer)
     tokenizer.command(name="export")(ExportTokenizer)
@@ -110,6 +113,9 @@ def _parse(arguments: list[str]) -> Any:
     corpus.command(name="build")(Build)
     corpus.command(name="shard")(Shard)
     instruct.command(name="shard")(ShardConversations)
+    generate.command(name="chat")(GenerateChat)
+    generate.command(name="batch")(GenerateBatch)
+    generate.command(name="compare")(GenerateCompare)
     application.command(tokenizer, name="tokenizer", help="The vocabulary of the new language (section 3.1).")
     application.command(name="adapt")(Adapt)
     application.command(corpus, name="corpus", help="From text to token shards (section 3.2).")
@@ -117,6 +123,7 @@ def _parse(arguments: list[str]) -> Any:
         instruct, name="instruct", help="From instruction sets to conversations to train on (section 3.3)."
     )
     application.command(name="train")(_train_with_defaults(arguments))
+    application.command(generate, name="generate", help="What a model answers.")
     application.command(name="merge")(Merge)
     application.command(name="export")(Export)
     application.command(name="plan")(Plan)
@@ -228,6 +235,18 @@ def _run(options: Any) -> int:
             from vikhr_fast.instruct.shard import shard_conversations
 
             shard_conversations(options)
+        case GenerateChat():
+            from vikhr_fast.generate.chat import chat
+
+            chat(options)
+        case GenerateBatch():
+            from vikhr_fast.generate.batch import generate_batch
+
+            generate_batch(options)
+        case GenerateCompare():
+            from vikhr_fast.generate.compare import compare
+
+            compare(options)
         case _Train():
             return _run_training(options)
         case Merge():

@@ -1,7 +1,6 @@
-"""A tiny model with a chat template, and conversations."""
+"""Conversations, and a tiny model with a chat template."""
 
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,32 +8,14 @@ import pytest
 import vikhr_fast
 from vikhr_fast.chat.template import Message
 from vikhr_fast.instruct.conversation import Conversation, write_conversations
-from vikhr_fast.model import Mistral, ModelConfig
-from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
 RUSSIAN = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian" / "stories.txt"
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(workspace: Path) -> Path:
     """A directory with random weights and a tokenizer with a ChatML template."""
-    root = tmp_path_factory.mktemp("instruct")
-    train_tokenizer(TrainTokenizer(input=(RUSSIAN,), output=root / "tokenizer", vocab_size=520))
-    shape = ModelConfig(
-        vocab_size=520,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        initializer_range=0.1,
-    )
-    Mistral(shape, seed=1).save_pretrained(root / "model")
-    for file in (root / "tokenizer").iterdir():
-        shutil.copy(file, root / "model")
-    return root / "model"
+    return workspace / "model"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,109 @@
+"""`generate batch`: a file of prompts becomes a file of answers."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from vikhr_fast.chat.template import ROLES, Message
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.read import read_objects
+from vikhr_fast.corpus.stage import counted
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_file, refuse_existing
+from vikhr_fast.generate.answering import Answerer, Device
+from vikhr_fast.generate.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class GenerateBatch:
+    """Answers the prompts of a file, line by line.
+
+    A line is {"prompt": TEXT} or {"messages": [{"role": ..., "content": ...}, ...]}, the user's last. It comes back
+    with "answer", "tokens" and "complete" (false where --max-tokens or the model's positions broke it off), or with
+    "error" where it cannot be answered.
+    """
+
+    model: Annotated[Path, Positional]
+    """Hugging Face directory with tokenizer and chat template."""
+    input: Path
+    """Prompts (.jsonl, .json, .parquet)."""
+    output: Path
+    """JSONL file to make."""
+    sampling: Annotated[Sampling, arg(name="")] = field(default_factory=Sampling)
+    """How answers are drawn."""
+    batch: int = 8
+    """Prompts answered together, of about the same length."""
+    device: Device = "auto"
+    """auto is CUDA where there is a GPU."""
+
+
+def generate_batch(options: GenerateBatch) -> None:
+    """Writes `options.output`, complete or not at all.
+
+    Raises:
+        InputError: a model, settings or a file that cannot be used; lines that cannot be answered only say so.
+    """
+    options.sampling.refuse_impossible()
+    if options.batch < 1:
+        raise InputError(f"--batch {options.batch}: must be 1 or more")
+    refuse_existing(options.output)
+    rows: list[dict[str, Any]] = []
+
+    def note(_path: Path, _number: int, error: InputError) -> None:
+        rows.append({"error": str(error)})
+
+    for _, record in read_objects(options.input, note):
+        rows.append(record)
+    answerer = Answerer(options.model, options.device)
+    answerer.stop_ids(options.sampling)
+    prompts: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        try:
+            if "error" not in row:
+                prompts[number] = answerer.prompt(chat_of(row))
+        except InputError as error:
+            row["error"] = str(error)
+    with counted("generate", len(prompts)) as advance:
+        _answer(answerer, rows, prompts, options, advance)
+    with atomic_file(options.output) as file:
+        for row in rows:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+    logger.info(f"generate: {options.output}: {len(prompts):,} answers, {len(rows) - len(prompts):,} errors")
+
+
+def chat_of(row: dict[str, Any]) -> list[Message]:
+    """The chat that a line asks to go on with; InputError where it has none."""
+    if isinstance(row.get("prompt"), str):
+        return [Message("user", row["prompt"])]
+    if not isinstance(row.get("messages"), list) or not row["messages"]:
+        raise InputError('no text in "prompt" and no list in "messages"')
+    messages = []
+    for value in row["messages"]:
+        is_message = isinstance(value, dict) and value.get("role") in ROLES and isinstance(value.get("content"), str)
+        if not is_message:
+            raise InputError('a message without a known "role" or without text in "content"')
+        messages.append(Message(value["role"], value["content"]))
+    if messages[-1].role != "user":
+        raise InputError("the last message is not the user's")
+    return messages
+
+
+def _answer(
+    answerer: Answerer,
+    rows: list[dict[str, Any]],
+    prompts: dict[int, list[int]],
+    options: GenerateBatch,
+    advance: Callable[[int], None],
+) -> None:
+    """Adds the answers to the rows; the longest prompts first, where memory shows."""
+    order = sorted(prompts, key=lambda number: (-len(prompts[number]), number))
+    for start in range(0, len(order), options.batch):
+        numbers = order[start : start + options.batch]
+        answers = answerer.answer([prompts[number] for number in numbers], options.sampling, numbers)
+        for number, answer in zip(numbers, answers, strict=True):
+            rows[number] |= {"answer": answer.text, "tokens": len(answer.ids), "complete": answer.is_complete}
+        advance(len(numbers))
