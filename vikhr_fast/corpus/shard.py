@@ -128,7 +128,7 @@ def encode_documents(
     return write_encoded(directory, batches, encoder, shard_tokens, show)
 
 
-def token_dtype(encoder: BpeEncoder) -> np.dtype[Any]:
+def token_dtype(encoder: Encoder) -> np.dtype[Any]:
     """What the tokens of a vocabulary are stored as."""
     return np.dtype("<u2" if encoder.vocab_size <= 1 << 16 else "<u4")
 
@@ -136,7 +136,7 @@ def token_dtype(encoder: BpeEncoder) -> np.dtype[Any]:
 def write_encoded(
     directory: Path,
     batches: Iterable[Encoded],
-    encoder: BpeEncoder,
+    encoder: Encoder,
     shard_tokens: int,
     show: Callable[[int, int], None] = lambda _documents, _tokens: None,
 ) -> dict[str, Any]:
