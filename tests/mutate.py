@@ -159,6 +159,12 @@ MUTATIONS = [
              ADAMW_TESTS),
     Mutation("gpu/adamw.py", "b_master * decay +", "b_master +", ADAMW_TESTS),
     Mutation("gpu/adamw.py", "if start < end:", "if start + 1 < end:", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "b_bits + b_random.to(tl.int32)", "b_bits", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "o_x.to(tl.uint32) ^ key", "o_x.to(tl.uint32)", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "tl.where(b_x == b_x, b_x.to(tl.int32, bitcast=True), 0x7FC00000)",
+             "b_x.to(tl.int32, bitcast=True)", f"{ADAMW_TESTS} extremes"),
+    Mutation("reference.py", "((bits + random.to(torch.int32)) >> 16)", "((bits + 0x8000) >> 16)",
+             "test_adamw.py moments"),
     Mutation("reference.py", "(bits + 0x8000) >> 16", "bits >> 16", "test_adamw.py ties"),
 ]  # fmt: skip
 

@@ -77,6 +77,9 @@ class OptimizerConfig:
     master: Literal["float32", "split"] = "float32"
     """Master weights as float32 tensors, or split: the bf16 parameters and the 16 bits that they lack, for one large
     GPU. The same update either way; split needs runtime.dtype = "bfloat16"."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the running means. bfloat16 saves 4 bytes a parameter, rounds stochastically, and is only for split
+    masters."""
     max_grad_norm: _NotNegative = 1.0
     """Global gradient norm above which gradients are scaled down; 0 doesn't clip."""
     warmup_steps: _CountOrZero = 10

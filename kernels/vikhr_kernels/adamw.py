@@ -23,6 +23,7 @@ def adamw(
     eps: float,
     weight_decay: float,
     gradient_scale: float | Tensor = 1.0,
+    rounding_seed: int = 0,
 ) -> None:
     """`reference.adamw` with its arguments, in one kernel launch; equal to it bit for bit, in place.
 
@@ -41,6 +42,7 @@ def adamw(
     master = torch.float32 if remainders is not None else None
     for name, tensors in lists.items():
         require(len(tensors) == len(parameters), f"adamw: {len(tensors)} {name} for {len(parameters)} parameters")
+    moments = first_moments[0].dtype if first_moments else master
     for index, parameter in enumerate(parameters):
         place = f"parameters[{index}]"
         if remainders is None:
@@ -56,7 +58,7 @@ def adamw(
         for name, tensors in lists.items():
             tensor = tensors[index]
             place = f"{name}[{index}]"
-            wanted = {"remainders": torch.int16, "gradients": gradients[0].dtype}.get(name, master)
+            wanted = {"remainders": torch.int16, "gradients": gradients[0].dtype}.get(name, moments)
             require_shape("adamw", place, tensor, parameter.shape)
             require(tensor.dtype == wanted, f"adamw: {place} is {tensor.dtype}, not {wanted}")
             require(tensor.is_contiguous(), f"adamw: {place} is not contiguous")
@@ -64,7 +66,9 @@ def adamw(
     if not parameters:
         return
     require(gradients[0].dtype.is_floating_point, f"adamw: gradients are {gradients[0].dtype}")
+    require(moments in (master, torch.bfloat16), f"adamw: first_moments[0] is {moments}, not {master} or bfloat16")
     require(step >= 1, f"adamw: step is {step}; the first is 1")
+    require(0 <= rounding_seed < 2**31, f"adamw: rounding_seed is {rounding_seed}, not from 0 to 2^31 - 1")
     if not isinstance(gradient_scale, Tensor):
         gradient_scale = torch.full((), gradient_scale, dtype=master, device=parameters[0].device)
     require(
@@ -84,6 +88,7 @@ def adamw(
         *betas,
         eps,
         weight_decay,
+        rounding_seed,
     )
 
 
@@ -107,12 +112,16 @@ def _adamw(
     beta2: float,
     eps: float,
     weight_decay: float,
+    rounding_seed: int,
 ) -> None:
     if runs_on_triton(parameters[0]):
         from vikhr_kernels.gpu import adamw as gpu
 
         factors = reference.adamw_factors(step, learning_rate, (beta1, beta2), weight_decay)
-        gpu.step(parameters, remainders, gradients, first_moments, second_moments, gradient_scale, eps=eps, **factors)
+        gpu.step(
+            parameters, remainders, gradients, first_moments, second_moments, gradient_scale,
+            rounding_seed=rounding_seed, eps=eps, **factors,
+        )  # fmt: skip
         return
     reference.adamw(
         parameters,
@@ -126,6 +135,7 @@ def _adamw(
         eps=eps,
         weight_decay=weight_decay,
         gradient_scale=gradient_scale,
+        rounding_seed=rounding_seed,
     )
 
 

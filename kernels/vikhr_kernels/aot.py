@@ -88,13 +88,13 @@ def _call_adamw(configuration: Configuration) -> None:
     numbers = ("decay", "first_rate", "second_decay", "second_rate", "second_correction", "eps", "step_size")
     size = 2 * configuration.block
     for split in (True, False):
-        for gradient in (DTYPE, torch.float32):
-            moments = [torch.zeros(size) for _ in range(2)]
+        for gradient, moment in ((DTYPE, torch.float32), (torch.float32, torch.float32), (torch.float32, DTYPE)):
+            moments = [torch.zeros(size, dtype=moment) for _ in range(2)]
             parameters = [torch.zeros(size, dtype=DTYPE if split else torch.float32) for _ in range(2)]
             remainders = [torch.zeros(size, dtype=torch.int16) for _ in range(2 if split else 0)]
             gradients = [torch.zeros(size, dtype=gradient) for _ in range(2)]
             factors = dict.fromkeys(numbers, 0.5)
-            adamw.step(parameters, remainders, gradients, moments, moments, torch.ones(()), **factors)
+            adamw.step(parameters, remainders, gradients, moments, moments, torch.ones(()), rounding_seed=3, **factors)
 
 
 def _call_loss_rows(configuration: Configuration) -> None:

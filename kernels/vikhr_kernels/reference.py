@@ -209,6 +209,30 @@ def join_master(parameter: Tensor, remainder: Tensor) -> Tensor:
     return ((parameter.view(torch.int16).to(torch.int32) << 16) + remainder.to(torch.int32)).view(torch.float32)
 
 
+def random_bits(count: int, tensor: int, seed: int, device: torch.device) -> Tensor:
+    """32 random bits an element, [count] int64: a hash of its index, the tensor's number in a list, and a seed."""
+    mask = 0xFFFFFFFF
+
+    def mixed(x: Tensor) -> Tensor:  # every bit of 32 depends on every one (the constants are from hash-prospector)
+        x = (x ^ (x >> 16)) * 0x7FEB352D & mask
+        x = (x ^ (x >> 15)) * 0x846CA68B & mask
+        return x ^ (x >> 16)
+
+    key = mixed(torch.full((), (seed + tensor * 0x9E3779B9) & mask, dtype=torch.int64, device=device))
+    return mixed((torch.arange(count, device=device) ^ key) & mask)
+
+
+def round_stochastically(x: Tensor, random: Tensor) -> Tensor:
+    """Float32 to one of the two bf16 around it, to the nearer one as much more often; right on average.
+
+    Args:
+        x: float32 of any shape.
+        random: integers from 0 to 65535 of that shape.
+    """
+    bits = x.view(torch.int32).where(x == x, _QUIET_NAN)
+    return ((bits + random.to(torch.int32)) >> 16).to(torch.int16).view(torch.bfloat16)
+
+
 def adamw_factors(step: int, learning_rate: float, betas: tuple[float, float], weight_decay: float) -> dict[str, float]:
     """The numbers of one AdamW step that are the same for all elements, in Python's float64."""
     beta1, beta2 = betas
@@ -236,6 +260,7 @@ def adamw(
     eps: float,
     weight_decay: float,
     gradient_scale: float | Tensor = 1.0,
+    rounding_seed: int = 0,
 ) -> None:
     """One AdamW step (Loshchilov & Hutter 2019) in place, with the operations of `torch.optim.AdamW` in their order.
 
@@ -246,7 +271,8 @@ def adamw(
         parameters: bf16 halves of the masters; without remainders, the float32 or float64 masters themselves.
         remainders: int16 halves of the masters, see `split_master`; or None.
         gradients: of any floating dtype.
-        first_moments: running means of the gradients, in the masters' dtype.
+        first_moments: running means of the gradients, in the masters' dtype; or in bf16, rounded stochastically: a
+            mean that changes by less than half a unit would stand still.
         second_moments: running means of their squares, likewise.
         step: number of this step, from 1.
         learning_rate: of this step.
@@ -254,15 +280,17 @@ def adamw(
         eps: added to the root of the second moment.
         weight_decay: share of a parameter taken off it a unit of learning rate.
         gradient_scale: factor of the gradients (clipping), a number or a scalar tensor in the masters' dtype.
+        rounding_seed: of bf16 moments' rounding, from 0 to 2^31 - 1; another one each step, each shard.
     """
     factors = adamw_factors(step, learning_rate, betas, weight_decay)
-    for i, (parameter, gradient, first, second) in enumerate(
+    for i, (parameter, gradient, first_moment, second_moment) in enumerate(
         zip(parameters, gradients, first_moments, second_moments, strict=True)
     ):
         master = parameter if remainders is None else join_master(parameter, remainders[i])
         scaled = gradient.to(master.dtype) * gradient_scale
-        first += (scaled - first) * factors["first_rate"]
-        second.mul_(factors["second_decay"]).add_(scaled * factors["second_rate"] * scaled)
+        first, second = first_moment.to(master.dtype), second_moment.to(master.dtype)
+        first = first + (scaled - first) * factors["first_rate"]
+        second = second * factors["second_decay"] + scaled * factors["second_rate"] * scaled
         # A tensor on the device: PyTorch divides by a number by multiplying with its rounded inverse on a GPU.
         correction = torch.full((), factors["second_correction"], dtype=master.dtype, device=master.device)
         # By way of float64 the root is correctly rounded: on a CPU, vector libraries' float32 roots aren't.
@@ -274,3 +302,9 @@ def adamw(
             upper, remainder = split_master(master)
             parameter.copy_(upper)
             remainders[i].copy_(remainder)
+        if first_moment.dtype != master.dtype:
+            random = random_bits(master.numel(), i, rounding_seed, master.device).view(master.shape)
+            first = round_stochastically(first, random & 0xFFFF)
+            second = round_stochastically(second, random >> 16)
+        first_moment.copy_(first)
+        second_moment.copy_(second)

@@ -80,5 +80,43 @@ def test_is_torch_adamw(dtype: torch.dtype) -> None:
     torch.testing.assert_close(ours, theirs.detach(), rtol=tolerance, atol=tolerance)
 
 
+def test_bf16_moments_follow_what_nearest_rounding_loses() -> None:
+    """A steady gradient moves a mean of half-life 693 steps: rounded to the nearest bf16, it would stop far too low."""
+    size, gradient = 4096, 1.0
+    parameter, remainder = split_master(torch.zeros(size))
+    moments = [torch.zeros(size, dtype=torch.bfloat16) for _ in range(2)]
+    nearest = torch.zeros((), dtype=torch.bfloat16)
+    settings = {"learning_rate": 1e-3, "betas": (0.999, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    for step in range(1, 1001):
+        gradients = [torch.full((size,), gradient)]
+        adamw([parameter], [remainder], gradients, *([m] for m in moments), step=step, rounding_seed=step, **settings)
+        nearest += (gradient - nearest) * 0.001
+    expected = 1 - 0.999**1000
+    assert float(nearest) < 0.5 * expected
+    for moment in moments:
+        error = moment.double().mean() - expected
+        assert abs(float(error)) < 4 * float(moment.double().std()) / size**0.5
+        assert 0 < float(moment.double().std()) < 0.05 * expected
+    steps = join_master(parameter, remainder).double()
+    assert float(steps.mean()) == pytest.approx(-1.0, rel=0.01)
+
+
+def test_random_bits_are_even_and_differ_by_element_tensor_and_seed() -> None:
+    count = 1 << 16
+    draws = [
+        reference.random_bits(count, tensor, seed, torch.device("cpu")) for tensor, seed in ((0, 7), (1, 7), (0, 8))
+    ]
+    for bits in draws:
+        for half in (bits & 0xFFFF, bits >> 16):
+            assert abs(float(half.double().mean()) - 32767.5) < 4 * 18918 / count**0.5
+        ones = torch.stack([bits >> place & 1 for place in range(32)]).double().mean(1)
+        assert ((ones - 0.5).abs() < 5 * 0.5 / count**0.5).all()
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        pair = torch.stack([draws[a], draws[b]]).double()
+        assert abs(float(torch.corrcoef(pair)[0, 1])) < 5 / count**0.5
+    neighbours = torch.stack([draws[0][:-1], draws[0][1:]]).double()
+    assert abs(float(torch.corrcoef(neighbours)[0, 1])) < 5 / count**0.5
+
+
 def test_no_parameters_is_no_step() -> None:
     adamw([], [], [], [], [], step=1, learning_rate=1.0, **SETTINGS)

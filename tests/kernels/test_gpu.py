@@ -156,7 +156,8 @@ def test_head_memory_does_not_grow_with_the_tokens() -> None:
     assert peaks[1] - peaks[0] < 2**20
 
 
-def test_adamw_bits_equal_the_reference_on_gpu_and_cpu() -> None:
+@pytest.mark.parametrize("moment_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_adamw_bits_equal_the_reference_on_gpu_and_cpu(moment_dtype: torch.dtype) -> None:
     settings = {"learning_rate": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
     generator = torch.Generator().manual_seed(0)
     masters = [torch.randn(size, generator=generator) for size in (1, 513, 100_003)]
@@ -165,11 +166,12 @@ def test_adamw_bits_equal_the_reference_on_gpu_and_cpu() -> None:
     def train(operation: Callable, device: str) -> list[Tensor]:
         halves = [split_master(master.to(device)) for master in masters]
         parameters, remainders = [upper.clone() for upper, _ in halves], [lower for _, lower in halves]
-        moments = [[torch.zeros_like(master, device=device) for master in masters] for _ in range(2)]
+        moments = [[torch.zeros(m.shape, dtype=moment_dtype, device=device) for m in masters] for _ in range(2)]
         for step, each in enumerate(gradients, 1):
             scale = torch.tensor(1 / step, device=device)
             moved = [gradient.to(device) for gradient in each]
-            operation(parameters, remainders, moved, *moments, step=step, gradient_scale=scale, **settings)
+            changing = {"step": step, "gradient_scale": scale, "rounding_seed": 7 * step}
+            operation(parameters, remainders, moved, *moments, **changing, **settings)
         # moments as they are: their bits follow from the same operations
         return [x.cpu() for x in (*(p.view(torch.int16) for p in parameters), *remainders, *moments[0], *moments[1])]
 

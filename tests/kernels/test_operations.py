@@ -153,7 +153,7 @@ OPCHECKS = {
     ),
     "adamw": lambda: (
         [split_master(normal(6).float())[0]], [torch.zeros(6, dtype=torch.int16)], [normal(6).float()],
-        [torch.zeros(6)], [torch.zeros(6)], torch.ones(()), 1, 1e-3, 0.9, 0.95, 1e-8, 0.1,
+        [torch.zeros(6)], [torch.zeros(6)], torch.ones(()), 1, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0,
     ),
 }  # fmt: skip
 

@@ -25,6 +25,14 @@ def test_the_papers_pretraining_takes_its_thousand_gpu_hours(capsys: pytest.Capt
     assert result["money"] == pytest.approx(2 * result["gpu_hours"])
 
 
+def test_the_papers_instruction_tuning_takes_its_sixty_gpu_hours(capsys: pytest.CaptureFixture[str]) -> None:
+    result = numbers(capsys, config=Path("vikhr-7b-instruct"))
+    assert result["tokens"] == 3 * 680_000 * 430
+    assert result["gpu_hours"] == pytest.approx(60, rel=0.02)
+    assert result["fits"]
+    assert "reference" not in result["memory_bytes"]
+
+
 def test_one_large_gpu_holds_the_preset_made_for_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert numbers(capsys, config=Path("vikhr-7b-1gpu"), gpu="h200", gpus=1)["fits"]
 
@@ -59,6 +67,8 @@ def test_measured_rates_replace_the_data_sheet(tmp_path: Path, capsys: pytest.Ca
         ({"gpus": 0}, "gpus: 0, must be more than 0"),
         ({"gpus": 7}, "isn't a multiple"),
         ({"efficiency": 0.0}, "efficiency"),
+        ({"efficiency": float("nan")}, "efficiency: nan, must be more than 0"),
+        ({"tokens": float("inf")}, "tokens: inf, must be more than 0"),
         ({"price": -1.0}, "price"),
         ({"config": Path("no-such")}, "no such config"),
     ],

@@ -1,17 +1,21 @@
 """Predicted bytes against those of real objects: a small model on the kernels' registered operations."""
 
 import dataclasses
+import itertools
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.profiler import ProfilerActivity, profile
 from training_runs import make_config
 
 import vikhr_kernels
 from vikhr_fast.model import Checkpointing, Mistral, ModelConfig
-from vikhr_fast.plan.memory import Parameters, layers_bytes, memory
+from vikhr_fast.plan.memory import Parameters, layers_bytes, loss_bytes, memory
 from vikhr_fast.ranks import process_group
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training, open_inputs
@@ -65,6 +69,45 @@ def test_activations(checkpointing: Checkpointing) -> None:
         predicted -= SHAPE.num_hidden_layers * TOKENS * 4 * (2 * 64 + 4)
     final_norm = 2 * TOKENS * SHAPE.hidden_size
     assert sum(kept.values()) == pytest.approx(predicted + final_norm, rel=0.05)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most that was allocated at once beyond what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    assert recorded.profiler is not None
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+@pytest.mark.parametrize("chunk_tokens", [128, 0])
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_loss_head(chunk_tokens: int, with_reference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the loss head allocates around its row step, as on a GPU: gradients over the logits, products into place."""
+    module = sys.modules["vikhr_kernels.linear_ce_kl"]
+
+    def row_step(logits: Tensor, *_: object) -> Tensor:
+        return logits.view(torch.bfloat16)[:, -logits.shape[1] :]
+
+    monkeypatch.setattr(module, "eager_row_step", row_step)
+    monkeypatch.setattr(module, "_gemm_wide", lambda a, b, out, beta=0: out.fill_(beta))  # noqa: ARG005
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: out.zero_())  # noqa: ARG005
+    monkeypatch.setattr(module, "_scaled", lambda x, _, dtype: x.to(dtype))  # a CPU makes a float32 copy on the way
+    monkeypatch.setattr(module, "_CHUNK_BYTES", {"cpu": 960 << 20})
+    head = torch.zeros(SHAPE.vocab_size, SHAPE.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    before = torch.zeros(TOKENS, SHAPE.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.zeros(TOKENS, dtype=torch.int64)
+
+    def step() -> None:
+        hidden = before.clone()
+        reference = (before.detach().clone(), head.detach()) if with_reference else ()
+        loss, *_ = vikhr_kernels.linear_ce_kl(hidden, head, targets, *reference, chunk_tokens=chunk_tokens or None)
+        del hidden, reference
+        loss.backward()
+
+    step()  # gradients are there from now on, as those that micro-batches are added to
+    measured = peak_bytes(step)
+    assert measured == pytest.approx(loss_bytes(SHAPE, TOKENS, chunk_tokens, with_reference), rel=0.05)
 
 
 @pytest.mark.parametrize("master", ["float32", "split"])

@@ -1,6 +1,7 @@
 """A profiled run: trace and table are written, no bit changes, and the loader works ahead."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,11 @@ from pathlib import Path
 import pytest
 from training_runs import make_config
 
+from vikhr_fast.corpus.prefetch import prefetched
 from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.plan.speed import attention_flops
 from vikhr_fast.train.loop import open_inputs, train
 from vikhr_fast.train.metrics import METRICS, read_lines
-from vikhr_fast.train.prefetch import prefetched
 
 
 def test_trace_table_and_equal_losses(workspace: Path, tmp_path: Path) -> None:
@@ -26,7 +27,18 @@ def test_trace_table_and_equal_losses(workspace: Path, tmp_path: Path) -> None:
     trace = json.loads((tmp_path / "profiled" / "profile" / "rank-0.json").read_text())
     names = [event.get("name") for event in trace["traceEvents"]]
     assert {"forward", "backward", "update"} <= set(names)
-    assert "aten::mm" in (tmp_path / "profiled" / "profile" / "rank-0.txt").read_text()
+    text = (tmp_path / "profiled" / "profile" / "rank-0.txt").read_text()
+    assert "aten::mm" in text
+    summary, table = text.split("\n\n", 1)
+    shares = {name: float(share) for name, share in re.findall(r"([\w']+) ([\d.]+)%", summary)}
+    phases = ("forward", "backward", "update", "loader", "bookkeeping")
+    assert sum(shares[name] for name in phases) == pytest.approx(100, abs=0.1)
+    assert min(shares[name] for name in phases) >= 0
+    assert shares["forward"] + shares["backward"] > 60
+    # the summary's products are those of the table
+    times = {row[0]: float(row[1]) for row in re.findall(r"^ *(aten::\w+) +([\d.]+)%", table, re.MULTILINE)}
+    products = sum(times.get(name, 0.0) for name in ("aten::mm", "aten::bmm", "aten::addmm"))
+    assert products <= shares["products"] + 0.1
 
 
 def test_flops_are_those_of_the_pairs_that_see_each_other(workspace: Path, tmp_path: Path) -> None:

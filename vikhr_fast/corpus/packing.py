@@ -1,7 +1,6 @@
 """From token shards to packed batches, as a pure function of the seed and the sequence's number."""
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -146,7 +145,7 @@ class PackedCorpus:
 
 
 class StepLoader:
-    """Hands each rank its micro-batches, step by step, prepared one step ahead in a thread.
+    """Makes each rank's micro-batches, step by step.
 
     Args:
         corpus: the sequences.
@@ -166,15 +165,8 @@ class StepLoader:
 
     def steps(self, first: int, end: int) -> Iterator[tuple[int, list[Batch]]]:
         """Yields (step, micro-batches) for steps `first` to `end` - 1, counted from 0."""
-        if first >= end:
-            return
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
-            upcoming = pool.submit(self._step, first)
-            for step in range(first, end):
-                batches = upcoming.result()
-                if step + 1 < end:
-                    upcoming = pool.submit(self._step, step + 1)
-                yield step, batches
+        for step in range(first, end):
+            yield step, self._step(step)
 
     def _step(self, step: int) -> list[Batch]:
         together = self._micro_batch * self._ranks  # all ranks need the same number of micro-batches

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from vikhr_fast.corpus.packing import PackedCorpus, StepLoader
+from vikhr_fast.corpus.prefetch import prefetched
 from vikhr_fast.corpus.shard import TokenShards
 from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import Ranks
@@ -55,7 +56,7 @@ def score_shards(
     per_step = micro_batch * count
     loader = StepLoader(corpus, sequences_per_step=per_step, micro_batch=micro_batch, rank=rank, ranks=count)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for _, batches in loader.steps(0, -(-corpus.num_sequences // per_step)):
+    for _, batches in prefetched(loader.steps(0, -(-corpus.num_sequences // per_step))):
         for batch in (b.to(device) for b in batches):
             hidden = model(batch.tokens, cu_seqlens=batch.cu_seqlens)
             loss, _, _ = model.lm_head(hidden, targets=batch.targets, reduction="sum", chunk_tokens=chunk_tokens)

@@ -17,6 +17,7 @@ from vikhr_fast.model_config import ModelConfig, read_config
 from vikhr_fast.plan.memory import GIB, Parameters, memory
 from vikhr_fast.plan.speed import HARDWARE, LINK_SHARE, RESERVED, Hardware, flops_per_token, speed
 
+_PAPER_TOKENS, _INSTRUCTION_TOKENS = 11e9, 3 * 680_000 * 430.0
 MISTRAL_7B_40K = ModelConfig(
     vocab_size=40000,
     hidden_size=4096,
@@ -42,8 +43,9 @@ class Plan:
     """The GPU."""
     gpus: int = 8
     """How many."""
-    tokens: float = 11e9
-    """Tokens to train on, all epochs together."""
+    tokens: float | None = None
+    """Tokens to train on, all epochs together. None is the paper's 11 billion; with the preset vikhr-7b-instruct it is
+    3 epochs of 680,000 instances of 430 tokens, a length that the paper doesn't give."""
     efficiency: float = 0.57
     """Share of the peak that matrix products reach, the reference's forward counted."""
     measured: Path | None = None
@@ -60,10 +62,13 @@ def plan(options: Plan) -> dict[str, Any]:
     Raises:
         InputError: an option is impossible, or a file is missing or damaged.
     """
-    for name in ("gpus", "tokens", "efficiency"):
-        if not getattr(options, name) > 0:
-            raise InputError(f"plan: {name}: {getattr(options, name)}, must be more than 0")
-    if options.price < 0:
+    tokens = options.tokens
+    if tokens is None:
+        tokens = _INSTRUCTION_TOKENS if options.config == Path("vikhr-7b-instruct") else _PAPER_TOKENS
+    for name, value in (("gpus", options.gpus), ("tokens", tokens), ("efficiency", options.efficiency)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"plan: {name}: {value}, must be more than 0")
+    if not 0 <= options.price < float("inf"):
         raise InputError(f"plan: price: {options.price}, must not be negative")
     config = config_with_gaps(read_toml(options.config), str(options.config), None)
     model = read_config(options.model) if options.model else MISTRAL_7B_40K
@@ -77,9 +82,10 @@ def plan(options: Plan) -> dict[str, Any]:
     needed = sum(parts.values()) + RESERVED
     fits = needed <= hardware.memory
     rates = speed(config, model, hardware, options.gpus, options.efficiency)
-    hours = options.tokens / rates.tokens_per_second / 3600
+    hours = tokens / rates.tokens_per_second / 3600
     result = {
         "parameters": Parameters.of(model).total,
+        "tokens": tokens,
         "flops_per_token": flops_per_token(model, config.data.sequence_length),
         "memory_bytes": parts | {"reserved": round(RESERVED)},
         "needed_bytes": round(needed),
@@ -162,7 +168,9 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
     table.add_row("needed", f"{result['needed_bytes'] / GIB:.2f}")
     table.add_row("there", f"{result['available_bytes'] / GIB:.2f}")
     console.print(table)
-    if not result["fits"]:
+    if result["fits"]:
+        console.print("Fits.")
+    else:
         nearest = result["nearest_fit"] or "nothing that this trainer can change"
         console.print(f"[red]Does not fit.[/] Nearest that does: {nearest}", highlight=False)
     rates = result["speed"]
@@ -172,7 +180,7 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         f"{rates['tokens_per_second']:,.0f} tokens/s a GPU, a step in {rates['step_seconds']:.1f} s (products "
         f"{rates['compute_seconds']:.1f} s, communication {rates['communication_seconds']:.1f} s beside them)",
         f"MFU {rates['training_share']:.1%}, with the reference's forward {rates['whole_share']:.1%}",
-        f"{options.tokens:,.0f} tokens: {result['gpu_hours']:,.0f} GPU-hours, {result['days']:.1f} days, "
+        f"{result['tokens']:,.0f} tokens: {result['gpu_hours']:,.0f} GPU-hours, {result['days']:.1f} days, "
         f"{result['kilowatt_hours']:,.0f} kWh, {result['money']:,.0f} at {options.price:g} a GPU-hour",
         f"Assumed: products at {options.efficiency:.0%} of {hardware.flops / 1e12:.0f} TFLOP/s; FLOPs a token "
         f"6 N + 3.5 attention, the reference's 2 N + 1, N without the embedding, documents as long as the sequence; "

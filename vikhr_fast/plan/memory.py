@@ -61,12 +61,16 @@ def layers_bytes(model: ModelConfig, tokens: int, checkpointing: str) -> int:
 
 
 def loss_bytes(model: ModelConfig, tokens: int, chunk_tokens: int, reference: bool) -> int:
-    """The loss head: float32 logits of a chunk, the head's float32 gradient, gradients of head and hidden in bf16."""
+    """The most that the loss head has at once.
+
+    That is, where forward ends, both hidden states, the float32 logits of a chunk, the head's float32 gradient and the
+    hidden states'; or, in backward, both gradients beside their results in bf16.
+    """
     each = _WIDE * model.vocab_size * (1 + reference)
     chunk = min(tokens, chunk_tokens or max(128, _CHUNK_BYTES // each // 128 * 128))
     head = model.vocab_size * model.hidden_size
-    hidden = (2 + reference) * _HALF * tokens * model.hidden_size
-    return chunk * each + _WIDE * head + _HALF * head + hidden
+    hidden = _HALF * tokens * model.hidden_size
+    return max((2 + reference) * hidden + chunk * each + _WIDE * head, (_WIDE + _HALF) * head + 2 * hidden)
 
 
 def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]:
@@ -89,7 +93,7 @@ def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]
         for name, size in {
             "parameters" if split else "master weights": (_HALF if split else _WIDE) * shard,
             **({"remainders": _HALF * shard} if split else {}),
-            "moments": 2 * _WIDE * shard,
+            "moments": 2 * (_WIDE if config.optimizer.moments == "float32" else _HALF) * shard,
             **gradients,
             **({"reference": _HALF * shard} if reference else {}),
             "gathered parameters": gathered * (1 + reference),

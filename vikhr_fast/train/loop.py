@@ -18,6 +18,7 @@ from vikhr_fast.companions import companions, tokenizer_file, tokenizer_sha256
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.packing import Batch, PackedCorpus, StepLoader
+from vikhr_fast.corpus.prefetch import prefetched
 from vikhr_fast.corpus.shard import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score, score_shards
@@ -33,7 +34,6 @@ from vikhr_fast.train.checkpoint import Checkpoints, TrainState, complete_checkp
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import MetricsWriter, StepMetrics, forget_steps_after
 from vikhr_fast.train.optimizer import build_optimizer, learning_rate
-from vikhr_fast.train.prefetch import prefetched
 from vikhr_fast.train.profile import phase, profiling
 from vikhr_fast.train.sharding import fsdp_module, load_sharded, save_gathered
 from vikhr_fast.train.split_adamw import SplitAdamW
@@ -110,6 +110,8 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         raise InputError("kernels: triton needs a GPU; use auto or eager")
     if config.optimizer.master == "split" and config.runtime.dtype != "bfloat16":
         raise InputError(f'optimizer.master: "split" needs runtime.dtype = "bfloat16", not {config.runtime.dtype!r}')
+    if config.optimizer.moments == "bfloat16" and config.optimizer.master != "split":
+        raise InputError('optimizer.moments: "bfloat16" needs optimizer.master = "split"')
     if not data.train:
         raise InputError("data.train: no source; name at least one, as in --data.train russian SHARDS")
     if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
@@ -259,9 +261,13 @@ class Training:
                 logger.info(describe(config, self.inputs, self.ranks.count, self.state.step))
             if self.state.step == 0 and schedule.validate_every:
                 self._validate(metrics)
-            while (waited := time.monotonic()) and (following := next(steps, None)) is not None:
-                step, batches = following
-                metrics.step(self._step(step, batches, time.monotonic() - waited))
+            while True:
+                waited = time.monotonic()
+                with phase("loader"):
+                    following = next(steps, None)
+                if following is None:
+                    break
+                metrics.step(self._step(*following, time.monotonic() - waited))
                 profiled()
                 done, last = self.state.step, self.state.step == self.num_steps
                 if last or _is_due(done, schedule.validate_every):

@@ -1,10 +1,12 @@
-"""What a few steps spend their time and memory on: a PyTorch trace, a table, and on a GPU a memory snapshot."""
+"""What a few steps spend their time and memory on: a summary, a PyTorch trace, and on a GPU a memory snapshot."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from vikhr_fast.console import logger
@@ -14,13 +16,51 @@ from vikhr_fast.ranks import Ranks
 WARM_UP = 2  # steps that aren't recorded: the first ones allocate and compile
 
 phase = record_function  # names a part of a step in the trace
+_WORK = ("forward", "backward", "update")
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_mm")
+_ATTENTION = ("vikhr::flash_attention", "vikhr::flash_attention_backward")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of the recorded steps.
+
+    Attributes:
+        step_seconds: mean.
+        phases: share of a step that each of its phases takes; "bookkeeping" is what is in none of them.
+        products: share of all operations' own time that matrix products take, on the device where there is one.
+        attention: the same of attention's kernels; the eager path's attention is matrix products.
+    """
+
+    step_seconds: float
+    phases: dict[str, float]
+    products: float
+    attention: float
+
+    def __str__(self) -> str:
+        phases = ", ".join(f"{name} {share:.2%}" for name, share in self.phases.items())
+        return (
+            f"{self.step_seconds * 1000:.1f} ms a step: {phases}; of the operations' own time matrix products "
+            f"{self.products:.1%}, attention's kernels {self.attention:.1%}"
+        )
+
+
+def summarise(events: EventList, steps: int, on_gpu: bool) -> Summary:
+    """What the averages of a recording say of its steps, by their phases and operations."""
+    own = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events}
+    whole = sum(event.cpu_time_total for event in events if event.key.startswith("ProfilerStep"))
+    phases = {e.key: e.cpu_time_total / whole for e in events if e.key in (*_WORK, "loader")}
+    operations = sum(time for name, time in own.items() if "::" in name)
+    products, attention = (sum(own.get(name, 0) for name in names) / operations for names in (_PRODUCTS, _ATTENTION))
+    phases = {name: phases.get(name, 0.0) for name in (*_WORK, "loader")}
+    return Summary(whole / steps / 1e6, {**phases, "bookkeeping": 1 - sum(phases.values())}, products, attention)
 
 
 @contextmanager
 def profiling(output: Path, steps: int, ranks: Ranks) -> Iterator[Callable[[], None]]:
     """Records `steps` steps after the first two; yields what is to be called after every step.
 
-    Writes from each rank `profile/rank-R.json` (Chrome trace), `rank-R.txt` (operations by time) and, on a GPU,
+    Writes from each rank `profile/rank-R.json` (Chrome trace), `rank-R.txt` (summary, operations) and, on a GPU,
     `rank-R.pickle` (memory snapshot, for pytorch.org/memory_viz).
     """
     if not steps:
@@ -34,12 +74,15 @@ def profiling(output: Path, steps: int, ranks: Ranks) -> Iterator[Callable[[], N
     def write(recorded: profile) -> None:
         recorded.export_chrome_trace(str(directory / f"{name}.json"))
         order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
-        table = recorded.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=70)
-        write_text(directory / f"{name}.txt", table + "\n")
+        averages = recorded.key_averages()
+        summary = summarise(averages, steps, on_gpu)
+        table = averages.table(sort_by=order, row_limit=40, max_name_column_width=70)
+        write_text(directory / f"{name}.txt", f"{summary}\n\n{table}\n")
         if on_gpu:
             torch.cuda.memory._dump_snapshot(str(directory / f"{name}.pickle"))
             torch.cuda.memory._record_memory_history(enabled=None)
-        logger.info(f"profile of {steps} steps: {directory}")
+        if ranks.is_main:
+            logger.info(f"profile of {steps} steps in {directory}: {summary}")
 
     if on_gpu:
         torch.cuda.memory._record_memory_history(max_entries=200_000)

@@ -23,10 +23,12 @@ from vikhr_kernels import adamw
 class SplitAdamW(torch.optim.Optimizer):
     """AdamW over bf16 shards, with its own sharded float32 gradients; the state goes into checkpoints as DTensors.
 
+    Moments in bf16 are rounded stochastically, by bits that follow from the step and the shard.
+
     Args:
         model: sharded, its parameters the upper halves of the masters.
         remainders: the lower halves of the masters' local shards, int16, by the parameters' names.
-        config: rate, betas and eps.
+        config: rate, betas, eps and the moments' dtype.
         ranks: over which the gradients' norm is summed.
     """
 
@@ -48,7 +50,7 @@ class SplitAdamW(torch.optim.Optimizer):
             local = _local(parameter)
             self._gradients[parameter] = torch.zeros_like(local, dtype=torch.float32)
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
-            moments = (torch.zeros_like(local, dtype=torch.float32) for _ in range(2))
+            moments = (torch.zeros_like(local, dtype=getattr(torch, config.moments)) for _ in range(2))
             self.state[parameter] = {
                 # on the CPU: it is read every step
                 "step": torch.zeros((), dtype=torch.float32),
@@ -75,26 +77,33 @@ class SplitAdamW(torch.optim.Optimizer):
         copies = self._ranks.count // self._shards
         norm = (self._ranks.sum(squares.sum()) / copies).sqrt().float()
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else torch.ones_like(norm)
-        for group in self.param_groups:
+        self._step(scale)
+        for gradient in self._gradients.values():
+            gradient.zero_()
+        return norm
+
+    def _step(self, scale: Tensor) -> None:
+        """The update itself, from gradients multiplied by `scale`."""
+        for number, group in enumerate(self.param_groups):
             states = [self.state[parameter] for parameter in group["params"]]
             for state in states:
                 state["step"] += 1
+            step = int(states[0]["step"])
+            shard = self._ranks.mesh.get_local_rank(self._ranks.mesh.ndim - 1)  # the same in each replica
             adamw(
                 [_local(parameter) for parameter in group["params"]],
                 [_local(state["remainder"]) for state in states],
                 [self._gradients[parameter] for parameter in group["params"]],
                 [_local(state["exp_avg"]) for state in states],
                 [_local(state["exp_avg_sq"]) for state in states],
-                step=int(states[0]["step"]),
+                step=step,
                 learning_rate=group["lr"],
                 betas=group["betas"],
                 eps=group["eps"],
                 weight_decay=group["weight_decay"],
                 gradient_scale=scale,
+                rounding_seed=((step * self._shards + shard) * len(self.param_groups) + number) % 2**31,
             )
-        for gradient in self._gradients.values():
-            gradient.zero_()
-        return norm
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

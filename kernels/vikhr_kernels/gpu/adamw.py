@@ -28,6 +28,25 @@ def _pointer(p_addresses, i_tensor, tensors, LIST: tl.constexpr, TYPE: tl.conste
 
 
 @triton.jit
+def _mixed(b_x):
+    """`reference.random_bits`' hash of 32 bits, of uint32."""
+    b_x = (b_x ^ (b_x >> 16)) * 0x7FEB352D
+    b_x = (b_x ^ (b_x >> 15)) * 0x846CA68B
+    return b_x ^ (b_x >> 16)
+
+
+@triton.jit
+def _bf16_to_float32(b_bits):
+    return (b_bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _rounded_stochastically(b_x, b_random):
+    b_bits = tl.where(b_x == b_x, b_x.to(tl.int32, bitcast=True), 0x7FC00000)
+    return ((b_bits + b_random.to(tl.int32)) >> 16).to(tl.int16)
+
+
+@triton.jit
 def _step(
     p_parameter,
     p_remainder,
@@ -36,6 +55,7 @@ def _step(
     p_second,
     o_x,
     m_x,
+    key,
     gradient_scale,
     decay,
     first_rate,
@@ -46,11 +66,12 @@ def _step(
     step_size,
     SPLIT: tl.constexpr,
     GRADIENT_IS_BF16: tl.constexpr,
+    MOMENTS_ARE_BF16: tl.constexpr,
 ):
     """One block; `m_x` is None where the whole block lies inside the tensor."""
     b_gradient = tl.load(p_gradient + o_x, mask=m_x)
     if GRADIENT_IS_BF16:
-        b_gradient = (b_gradient.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+        b_gradient = _bf16_to_float32(b_gradient)
     b_gradient = b_gradient.to(tl.float32) * gradient_scale
     b_master = tl.load(p_parameter + o_x, mask=m_x)
     if SPLIT:
@@ -58,12 +79,18 @@ def _step(
         b_master = b_bits.to(tl.float32, bitcast=True)
     b_first = tl.load(p_first + o_x, mask=m_x)
     b_second = tl.load(p_second + o_x, mask=m_x)
+    if MOMENTS_ARE_BF16:
+        b_first, b_second = _bf16_to_float32(b_first), _bf16_to_float32(b_second)
 
     b_first = b_first + (b_gradient - b_first) * first_rate
     b_second = b_second * second_decay + b_gradient * second_rate * b_gradient
     b_root = tl.math.div_rn(tl.sqrt_rn(b_second), second_correction) + eps
     b_master = b_master * decay + tl.math.div_rn(b_first * step_size, b_root)
 
+    if MOMENTS_ARE_BF16:
+        b_random = _mixed(o_x.to(tl.uint32) ^ key)
+        b_first = _rounded_stochastically(b_first, b_random & 0xFFFF)
+        b_second = _rounded_stochastically(b_second, b_random >> 16)
     tl.store(p_first + o_x, b_first, mask=m_x)
     tl.store(p_second + o_x, b_second, mask=m_x)
     if SPLIT:
@@ -76,7 +103,7 @@ def _step(
         tl.store(p_parameter + o_x, b_master, mask=m_x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rounding_seed"])
 def adamw_kernel(
     p_addresses,
     p_sizes,
@@ -84,6 +111,7 @@ def adamw_kernel(
     p_chunk_starts,
     p_gradient_scale,
     tensors,
+    rounding_seed,
     decay,
     first_rate,
     second_decay,
@@ -94,6 +122,7 @@ def adamw_kernel(
     SPLIT: tl.constexpr,
     GRADIENT: tl.constexpr,
     GRADIENT_IS_BF16: tl.constexpr,
+    MOMENTS_ARE_BF16: tl.constexpr,
     ALIGNED: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -107,23 +136,25 @@ def adamw_kernel(
     p_parameter = _pointer(p_addresses, i_tensor, tensors, 0, MASTER, ALIGNED)
     p_remainder = _pointer(p_addresses, i_tensor, tensors, 1, tl.int16, ALIGNED)
     p_gradient = _pointer(p_addresses, i_tensor, tensors, 2, GRADIENT, ALIGNED)
-    p_first = _pointer(p_addresses, i_tensor, tensors, 3, tl.float32, ALIGNED)
-    p_second = _pointer(p_addresses, i_tensor, tensors, 4, tl.float32, ALIGNED)
+    MOMENT: tl.constexpr = tl.int16 if MOMENTS_ARE_BF16 else tl.float32
+    p_first = _pointer(p_addresses, i_tensor, tensors, 3, MOMENT, ALIGNED)
+    p_second = _pointer(p_addresses, i_tensor, tensors, 4, MOMENT, ALIGNED)
+    key = _mixed(rounding_seed.to(tl.uint32) + i_tensor.to(tl.uint32) * 0x9E3779B9)
     start = tl.multiple_of(tl.load(p_chunk_starts + i_chunk), BLOCK)
     end = tl.minimum(start + BLOCKS * BLOCK, size)
     while start + BLOCK <= end:  # whole blocks need no mask, and load and store whole vectors
         _step(
             p_parameter, p_remainder, p_gradient, p_first, p_second, start + tl.arange(0, BLOCK), None,
-            gradient_scale, decay, first_rate, second_decay, second_rate, second_correction, eps, step_size,
-            SPLIT, GRADIENT_IS_BF16,
+            key, gradient_scale, decay, first_rate, second_decay, second_rate, second_correction, eps, step_size,
+            SPLIT, GRADIENT_IS_BF16, MOMENTS_ARE_BF16,
         )  # fmt: skip
         start = tl.multiple_of(start + BLOCK, BLOCK)
     if start < end:
         o_x = start + tl.arange(0, BLOCK)
         _step(
             p_parameter, p_remainder, p_gradient, p_first, p_second, o_x, o_x < end,
-            gradient_scale, decay, first_rate, second_decay, second_rate, second_correction, eps, step_size,
-            SPLIT, GRADIENT_IS_BF16,
+            key, gradient_scale, decay, first_rate, second_decay, second_rate, second_correction, eps, step_size,
+            SPLIT, GRADIENT_IS_BF16, MOMENTS_ARE_BF16,
         )  # fmt: skip
 
 
@@ -144,6 +175,7 @@ def step(
     second_moments: Sequence[Tensor],
     gradient_scale: Tensor,
     *,
+    rounding_seed: int,
     decay: float,
     first_rate: float,
     second_decay: float,
@@ -173,6 +205,7 @@ def step(
         chunk_starts,
         gradient_scale,
         len(parameters),
+        rounding_seed,
         decay,
         first_rate,
         second_decay,
@@ -183,6 +216,7 @@ def step(
         SPLIT=split,
         GRADIENT=types[dtype],
         GRADIENT_IS_BF16=dtype == torch.bfloat16,
+        MOMENTS_ARE_BF16=first_moments[0].dtype == torch.bfloat16,
         ALIGNED=all(address % 16 == 0 for address in addresses),
         BLOCKS=_BLOCKS_PER_CHUNK,
         BLOCK=chosen.block,
