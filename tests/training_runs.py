@@ -1,5 +1,6 @@
 """What tests of training share: a small configuration, and processes started as torchrun would."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast.config import TrainConfig, train_config
+from vikhr_fast.config import TrainConfig, config_values, train_config
 
 
 def make_config(workspace: Path, output: Path, **changes: dict[str, Any]) -> TrainConfig:
@@ -24,7 +25,7 @@ def make_config(workspace: Path, output: Path, **changes: dict[str, Any]) -> Tra
         "schedule": {},
     }
     for section, change in changes.items():
-        values[section] = {**values[section], **change}
+        values[section] = {**values.get(section, {}), **change}
     return train_config(values, "test")
 
 
@@ -51,3 +52,19 @@ def run_ranks(command: Sequence[str], ranks: int) -> None:
     for process in start_ranks(command, ranks):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
+
+
+def write_config(config: TrainConfig, path: Path) -> list[str]:
+    """Writes the configuration as TOML; returns the Python command that trains with it."""
+    values = {key: value for key, value in config_values(config).items() if value is not None}
+    path.write_text(_toml(values))
+    return ["-m", "vikhr_fast.train", "--config", str(path)]
+
+
+def _toml(values: dict[str, Any], prefix: str = "") -> str:
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict) and value is not None}
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in plain.items())
+    for key, value in values.items():
+        if isinstance(value, dict):
+            text += f"[{prefix}{key}]\n" + _toml(value, f"{prefix}{key}.")
+    return text

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast, get_args
 
+import rich
 import tyro
 from tyro.conf import arg
 from tyro.extras import SubcommandApp
@@ -65,6 +66,7 @@ class _Train:
     settings: TrainConfig
     dry_run: bool
     print_config: bool
+    replay_incident: int | None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -143,6 +145,7 @@ def _train_with_defaults(arguments: list[str]) -> Callable[..., Any]:
         config: Path | None = None,  # noqa: ARG001  its values are `default` by now
         dry_run: bool = False,
         print_config: bool = False,
+        replay_incident: int | None = None,
     ) -> _Train:
         """Trains all weights with CE + KL (paper, section 3.2). Start it under torchrun for several GPUs.
 
@@ -153,8 +156,10 @@ def _train_with_defaults(arguments: list[str]) -> Callable[..., Any]:
             config: TOML file, or the name of a preset; flags override it.
             dry_run: Check inputs and settings, say what would be done, and stop.
             print_config: Print the resolved settings as JSON and stop.
+            replay_incident: Run the sequences of this skipped step (its number in OUTPUT/incidents.jsonl) one by one
+                from the last checkpoint before it, show their losses and texts, and stop.
         """
-        return _Train(train_config(asdict(settings), "train"), dry_run, print_config)
+        return _Train(train_config(asdict(settings), "train"), dry_run, print_config, replay_incident)
 
     return train
 
@@ -276,10 +281,16 @@ def _run_training(options: _Train) -> int:
     if options.print_config:
         print(json.dumps(config_values(options.settings), indent=2))
         return ExitCode.SUCCESS
-    from vikhr_fast.train.loop import describe, open_inputs, train
+    from vikhr_fast.train.inputs import describe, open_inputs
+    from vikhr_fast.train.loop import train
 
     if options.dry_run:
         print(describe(options.settings, open_inputs(options.settings), int(os.environ.get("WORLD_SIZE", 1))))
+        return ExitCode.SUCCESS
+    if options.replay_incident is not None:
+        from vikhr_fast.train.replay import replay_incident, replay_table
+
+        rich.print(replay_table(replay_incident(options.settings, options.replay_incident)))
         return ExitCode.SUCCESS
     model = train(options.settings)
     if int(os.environ.get("RANK", 0)) == 0:

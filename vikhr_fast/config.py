@@ -157,6 +157,18 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IncidentsConfig:
+    """Which steps are skipped, on all ranks alike, instead of spoiling the weights; each goes to incidents.jsonl."""
+
+    __pydantic_config__ = STRICT
+
+    spike_ratio: _NotNegative = 3.0
+    """Loss above this multiple of the median of the last 32 steps' is a spike; 0 skips only what isn't finite."""
+    most_in_a_row: _Count = 5
+    """The run stops when so many steps one after another had to be skipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Trains all weights with CE + KL (paper, section 3.2). Start it under torchrun for several GPUs."""
 
@@ -178,6 +190,8 @@ class TrainConfig:
     """What the run computes with."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Validation, checkpoints, end."""
+    incidents: IncidentsConfig = field(default_factory=IncidentsConfig)
+    """Steps to skip."""
     kernels: Literal["auto", "triton", "eager"] = "auto"
     """triton runs the kernels, eager plain PyTorch; auto is triton on CUDA, eager elsewhere."""
     seed: _CountOrZero = 0

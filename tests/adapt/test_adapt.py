@@ -17,7 +17,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of
 from vikhr_fast.model import Mistral
 from vikhr_fast.tokenizer import BpeEncoder
-from vikhr_fast.train.loop import open_inputs
+from vikhr_fast.train.inputs import open_inputs
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -20,7 +20,8 @@ from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.instruct.shard import ShardConversations, cut_chat, shard_conversations
 from vikhr_fast.model import Mistral
-from vikhr_fast.train.loop import open_inputs, train
+from vikhr_fast.train.inputs import open_inputs
+from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 LENGTH = 300

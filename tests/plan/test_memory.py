@@ -17,8 +17,9 @@ import vikhr_kernels
 from vikhr_fast.model import Checkpointing, Mistral, ModelConfig
 from vikhr_fast.plan.memory import Parameters, layers_bytes, loss_bytes, memory
 from vikhr_fast.ranks import process_group
+from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.train.loop import Training, open_inputs
+from vikhr_fast.train.loop import Training
 
 SHAPE = ModelConfig(
     vocab_size=700,
@@ -127,10 +128,10 @@ def test_weights_moments_and_gradients(workspace: Path, tmp_path: Path, master: 
         assert training.objective._reference is not None
         update, gradients = training.optimizer.update, []
 
-        def record(max_norm: float) -> Tensor:
+        def record(norm: Tensor, max_norm: float) -> None:
             own = getattr(training.optimizer, "_gradients", {})
             gradients.extend(own.values() or [p.grad for p in training.model.parameters() if p.grad is not None])
-            return update(max_norm)
+            update(norm, max_norm)
 
         training.optimizer.update = record  # type: ignore[method-assign]
         for step, batches in training._loader().steps(0, 1):

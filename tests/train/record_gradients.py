@@ -15,6 +15,7 @@ import torch.distributed as dist
 from vikhr_fast.config import TrainConfig, train_config
 from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.train import loop
+from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.interruption import Interruption
 
 # fully_shard calls the first or, in later versions of PyTorch, the second of each pair.
@@ -37,7 +38,7 @@ def recording(name: str) -> Any:
 
 def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
     config.output.mkdir(exist_ok=True)
-    training = loop.Training(config, loop.open_inputs(config), ranks, Interruption())
+    training = loop.Training(config, open_inputs(config), ranks, Interruption())
     objective, update = training.objective, training.optimizer.update
     micro_batches: list[list[tuple[str, int]]] = []
 
@@ -46,9 +47,9 @@ def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
         collectives.clear()
         return objective(*args, **kwargs)
 
-    def recording_update(max_norm: float) -> torch.Tensor:
+    def recording_update(norm: torch.Tensor, max_norm: float) -> None:
         gradients.append({name: p.grad.full_tensor().clone() for name, p in training.model.named_parameters()})
-        return update(max_norm)
+        update(norm, max_norm)
 
     recording_objective.weights = objective.weights  # type: ignore[attr-defined]
     training.objective = recording_objective  # type: ignore[assignment]

@@ -12,7 +12,8 @@ from training_runs import make_config
 from vikhr_fast.corpus.prefetch import prefetched
 from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.plan.speed import attention_flops
-from vikhr_fast.train.loop import open_inputs, train
+from vikhr_fast.train.inputs import open_inputs
+from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 

@@ -1,6 +1,5 @@
 """A run killed at any moment and started again gives the bits of one that never stopped."""
 
-import json
 import random
 import shutil
 import signal
@@ -12,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import make_config, start_ranks
+from training_runs import make_config, start_ranks, write_config
 
-from vikhr_fast.config import TrainConfig, config_values
+from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
@@ -53,21 +52,6 @@ def assert_equal_outcomes(actual: Path, expected: Path) -> None:
     assert weights.keys() == expected_weights.keys()
     for name, weight in weights.items():
         assert torch.equal(weight, expected_weights[name]), name
-
-
-def write_config(config: TrainConfig, path: Path) -> list[str]:
-    values = {key: value for key, value in config_values(config).items() if value is not None}
-    path.write_text(_toml(values))
-    return ["-m", "vikhr_fast.train", "--config", str(path)]
-
-
-def _toml(values: dict[str, Any], prefix: str = "") -> str:
-    plain = {key: value for key, value in values.items() if not isinstance(value, dict) and value is not None}
-    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in plain.items())
-    for key, value in values.items():
-        if isinstance(value, dict):
-            text += f"[{prefix}{key}]\n" + _toml(value, f"{prefix}{key}.")
-    return text
 
 
 def wait_for(condition: Any, processes: list[subprocess.Popen[str]]) -> None:

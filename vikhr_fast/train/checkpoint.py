@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
@@ -46,8 +47,15 @@ class TrainState:
     """Tokens trained on."""
     losses: tuple[float, ...] = field(default=(0.0,) * 5)
     """`objective.Losses` of the last step over all ranks."""
+    recent_losses: tuple[float, ...] = ()
+    """Of the last steps that weren't skipped; what a spike is measured by."""
+    skipped_in_a_row: int = 0
+    """Steps skipped since the last one that wasn't."""
     validation: float | None = None
     """Mean bits per byte of the validation sets, if they were scored at this step."""
+
+
+_STATE_ADAPTER = pydantic.TypeAdapter(TrainState)
 
 
 class Checkpoints:
@@ -166,8 +174,7 @@ def load_checkpoint(path: Path, model: Mistral, optimizer: torch.optim.Optimizer
 
 def read_state(path: Path) -> TrainState:
     """Where the run stood at a checkpoint that is verified."""
-    values = json.loads((path / _STATE).read_text())
-    return TrainState(**{**values, "losses": tuple(values["losses"])})
+    return _STATE_ADAPTER.validate_json((path / _STATE).read_bytes())
 
 
 def verify(path: Path, part: int = 0, parts: int = 1) -> None:

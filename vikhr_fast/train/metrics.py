@@ -14,7 +14,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.files import write_text
 
-METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
+METRICS, VALIDATION, INCIDENTS = "metrics.jsonl", "validation.jsonl", "incidents.jsonl"
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ class StepMetrics:
     """One optimiser step, over all ranks; losses are means over its trained tokens."""
 
     step: int
-    loss: float
-    ce: float
-    kl: float
-    grad_norm: float
+    loss: float | None
+    """None, as the next three, where it isn't finite."""
+    ce: float | None
+    kl: float | None
+    grad_norm: float | None
     learning_rate: float
     tokens: int
     """Trained on since the beginning of the run."""
@@ -39,6 +40,10 @@ class StepMetrics:
     """Of the reference's forward, 2 N + attention; not in `flops`."""
     mfu: float | None
     """`flops` a second over the GPUs' bf16 peak; none where that isn't known."""
+    is_skipped: bool
+    """The weights were left as they were; see incidents.jsonl."""
+    is_saving: bool
+    """A checkpoint was being written meanwhile."""
     memory_bytes: int
     """The most that this rank had allocated on its GPU, or resident on a CPU, so far."""
 
@@ -90,10 +95,19 @@ class MetricsWriter:
         per_step = (time.monotonic() - self._started) / (metrics.step - self._first_step)
         minutes, seconds = divmod(round(per_step * (self._num_steps - metrics.step)), 60)
         share = "" if metrics.mfu is None else f"MFU {metrics.mfu:.1%}  "
+        losses = "  ".join(
+            f"{name} {'not finite' if value is None else format(value, digits)}"
+            for name, value, digits in (
+                ("loss", metrics.loss, ".4f"),
+                ("ce", metrics.ce, ".4f"),
+                ("kl", metrics.kl, ".4f"),
+                ("grad", metrics.grad_norm, ".2f"),
+            )
+        )
         logger.info(
-            f"step {metrics.step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {metrics.loss:.4f}  "
-            f"ce {metrics.ce:.4f}  kl {metrics.kl:.4f}  grad {metrics.grad_norm:.2f}  lr {metrics.learning_rate:.2e}  "
-            f"{metrics.tokens_per_second:,.0f} tok/s  {share}ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
+            f"step {metrics.step:>{len(str(self._num_steps))}}/{self._num_steps}  {losses}  "
+            f"lr {metrics.learning_rate:.2e}  {metrics.tokens_per_second:,.0f} tok/s  {share}"
+            f"ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
         )
         self._progress.update(self._task, completed=metrics.step)
         if self._events is not None:
@@ -131,7 +145,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def forget_steps_after(directory: Path, last_step: int) -> None:
     """Drops the JSON lines past a step: the run does them again. Before the first, that includes a validation."""
-    for path in (directory / METRICS, directory / VALIDATION):
+    for path in (directory / METRICS, directory / VALIDATION, directory / INCIDENTS):
         kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 

@@ -13,14 +13,25 @@ from vikhr_fast.config import OptimizerConfig
 class MasterAdamW(torch.optim.AdamW):
     """PyTorch's fused AdamW on parameters that are the masters themselves."""
 
-    def update(self, max_norm: float) -> Tensor:
-        """One step with gradients scaled down to a global norm of at most `max_norm`; returns the norm [] before."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or float("inf"))
-        self.step()
-        self.zero_grad()
+    def gradient_norm(self) -> Tensor:
+        """The global norm [] of the gradients as they are."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters() if p.grad is not None])
         assert isinstance(norm, DTensor)
         return norm.full_tensor()
+
+    def update(self, norm: Tensor, max_norm: float) -> None:
+        """One step with gradients of the global norm `norm` [] scaled down to at most `max_norm`; 0 doesn't scale."""
+        if max_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters(), max_norm, norm)
+        self.step()
+        self.zero_grad()
+
+    def skip(self) -> None:
+        """Forgets the gradients."""
+        self.zero_grad()
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

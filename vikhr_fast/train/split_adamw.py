@@ -71,16 +71,22 @@ class SplitAdamW(torch.optim.Optimizer):
             start += rows * (parameter.numel() // parameter.shape[0])
 
     @torch.no_grad()
-    def update(self, max_norm: float) -> Tensor:
-        """One step with gradients scaled down to a global norm of at most `max_norm`; returns the norm [] before."""
+    def gradient_norm(self) -> Tensor:
+        """The global norm [] of the gradients as they are."""
         squares = torch.stack([gradient.square().sum(dtype=torch.float64) for gradient in self._gradients.values()])
         copies = self._ranks.count // self._shards
-        norm = (self._ranks.sum(squares.sum()) / copies).sqrt().float()
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else torch.ones_like(norm)
-        self._step(scale)
+        return (self._ranks.sum(squares.sum()) / copies).sqrt().float()
+
+    @torch.no_grad()
+    def update(self, norm: Tensor, max_norm: float) -> None:
+        """One step with gradients of the global norm `norm` [] scaled down to at most `max_norm`; 0 doesn't scale."""
+        self._step((max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else torch.ones_like(norm))
+        self.skip()
+
+    def skip(self) -> None:
+        """Forgets the gradients."""
         for gradient in self._gradients.values():
             gradient.zero_()
-        return norm
 
     def _step(self, scale: Tensor) -> None:
         """The update itself, from gradients multiplied by `scale`."""

@@ -1,0 +1,192 @@
+"""What a run reads: opened and checked without loading any weights, and recorded so that it can't change under it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vikhr_fast.companions import tokenizer_file, tokenizer_sha256
+from vikhr_fast.config import TrainConfig, config_values
+from vikhr_fast.corpus.packing import PackedCorpus
+from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import sha256_of
+from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.model_config import read_config
+from vikhr_fast.run_directory import record_run
+from vikhr_fast.weights import WeightFiles
+
+ADAPTATION = "adapt.json"
+_MAY_CHANGE = (  # when a run is resumed
+    "output",
+    "schedule",
+    "incidents",
+    "tensorboard",
+    "profile",
+    "kernels",
+    "runtime.device",
+    "runtime.threads",
+    "runtime.chunk_tokens",
+    "runtime.checkpointing",
+    "runtime.replicas",
+    "runtime.reduce_each_micro_batch",
+    "runtime.timeout_seconds",
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads, opened and checked without loading any weights."""
+
+    train: dict[str, TokenShards]
+    """By name in alphabetical order: the order of documents must not depend on that of the flags."""
+    validation: dict[str, TokenShards]
+    corpus: PackedCorpus
+    model: ModelConfig
+    support: list[bool] | None
+    """[V] the pieces that adaptation kept from the base, for `kl.support = "shared"`."""
+    num_steps: int
+
+
+def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
+    """Opens everything that the configuration names.
+
+    Args:
+        config: the run.
+        verify: also compare the checksums of all shards.
+
+    Raises:
+        InputError: missing or damaged files, or ones that don't fit each other.
+    """
+    data = config.data
+    if config.kernels == "triton" and (config.runtime.device == "cpu" or not torch.cuda.is_available()):
+        raise InputError("kernels: triton needs a GPU; use auto or eager")
+    if config.optimizer.master == "split" and config.runtime.dtype != "bfloat16":
+        raise InputError(f'optimizer.master: "split" needs runtime.dtype = "bfloat16", not {config.runtime.dtype!r}')
+    if config.optimizer.moments == "bfloat16" and config.optimizer.master != "split":
+        raise InputError('optimizer.moments: "bfloat16" needs optimizer.master = "split"')
+    if not data.train:
+        raise InputError("data.train: no source; name at least one, as in --data.train russian SHARDS")
+    if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
+        raise InputError(f"kl.source_weights: {', '.join(unknown)}: not in data.train")
+    model = _check_model(config.model)
+    if data.sequence_length > model.max_position_embeddings:
+        raise InputError(
+            f"data.sequence_length: {data.sequence_length}, but {config.model} was made for "
+            f"{model.max_position_embeddings} positions"
+        )
+    train, validation = (
+        _open_shards(named, config.model, model, data.sequence_length, verify)
+        for named in (data.train, data.validation)
+    )
+    corpus = PackedCorpus(train, data.sequence_length, data.epochs, config.seed)
+    steps = -(-corpus.num_sequences // config.batch.sequences_per_step)
+    return Inputs(
+        train=train,
+        validation=validation,
+        corpus=corpus,
+        model=model,
+        support=_check_reference(config, model),
+        num_steps=min(steps, config.schedule.max_steps or steps),
+    )
+
+
+def _check_model(path: Path) -> ModelConfig:
+    """The shape of a model whose files hold the tensors of that shape."""
+    model = Mistral(read_config(path), device="meta")
+    WeightFiles(path).require({name: tuple(parameter.shape) for name, parameter in model.named_parameters()})
+    return model.config
+
+
+def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | None:
+    """Checks the reference model's files; returns which pieces the KL is restricted to."""
+    if not has_reference(config):
+        return None
+    if (path := config.kl.reference) is not None:
+        vocabularies = [tokenizer_sha256(directory) for directory in (path, config.model)]
+        if _check_model(path).vocab_size != model.vocab_size or vocabularies[0] != vocabularies[1]:
+            raise InputError(f"kl.reference: {path}: another vocabulary than {config.model}'s; the KL needs the same")
+    if config.kl.support == "all":
+        return None
+    record = config.model / ADAPTATION
+    try:
+        base_ids = json.loads(record.read_text(encoding="utf-8"))["base_ids"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base_ids = None
+    if not isinstance(base_ids, list) or len(base_ids) != model.vocab_size:
+        raise InputError(
+            f'{record}: no base_ids for {model.vocab_size} pieces, which kl.support = "shared" needs; '
+            "run `vikhr-fast adapt`"
+        )
+    return [base_id is not None for base_id in base_ids]
+
+
+def has_reference(config: TrainConfig) -> bool:
+    """Whether the objective needs the frozen model."""
+    return config.kl.combine == "slerp" or config.kl.weight > 0
+
+
+def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 0) -> str:
+    """What the run will do, in a line.
+
+    Raises:
+        InputError: the batch can't be divided among the ranks.
+    """
+    batch = config.batch
+    if batch.sequences_per_step % (batch.micro_batch * ranks):
+        raise InputError(
+            f"batch.sequences_per_step: {batch.sequences_per_step} isn't a multiple of batch.micro_batch "
+            f"{batch.micro_batch} x {ranks} ranks"
+        )
+    tokens = sum(shards.num_trained for shards in inputs.train.values())
+    accumulation = batch.sequences_per_step // (batch.micro_batch * ranks)
+    return (
+        f"{tokens:,} tokens x {config.data.epochs} epochs, {inputs.num_steps:,} steps of "
+        f"{batch.sequences_per_step} sequences x {config.data.sequence_length} ({ranks} ranks x {accumulation} "
+        f"micro-batches x {batch.micro_batch}), from step {first_step}, in {config.runtime.dtype}"
+    )
+
+
+def _open_shards(
+    directories: dict[str, Path], path: Path, model: ModelConfig, sequence_length: int, verify: bool
+) -> dict[str, TokenShards]:
+    """Opens named shards, which must be made with the model's own tokenizer; conversations of which must fit whole."""
+    opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
+    tokenizer = tokenizer_file(path)
+    digest = sha256_of(tokenizer) if tokenizer else None
+    for shards in opened.values():
+        is_padded = digest is not None and shards.vocab_size < model.vocab_size  # rows after those of its pieces
+        if shards.vocab_size != model.vocab_size and not is_padded:
+            raise InputError(
+                f"{shards.directory}: {shards.vocab_size} pieces, but {path} has {model.vocab_size} rows; "
+                "the shards need this model's tokenizer, or the model needs `vikhr-fast adapt`"
+            )
+        if digest not in (None, shards.tokenizer_sha256):
+            raise InputError(
+                f"{shards.directory}: made with another tokenizer than {tokenizer}; "
+                f"rebuild with `vikhr-fast corpus shard --tokenizer {path}`"
+            )
+        if shards.has_mask and (longest := int(shards.lengths.max()) - 1) > sequence_length:
+            raise InputError(
+                f"{shards.directory}: a conversation takes {longest} positions, which data.sequence_length "
+                f"{sequence_length} would part from its beginning; make it {longest} or more, or the shards anew"
+            )
+    return opened
+
+
+def record_inputs(config: TrainConfig, inputs: Inputs) -> None:
+    """Refuses to go on with a run whose config, model, reference or data changed since it began."""
+    values = config_values(config)
+    values["inputs"] = {
+        "train": {name: shards.sha256 for name, shards in inputs.train.items()},
+        "validation": {name: shards.sha256 for name, shards in inputs.validation.items()},
+        "model": _digests(config.model),
+        "reference": _digests(config.kl.reference) if config.kl.reference else None,
+    }
+    record_run(config.output, values, may_change=_MAY_CHANGE)
+
+
+def _digests(model: Path) -> dict[str, str]:
+    files = (*sorted(model.glob("*.safetensors")), model / "config.json", model / ADAPTATION)
+    return {file.name: sha256_of(file) for file in files if file.exists()}

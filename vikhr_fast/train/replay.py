@@ -1,0 +1,96 @@
+"""One skipped step again, sequence by sequence, without changing anything: what was in the batch?"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from vikhr_fast.companions import tokenizer_file
+from vikhr_fast.config import TrainConfig
+from vikhr_fast.console import logger
+from vikhr_fast.errors import InputError
+from vikhr_fast.ranks import process_group
+from vikhr_fast.tokenizer.load import load_encoder
+from vikhr_fast.train.checkpoint import complete_checkpoints, load_checkpoint, step_of
+from vikhr_fast.train.incidents import read_incident
+from vikhr_fast.train.inputs import Inputs, open_inputs
+from vikhr_fast.train.interruption import Interruption
+from vikhr_fast.train.loop import CHECKPOINTS, Training
+
+_BEGINNING = 40  # tokens of a document that are shown
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One sequence of a skipped step; means over its trained tokens."""
+
+    sequence: int
+    ce: float
+    kl: float
+    grad_norm: float
+    """Of this sequence's mean loss alone."""
+    documents: list[str]
+    """As SOURCE:NUMBER."""
+    beginning: str
+    """Of the first document's window."""
+
+
+def replay_incident(config: TrainConfig, number: int) -> list[Replayed]:
+    """Runs the sequences of an incident one at a time from the last checkpoint before it, worst first.
+
+    Raises:
+        InputError: no such incident; more than one rank.
+    """
+    with Interruption() as interruption, process_group(config.runtime) as ranks:
+        if ranks.count > 1:
+            raise InputError("--replay-incident: works in one process; start it without torchrun")
+        incident = read_incident(config.output, number)
+        inputs = open_inputs(config, verify=False)
+        before = _checkpoint_before(config.output, incident["step"])
+        training = Training(config, inputs, ranks, interruption)
+        if before is not None:
+            training.state = load_checkpoint(before, training.model, training.optimizer, ranks)
+        logger.info(f"incident {number}: step {incident['step']}, {incident['reason']}; from {before or config.model}")
+        rows = [_replay(training, inputs, sequence) for sequence in range(*incident["sequences"])]
+    return sorted(rows, key=_badness, reverse=True)
+
+
+def replay_table(rows: list[Replayed]) -> Table:
+    """The sequences as a table for the terminal."""
+    table = Table("sequence", "ce", "kl", "gradient norm", "documents", "begins with")
+    for row in rows:
+        values = (f"{value:.4f}" for value in (row.ce, row.kl, row.grad_norm))
+        table.add_row(str(row.sequence), *values, *map(Text, (" ".join(row.documents), row.beginning)))
+    return table
+
+
+def _checkpoint_before(output: Path, step: int) -> Path | None:
+    """The last checkpoint that hadn't seen the step, counted from 1; none is the model as it was at first."""
+    earlier = [path for path in complete_checkpoints(output / CHECKPOINTS) if step_of(path) < step]
+    return earlier[-1] if earlier else None
+
+
+def _replay(training: Training, inputs: Inputs, sequence: int) -> Replayed:
+    losses, grad_norm = training.measure(inputs.corpus.batch([sequence]))
+    windows = inputs.corpus.windows(sequence)
+    names, shards = list(inputs.train), list(inputs.train.values())
+    first = windows[0]
+    ids = shards[first.source].document(first.document)[first.start :][: min(first.length, _BEGINNING)]
+    tokenizer = tokenizer_file(training.config.model)
+    text = load_encoder(tokenizer.parent).decode(ids.tolist()) if tokenizer else " ".join(map(str, ids))
+    return Replayed(
+        sequence=sequence,
+        ce=losses[0],
+        kl=losses[1],
+        grad_norm=grad_norm,
+        documents=[f"{names[window.source]}:{window.document}" for window in windows],
+        beginning=" ".join(text.split()),
+    )
+
+
+def _badness(row: Replayed) -> float:
+    """Sorts what isn't finite before all else."""
+    values = (row.ce, row.kl, row.grad_norm)
+    return max(values) if all(map(math.isfinite, values)) else math.inf
