@@ -4,6 +4,7 @@ Run as a script it takes real text: python tests/planted_noise.py DATA OUTPUT, w
 """
 
 import json
+import os
 import random
 import re
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from corpora import write_jsonl
 from endpoint import Endpoint, serving
 from noise import HELD_OUT, SEEN, Private, bad_documents, nearly, private_strings
@@ -155,7 +157,6 @@ def _grouped(paragraphs: list[str], most: int, chance: random.Random) -> list[li
 
 def make_encoder(directory: Path, texts: list[str], seed: int) -> None:
     """A tiny BERT with random weights, as the hub holds its models."""
-    import torch
     from tokenizers import BertWordPieceTokenizer
 
     tokenizer = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
@@ -236,6 +237,7 @@ def measure(planted: Planted, run: Path) -> dict[str, Any]:
         "filter": {name: own.__dict__ for name, own in held_out_quality(planted, run / "6-classifier").items()},
         "rejected": stages["1-collect"].total["rejected"],
         "bytes": {name: documents.total["bytes"] for name, documents in stages.items()},
+        "tokens": {name: own["tokens"] for name, own in json.loads((run / "tokens.json").read_text()).items()},
         "shards": json.loads((run / "8-shards" / "manifest.json").read_text())["shards"],
         "seconds": json.loads((run / "times.json").read_text()),
     }
@@ -268,9 +270,8 @@ def held_out_quality(planted: Planted, classifier: Path) -> dict[str, Quality]:
 
 
 def main() -> None:
-    import os
-
     data, output = map(Path, sys.argv[1:])
+    torch.set_num_threads(1)  # so small is the encoder that threads would wait for each other
     sources = {path.stem: read_paragraphs([path]) for path in sorted((data / "ru").glob("*.txt"))}
     english = read_paragraphs(sorted((data / "en").glob("*.txt")), 4000)
     output.mkdir(parents=True)

@@ -23,6 +23,12 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Makes a file that another library wrote survive a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a temporary file beside `path` and renames it into place when the block ends well.
@@ -63,11 +69,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         yield temporary
         for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-            else:
-                sync_directory(file)
+            sync_directory(file) if file.is_dir() else sync_file(file)
         sync_directory(temporary)
         refuse_existing(path)
         temporary.rename(path)

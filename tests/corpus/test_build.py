@@ -1,6 +1,7 @@
 """From sources with planted noise to shards by one command; killed in every stage, the shards are the same."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from planted_noise import Planted, judge_of, measure, plant, read_paragraphs, wr
 
 import vikhr_fast
 from vikhr_fast.corpus.build import Build, build
+from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer import BpeEncoder
 
 DATA = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian"
 KEY = "sk-the-secret-key"
@@ -56,9 +60,39 @@ def test_the_shards_are_those_of_the_documents(run: Path) -> None:
     for name, own in manifest["shards"].items():
         shards = TokenShards.open(run / "8-shards" / name)
         assert (shards.num_tokens, shards.num_documents) == (own["tokens"], own["documents"])
+
+
+def test_tokens_before_and_after_are_in_the_report(planted: Planted, run: Path) -> None:
+    encoder = BpeEncoder.from_file(planted.config.parent / "tokenizer" / "tokenizer.model")
+    found = json.loads((run / "tokens.json").read_text())
+    assert list(found) == ["1-collect", "7-filter"]
     page = (run / "report.html").read_text()
-    assert "Tokens by source" in page
-    assert all(name in page for name in SOURCES)
+    for stage, own in found.items():
+        expected: Counter[str] = Counter()
+        for table in Documents.open(run / stage).tables():
+            for text, source in zip(table["text"].to_pylist(), table["source"].to_pylist(), strict=True):
+                expected[source] += len(encoder.encode(text)) + 2
+        assert {name: tokens for name, tokens in own["tokens"].items() if tokens} == expected
+        assert all(f"<td>{tokens:,}</td>" in page for tokens in own["tokens"].values())
+    shards = json.loads((run / "8-shards" / "manifest.json").read_text())["shards"]
+    assert (
+        f"{sum(own['tokens'] for name, own in shards.items() if name.startswith('train/')):,} tokens to train" in page
+    )
+
+
+def test_counted_tokens_are_not_counted_again(run: Path, planted: Planted, tmp_path: Path) -> None:
+    documents = Documents.open(run / "1-collect")
+    path = tmp_path / "tokens.json"
+    write_token_counts(path, {"1-collect": documents}, planted.config.parent / "tokenizer", threads=1)
+    counts = json.loads(path.read_text())
+    counts["1-collect"]["tokens"]["news"] = 7
+    path.write_text(json.dumps(counts))
+    write_token_counts(path, {"1-collect": documents}, planted.config.parent / "tokenizer", threads=1)
+    assert json.loads(path.read_text())["1-collect"]["tokens"]["news"] == 7
+    counts["1-collect"]["of"][1] = "another tokenizer"
+    path.write_text(json.dumps(counts))
+    write_token_counts(path, {"1-collect": documents}, planted.config.parent / "tokenizer", threads=1)
+    assert json.loads(path.read_text())["1-collect"]["tokens"]["news"] > 7
 
 
 def test_no_key_is_in_any_file(run: Path) -> None:

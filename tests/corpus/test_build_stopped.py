@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,17 +19,23 @@ DATA = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian"
 SOURCES = ("encyclopaedia", "news", "stories", "popular_science")
 STAGES = ("1-collect", "2-dedup", "3-scrub", "4-decontaminate", "5-annotations", "6-classifier", "7-filter", "8-shards")
 
-# Every part or file that is finished takes a moment, so that there is time to stop it in the middle.
+# The process stops itself at the n-th time that a stage makes something last: the same place on every machine. Before
+# odd ones a file is not in its place yet, after even ones it is.
 _SCRIPT = """
-import sys, time
-from vikhr_fast import files
+import os, signal, sys
 from vikhr_fast.cli import main
-sync = files.sync_directory
-def slowly(path):
-    sync(path)
-    time.sleep(float(sys.argv[1]))
-files.sync_directory = slowly
-main(sys.argv[2:])
+stage, how, place = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+sync, synced = os.fsync, 0
+def stopping(descriptor):
+    global synced
+    sync(descriptor)
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    synced += f"/{stage}." in path
+    if f"/{stage}." in path and synced == place:
+        os.kill(os.getpid(), how)
+os.fsync = stopping
+main(sys.argv[4:])
 """
 
 
@@ -43,41 +48,25 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 @pytest.fixture(scope="module")
 def endpoint(planted: Planted) -> Iterator[Endpoint]:
     endpoint = judge_of(planted)
-    endpoint.misbehave = lambda _text, _attempt: time.sleep(0.01)
     with serving(endpoint):
         write_config(planted, [*SOURCES, "web", "english"], endpoint.url, 120, 20_000)
         yield endpoint
 
 
-def start(planted: Planted, output: Path, pause: float = 0.0) -> subprocess.Popen[str]:
+def run_build(
+    planted: Planted, output: Path, stage: str = "none", how: int = 0, place: int = 0
+) -> subprocess.CompletedProcess[str]:
     command = ["corpus", "build", str(planted.config), "--output", str(output), "--threads", "1"]
     environment = {**os.environ, "PLANTED_KEY": "sk-secret", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, str(pause), *command], stderr=subprocess.PIPE, text=True, env=environment
+    program = [sys.executable, "-c", _SCRIPT, stage, str(how), str(place)]
+    return subprocess.run(
+        [*program, *command], capture_output=True, text=True, env=environment, timeout=600, check=False
     )
 
 
 def finish(planted: Planted, output: Path) -> None:
-    process = start(planted, output)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-
-
-def stop_in(planted: Planted, output: Path, stage: str, how: signal.Signals, wait: float) -> tuple[int, str]:
-    """Starts the build and stops it `wait` seconds after the stage has begun; its exit code and errors."""
-    process = start(planted, output, pause=0.04)
-    begun = [output / f"{stage}.partial", output / f"{stage}.answers.jsonl"]
-    deadline = time.monotonic() + 120
-    while not any(path.exists() for path in begun) and not list(output.glob(f".{stage}.*")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-        if stage == "6-classifier" and (output / "5-annotations" / "manifest.json").exists():
-            break  # it writes nothing before its end
-    time.sleep(wait)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
+    ended = run_build(planted, output)
+    assert ended.returncode == 0, ended.stderr
 
 
 def shards_of(output: Path) -> dict[str, bytes]:
@@ -105,30 +94,28 @@ def output(planted: Planted) -> Iterator[Path]:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("wait", [0.0, 0.15])
+@pytest.mark.parametrize("place", [1, 4, 9])
 def test_killed_in_any_stage_the_shards_are_the_same(
-    planted: Planted, whole: dict[str, bytes], output: Path, stage: str, wait: float
+    planted: Planted, whole: dict[str, bytes], output: Path, stage: str, place: int
 ) -> None:
-    code, _ = stop_in(planted, output, stage, signal.SIGKILL, wait)
-    assert code == -signal.SIGKILL
-    assert not (output / "8-shards").exists()
+    assert run_build(planted, output, stage, signal.SIGKILL, place).returncode == -signal.SIGKILL
+    assert not (output / stage).exists()
     finish(planted, output)
     assert shards_of(output) == whole
 
 
 def test_killed_in_the_middle_of_a_stage(planted: Planted, whole: dict[str, bytes], output: Path) -> None:
     """One stage on every run; all of them in the nightly form above."""
-    assert stop_in(planted, output, "7-filter", signal.SIGKILL, 0.1)[0] == -signal.SIGKILL
-    finish(planted, output)
-    assert shards_of(output) == whole
+    test_killed_in_any_stage_the_shards_are_the_same(planted, whole, output, "7-filter", 4)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_stops_cleanly(planted: Planted, whole: dict[str, bytes], output: Path, stage: str) -> None:
-    code, errors = stop_in(planted, output, stage, signal.SIGINT, 0.1)
-    assert (code, "Traceback" in errors) == (130, False), errors
-    assert errors.splitlines()[-1] == "vikhr-fast: error: interrupted"
+    ended = run_build(planted, output, stage, signal.SIGINT, 5)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (130, False), ended.stderr
+    assert ended.stderr.splitlines()[-1] == "vikhr-fast: error: interrupted"
+    assert not (output / stage).exists()
     finish(planted, output)
     assert shards_of(output) == whole
 
@@ -150,13 +137,13 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on(planted: Planted, wh
     try:
         for kibibytes in (64, 120, 200, 300, 420, 560, 800, 1200, 2000, 4000, 1 << 20):
             subprocess.run(["mount", "-o", f"remount,size={kibibytes}k", str(disk)], check=True)
-            process = start(planted, disk)
-            _, errors = process.communicate(timeout=300)
-            if process.returncode == 0:
+            ended = run_build(planted, disk)
+            if ended.returncode == 0:
                 break
-            assert process.returncode == 4, errors
-            assert "no space left on the disk; free some and run the same command again" in errors.splitlines()[-1]
-            assert "Traceback" not in errors
+            assert ended.returncode == 4, ended.stderr
+            last = ended.stderr.splitlines()[-1]
+            assert "no space left on the disk; free some and run the same command again" in last
+            assert "Traceback" not in ended.stderr
             full += 1
         assert full >= 3
         assert shards_of(disk) == whole

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from vikhr_fast.corpus.classifier import (
     expected_calibration_error,
 )
 from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.fit import Training
 from vikhr_fast.corpus.quality_filter import filter_documents
 from vikhr_fast.corpus.settings import FilterStage, TrainFilterStage
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
@@ -73,6 +75,28 @@ def test_good_and_bad_documents_are_told_apart(classifier: Path) -> None:
 
 def test_the_same_annotations_give_the_same_bytes(root: Path, classifier: Path, tmp_path: Path) -> None:
     assert directory_bytes(trained(root, tmp_path / "again")) == directory_bytes(classifier)
+
+
+def test_a_killed_training_goes_on_after_its_last_epoch(
+    root: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = 0
+    save = Training._save
+
+    def save_and_stop(training: Training, state: dict[str, Any]) -> None:
+        nonlocal epochs
+        save(training, state)
+        epochs += 1
+        if epochs == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "_save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        trained(root, tmp_path / "again")
+    trained(root, tmp_path / "again")
+    assert directory_bytes(tmp_path / "again") == directory_bytes(classifier)
+    assert epochs == 6
+    assert not (tmp_path / "again.partial").exists()
 
 
 def test_transformers_loads_it_and_agrees(classifier: Path) -> None:

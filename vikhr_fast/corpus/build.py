@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
@@ -15,18 +16,30 @@ from vikhr_fast.corpus.classifier import read_manifest
 from vikhr_fast.corpus.collect import collect_sources, collect_work
 from vikhr_fast.corpus.decontaminate import decontaminate_documents, decontaminate_work
 from vikhr_fast.corpus.dedup_stage import dedup_documents, dedup_work
-from vikhr_fast.corpus.documents import MANIFEST, Documents
+from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.layout import (
+    ANNOTATED,
+    CLASSIFIER,
+    COLLECTED,
+    DECONTAMINATED,
+    DEDUPLICATED,
+    FILTERED,
+    REPORT,
+    SCRUBBED,
+    SHARDS,
+    TIMES,
+    TOKENS,
+)
 from vikhr_fast.corpus.mix import mix_documents, mix_work
 from vikhr_fast.corpus.quality_filter import filter_documents, filter_work
 from vikhr_fast.corpus.scrub import scrub_documents, scrub_work
 from vikhr_fast.corpus.settings import CorpusSettings, Machine, read_settings
 from vikhr_fast.corpus.stats import write_stats
+from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter, train_filter_work
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import write_text
 from vikhr_fast.run_directory import locked
-
-TIMES = "times.json"
 
 
 @dataclass(frozen=True)
@@ -61,54 +74,57 @@ class _Builder:
 
     def run(self) -> None:
         settings, machine = self._settings, self._machine
-        collected = self._output / "1-collect"
-        self._stage(collected, collect_work(settings), lambda: collect_sources(settings, collected))
-        documents = Documents.open(collected)
+        if machine.threads:
+            torch.set_num_threads(machine.threads)
+        self._stage(COLLECTED, collect_work(settings), lambda output: collect_sources(settings, output))
+        documents = collected = Documents.open(self._output / COLLECTED)
         if dedup := settings.dedup:
             documents = self._documents(
-                "2-dedup",
+                DEDUPLICATED,
                 dedup_work(documents, dedup),
                 lambda output, before: dedup_documents(before, output, dedup, machine),
                 documents,
             )
         if scrub := settings.scrub:
             documents = self._documents(
-                "3-scrub",
+                SCRUBBED,
                 scrub_work(documents, scrub),
                 lambda output, before: scrub_documents(before, output, scrub),
                 documents,
             )
         if sets := settings.decontaminate:
             documents = self._documents(
-                "4-decontaminate",
+                DECONTAMINATED,
                 decontaminate_work(documents, sets),
                 lambda output, before: decontaminate_documents(before, output, sets),
                 documents,
             )
         documents = self._filtered(documents)
         if mix := settings.mix:
-            shards, weights = self._output / "8-shards", settings.sources
-            work = mix_work(documents, mix, weights)
-            self._stage(shards, work, lambda: mix_documents(documents, shards, mix, weights, machine.threads))
-        write_stats(self._output, self._output / "report.html")
-        logger.info(f"{self._output / 'report.html'}: what became of the text")
+            sources, threads = settings.sources, machine.threads
+            work = mix_work(documents, mix, sources)
+            self._stage(SHARDS, work, lambda output: mix_documents(documents, output, mix, sources, threads))
+            ends = {COLLECTED: collected, documents.directory.name: documents}
+            write_token_counts(self._output / TOKENS, ends, mix.tokenizer, threads)
+        write_stats(self._output, self._output / REPORT)
+        logger.info(f"{self._output / REPORT}: what became of the text")
 
     def _filtered(self, documents: Documents) -> Documents:
         """The stages of the quality filter."""
         settings = self._settings
         classifier = settings.classifier
         if annotate := settings.annotate:
-            annotations = self._output / "5-annotations"
+            annotations = self._output / ANNOTATED
             work = annotate_work(documents, annotate)
-            self._stage(annotations, work, lambda: annotate_documents(documents, annotations, annotate))
+            self._stage(ANNOTATED, work, lambda output: annotate_documents(documents, output, annotate))
             if train := settings.train_filter:
-                classifier = self._output / "6-classifier"
-                options = TrainFilter(annotations, classifier, train)
-                self._stage(classifier, train_filter_work(annotations, train), lambda: train_filter(options))
+                classifier = self._output / CLASSIFIER
+                work = train_filter_work(annotations, train)
+                self._stage(CLASSIFIER, work, lambda output: train_filter(TrainFilter(annotations, output, train)))
         if settings.filter and classifier:
             directory, chosen = classifier, settings.filter
             documents = self._documents(
-                "7-filter",
+                FILTERED,
                 filter_work(documents, directory, chosen),
                 lambda output, before: filter_documents(before, directory, output, chosen),
                 documents,
@@ -118,22 +134,20 @@ class _Builder:
     def _documents(
         self, name: str, work: dict[str, Any], run: Callable[[Path, Documents], None], before: Documents
     ) -> Documents:
-        output = self._output / name
-        self._stage(output, work, lambda: run(output, before))
-        return Documents.open(output)
+        self._stage(name, work, lambda output: run(output, before))
+        return Documents.open(self._output / name)
 
-    def _stage(self, output: Path, work: dict[str, Any], run: Callable[[], None]) -> None:
+    def _stage(self, name: str, work: dict[str, Any], run: Callable[[Path], None]) -> None:
         """Runs a stage, unless its output is there; notes down how long it took."""
+        output = self._output / name
         if output.exists():
             if read_manifest(output)["work"] != json.loads(json.dumps(work)):
                 raise InputError(f"{output}: made of other input or settings; remove it or take another output")
             return
-        logger.info(f"{output.name}: begins")
+        logger.info(f"{name}: begins")
         start = time.monotonic()
-        run()
-        if not (output / MANIFEST).exists():
-            raise AssertionError(output)
+        run(output)
         path = self._output / TIMES
         times = json.loads(path.read_bytes()) if path.exists() else {}
-        times[output.name] = round(time.monotonic() - start, 2)
+        times[name] = round(time.monotonic() - start, 2)
         write_text(path, json.dumps(times, indent=2) + "\n")

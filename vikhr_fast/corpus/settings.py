@@ -224,7 +224,7 @@ class CorpusSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """How a stage runs; changes nothing about its result."""
+    """How a stage runs; changes nothing about its result, but for the last digits of what the classifier learns."""
 
     threads: int = field(default=0)
     """CPU threads; 0 is one a core."""

@@ -10,10 +10,11 @@ from tyro.conf import Positional
 
 from vikhr_fast.console import console
 from vikhr_fast.corpus.documents import MANIFEST, Documents
+from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SHARDS, TIMES, TOKENS
 from vikhr_fast.errors import InputError
+from vikhr_fast.files import refuse_existing
 from vikhr_fast.report import Figure, Line, Section, Table, bar_plot, line_plot, write_report
 
-_STAGES = ("1-collect", "2-dedup", "3-scrub", "4-decontaminate", "7-filter")
 _MEGA = 1e6
 
 
@@ -31,10 +32,11 @@ def stats(options: Stats) -> None:
     """Writes the page and prints table 2.
 
     Raises:
-        InputError: there is no corpus.
+        InputError: there is no corpus, or the page exists.
     """
+    refuse_existing(options.output)
     write_stats(options.input, options.output)
-    table = _sources_table(options.input)
+    table = _sources_table(options.input, _finished(options.input))
     shown = ConsoleTable(title=table.caption, title_justify="left")
     for name in table.header:
         shown.add_column(name, justify="left" if name == "source" else "right")
@@ -45,17 +47,13 @@ def stats(options: Stats) -> None:
 
 def write_stats(directory: Path, page: Path) -> None:
     """Writes the page."""
-    stages = {name: Documents.open(directory / name) for name in _STAGES if (directory / name / MANIFEST).exists()}
-    if not stages:
-        raise InputError(f"{directory}: no stage of a corpus is finished in it; see `vikhr-fast corpus build`")
+    stages = _finished(directory)
     sections = [
-        Section("Sources", parts=(_sources_table(directory), *_tokens_plot(directory))),
+        Section("Sources", parts=(_sources_table(directory, stages), *_tokens_plot(directory))),
         Section("Stages", parts=(_stages_table(directory, stages), _stages_plot(stages))),
         Section("What was found", parts=tuple(_counts_table(name, own) for name, own in stages.items())),
     ]
-    filter_file = directory / "6-classifier" / MANIFEST
-    if filter_file.exists():
-        quality = json.loads(filter_file.read_bytes())["quality"]
+    if quality := _read(directory / CLASSIFIER / MANIFEST).get("quality"):
         rows = tuple((name.replace("_", " "), f"{value:.4g}") for name, value in quality.items())
         sections.append(Section("Quality filter", parts=(Table("On held-out documents.", ("", ""), rows),)))
     total = list(stages.values())[-1].total
@@ -63,42 +61,60 @@ def write_stats(directory: Path, page: Path) -> None:
     write_report(page, "The corpus", summary, sections)
 
 
-def _shards(directory: Path) -> dict[str, dict[str, Any]]:
-    path = directory / "8-shards" / MANIFEST
-    shards: dict[str, dict[str, Any]] = json.loads(path.read_bytes())["shards"] if path.exists() else {}
-    return shards
+def _finished(directory: Path) -> dict[str, Documents]:
+    """The stages' documents by name, in order."""
+    stages = {
+        name: Documents.open(directory / name) for name in DOCUMENT_STAGES if (directory / name / MANIFEST).exists()
+    }
+    if not stages:
+        raise InputError(f"{directory}: no stage of a corpus is finished in it; see `vikhr-fast corpus build`")
+    return stages
 
 
-def _sources_table(directory: Path) -> Table:
-    """Table 2: documents and tokens by source."""
-    shards = _shards(directory)
-    if not shards:
-        counts = Documents.open(directory / "1-collect").counts
-        found = {n: (str(c.get("documents", 0)), f"{c.get('bytes', 0) / _MEGA:,.2f}") for n, c in counts.items()}
-        return Table("Text by source.", ("source", "documents", "MB"), tuple((n, *row) for n, row in found.items()))
-    tokens = sum(own["tokens"] for name, own in shards.items() if name.startswith("train/"))
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the stage that writes it has not run."""
+    values: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return values
+
+
+def _sources_table(directory: Path, stages: dict[str, Documents]) -> Table:
+    """Table 2: by source what was read, what is left of it, and what of that is in the shards."""
+    first, last = next(iter(stages.values())).counts, list(stages.values())[-1].counts
+    counted = _read(directory / TOKENS)
+    before, after = (counted.get(name, {}).get("tokens", {}) for name in (next(iter(stages)), list(stages)[-1]))
+    shards = _read(directory / SHARDS / MANIFEST).get("shards", {})
+    train, held_out = (
+        {name: shards.get(f"{split}/{name}", {}).get("tokens", 0) for name in first}
+        for split in ("train", "validation")
+    )
     rows = []
-    for name, own in shards.items():
-        share = f"{own['tokens'] / tokens:.1%}" if name.startswith("train/") else ""
-        per_byte = f"{own['bytes'] / own['tokens']:.2f}"
-        row = (name, f"{own['documents']:,}", f"{own['tokens']:,}", share, f"{own['bytes'] / _MEGA:,.2f}", per_byte)
-        rows.append(row)
-    header = ("source", "documents", "tokens", "share of training", "MB", "bytes a token")
-    return Table(f"Tokens by source; {tokens:,} to train on.", header, tuple(rows))
+    for name in first:
+        documents, size = (last.get(name, {}).get(key, 0) for key in ("documents", "bytes"))
+        row = [name, f"{first[name].get('documents', 0):,}", f"{documents:,}", f"{size / _MEGA:,.2f}"]
+        if shards:
+            row += [f"{tokens.get(name, 0):,}" for tokens in (before, after, train, held_out)]
+            row.append(f"{train[name] / sum(train.values()):.1%}")
+            row.append(f"{size / after[name]:.2f}" if after.get(name) else "")
+        rows.append(tuple(row))
+    header = ["source", "documents read", "left", "MB left"]
+    if shards:
+        header += ["tokens read", "left", "to train on", "held out", "share of training", "bytes a token"]
+    caption = "By source." if not shards else f"By source; {sum(train.values()):,} tokens to train on, weights applied."
+    return Table(caption, tuple(header), tuple(rows))
 
 
 def _tokens_plot(directory: Path) -> tuple[Figure, ...]:
-    shards = {n.removeprefix("train/"): s for n, s in _shards(directory).items() if n.startswith("train/")}
-    if not shards:
+    shards = _read(directory / SHARDS / MANIFEST).get("shards", {})
+    train = {name.removeprefix("train/"): own for name, own in shards.items() if name.startswith("train/")}
+    if not train:
         return ()
-    values = [own["tokens"] / _MEGA for own in shards.values()]
+    values = [own["tokens"] / _MEGA for own in train.values()]
     alt = "Bars: millions of training tokens of each source."
-    return (bar_plot("Training tokens by source.", alt, "million tokens", list(shards), {"tokens": values}),)
+    return (bar_plot("Training tokens by source.", alt, "million tokens", list(train), {"tokens": values}),)
 
 
 def _stages_table(directory: Path, stages: dict[str, Documents]) -> Table:
-    path = directory / "times.json"
-    times: dict[str, float] = json.loads(path.read_bytes()) if path.exists() else {}
+    times = _read(directory / TIMES)
     first = next(iter(stages.values())).total
     rows = []
     for name in sorted({*stages, *times}):

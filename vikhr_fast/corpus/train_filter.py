@@ -1,19 +1,14 @@
 """`corpus train-filter`: a small encoder learns from the annotations which documents are good (paper, section 3.2)."""
 
-import copy
 import errno
 import json
 import os
-import random
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from tyro.conf import Positional, arg
 
@@ -29,20 +24,17 @@ from vikhr_fast.corpus.classifier import (
     encode,
     expected_calibration_error,
     load_encoder,
-    padded,
-    score,
 )
 from vikhr_fast.corpus.documents import MANIFEST
+from vikhr_fast.corpus.fit import Examples, Labels, Training
 from vikhr_fast.corpus.settings import TrainFilterStage
-from vikhr_fast.corpus.stage import counted, work_of
+from vikhr_fast.corpus.stage import work_of
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, refuse_existing, sha256_of, write_text
+from vikhr_fast.files import refuse_existing, sha256_of, sync_file, write_text
+from vikhr_fast.resumable import resumable_directory, scratch_of
 
+CHECKPOINT = "checkpoint.pt"
 _LEAST_DOCUMENTS = 20
-_BATCH_TOKENS = 16_384
-_WEIGHT_DECAY = 0.01
-
-Labels = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,9 @@ class _Result(NamedTuple):
 
 
 def train_filter(options: TrainFilter) -> None:
-    """Writes `options.output`, complete or not at all. The same annotations, settings and threads give the same bytes.
+    """Writes `options.output`, complete or not at all; interrupted, the same command goes on after the last epoch.
+
+    The same annotations, settings and threads give the same bytes.
 
     Raises:
         InputError: unreadable annotations, too few of them or all of one kind, an encoder that cannot be loaded, or a
@@ -84,35 +78,38 @@ def train_filter(options: TrainFilter) -> None:
     work = train_filter_work(options.input, settings)
     if settings.retention is not None and settings.precision is not None:
         raise InputError("retention and precision: give one of them; each sets the threshold")
-    train, validation, test = _split(annotated, settings.held_out, path)
+    parts = _split(annotated, settings.held_out, path)
+    with resumable_directory(options.output, work) as directory:
+        model, tokenizer, result = _trained(parts, settings, scratch_of(directory) / CHECKPOINT)
+        _write(directory, settings, model, tokenizer, result, work)
+    quality = result.report["test"]
+    logger.info(
+        f"train-filter: {options.output}: F1 {quality['f1']:.3f}, precision {quality['precision']:.3f}, recall "
+        f"{quality['recall']:.3f} on {quality['documents']:,} held-out documents, threshold {result.threshold:.3f}"
+    )
+
+
+def _trained(parts: list[_Annotated], settings: TrainFilterStage, checkpoint: Path) -> tuple[Any, Any, _Result]:
+    """Model, tokenizer, and how it went, of training, validation and test documents."""
     torch.manual_seed(settings.seed)  # the new head is random
     tokenizer, model = load_encoder(settings.encoder, settings.revision, new_head=True)
     device, dtype = device_of("auto")
-    model.to(device)
-
-    def logits_of(part: list[list[int]]) -> Scores:
-        model.eval()
-        return score(model, part, tokenizer, device, dtype, _BATCH_TOKENS)
-
-    ids = [encode(tokenizer, part.texts, settings.maximum_tokens) for part in (train, validation, test)]
-    epochs = _fit(model, ids[0], train.labels, ids[1], validation.labels, settings, tokenizer, logits_of)
-    slope, offset = calibrate(logits_of(ids[1]), validation.labels)
-    on_validation, on_test = (calibrated(logits_of(part), slope, offset) for part in ids[1:])
+    training = Training(model.to(device), tokenizer, dtype, settings, checkpoint)
+    train, validation, test = (
+        Examples(encode(tokenizer, part.texts, settings.maximum_tokens), part.labels) for part in parts
+    )
+    epochs = training.run(train, validation)
+    slope, offset = calibrate(training.logits_of(validation.ids), validation.labels)
+    on_validation, on_test = (calibrated(training.logits_of(part.ids), slope, offset) for part in (validation, test))
     threshold = _threshold(on_validation, validation.labels, settings)
     report: dict[str, Any] = {
         "validation": asdict(Quality.of(on_validation >= threshold, validation.labels)),
         "test": asdict(Quality.of(on_test >= threshold, test.labels)),
         "calibration_error": expected_calibration_error(on_test, test.labels),
-        "documents": {"train": len(train.texts), "validation": len(validation.texts), "test": len(test.texts)},
-        "good_share": float(np.concatenate([train.labels, validation.labels, test.labels]).mean()),
+        "documents": {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)},
+        "good_share": float(np.concatenate([part.labels for part in parts]).mean()),
     }
-    result = _Result(slope, offset, threshold, epochs, report)
-    _write(options, model, tokenizer, result, work)
-    quality = report["test"]
-    logger.info(
-        f"train-filter: {options.output}: F1 {quality['f1']:.3f}, precision {quality['precision']:.3f}, recall "
-        f"{quality['recall']:.3f} on {len(test.texts):,} held-out documents, threshold {threshold:.3f}"
-    )
+    return model, tokenizer, _Result(slope, offset, threshold, epochs, report)
 
 
 def train_filter_work(annotations: Path, settings: TrainFilterStage) -> dict[str, Any]:
@@ -136,7 +133,7 @@ def _read(path: Path, good_score: float) -> _Annotated:
     return _Annotated(texts, np.array(labels, bool))
 
 
-def _split(annotated: _Annotated, held_out: float, path: Path) -> tuple[_Annotated, _Annotated, _Annotated]:
+def _split(annotated: _Annotated, held_out: float, path: Path) -> list[_Annotated]:
     """Training, validation and test documents. Annotations are in the order of their hashes, thus at random."""
     count = len(annotated.texts)
     held = max(round(count * held_out), _LEAST_DOCUMENTS // 4)
@@ -146,58 +143,13 @@ def _split(annotated: _Annotated, held_out: float, path: Path) -> tuple[_Annotat
     def part(start: int, end: int) -> _Annotated:
         return _Annotated(annotated.texts[start:end], annotated.labels[start:end])
 
-    parts = part(2 * held, count), part(0, held), part(held, 2 * held)
+    parts = [part(2 * held, count), part(0, held), part(held, 2 * held)]
     for name, own in zip(("training", "validation", "test"), parts, strict=True):
         if own.labels.all() or not own.labels.any():
             kind = "good" if own.labels.all() else "bad"
             found = f"all {len(own.labels)} {name} documents are {kind}"
             raise InputError(f"{path}: {found}; change good_score, or annotate more")
     return parts
-
-
-def _fit(
-    model: Any,
-    ids: list[list[int]],
-    labels: Labels,
-    validation_ids: list[list[int]],
-    validation_labels: Labels,
-    settings: TrainFilterStage,
-    tokenizer: Any,
-    logits_of: Callable[[list[list[int]]], Scores],
-) -> int:
-    """Trains until the validation loss has not fallen for `patience` epochs, and takes the best; returns which."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=_WEIGHT_DECAY)
-    steps = settings.epochs * -(-len(ids) // settings.batch)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    device = next(model.parameters()).device
-    chance = random.Random(settings.seed)
-    best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), float("inf"), 0
-    with counted("train-filter", steps) as advance:
-        for epoch in range(1, settings.epochs + 1):
-            model.train()
-            order = chance.sample(range(len(ids)), len(ids))
-            for start in range(0, len(order), settings.batch):
-                rows = order[start : start + settings.batch]
-                tokens, mask = padded([ids[row] for row in rows], tokenizer.pad_token_id or 0)
-                targets = torch.tensor(labels[rows], dtype=torch.float32, device=device)
-                output = model(input_ids=tokens.to(device), attention_mask=mask.to(device)).logits[:, 0]
-                loss = F.binary_cross_entropy_with_logits(output.float(), targets)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                advance(1)
-            validation_logits = torch.from_numpy(logits_of(validation_ids))
-            wanted = torch.from_numpy(validation_labels.astype(float))
-            validation_loss = float(F.binary_cross_entropy_with_logits(validation_logits, wanted))
-            logger.debug(f"train-filter: epoch {epoch}: validation loss {validation_loss:.4f}")
-            if validation_loss < best_loss:
-                best, best_loss, best_epoch = copy.deepcopy(model.state_dict()), validation_loss, epoch
-            elif epoch - best_epoch >= settings.patience:
-                break
-    model.load_state_dict(best)
-    return best_epoch
 
 
 def _threshold(probabilities: Scores, labels: Labels, settings: TrainFilterStage) -> float:
@@ -215,30 +167,32 @@ def _threshold(probabilities: Scores, labels: Labels, settings: TrainFilterStage
     raise InputError(f"precision {settings.precision}: no threshold has it, the best has {best:.3f}; ask for less")
 
 
-def _write(options: TrainFilter, model: Any, tokenizer: Any, result: _Result, work: dict[str, Any]) -> None:
-    settings = options.settings
-    with atomic_directory(options.output) as directory:
-        try:
-            model.to("cpu").save_pretrained(directory)
-        except SafetensorError as error:
-            if f"os error {errno.ENOSPC}" not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from None
-        tokenizer.save_pretrained(directory)
-        values = {
-            "slope": result.slope,
-            "offset": result.offset,
-            "threshold": result.threshold,
-            "maximum_tokens": settings.maximum_tokens,
-            "encoder": settings.encoder,
-            "revision": settings.revision,
-            "epochs": result.epochs,
-            **result.report,
-        }
-        write_text(directory / SETTINGS, json.dumps(values, indent=2) + "\n")
-        write_text(directory / "README.md", _card(settings, result))
-        manifest = {"stage": "train-filter", "work": work, "quality": result.report["test"]}
-        write_text(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
+def _write(
+    directory: Path, settings: TrainFilterStage, model: Any, tokenizer: Any, result: _Result, work: dict[str, Any]
+) -> None:
+    try:
+        model.to("cpu").save_pretrained(directory)
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from None
+    tokenizer.save_pretrained(directory)
+    for file in directory.iterdir():
+        sync_file(file)
+    values = {
+        "slope": result.slope,
+        "offset": result.offset,
+        "threshold": result.threshold,
+        "maximum_tokens": settings.maximum_tokens,
+        "encoder": settings.encoder,
+        "revision": settings.revision,
+        "epochs": result.epochs,
+        **result.report,
+    }
+    write_text(directory / SETTINGS, json.dumps(values, indent=2) + "\n")
+    write_text(directory / "README.md", _card(settings, result))
+    manifest = {"stage": "train-filter", "work": work, "quality": result.report["test"]}
+    write_text(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
 
 
 def _card(settings: TrainFilterStage, result: _Result) -> str:
