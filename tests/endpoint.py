@@ -14,8 +14,10 @@ CRITERIA = ("informativeness", "usefulness", "grammar", "style", "safety")
 
 @dataclass
 class Endpoint:
-    judge: Callable[[str], int]
+    judge: Callable[[str], int] = lambda _text: 3
     """The score of a text."""
+    reply: Callable[[dict[str, Any]], str] | None = None
+    """What to answer to a request instead of scores."""
     misbehave: Callable[[str, int], str | None] = lambda _text, _attempt: None
     """How to answer a text's nth request instead: a status as text, or one of the names in `_answer`."""
     port: int = 0
@@ -62,7 +64,7 @@ def _answer(request: BaseHTTPRequestHandler, endpoint: Endpoint) -> None:
         endpoint.asked.append(text)
         fault = endpoint.misbehave(text, endpoint.asked.count(text))
     scores: dict[str, Any] = dict.fromkeys(CRITERIA, endpoint.judge(text))
-    content = json.dumps(scores)
+    content = json.dumps(scores) if endpoint.reply is None else endpoint.reply(body)
     if fault == "drop":
         request.connection.close()
         return

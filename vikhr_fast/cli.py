@@ -35,7 +35,9 @@ from vikhr_fast.export import Export
 from vikhr_fast.generate.batch import GenerateBatch
 from vikhr_fast.generate.chat import GenerateChat
 from vikhr_fast.generate.compare import GenerateCompare
+from vikhr_fast.instruct.convert import Convert
 from vikhr_fast.instruct.shard import ShardConversations
+from vikhr_fast.instruct.translate import Translate
 from vikhr_fast.merge import Merge
 from vikhr_fast.plan import Plan
 from vikhr_fast.tokenizer.export import ExportTokenizer
@@ -114,6 +116,8 @@ def _parse(arguments: list[str]) -> Any:
     corpus.command(name="stats")(Stats)
     corpus.command(name="build")(Build)
     corpus.command(name="shard")(Shard)
+    instruct.command(name="convert")(Convert)
+    instruct.command(name="translate")(Translate)
     instruct.command(name="shard")(ShardConversations)
     generate.command(name="chat")(GenerateChat)
     generate.command(name="batch")(GenerateBatch)
@@ -236,6 +240,14 @@ def _run(options: Any) -> int:
             from vikhr_fast.corpus.shard import write_shards
 
             write_shards(options)
+        case Convert():
+            from vikhr_fast.instruct.convert import convert
+
+            convert(options)
+        case Translate():
+            from vikhr_fast.instruct.translate import translate
+
+            translate(options)
         case ShardConversations():
             from vikhr_fast.instruct.shard import shard_conversations
 

@@ -3,8 +3,7 @@
 import asyncio
 import hashlib
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +14,7 @@ from pydantic import Field
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.chat import AnswerLog, ChatEndpoint, GivenUpError
+from vikhr_fast.corpus.chat import AnswerLog, ask_all, endpoint_of
 from vikhr_fast.corpus.documents import MANIFEST, Documents, read_part
 from vikhr_fast.corpus.settings import AnnotateStage
 from vikhr_fast.corpus.stage import counted, work_of, write_notes
@@ -24,7 +23,6 @@ from vikhr_fast.files import atomic_directory, refuse_existing, write_text
 
 ANNOTATIONS, FAILED = "annotations.jsonl", "failed.jsonl"
 _ANSWER_TOKENS = 60  # of five scores as JSON
-_FAILURES = 20  # without a single answer before them
 
 _Score = Annotated[int, Field(ge=1, le=5, strict=True)]
 
@@ -101,23 +99,17 @@ def annotate_documents(documents: Documents, output: Path, settings: AnnotateSta
     """As `annotate`."""
     refuse_existing(output)
     work = annotate_work(documents, settings)
-    key = os.environ.get(settings.key_variable)
-    if not key and settings.base_url == AnnotateStage.base_url:
-        raise InputError(f"{settings.key_variable}: not in the environment; put the endpoint's key there")
-    endpoint = ChatEndpoint(
-        settings.base_url,
-        key,
-        requests_per_minute=settings.requests_per_minute,
-        attempts=settings.attempts,
-        timeout_seconds=settings.timeout_seconds,
-        backoff_seconds=settings.backoff_seconds,
-    )
+    endpoint = endpoint_of(settings)
     sample = _sample(documents, settings)
     with (
         AnswerLog(output.with_name(f"{output.name}.answers.jsonl")) as log,
         counted("annotate", len(sample)) as advance,
     ):
-        answers = asyncio.run(_ask_all(sample, settings, endpoint, log, advance))
+
+        def ask(number: int) -> Awaitable[dict[str, int]]:
+            return endpoint.ask(_body(sample[number].text, settings), _validate, log)
+
+        answers = asyncio.run(ask_all(len(sample), ask, endpoint, settings, advance))
     _write(output, sample, answers, work)
 
 
@@ -126,43 +118,7 @@ def annotate_work(documents: Documents, settings: AnnotateStage) -> dict[str, An
     return work_of("annotate", settings, input=documents.sha256)
 
 
-async def _ask_all(
-    sample: list[_Sampled],
-    settings: AnnotateStage,
-    endpoint: ChatEndpoint,
-    log: AnswerLog,
-    advance: Callable[[int], None],
-) -> list[dict[str, int] | str]:
-    """For each document the scores, or why there are none."""
-    answers: list[dict[str, int] | str] = [""] * len(sample)
-    numbers = iter(range(len(sample)))
-    given_up, answered = 0, 0
-
-    async def work() -> None:
-        nonlocal given_up, answered
-        for number in numbers:
-            try:
-                answers[number] = await endpoint.ask(_body(sample[number].text, settings), _validate, log)
-                answered += 1
-            except GivenUpError as error:
-                answers[number] = str(error)
-                given_up += 1
-                if given_up >= _FAILURES and not answered:
-                    raise InputError(f"{settings.base_url}: no valid answer to {given_up} documents: {error}") from None
-            advance(1)
-
-    async with endpoint:
-        workers = [asyncio.create_task(work()) for _ in range(min(settings.concurrency, len(sample)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-    return answers
-
-
-def _write(output: Path, sample: list[_Sampled], answers: list[dict[str, int] | str], work: dict[str, Any]) -> None:
+def _write(output: Path, sample: list[_Sampled], answers: Sequence[dict[str, int] | str], work: dict[str, Any]) -> None:
     annotations = []
     failed = []
     for one, answer in zip(sample, answers, strict=True):

@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from vikhr_fast.corpus.settings import EndpointSettings
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sync_directory
 
@@ -23,6 +24,9 @@ Validate = Callable[[str], Any]
 _REFUSED = {401: "the key is refused", 403: "the key may not do that", 404: "no such endpoint or model"}
 _SHOWN_CHARACTERS = 200
 _LONGEST_WAIT = 60.0
+_FAILURES = 20  # without a single answer before them
+
+_Answer = TypeVar("_Answer")
 
 
 class GivenUpError(Exception):
@@ -210,6 +214,72 @@ class ChatEndpoint:
     def _hidden(self, text: str) -> str:
         """The text without the key, which some servers repeat."""
         return text.replace(self._key, "[key]") if self._key else text
+
+
+def endpoint_of(settings: EndpointSettings) -> ChatEndpoint:
+    """The endpoint, with the key that the environment holds.
+
+    Raises:
+        InputError: no key for an endpoint that wants one, or an URL that cannot be.
+    """
+    key = os.environ.get(settings.key_variable)
+    if not key and settings.base_url == EndpointSettings.base_url:
+        raise InputError(f"{settings.key_variable}: not in the environment; put the endpoint's key there")
+    return ChatEndpoint(
+        settings.base_url,
+        key,
+        requests_per_minute=settings.requests_per_minute,
+        attempts=settings.attempts,
+        timeout_seconds=settings.timeout_seconds,
+        backoff_seconds=settings.backoff_seconds,
+    )
+
+
+async def ask_all(
+    count: int,
+    ask: Callable[[int], Awaitable[_Answer]],
+    endpoint: ChatEndpoint,
+    settings: EndpointSettings,
+    advance: Callable[[int], None],
+) -> list[_Answer | str]:
+    """For each of `count` questions the answer, or why there is none.
+
+    Args:
+        count: how many.
+        ask: asks one of them, by its number.
+        endpoint: of `endpoint_of`.
+        settings: how many at once.
+        advance: is told of each that is through.
+
+    Raises:
+        InputError: what `ask` raises; or many questions without one valid answer.
+    """
+    answers: list[_Answer | str] = [""] * count
+    numbers = iter(range(count))
+    given_up, answered = 0, 0
+
+    async def work() -> None:
+        nonlocal given_up, answered
+        for number in numbers:
+            try:
+                answers[number] = await ask(number)
+                answered += 1
+            except GivenUpError as error:
+                answers[number] = str(error)
+                given_up += 1
+                if given_up >= _FAILURES and not answered:
+                    raise InputError(f"{settings.base_url}: no valid answer to {given_up} documents: {error}") from None
+            advance(1)
+
+    async with endpoint:
+        workers = [asyncio.create_task(work()) for _ in range(min(settings.concurrency, count))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+    return answers
 
 
 def request_hash(body: dict[str, Any]) -> str:

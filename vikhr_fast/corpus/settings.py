@@ -108,8 +108,8 @@ class DecontaminateStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnnotateStage:
-    """Has a language model score a sample of documents by the paper's five criteria."""
+class EndpointSettings:
+    """A language model behind an OpenAI-compatible endpoint, and how patiently it is asked."""
 
     __pydantic_config__ = STRICT
 
@@ -119,20 +119,28 @@ class AnnotateStage:
     """An OpenAI-compatible endpoint."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; an endpoint without keys needs none."""
-    documents: _Count = 20_000
-    """How many documents to score, chosen by hash from all sources."""
-    maximum_characters: _Count = 4000
-    """Characters of a document that are shown to the model."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
     """Requests under way at once."""
     requests_per_minute: _Positive = 500.0
     """Rate limit."""
     attempts: _Count = 6
-    """Tries for a document before it is given up."""
+    """Tries for an answer before it is given up."""
     timeout_seconds: _Positive = 60.0
     """How long to wait for an answer."""
     backoff_seconds: _NotNegative = 1.0
     """About how long to wait before a second try; doubles with each further one, to a minute at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateStage(EndpointSettings):
+    """Has a language model score a sample of documents by the paper's five criteria."""
+
+    __pydantic_config__ = STRICT
+
+    documents: _Count = 20_000
+    """How many documents to score, chosen by hash from all sources."""
+    maximum_characters: _Count = 4000
+    """Characters of a document that are shown to the model."""
     input_price: _NotNegative = 0.0
     """Price of a million tokens asked, for the estimate."""
     output_price: _NotNegative = 0.0

@@ -1,0 +1,227 @@
+"""Every known schema becomes conversations and back; rows that cannot be used say why."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpora import directory_bytes, write_jsonl
+
+from vikhr_fast.chat.template import Message
+from vikhr_fast.errors import InputError
+from vikhr_fast.instruct.conversation import Conversation, read_conversations
+from vikhr_fast.instruct.convert import CONVERSATIONS, REJECTED, Convert, convert, language_of
+
+Row = dict[str, Any]
+
+
+def _turns(*turns: tuple[str, str]) -> Row:
+    return {"conversations": [{"from": role, "value": value} for role, value in turns]}
+
+
+VELES = [
+    _turns(("system", "Ты помощник."), ("human", "Как дела?"), ("gpt", "Хорошо.")),
+    _turns(("human", "Сколько будет 2+2?"), ("gpt", "4"), ("human", "А 3+3?"), ("gpt", "6")),
+]
+NECTAR = [
+    {
+        "prompt": "\n\nHuman: Name a river.\n\nAssistant: ",
+        "answers": [
+            {"answer": "Rivers are wet.", "model": "a", "rank": 2.0},
+            {"answer": "The Volga.", "model": "b", "rank": 1.0},
+        ],
+        "turns": 1,
+        "num_responses": 2,
+        "source": ["flan"],
+        "good_natured": True,
+    },
+    {
+        "prompt": "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: What is\n\n2+2?\n\nAssistant: ",
+        "answers": [{"answer": "4", "model": "a", "rank": 1}, {"answer": "5", "model": "b", "rank": 2}],
+        "good_natured": True,
+    },
+]
+TURBO_ALPACA = [
+    {
+        "instruction": "Опиши осень.",
+        "input": "",
+        "output": "Холодно.",
+        "alternative_output": "Золото.",
+        "label": "ok",
+    },
+    {"instruction": "Посчитай буквы.", "input": "слово", "output": "5", "alternative_output": None, "label": None},
+]
+SAIGA = [
+    {
+        "messages": {
+            "role": ["user", "bot", "user", "bot"],
+            "content": ["Привет", "Добрый день", "Пока", "Пока"],
+        },
+        "source": "x",
+    },
+    {"messages": {"role": ["system", "user", "bot"], "content": ["Будь вежлив", "Где я?", "Дома"]}, "source": "y"},
+]
+OASST = [{"messages": [{"role": "user", "content": "Что такое дом?"}, {"role": "bot", "content": "Здание."}], "id": 3}]
+RUFLAN = [{"inputs": "Верно ли, что снег белый?", "targets": "да"}, {"inputs": "2+2", "targets": "4"}]
+ALPACA = [
+    {"instruction": "Say hi.", "input": "", "output": "Hi."},
+    {"instruction": "Add", "input": "1 2", "output": "3"},
+]
+SHAREGPT = [{"id": "abc", **_turns(("human", "Write code"), ("gpt", "```py\nprint(1)\n```"))}]
+PLAIN = [{"messages": [{"role": "user", "content": "да"}, {"role": "assistant", "content": "нет"}]}]
+
+
+def as_turns(messages: tuple[Message, ...], row: Row) -> Row:
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    return {**row, **_turns(*((names[m.role], m.content) for m in messages))}
+
+
+def as_nectar(messages: tuple[Message, ...], row: Row) -> Row:
+    names = {"user": "Human", "assistant": "Assistant"}
+    prompt = "".join(f"\n\n{names[m.role]}: {m.content}" for m in messages[:-1]) + "\n\nAssistant: "
+    best = min(row["answers"], key=lambda answer: float(answer["rank"]))
+    answers = [{**answer, "answer": messages[-1].content} if answer is best else answer for answer in row["answers"]]
+    return {**row, "prompt": prompt, "answers": answers}
+
+
+def as_instruction(messages: tuple[Message, ...], row: Row) -> Row:
+    instruction, _, given = messages[0].content.partition("\n\n")
+    output = "alternative_output" if row.get("alternative_output") else "output"
+    return {**row, "instruction": instruction, "input": given, output: messages[1].content}
+
+
+def as_columns(messages: tuple[Message, ...], row: Row) -> Row:
+    names = {"system": "system", "user": "user", "assistant": "bot"}
+    return {**row, "messages": {"role": [names[m.role] for m in messages], "content": [m.content for m in messages]}}
+
+
+def as_flan(messages: tuple[Message, ...], row: Row) -> Row:
+    return {**row, "inputs": messages[0].content, "targets": messages[1].content}
+
+
+def as_messages(assistant: str) -> Callable[[tuple[Message, ...], Row], Row]:
+    def back(messages: tuple[Message, ...], row: Row) -> Row:
+        names = {"assistant": assistant}
+        return {**row, "messages": [{"role": names.get(m.role, m.role), "content": m.content} for m in messages]}
+
+    return back
+
+
+SETS: dict[str, tuple[list[Row], list[tuple[Row, str]], Callable[[tuple[Message, ...], Row], Row]]] = {
+    "veles": (
+        VELES,
+        [
+            (_turns(("human", "Эй"), ("human", "Эй!"), ("gpt", "Да")), "turn 2 is the user's"),
+            (_turns(("gpt", "Я начну")), "turn 1 is the assistant's"),
+            (_turns(("tool", "x"), ("gpt", "y")), "unknown role, 'tool'"),
+            (_turns(("human", "Эй")), "the last message has no answer"),
+            ({"conversations": "нет"}, "field 'conversations' is no list"),
+            (_turns(("human", "Эй"), ("gpt", "   ")), "message 2, of the assistant, is empty"),
+        ],
+        as_turns,
+    ),
+    "nectar": (
+        NECTAR,
+        [
+            ({**NECTAR[0], "good_natured": False}, "not good-natured"),
+            ({**NECTAR[0], "prompt": "Name a river."}, "the prompt does not go"),
+            ({**NECTAR[0], "answers": []}, "answers without a rank"),
+            ({**NECTAR[0], "answers": [{"answer": "x"}]}, "answers without a rank"),
+        ],
+        as_nectar,
+    ),
+    "ru_turbo_alpaca": (
+        TURBO_ALPACA,
+        [
+            ({**TURBO_ALPACA[0], "label": "bad"}, 'labelled "bad"'),
+            ({**TURBO_ALPACA[1], "output": ""}, "message 2, of the assistant, is empty"),
+            ({**TURBO_ALPACA[1], "instruction": None}, "field 'instruction' is no text"),
+        ],
+        as_instruction,
+    ),
+    "ru_turbo_saiga": (
+        SAIGA,
+        [
+            ({"messages": {"role": ["user"], "content": ["а", "б"]}}, "1 roles, but 2 contents"),
+            ({"messages": {"role": [], "content": []}}, "nobody says anything"),
+        ],
+        as_columns,
+    ),
+    "oasst1_ru": (
+        OASST,
+        [({"messages": [{"role": "bot"}]}, "a message without")],
+        as_messages("bot"),
+    ),
+    "ruflan": (RUFLAN, [({"inputs": "а", "targets": 5}, "field 'targets' is no text")], as_flan),
+    "alpaca": (ALPACA, [({"instruction": "x"}, "of no known schema; its fields are 'instruction'")], as_instruction),
+    "sharegpt": (SHAREGPT, [(_turns(("human", "a"), ("gpt", "\ud800")), "half of a surrogate pair")], as_turns),
+    "plain": (PLAIN, [({"messages": None}, "is no list"), ({}, "of no known schema")], as_messages("assistant")),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_rows_become_conversations_and_back(name: str, tmp_path: Path) -> None:
+    good, broken, back = SETS[name]
+    rows = [row for row, _ in broken]
+    (tmp_path / "in.jsonl").write_text("\n".join([*map(json.dumps, [*rows, *good]), "{broken", "[]"]))
+    convert(Convert((tmp_path / "in.jsonl",), name, tmp_path / "out"))
+    found = list(read_conversations([tmp_path / "out" / CONVERSATIONS]))
+    assert [back(one.messages, row) for one, row in zip(found, good, strict=True)] == good
+    assert [one.id for one in found] == [f"{name}-{len(broken) + 1 + number}" for number in range(len(good))]
+    assert {one.source for one in found} == {name}
+    rejected = [json.loads(line) for line in (tmp_path / "out" / REJECTED).read_text().splitlines()]
+    reasons = [reason for _, reason in broken]
+    for number, (entry, reason) in enumerate(
+        zip(rejected, [*reasons, "not valid JSON", "not a JSON object"], strict=True)
+    ):
+        assert reason in entry["reason"]
+        assert entry["number"] == (number + 1 if number < len(broken) else number + 1 + len(good))
+
+
+@pytest.mark.parametrize("name", ["ru_turbo_saiga", "nectar", "ru_turbo_alpaca"])
+def test_parquet_and_lists_give_the_same(name: str, tmp_path: Path) -> None:
+    good, _, _ = SETS[name]
+    write_jsonl(tmp_path / "in.jsonl", good)
+    (tmp_path / "in.json").write_text(json.dumps(good))
+    pq.write_table(pa.Table.from_pylist(good), tmp_path / "in.parquet")
+    for kind in ("jsonl", "json", "parquet"):
+        convert(Convert((tmp_path / f"in.{kind}",), name, tmp_path / kind))
+    assert directory_bytes(tmp_path / "jsonl") == directory_bytes(tmp_path / "json")
+    assert directory_bytes(tmp_path / "jsonl") == directory_bytes(tmp_path / "parquet")
+
+
+def test_the_alternative_output_is_preferred_and_the_best_answer_taken(tmp_path: Path) -> None:
+    convert(Convert((write_jsonl(tmp_path / "in.jsonl", [*TURBO_ALPACA, *NECTAR]),), "s", tmp_path / "out"))
+    answers = [one.answer for one in read_conversations([tmp_path / "out" / CONVERSATIONS])]
+    assert answers == ["Золото.", "5", "The Volga.", "4"]
+
+
+def test_language(tmp_path: Path) -> None:
+    assert [language_of(text) for text in ("Привет, world", "hello, мир", "42")] == ["ru", "en", "und"]
+    path = write_jsonl(tmp_path / "in.jsonl", [*RUFLAN, *ALPACA])
+    convert(Convert((path,), "s", tmp_path / "out"))
+    assert [one.language for one in read_conversations([tmp_path / "out" / CONVERSATIONS])] == ["ru", "und", "en", "en"]
+    convert(Convert((path,), "s", tmp_path / "set", language="kk"))
+    assert {one.language for one in read_conversations([tmp_path / "set" / CONVERSATIONS])} == {"kk"}
+
+
+def test_nothing_to_convert(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("{")
+    with pytest.raises(InputError, match=r"no row can be used; .*not valid JSON"):
+        convert(Convert((tmp_path / "bad.jsonl",), "s", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(InputError, match="no row can be used; there are no rows"):
+        convert(Convert((tmp_path / "empty.json",), "s", tmp_path / "out"))
+    (tmp_path / "in.txt").write_text("да")
+    with pytest.raises(InputError, match="text has no records"):
+        convert(Convert((tmp_path / "in.txt",), "s", tmp_path / "out"))
+
+
+def test_properties_of_a_conversation() -> None:
+    messages = (Message("system", "с"), Message("user", "в"), Message("assistant", "о"))
+    one = Conversation("1", "s", "ru", messages)
+    assert (one.prompt, one.answer, one.text) == ("в", "о", "в\n\nо")

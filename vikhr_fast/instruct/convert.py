@@ -1,0 +1,87 @@
+"""`instruct convert`: an instruction set of any known schema becomes conversations of one."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.read import read_objects
+from vikhr_fast.corpus.sources import source_files
+from vikhr_fast.corpus.stage import write_notes
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_directory
+from vikhr_fast.instruct.conversation import Conversation, checked_messages, write_conversations
+from vikhr_fast.instruct.schemas import messages_of
+
+CONVERSATIONS, REJECTED = "conversations.jsonl", "rejected.jsonl"
+_SHOWN_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Reads an instruction set and writes OUTPUT/conversations.jsonl: {id, source, language, messages} a line.
+
+    Known by their fields: Veles-2.5 and ShareGPT (conversations), Nectar (prompt, answers), the Saiga family and plain
+    chats (messages), ru_turbo_alpaca and Alpaca (instruction, output), ruFLAN (inputs, targets). Rows that cannot be
+    used are in OUTPUT/rejected.jsonl with the reason.
+    """
+
+    input: Annotated[tuple[Path, ...], Positional]
+    """Files (.jsonl, .json, .parquet; .jsonl also as .gz or .zst), patterns, or raw files of a data set of the Hub,
+    hf:OWNER/NAME@COMMIT:PATTERN."""
+    source: str
+    """Name of the source."""
+    output: Path
+    """Directory to make."""
+    language: str = "auto"
+    """ISO 639 code of the language; auto looks at each conversation's script: ru, en, or und."""
+
+
+def convert(options: Convert) -> None:
+    """Writes `options.output`, complete or not at all.
+
+    Raises:
+        InputError: a file that is missing or of an unknown kind, or no row that can be used.
+    """
+    files = [file for pattern in options.input for file in source_files(pattern)]
+    rejected: list[dict[str, object]] = []
+    with atomic_directory(options.output) as directory:
+        count = write_conversations(directory / CONVERSATIONS, _conversations(files, options, rejected))
+        if not count:
+            shown = rejected[0]["reason"] if rejected else "there are no rows"
+            raise InputError(f"{', '.join(map(str, options.input))}: no row can be used; {shown}")
+        write_notes(directory / REJECTED, rejected)
+    logger.info(f"instruct convert: {options.output}: {count:,} conversations, {len(rejected):,} rows rejected")
+
+
+def language_of(text: str) -> str:
+    """ru where Cyrillic letters prevail, en where Latin ones do, und without either."""
+    cyrillic = sum("\u0400" <= character <= "\u04ff" for character in text)
+    latin = sum("a" <= character <= "z" for character in text.lower())
+    return "und" if not cyrillic + latin else "ru" if cyrillic >= latin else "en"
+
+
+def _conversations(files: list[Path], options: Convert, rejected: list[dict[str, object]]) -> Iterator[Conversation]:
+    """The rows that can be used; the others' reasons go to `rejected`."""
+    seen = 0
+
+    def reject(path: Path, number: int, error: InputError, row: object = None) -> None:
+        shown = json.dumps(row, ensure_ascii=False, default=str)[:_SHOWN_CHARACTERS]
+        shown = shown.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair may be why
+        rejected.append({"file": str(path), "number": number, "reason": str(error), "row": shown})
+
+    for file in files:
+        for number, row in read_objects(file, reject):
+            seen += 1
+            try:
+                messages = checked_messages(messages_of(row))
+            except InputError as error:
+                reject(file, number, error, row)
+                continue
+            said = " ".join(message.content for message in messages)
+            language = language_of(said) if options.language == "auto" else options.language
+            yield Conversation(f"{options.source}-{seen}", options.source, language, messages)
