@@ -36,6 +36,7 @@ from vikhr_fast.generate.batch import GenerateBatch
 from vikhr_fast.generate.chat import GenerateChat
 from vikhr_fast.generate.compare import GenerateCompare
 from vikhr_fast.instruct.convert import Convert
+from vikhr_fast.instruct.dedup import DedupConversations
 from vikhr_fast.instruct.shard import ShardConversations
 from vikhr_fast.instruct.translate import Translate
 from vikhr_fast.merge import Merge
@@ -118,6 +119,7 @@ def _parse(arguments: list[str]) -> Any:
     corpus.command(name="shard")(Shard)
     instruct.command(name="convert")(Convert)
     instruct.command(name="translate")(Translate)
+    instruct.command(name="dedup")(DedupConversations)
     instruct.command(name="shard")(ShardConversations)
     generate.command(name="chat")(GenerateChat)
     generate.command(name="batch")(GenerateBatch)
@@ -248,6 +250,10 @@ def _run(options: Any) -> int:
             from vikhr_fast.instruct.translate import translate
 
             translate(options)
+        case DedupConversations():
+            from vikhr_fast.instruct.dedup import dedup_conversations
+
+            dedup_conversations(options)
         case ShardConversations():
             from vikhr_fast.instruct.shard import shard_conversations
 

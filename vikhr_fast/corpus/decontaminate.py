@@ -1,6 +1,7 @@
 """`corpus decontaminate`: documents that share long word n-grams with evaluation sets."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from tyro.conf import Positional
 
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.documents import Counts, Documents, add_counts
-from vikhr_fast.corpus.minhash import Hashes, MinHasher
+from vikhr_fast.corpus.minhash import Hashes, MinHasher, ShingleSets
 from vikhr_fast.corpus.read import Columns
 from vikhr_fast.corpus.settings import DecontaminateStage, EvaluationSet
 from vikhr_fast.corpus.sources import checksum, read_source, source_files
@@ -47,7 +48,7 @@ class Decontaminate:
 
 
 @dataclass
-class _Grams:
+class Grams:
     """The n-grams of one evaluation set."""
 
     hashes: Hashes
@@ -74,7 +75,7 @@ def decontaminate(options: Decontaminate) -> None:
 def decontaminate_documents(documents: Documents, output: Path, settings: DecontaminateStage) -> None:
     """As `decontaminate`."""
     hasher = MinHasher(shingle=f"word:{settings.words}")
-    grams = {name: _grams_of(name, evaluation, hasher) for name, evaluation in settings.sets.items()}
+    grams = {name: grams_of(name, evaluation, hasher) for name, evaluation in settings.sets.items()}
 
     def transform(table: pa.Table) -> Transformed:
         return _transform(table, grams, hasher, settings.action == "drop")
@@ -89,8 +90,17 @@ def decontaminate_work(documents: Documents, settings: DecontaminateStage) -> di
     return work_of("decontaminate", settings, input=documents.sha256, files=files)
 
 
-def _grams_of(name: str, evaluation: EvaluationSet, hasher: MinHasher) -> _Grams:
-    grams = _Grams(np.empty(0, np.uint64))
+def evaluation_texts(evaluation: EvaluationSet) -> Iterator[str]:
+    """The texts of an evaluation set, each field by itself."""
+    for pattern in evaluation.input:
+        # One of the fields is the record's text for the reader; each counts by itself here.
+        for record in read_source(Path(pattern), Columns(evaluation.text[:1], evaluation.text[1:])):
+            yield from (record.text, *(value for value in record.fields.values() if isinstance(value, str)))
+
+
+def grams_of(name: str, evaluation: EvaluationSet, hasher: MinHasher) -> Grams:
+    """The n-grams of an evaluation set; InputError where none of its texts is long enough."""
+    grams = Grams(np.empty(0, np.uint64))
     texts: list[str] = []
 
     def add() -> None:
@@ -101,12 +111,10 @@ def _grams_of(name: str, evaluation: EvaluationSet, hasher: MinHasher) -> _Grams
         grams.short_texts += int(sets.is_short.sum())
         texts.clear()
 
-    for pattern in evaluation.input:
-        # One of the fields is the record's text for the reader; each counts by itself here.
-        for record in read_source(Path(pattern), Columns(evaluation.text[:1], evaluation.text[1:])):
-            texts += [record.text, *(value for value in record.fields.values() if isinstance(value, str))]
-            if len(texts) >= _BATCH:
-                add()
+    for text in evaluation_texts(evaluation):
+        texts.append(text)
+        if len(texts) >= _BATCH:
+            add()
     if texts:
         add()
     if not len(grams.hashes):
@@ -117,7 +125,7 @@ def _grams_of(name: str, evaluation: EvaluationSet, hasher: MinHasher) -> _Grams
     return grams
 
 
-def _transform(table: pa.Table, grams: dict[str, _Grams], hasher: MinHasher, drops: bool) -> Transformed:
+def _transform(table: pa.Table, grams: dict[str, Grams], hasher: MinHasher, drops: bool) -> Transformed:
     counts = Counts()
     notes: list[dict[str, Any]] = []
     found: dict[int, list[str]] = {}
@@ -125,9 +133,7 @@ def _transform(table: pa.Table, grams: dict[str, _Grams], hasher: MinHasher, dro
     if table.num_rows:
         shingles = hasher.shingles(table["text"].combine_chunks())
         for name, own in grams.items():
-            # [n-grams of all documents], added up by document
-            shared = np.add.reduceat(_contains(own.hashes, shingles.values), shingles.offsets[:-1])
-            shared[shingles.is_short] = 0
+            shared = shared_grams(own, shingles)
             for row in np.flatnonzero(shared).tolist():
                 found.setdefault(row, []).append(name)
                 text = table["text"][row].as_py()
@@ -152,6 +158,14 @@ def _transform(table: pa.Table, grams: dict[str, _Grams], hasher: MinHasher, dro
             metas[row] = json.dumps(meta, ensure_ascii=False, sort_keys=True)
         table = table.set_column(3, "meta", pa.array(metas, pa.string()))
     return Transformed(table, counts, notes)
+
+
+def shared_grams(grams: Grams, shingles: ShingleSets) -> IntArray:
+    """[texts] how many n-grams of each, at least one text, are in the evaluation set."""
+    # [n-grams of all texts], added up by text
+    shared: IntArray = np.add.reduceat(_contains(grams.hashes, shingles.values), shingles.offsets[:-1])
+    shared[shingles.is_short] = 0
+    return shared
 
 
 def _contains(ascending: Hashes, values: Hashes) -> IntArray:

@@ -1,0 +1,142 @@
+"""Dedup of conversations, beside the policy computed pair by pair; nothing that evaluations ask is left."""
+
+import json
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpora import directory_bytes, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vikhr_fast.chat.template import Message
+from vikhr_fast.errors import InputError
+from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
+from vikhr_fast.instruct.convert import CONVERSATIONS
+from vikhr_fast.instruct.dedup import REMOVED, DedupConversations, dedup_conversations
+
+WORDS = [f"слово{number}" for number in range(60)]
+
+
+def conversation(number: int, source: str, question: str, answer: str) -> Conversation:
+    return Conversation(str(number), source, "ru", (Message("user", question), Message("assistant", answer)))
+
+
+def run(
+    tmp_path: Path, made: list[Conversation], **options: Any
+) -> tuple[list[Conversation], dict[str, dict[str, str]]]:
+    write_conversations(tmp_path / "in.jsonl", made)
+    dedup_conversations(replace(DedupConversations((tmp_path / "in.jsonl",), tmp_path / "out"), **options))
+    lines = (tmp_path / "out" / REMOVED).read_text().splitlines()
+    kept = list(read_conversations([tmp_path / "out" / CONVERSATIONS]))
+    return kept, {entry["id"]: entry for entry in map(json.loads, lines)}
+
+
+def are_near(one: str, other: str) -> bool:
+    """Jaccard of word triples from 0.8 on; texts of fewer words are equal or not."""
+    words = [re.findall(r"\w+", text.lower().replace("ё", "е")) for text in (one, other)]
+    if min(map(len, words)) < 3:
+        return words[0] == words[1]
+    sets = [set(zip(own, own[1:], own[2:], strict=False)) for own in words]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1]) >= 0.8
+
+
+def expected_of(made: list[Conversation], order: list[str]) -> dict[str, str]:
+    """What is removed, and by what, by the policy as it is stated."""
+    kept: list[Conversation] = []
+    removed = {}
+    for one in sorted(made, key=lambda one: order.index(one.source)):
+        long = len(one.answer.split()) >= 20
+        if any(are_near(one.prompt, other.prompt) for other in kept):
+            removed[one.id] = "question"
+        elif long and any(len(o.answer.split()) >= 20 and are_near(one.answer, o.answer) for o in kept):
+            removed[one.id] = "answer"
+        else:
+            kept.append(one)
+    return removed
+
+
+def changed(chance: random.Random, text: str) -> str:
+    words = text.split()
+    words[chance.randrange(len(words))] = chance.choice(WORDS)
+    return " ".join(words)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_the_policy_pair_by_pair(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    chance = random.Random(seed)
+    made: list[Conversation] = []
+    for number in range(40):
+        question = " ".join(chance.choices(WORDS, k=chance.choice([1, 2, 5, 30])))
+        answer = " ".join(chance.choices(WORDS, k=chance.choice([1, 19, 20, 40])))
+        if made and chance.random() < 0.5:
+            other = chance.choice(made)
+            question = chance.choice([question, other.prompt, changed(chance, other.prompt), other.prompt.upper()])
+            answer = chance.choice([answer, other.answer, changed(chance, other.answer)])
+        made.append(conversation(number, chance.choice("abc"), question, answer))
+    present = list(dict.fromkeys(one.source for one in made))
+    order = ["c", *(source for source in present if source != "c")]
+    kept, removed = run(tmp_path_factory.mktemp("dedup"), made, priority=("c",))
+    assert {id_: entry["by"] for id_, entry in removed.items()} == expected_of(made, order)
+    by_id = {one.id: one for one in made}
+    assert {one.id for one in kept} == by_id.keys() - removed.keys()
+    for id_, entry in removed.items():
+        one, other = by_id[id_], by_id[entry["kept"]]
+        assert other in kept
+        pair = (one.prompt, other.prompt) if entry["by"] == "question" else (one.answer, other.answer)
+        assert are_near(*pair)
+
+
+def test_nothing_that_evaluations_ask_is_left(tmp_path: Path) -> None:
+    long = " ".join(WORDS[:20])
+    sets = write_jsonl(tmp_path / "set.jsonl", [{"text": "Столица Франции?"}, {"text": long}])
+    made = [
+        conversation(0, "a", "столица франции", "Париж"),
+        conversation(1, "a", "Столица Италии?", "Рим"),
+        conversation(2, "a", "Продолжи", f"вот так: {long} и дальше"),
+        conversation(3, "a", " ".join(WORDS[:12]), "нет"),
+    ]
+    kept, removed = run(tmp_path, made, sets={"испытание": sets})
+    assert [one.id for one in kept] == ["1", "3"]
+    assert {id_: (entry["by"], entry["set"]) for id_, entry in removed.items()} == {
+        "0": ("evaluation", "испытание"),
+        "2": ("evaluation", "испытание"),
+    }
+
+
+def test_the_same_bytes_again_and_every_turn_counts(tmp_path: Path) -> None:
+    turns = (
+        Message("user", "а б в г"),
+        Message("assistant", "да"),
+        Message("user", "д е ж з"),
+        Message("assistant", "1"),
+    )
+    made = [
+        Conversation("0", "a", "ru", turns),
+        Conversation("1", "a", "ru", turns[:2]),
+        Conversation("2", "b", "ru", (Message("system", "с"), *turns)),
+    ]
+    kept, removed = run(tmp_path, made)
+    assert [one.id for one in kept] == ["0", "1"]
+    assert removed["2"]["kept"] == "0"
+    dedup_conversations(DedupConversations((tmp_path / "in.jsonl",), tmp_path / "again"))
+    assert directory_bytes(tmp_path / "again") == directory_bytes(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"priority": ("z",)}, "no such source; there are a"),
+        ({"threshold": 0.0}, "instruct dedup: .*threshold"),
+        ({"shingle": "line:3"}, "instruct dedup: shingle"),
+        ({"sets": {"x": Path("absent.jsonl")}}, "absent.jsonl: no such file"),
+    ],
+)
+def test_impossible_options(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        run(tmp_path, [conversation(0, "a", "вопрос", "ответ")], **options)
+    assert not (tmp_path / "out").exists()

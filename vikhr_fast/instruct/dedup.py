@@ -1,0 +1,153 @@
+"""`instruct dedup`: one conversation of each kind, by priority of sources, and none that evaluations ask.
+
+The policy. Conversations are looked at source by source in the order of priority, and one is removed when
+
+- what the user says in it is a near-duplicate of what the user says in one that is kept: a question stays with the
+  answer of the source that is trusted most;
+- what the assistant says is one of what the assistant says in one that is kept, if it is long: the same refusal or
+  boilerplate to many questions. Short answers are alike without being copies;
+- it shares a long n-gram with a text of an evaluation set, or its question is a near-duplicate of one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional
+
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.decontaminate import Grams, evaluation_texts, grams_of, shared_grams
+from vikhr_fast.corpus.dedup import DedupIndex, DedupSettings
+from vikhr_fast.corpus.documents import Counts, add_counts
+from vikhr_fast.corpus.minhash import MinHasher
+from vikhr_fast.corpus.settings import EvaluationSet
+from vikhr_fast.corpus.stage import counted, show_counts, write_notes
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_directory, refuse_existing
+from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
+from vikhr_fast.instruct.convert import CONVERSATIONS
+
+REMOVED = "removed.jsonl"
+
+
+@dataclass(frozen=True)
+class DedupConversations:
+    """Removes conversations whose questions or long answers repeat those of another, and what evaluations ask.
+
+    Of near-duplicates the one of the source with the highest priority stays, then the first. OUTPUT/removed.jsonl says
+    of each removed one why, and which one is kept in its place.
+    """
+
+    input: Annotated[tuple[Path, ...], Positional]
+    """Conversations (.jsonl)."""
+    output: Path
+    """Directory to make."""
+    priority: tuple[str, ...] = ()
+    """Sources from the most trusted on; those not named follow in the order of the input."""
+    threshold: float = 0.8
+    """Least Jaccard similarity of two texts' word n-grams, verified exactly."""
+    shingle: str = "word:3"
+    """The n-grams; a text with fewer words matches only the same words."""
+    answer_words: int = 20
+    """Words from which on an answer counts; shorter ones may be repeated."""
+    sets: dict[str, Path] = field(default_factory=dict)
+    """Evaluation sets by name: files, patterns, or data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]."""
+    set_text: tuple[str, ...] = ("text",)
+    """Their fields that hold text; each is looked for by itself."""
+    set_words: int = 13
+    """Length in words of an n-gram that must not be shared with an evaluation set."""
+
+
+def dedup_conversations(options: DedupConversations) -> None:
+    """Writes `options.output`, complete or not at all.
+
+    Raises:
+        InputError: impossible options, unreadable conversations or evaluation sets.
+    """
+    refuse_existing(options.output)
+    removal = _Removal(options)
+    sources = list(dict.fromkeys(one.source for one in read_conversations(options.input)))
+    if unknown := [name for name in options.priority if name not in sources]:
+        raise InputError(f"--priority {', '.join(unknown)}: no such source; there are {', '.join(sources)}")
+    ordered = [*options.priority, *(name for name in sources if name not in options.priority)]
+    counts: Counts = {}
+    removed: list[dict[str, Any]] = []
+
+    def kept() -> Iterator[Conversation]:
+        with counted("instruct dedup") as advance:
+            for source in ordered:
+                for conversation in read_conversations(options.input):
+                    if conversation.source != source:
+                        continue
+                    advance(1)
+                    reason = removal.reason(conversation)
+                    kind = f"by_{reason['by']}" if reason else "kept"
+                    add_counts(counts, {source: {"kept": 0, kind: 1}})
+                    if reason is None:
+                        yield conversation
+                    else:
+                        removed.append({"id": conversation.id, "source": source, **reason})
+
+    with atomic_directory(options.output) as directory:
+        if not write_conversations(directory / CONVERSATIONS, kept()):
+            raise InputError(f"{options.output}: no conversation is left; look at the evaluation sets")
+        write_notes(directory / REMOVED, removed)
+    show_counts(f"instruct dedup: {options.output}", counts)
+    logger.info(f"instruct dedup: {options.output}: {len(removed):,} conversations removed")
+
+
+class _Removal:
+    """What has been kept so far, and what evaluations ask."""
+
+    def __init__(self, options: DedupConversations) -> None:
+        settings = replace(DedupSettings(), threshold=options.threshold, shingle=options.shingle)
+        sets = {name: EvaluationSet(input=(str(path),), text=options.set_text) for name, path in options.sets.items()}
+        try:
+            self._hasher = MinHasher(shingle=f"word:{options.set_words}")
+            self._questions, self._answers, self._asked = (DedupIndex(settings) for _ in range(3))
+        except ValueError as error:
+            raise InputError(f"instruct dedup: {error}") from None
+        self._kept_questions: list[str] = []
+        self._kept_answers: list[str] = []
+        self._answer_words = options.answer_words
+        self._grams: dict[str, Grams] = {name: grams_of(name, one, self._hasher) for name, one in sets.items()}
+        self._asked_of: list[str] = []  # the set of each text in `_asked`
+        for name, evaluation in sets.items():
+            for text in evaluation_texts(evaluation):
+                self._asked.add([text], threads=1)
+                self._asked_of.append(name)
+
+    def reason(self, conversation: Conversation) -> dict[str, str] | None:
+        """Why a conversation is to be removed; None where it is kept, and remembered."""
+        question, answer = (
+            "\n\n".join(message.content for message in conversation.messages if message.role == role)
+            for role in ("user", "assistant")
+        )
+        if name := self._evaluation_set(conversation.text, question):
+            return {"by": "evaluation", "set": name}
+        if (found := _match(self._questions, question)) is not None:
+            return {"by": "question", "kept": self._kept_questions[found]}
+        is_long = len(answer.split()) >= self._answer_words
+        if is_long and (found := _match(self._answers, answer)) is not None:
+            return {"by": "answer", "kept": self._kept_answers[found]}
+        self._questions.add([question], threads=1)
+        self._kept_questions.append(conversation.id)
+        if is_long:
+            self._answers.add([answer], threads=1)
+            self._kept_answers.append(conversation.id)
+        return None
+
+    def _evaluation_set(self, text: str, question: str) -> str | None:
+        shingles = self._hasher.shingles([text], threads=1)
+        for name, grams in self._grams.items():
+            if shared_grams(grams, shingles)[0]:
+                return name
+        found = _match(self._asked, question) if self._asked_of else None
+        return None if found is None else self._asked_of[found]
+
+
+def _match(index: DedupIndex, text: str) -> int | None:
+    """The number of the kept text that this one is a near-duplicate of."""
+    found = int(index.match([text], threads=1)[0])
+    return None if found < 0 else found
