@@ -37,7 +37,9 @@ from vikhr_fast.generate.chat import GenerateChat
 from vikhr_fast.generate.compare import GenerateCompare
 from vikhr_fast.instruct.convert import Convert
 from vikhr_fast.instruct.dedup import DedupConversations
+from vikhr_fast.instruct.filter import FilterConversations
 from vikhr_fast.instruct.shard import ShardConversations
+from vikhr_fast.instruct.train_reward import TrainReward
 from vikhr_fast.instruct.translate import Translate
 from vikhr_fast.merge import Merge
 from vikhr_fast.plan import Plan
@@ -120,6 +122,8 @@ def _parse(arguments: list[str]) -> Any:
     instruct.command(name="convert")(Convert)
     instruct.command(name="translate")(Translate)
     instruct.command(name="dedup")(DedupConversations)
+    instruct.command(name="train-reward")(TrainReward)
+    instruct.command(name="filter")(FilterConversations)
     instruct.command(name="shard")(ShardConversations)
     generate.command(name="chat")(GenerateChat)
     generate.command(name="batch")(GenerateBatch)
@@ -254,6 +258,14 @@ def _run(options: Any) -> int:
             from vikhr_fast.instruct.dedup import dedup_conversations
 
             dedup_conversations(options)
+        case TrainReward():
+            from vikhr_fast.instruct.train_reward import train_reward
+
+            train_reward(options)
+        case FilterConversations():
+            from vikhr_fast.instruct.filter import filter_conversations
+
+            filter_conversations(options)
         case ShardConversations():
             from vikhr_fast.instruct.shard import shard_conversations
 

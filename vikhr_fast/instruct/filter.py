@@ -1,0 +1,152 @@
+"""`instruct filter`: the conversations whose answers a reward model finds good."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from tyro.conf import Positional
+
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.classifier import Scores
+from vikhr_fast.corpus.documents import Counts, add_counts
+from vikhr_fast.corpus.sources import checksum
+from vikhr_fast.corpus.stage import counted, show_counts, write_notes
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import sha256_of, write_text
+from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
+from vikhr_fast.instruct.convert import CONVERSATIONS
+from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
+from vikhr_fast.resumable import resumable_directory, scratch_of
+
+SCORES = "scores.jsonl"
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class FilterConversations:
+    """Keeps the conversations that score at least a threshold, or all but the worst share of each source.
+
+    What is scored is the last answer, given all that was said before it. OUTPUT/scores.jsonl has every score. The same
+    command goes on where an interrupted one stopped.
+    """
+
+    input: Annotated[tuple[Path, ...], Positional]
+    """Conversations (.jsonl)."""
+    reward: Path
+    """Directory that `instruct train-reward` wrote."""
+    output: Path
+    """Directory to make."""
+    threshold: float | None = None
+    """Least score of a conversation that is kept."""
+    drop: float = 0.0
+    """Share of the worst conversations of a source to leave out."""
+    drops: dict[str, float] = field(default_factory=dict)
+    """The same for single sources: SOURCE SHARE SOURCE SHARE ..."""
+    batch_tokens: int = 16_384
+    """Tokens scored at once, padding included."""
+    chunk: int = 2048
+    """Conversations scored between two savings."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is CUDA where there is a GPU."""
+
+
+def filter_conversations(options: FilterConversations) -> None:
+    """Writes `options.output`, complete or not at all; interrupted, the same command goes on.
+
+    Raises:
+        InputError: impossible options, unreadable conversations, no reward model, or nothing left.
+    """
+    _refuse_impossible(options)
+    with resumable_directory(options.output, _work(options)) as directory:
+        scores = _score(options, scratch_of(directory))
+        sources = [one.source for one in read_conversations(options.input)]
+        if unknown := sorted(options.drops.keys() - set(sources)):
+            raise InputError(
+                f"--drops {', '.join(unknown)}: no such source; there are {', '.join(dict.fromkeys(sources))}"
+            )
+        kept = kept_of(scores, sources, options)
+        if not kept.any():
+            raise InputError(f"{options.output}: no conversation is left; the best score is {scores.max():.4f}")
+
+        def good() -> Iterator[Conversation]:
+            return (one for one, is_kept in zip(read_conversations(options.input), kept, strict=True) if is_kept)
+
+        write_conversations(directory / CONVERSATIONS, good())
+        rows = zip(read_conversations(options.input), scores.tolist(), kept.tolist(), strict=True)
+        notes = ({"id": one.id, "source": one.source, "score": value, "kept": is_kept} for one, value, is_kept in rows)
+        write_notes(directory / SCORES, notes)
+    counts: Counts = {}
+    for source, is_kept in zip(sources, kept, strict=True):
+        add_counts(counts, {source: {"kept": int(is_kept), "filtered_out": int(not is_kept)}})
+    show_counts(f"instruct filter: {options.output}", counts)
+
+
+def kept_of(
+    scores: Scores, sources: list[str], options: FilterConversations
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """bool [conversations]; equal scores share their fate, so that a source may lose less than its share."""
+    kept = np.ones(len(scores), bool) if options.threshold is None else scores >= options.threshold
+    names = np.array(sources)
+    for source in dict.fromkeys(sources):
+        own = scores[names == source]
+        dropped = int(options.drops.get(source, options.drop) * len(own))
+        kept[names == source] &= own >= np.sort(own)[dropped]
+    return kept
+
+
+def _refuse_impossible(options: FilterConversations) -> None:
+    for name, value in (
+        ("--drop", options.drop),
+        *((f"--drops {name}", share) for name, share in options.drops.items()),
+    ):
+        if not 0 <= value < 1:
+            raise InputError(f"{name} {value}: must be 0 or more and below 1")
+    for name, count in (("batch-tokens", options.batch_tokens), ("chunk", options.chunk)):
+        if count < 1:
+            raise InputError(f"--{name} {count}: must be 1 or more")
+    if options.threshold is None and not options.drop and not options.drops:
+        raise InputError("instruct filter: give --threshold, --drop or --drops")
+
+
+def _work(options: FilterConversations) -> dict[str, object]:
+    """What the result depends on."""
+    if not (options.reward / SETTINGS).is_file():
+        raise InputError(f"{options.reward}: no reward model; make one with `vikhr-fast instruct train-reward`")
+    return {
+        "stage": "instruct filter",
+        "input": [checksum(path) for path in options.input],
+        "reward": {path.name: sha256_of(path) for path in sorted(options.reward.glob("*.safetensors"))},
+        "threshold": options.threshold,
+        "drop": options.drop,
+        "drops": options.drops,
+        "batch_tokens": options.batch_tokens,
+        "chunk": options.chunk,
+    }
+
+
+def _score(options: FilterConversations, scratch: Path) -> Scores:
+    """[conversations] all scores, rounded; finished chunks are taken from the scratch directory."""
+    model: RewardModel | None = None
+    scores: list[float] = []
+    conversations = read_conversations(options.input)
+    with counted("instruct filter") as advance:
+        while batch := list(islice(conversations, options.chunk)):
+            path = scratch / f"scores-{len(scores)}.json"
+            if not path.exists():
+                model = model or RewardModel.load(options.reward, options.device)
+                found = model.score([_answered(one) for one in batch], options.batch_tokens)
+                write_text(path, json.dumps([round(value, _DIGITS) for value in found.tolist()]))
+            scores += json.loads(path.read_bytes())
+            advance(len(batch))
+    if model is not None:
+        logger.info(f"instruct filter: {len(scores):,} conversations scored")
+    return np.array(scores)
+
+
+def _answered(conversation: Conversation) -> Answered:
+    before = "\n\n".join(message.content for message in conversation.messages[:-1])
+    return Answered(before, conversation.answer)

@@ -1,0 +1,74 @@
+"""Preferences: of two answers to one prompt, which one is better."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vikhr_fast.corpus.read import read_objects
+from vikhr_fast.corpus.sources import source_files
+from vikhr_fast.errors import InputError
+from vikhr_fast.instruct.schemas import nectar_prompt
+
+_SPAN = 1 << 64
+
+
+class Pair(NamedTuple):
+    """Two answers to a prompt, of which one is preferred."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class Columns(NamedTuple):
+    """The fields of a set of pairs."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def read_pairs(patterns: Iterable[Path], columns: Columns) -> Iterator[Pair]:
+    """Streams pairs; a row of Nectar gives every two answers of different ranks.
+
+    Raises:
+        InputError: a file that cannot be read, or a row that holds no pair.
+    """
+    for pattern in patterns:
+        for file in source_files(pattern):
+            for number, row in read_objects(file):
+                try:
+                    yield from _nectar_pairs(row) if "answers" in row else [_pair(row, columns)]
+                except InputError as error:
+                    raise InputError(f"{file}: row {number}: {error}") from None
+
+
+def is_held_out(pair: Pair, share: float) -> bool:
+    """By the hash of the prompt: all pairs of a prompt are on one side."""
+    digest = hashlib.sha256(pair.prompt.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "big") < share * _SPAN
+
+
+def _pair(row: dict[str, Any], columns: Columns) -> Pair:
+    values = []
+    for name in columns:
+        value = row.get(name)
+        if isinstance(value, list):  # messages
+            value = "\n\n".join(str(message.get("content", "")) for message in value if isinstance(message, dict))
+        if not isinstance(value, str):
+            raise InputError(f"no text in field {name!r}; name the fields with --columns")
+        values.append(value)
+    return Pair(*values)
+
+
+def _nectar_pairs(row: dict[str, Any]) -> Iterator[Pair]:
+    prompt = "\n\n".join(message["content"] for message in nectar_prompt(row))
+    ranked = [answer for answer in row["answers"] if isinstance(answer, dict)]
+    if not all(isinstance(one.get("rank"), int | float) and isinstance(one.get("answer"), str) for one in ranked):
+        raise InputError("answers without a rank")
+    ranked.sort(key=lambda one: float(one["rank"]))
+    for better, worse in combinations(ranked, 2):
+        if better["rank"] < worse["rank"]:
+            yield Pair(prompt, better["answer"], worse["answer"])

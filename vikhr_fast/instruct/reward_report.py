@@ -1,0 +1,114 @@
+"""How far a reward model can be trusted: accuracy on held-out pairs, what length explains, calibration."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vikhr_fast.corpus.classifier import Scores
+from vikhr_fast.instruct.preferences import Pair
+from vikhr_fast.report import Line, Section, Table, line_plot, write_report
+
+_BINS = 10
+_NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """Held-out pairs."""
+
+    pairs: int
+    accuracy: float
+    """Share of pairs whose chosen answer has the higher score; equal scores count half."""
+    interval: tuple[float, float]
+    """95% confidence interval of the accuracy (Wilson's)."""
+    length_accuracy: float
+    """The same of always preferring the longer answer."""
+    accuracy_chosen_longer: float | None
+    """Accuracy where the chosen answer is the longer one,"""
+    accuracy_chosen_shorter: float | None
+    """and where it is the shorter one: far apart, the model judges by length."""
+    length_correlation: float
+    """Rank correlation of score and length over all answers."""
+    calibration: tuple[tuple[float, float, int], ...]
+    """Bins of pairs: mean probability that the first answer is better, how often it is, and how many pairs."""
+
+
+def reward_report(pairs: list[Pair], chosen: Scores, rejected: Scores) -> RewardReport:
+    """Measures on pairs with the scores [pairs] of their answers."""
+    margin = chosen - rejected
+    lengths = np.array([(len(pair.chosen), len(pair.rejected)) for pair in pairs])
+    longer = np.sign(lengths[:, 0] - lengths[:, 1])
+    wins = (np.sign(margin) + 1) / 2
+    accuracy = float(wins.mean())
+
+    def accuracy_where(mask: npt.NDArray[np.bool_]) -> float | None:
+        return float(wins[mask].mean()) if mask.any() else None
+
+    return RewardReport(
+        pairs=len(pairs),
+        accuracy=accuracy,
+        interval=wilson(accuracy, len(pairs)),
+        length_accuracy=float(((longer + 1) / 2).mean()),
+        accuracy_chosen_longer=accuracy_where(longer > 0),
+        accuracy_chosen_shorter=accuracy_where(longer < 0),
+        length_correlation=_rank_correlation(np.concatenate([chosen, rejected]), lengths.T.reshape(-1)),
+        calibration=_calibration(margin),
+    )
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a share of `count` trials, which stays within 0 and 1."""
+    z2 = _NORMAL_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _rank_correlation(first: npt.NDArray[np.floating], second: npt.NDArray[np.integer]) -> float:
+    def ranks(values: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
+        _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+        mean_ranks: npt.NDArray[np.float64] = (np.cumsum(counts) - (counts + 1) / 2)[places]  # equals share theirs
+        return mean_ranks
+
+    a, b = ranks(first), ranks(second)
+    spread = float(a.std() * b.std())
+    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread else 0.0
+
+
+def _calibration(margin: Scores) -> tuple[tuple[float, float, int], ...]:
+    """Each pair both ways round, so that neither answer is always the first."""
+    probabilities = 1 / (1 + np.exp(-np.clip(np.concatenate([margin, -margin]), -60, 60)))
+    is_better = np.repeat([True, False], len(margin))
+    places = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    return tuple(
+        (float(probabilities[places == b].mean()), float(is_better[places == b].mean()), int((places == b).sum()))
+        for b in range(_BINS)
+        if (places == b).any()
+    )
+
+
+def write_reward_report(path: Path, report: RewardReport) -> None:
+    """Writes the page, complete or not at all."""
+    low, high = report.interval
+    summary = (
+        f"The model prefers the chosen answer in {report.accuracy:.1%} of {report.pairs:,} held-out pairs "
+        f"(95% interval {low:.1%} to {high:.1%}); always taking the longer answer does in {report.length_accuracy:.1%}."
+    )
+    names = ("accuracy_chosen_longer", "accuracy_chosen_shorter", "length_correlation")
+    values = asdict(report)
+    rows = tuple((name.replace("_", " "), "none" if values[name] is None else f"{values[name]:.3f}") for name in names)
+    table = Table("What length has to do with it.", ("measure", "value"), rows)
+    predicted, observed, _ = zip(*report.calibration, strict=True)
+    lines = [Line("reward model", predicted, observed, markers=True), Line("calibrated", (0, 1), (0, 1), colour=1)]
+    plot = line_plot(
+        "How often an answer is the better one, against the probability that the scores give it.",
+        "Calibration of the reward model; a calibrated one is on the diagonal.",
+        "probability by the scores",
+        "share of pairs",
+        lines,
+    )
+    sections = [Section("Length", parts=(table,)), Section("Calibration", parts=(plot,))]
+    write_report(path, "Reward model", summary, sections)
