@@ -30,7 +30,7 @@ from vikhr_fast.corpus.stats import Stats
 from vikhr_fast.corpus.train_filter import TrainFilter
 from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
-from vikhr_fast.errors import ExitCode, InputError
+from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.export import Export
 from vikhr_fast.generate.batch import GenerateBatch
 from vikhr_fast.generate.chat import GenerateChat
@@ -84,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(_run(_parse(arguments)))
     except InputError as error:
         _fail(ExitCode.BAD_INPUT, str(error), level)
+    except RankLostError as error:
+        _fail(ExitCode.RANK_LOST, str(error), level)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.SUCCESS)

@@ -11,9 +11,14 @@ class ExitCode(IntEnum):
     USAGE = 2  # wrong flags
     BAD_INPUT = 3  # a file, config or value that the user can mend
     NO_SPACE = 4  # a disk or quota is full
+    RANK_LOST = 5  # another rank of the run died or hangs; starting all again goes on from the last checkpoint
     INTERRUPTED = 130  # Ctrl-C
     TERMINATED = 143  # SIGTERM or SIGUSR1; a training run saves a checkpoint first, and can be put back into a queue
 
 
 class InputError(Exception):
     """Something the user gave is wrong. The message is one line: what, where, and what to do."""
+
+
+class RankLostError(Exception):
+    """Another rank of the run died or hangs. The message is one line: which, and what it was doing."""

@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vikhr_fast.config import RuntimeConfig
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, RankLostError
+from vikhr_fast.watch import Watch, shared_store
+
+_GRACE_SECONDS = 60  # after which collectives end that the watch hasn't ended
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Ranks:
     count: int
     device: torch.device
     mesh: DeviceMesh
+    watch: Watch
 
     @property
     def is_main(self) -> bool:
@@ -71,6 +75,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
 
     Raises:
         InputError: CUDA is asked for and there is none, or the ranks can't be divided into replicas.
+        RankLostError: not all ranks came, or one died meanwhile.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("runtime.device: cuda asked for, but PyTorch sees no GPU; see `vikhr-fast doctor`")
@@ -83,9 +88,13 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
             raise InputError(f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
         torch.cuda.set_device(device)
     backend = "nccl" if kind == "cuda" else "gloo"
-    timeout = timedelta(seconds=config.timeout_seconds)
+    timeout = timedelta(seconds=config.timeout_seconds + _GRACE_SECONDS)
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+        try:
+            dist.init_process_group(backend, timeout=timeout)
+        except dist.DistError as error:
+            reason = str(error).splitlines()[0]
+            raise RankLostError(f"the {os.environ['WORLD_SIZE']} ranks didn't come together: {reason}") from None
     else:
         dist.init_process_group(
             backend,
@@ -94,8 +103,16 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
             world_size=1,
             timeout=timeout,
         )
+    rank, count = dist.get_rank(), dist.get_world_size()
     try:
-        mesh = _mesh(kind, dist.get_world_size(), config.replicas)
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device, mesh)
+        mesh = _mesh(kind, count, config.replicas)
+        with Watch(rank, count, config.timeout_seconds, shared_store(config.timeout_seconds)) as watch:
+            try:
+                yield Ranks(rank, count, device, mesh, watch)
+            except RuntimeError as error:
+                explained = watch.explained(error)
+                if explained is error:
+                    raise
+                raise explained from None
     finally:
         dist.destroy_process_group()

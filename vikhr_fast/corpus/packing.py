@@ -109,6 +109,11 @@ class PackedCorpus:
         """Sequences over all epochs."""
         return int(self._first_sequence[-1])
 
+    def require_unchanged(self) -> None:
+        """As `TokenShards.require_unchanged`, for every source."""
+        for shards in self._shards:
+            shards.require_unchanged()
+
     def windows(self, index: int) -> list[Window]:
         """The pieces of documents in sequence `index`, in order; none past the last sequence."""
         if index >= self.num_sequences:
@@ -164,11 +169,16 @@ class StepLoader:
         self._rank, self._ranks = rank, ranks
 
     def steps(self, first: int, end: int) -> Iterator[tuple[int, list[Batch]]]:
-        """Yields (step, micro-batches) for steps `first` to `end` - 1, counted from 0."""
+        """Yields (step, micro-batches) for steps `first` to `end` - 1, counted from 0.
+
+        Raises:
+            InputError: a shard changed or vanished meanwhile.
+        """
         for step in range(first, end):
             yield step, self._step(step)
 
     def _step(self, step: int) -> list[Batch]:
+        self._corpus.require_unchanged()
         together = self._micro_batch * self._ranks  # all ranks need the same number of micro-batches
         start, end = step * self._sequences_per_step, (step + 1) * self._sequences_per_step
         end = min(end, -(-self._corpus.num_sequences // together) * together)  # none of padding alone

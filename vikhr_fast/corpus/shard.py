@@ -326,6 +326,8 @@ class TokenShards:
     _masks: tuple[npt.NDArray[np.uint8], ...]
     """As `_files`; none where every token is predicted."""
     _first_documents: tuple[int, ...]
+    _identities: dict[Path, tuple[int, int, int]]
+    """Of each file when it was opened: inode, size, time of its last change."""
 
     @classmethod
     def open(cls, directory: Path, verify: bool = True) -> "TokenShards":
@@ -340,7 +342,8 @@ class TokenShards:
         """
         manifest = _read_manifest(directory / MANIFEST_NAME)
         masks = [entry["trained"] for entry in manifest["files"] if "trained" in entry]
-        for entry in (manifest["index"], *manifest["files"], *masks):
+        entries = (manifest["index"], *manifest["files"], *masks)
+        for entry in entries:
             _check_file(directory / entry["name"], entry, verify)
         offsets = _mapped(directory / INDEX_NAME, _INDEX_DTYPE)
         lengths = np.diff(offsets)
@@ -362,7 +365,18 @@ class TokenShards:
             _files=tuple(_mapped(directory / e["name"], np.dtype(manifest["dtype"])) for e in manifest["files"]),
             _masks=tuple(_mapped(directory / entry["name"], np.dtype(np.uint8)) for entry in masks),
             _first_documents=tuple(accumulate((e["documents"] for e in manifest["files"]), initial=0)),
+            _identities={path: _identity(path) for path in (directory / entry["name"] for entry in entries)},
         )
+
+    def require_unchanged(self) -> None:
+        """Raises InputError where a file has changed or vanished since it was opened: its map would be another's."""
+        for path, identity in self._identities.items():
+            try:
+                now = _identity(path)
+            except OSError as error:
+                raise InputError(f"{path}: gone while it is read ({error.strerror}); bring it back") from None
+            if now != identity:
+                raise InputError(f"{path}: changed while it is read; bring the old file back, {_ADVICE}")
 
     def document(self, index: int) -> Tokens:
         """The tokens of one document, BOS and EOS included: a read-only view [lengths[index]], not a copy."""
@@ -413,6 +427,11 @@ def _check_file(path: Path, entry: dict[str, Any], verify: bool) -> None:
         raise InputError(f"{path}: damaged: {size} bytes, must be {entry['bytes']}; {_ADVICE}")
     if verify and sha256_of(path) != entry["sha256"]:
         raise InputError(f"{path}: damaged: its checksum does not fit {MANIFEST_NAME}; {_ADVICE}")
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _mapped(path: Path, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -97,9 +97,9 @@ class Checkpoints:
         num_bytes = int(self._ranks.sum(needed))
 
         def begin() -> None:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
             _require_space(self._directory, num_bytes)
+            unfinished.mkdir()
 
         self._ranks.on_main(begin)
         saved = async_save(values, checkpoint_id=unfinished, process_group=self._group)

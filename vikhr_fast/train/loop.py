@@ -3,7 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -49,9 +49,11 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         InputError: an input is missing, damaged or doesn't fit; or the loss is no longer finite.
+        RankLostError: another rank died.
         SystemExit: a signal ended the run, after a checkpoint; the code is in `errors.ExitCode`.
     """
     with Interruption() as interruption, process_group(config.runtime) as ranks, ExitStack() as stack:
+        ranks.watch.enter("reading the inputs")
         ranks.on_main(lambda: open_inputs(config))  # reads every byte once, on one rank
         inputs = open_inputs(config, verify=False)
         describe(config, inputs, ranks.count)  # its checks, before anything is written
@@ -61,6 +63,7 @@ def train(config: TrainConfig) -> Path:
         if final.exists():
             _refuse_longer(config, inputs)
             return final
+        ranks.watch.enter("loading the model")
         return Training(config, inputs, ranks, interruption).run()
 
 
@@ -141,8 +144,7 @@ class Training:
                 self._validate(metrics)
             while True:
                 waited = time.monotonic()
-                with phase("loader"):
-                    following = next(steps, None)
+                following = self._next(steps)
                 if following is None:
                     break
                 metrics.step(self._step(*following, time.monotonic() - waited))
@@ -154,14 +156,29 @@ class Training:
                 if has_failed:
                     checkpoints.finish()  # raises
                 if last or exit_code or _is_due(done, schedule.checkpoint_every):
+                    self._enter(f"the checkpoint of step {done}")
                     checkpoints.save(self.model, self.optimizer, self.state)
                 if last or exit_code:
                     checkpoints.finish()
                 if exit_code and not last:
                     logger.info(f"stopped by a signal after step {done}; the same command goes on from there")
                     raise SystemExit(exit_code)
+        self._enter("writing the model")
         self._save_model(final)
         return final
+
+    def _next(self, steps: Iterator[tuple[int, list[Batch]]]) -> tuple[int, list[Batch]] | None:
+        """The next step and its batches; none after the last."""
+        loading = f"loading the data of step {self.state.step + 1}"
+        self._enter(loading)
+        try:
+            with phase("loader"):
+                return next(steps, None)
+        except (InputError, OSError) as error:
+            raise InputError(f"rank {self.ranks.rank}, {loading}: {error}") from error
+
+    def _enter(self, doing: str) -> None:
+        self.ranks.watch.enter(doing)
 
     def _batches(self) -> Generator[tuple[int, list[Batch]], None, None]:
         """Each step's batches, made a step ahead; pinned for a GPU."""
@@ -174,6 +191,7 @@ class Training:
         """One optimiser step: gradients of all micro-batches, clipping, AdamW."""
         started, is_saving = time.monotonic(), self.checkpoints.is_writing
         config, ranks = self.config, self.ranks
+        self._enter(f"forward and backward of step {step + 1}")
         rate = learning_rate(step, self.num_steps, config.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -200,6 +218,7 @@ class Training:
         loss_value, *loss_sums, positions, pairs, counted, norm = reported
         tokens = int(counted)
         reason = reason_to_skip(loss_value, norm, self.state.recent_losses, config.incidents)
+        self._enter(f"the update of step {step + 1}")
         if reason is None:
             with phase("update"):
                 self.optimizer.update(grad_norm, config.optimizer.max_grad_norm)
@@ -275,6 +294,7 @@ class Training:
         if not self.inputs.validation:
             return
         config = self.config
+        self._enter(f"validation after step {self.state.step}")
         scores: dict[str, Score] = {
             name: score_shards(
                 self.model,
