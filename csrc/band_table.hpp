@@ -1,42 +1,50 @@
 // A multimap from 32-bit keys to numbers, eight bytes a slot: one band of an LSH index.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "huge_memory.hpp"
 
 namespace vikhr {
 
 // Open addressing. A slot's place is the key's share of the table, so that growing is one pass
-// from the old table to the new, both in order.
+// from the old table to the new, both in order, and whoever comes with keys in their order goes
+// through memory in order, too.
 class BandTable {
  public:
   void prefetch(std::uint32_t key) const {
     if (!slots_.empty()) __builtin_prefetch(&slots_[place(key)]);
   }
 
-  // Makes room for one number more. Places from before are worth nothing then.
-  void reserve() {
-    if (3 * (size_ + 1) > 2 * slots_.size()) grow();
+  // Makes room for `more` numbers.
+  void reserve(std::size_t more) {
+    const std::size_t needed = 3 * (size_ + more) / 2 + 1;
+    if (needed > slots_.size()) grow(std::max({needed, slots_.size() * 3 / 2, std::size_t{64}}));
   }
 
-  // Calls visit(number) for every number under the key. Returns the place for another one, if
-  // `reserve` was called before.
+  // Calls visit(number) for every number under the key until it returns false.
   template <typename Visit>
-  std::size_t find(std::uint32_t key, const Visit& visit) const {
-    if (slots_.empty()) return 0;
-    std::size_t i = place(key);
-    for (; slots_[i].number != kNone; i = next(i)) {
-      if (slots_[i].key == key) visit(slots_[i].number);
+  void find(std::uint32_t key, const Visit& visit) const {
+    if (slots_.empty()) return;
+    for (std::size_t i = place(key); slots_[i].number != kNone; i = next(i)) {
+      if (slots_[i].key == key && !visit(slots_[i].number)) return;
     }
-    return i;
   }
 
-  // `place` is what `find` returned for the key last; `number` is below kNone.
-  void insert(std::size_t place, std::uint32_t key, std::uint32_t number) {
-    slots_[place] = {key, number};
+  bool contains(std::uint32_t key) const {
+    bool found = false;
+    find(key, [&](std::uint32_t) {
+      found = true;
+      return false;
+    });
+    return found;
+  }
+
+  // There must be room; `number` is below kNone.
+  void insert(std::uint32_t key, std::uint32_t number) {
+    put({key, number});
     ++size_;
   }
 
@@ -50,8 +58,6 @@ class BandTable {
     std::uint32_t number = kNone;
   };
 
-  using Slots = std::vector<Slot, HugeAllocator<Slot>>;
-
   std::size_t place(std::uint32_t key) const {
     return static_cast<std::size_t>(std::uint64_t{key} * slots_.size() >> 32);
   }
@@ -63,16 +69,15 @@ class BandTable {
     slots_[i] = slot;
   }
 
-  void grow() {
-    using Memory = HugeAllocator<Slot>;
-    Slots old(slots_.empty() ? 64 : Memory::fill(slots_.size() + slots_.size() / 2));
+  void grow(std::size_t slots) {
+    HugeVector<Slot> old(HugeAllocator<Slot>::fill(slots));
     old.swap(slots_);
     for (const Slot& slot : old) {
       if (slot.number != kNone) put(slot);
     }
   }
 
-  Slots slots_;
+  HugeVector<Slot> slots_;
   std::size_t size_ = 0;
 };
 

@@ -102,7 +102,7 @@ py::array_t<double> jaccard_of_pairs(const Hashes& values, const Integers& offse
   return result;
 }
 
-void save(const DedupIndex& index, const py::function& write) {
+void save(DedupIndex& index, const py::function& write) {
   const py::gil_scoped_release released;
   index.save([&](std::string_view bytes) {
     const py::gil_scoped_acquire acquired;
@@ -188,7 +188,7 @@ void bind_minhash(py::module_& module) {
            },
            py::arg("texts"), py::arg("replaces"), py::arg("threads"))
       .def("match",
-           [](const DedupIndex& index, const HeldTexts& held, bool replaces, int threads) {
+           [](DedupIndex& index, const HeldTexts& held, bool replaces, int threads) {
              const unsigned count = thread_count(threads);
              std::vector<std::int64_t> found;
              {

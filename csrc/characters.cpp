@@ -21,22 +21,24 @@ const CharacterTable& CharacterTable::instance() {
   return table;
 }
 
+// Most pages are of separators only, or equal to another one.
 CharacterTable::CharacterTable() {
-  std::vector<std::int32_t> all(0x110000);
-  for (const Run& run : kKinds) {
-    for (CodePoint c = run.first; c <= run.last; ++c) all[c] = run.value;
-  }
-  for (const Run& run : kFolds) {
-    for (CodePoint c = run.first; c <= run.last; ++c) all[c] += run.value * 4;
-  }
-  // Most pages are equal to another one.
-  std::map<std::vector<std::int32_t>, std::uint16_t> known;
-  for (std::size_t page = 0; page < pages_.size(); ++page) {
-    const auto start = all.begin() + static_cast<std::ptrdiff_t>(page << 8);
-    const auto number = static_cast<std::uint16_t>(known.size());
-    const auto [place, is_new] = known.emplace(std::vector<std::int32_t>(start, start + 256), number);
-    if (is_new) entries_.insert(entries_.end(), start, start + 256);
-    pages_[page] = place->second;
+  using Page = std::array<std::int32_t, 256>;
+  std::map<std::size_t, Page> pages;  // by their numbers, those that have anything else
+  const auto add = [&](const Run& run, std::int32_t value) {
+    for (CodePoint start = run.first; start <= run.last; start = (start | 0xFF) + 1) {
+      Page& page = pages[start >> 8];
+      for (CodePoint c = start; c <= std::min(run.last, start | 0xFF); ++c) page[c & 0xFF] += value;
+    }
+  };
+  for (const Run& run : kKinds) add(run, run.value);
+  for (const Run& run : kFolds) add(run, run.value * 4);
+  std::map<Page, std::uint16_t> known{{Page{}, 0}};
+  entries_.resize(Page{}.size());
+  for (const auto& [number, page] : pages) {
+    const auto [place, is_new] = known.emplace(page, static_cast<std::uint16_t>(known.size()));
+    if (is_new) entries_.insert(entries_.end(), page.begin(), page.end());
+    pages_[number] = place->second;
   }
   for (CodePoint c = 0; c < short_forms_.size(); ++c) {
     const CharacterKind kind = this->kind(c);

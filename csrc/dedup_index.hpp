@@ -11,10 +11,12 @@
 #include <string_view>
 #include <vector>
 
+#include "band_joiner.hpp"
 #include "band_table.hpp"
+#include "huge_memory.hpp"
 #include "minhash.hpp"
+#include "prepared_texts.hpp"
 #include "set_storage.hpp"
-#include "shingle_set.hpp"
 #include "shingles.hpp"
 #include "texts.hpp"
 
@@ -63,43 +65,47 @@ class DedupIndex {
 
   const DedupSettings& settings() const { return settings_; }
 
-  // All texts or, on an exception, none.
+  // All texts or, on an exception, none; but after a std::bad_alloc the index is of no more use.
   void add(const Texts& texts, InvalidUtf8 policy, unsigned threads);
 
   // For each text the number of the text that would be kept in its place if it were added next,
   // -1 where it would be kept itself. Changes nothing. Under `star` only.
-  std::vector<std::int64_t> match(const Texts& texts, InvalidUtf8 policy, unsigned threads) const;
+  std::vector<std::int64_t> match(const Texts& texts, InvalidUtf8 policy, unsigned threads);
 
   // For each text the number of the one kept in its place, its own where it is kept.
   std::vector<std::int64_t> clusters() const;
   DedupCounts counts() const;
 
   // Hands the saved index to write(bytes) piece by piece.
-  void save(const std::function<void(std::string_view)>& write) const;
+  void save(const std::function<void(std::string_view)>& write);
   // IndexError unless `bytes` are what `save` wrote.
   static std::unique_ptr<DedupIndex> load(std::string_view bytes, Isa isa);
 
  private:
-  struct Prepared;
-  class Preparer;
   struct Entry {  // a text that others are compared with
-    ShingleSet set;
+    StoredShingles shingles;
     std::uint32_t text;
     bool is_short;
   };
+  struct Batch;
 
-  static std::uint32_t key_of(const ShingleSet& set);
-  void keep_sets(std::size_t old_entries, std::list<SetStorage>& storages);
-  // `keys` are always those of the whole set and of its bands.
-  void resolve(const Prepared& block);
-  std::uint32_t representative(const ShingleSet& set, const std::uint32_t* keys);
-  void find_candidates(const std::uint32_t* keys);
-  std::int64_t first_match(const ShingleSet& set, bool is_short, const std::uint32_t* keys,
+  void prepare(const Texts& texts, InvalidUtf8 policy, unsigned threads,
+               std::list<SetStorage>& storages, PreparedTexts& prepared) const;
+  void link(Batch& batch, unsigned threads) const;
+  void complete_entries(unsigned threads);
+  void make_sets_of_waiting(unsigned threads);
+
+  void resolve(Batch& batch);
+  std::uint32_t representative(Batch& batch, std::size_t i);
+  void find_candidates(Batch& batch, std::size_t i);
+  std::uint32_t find_identical(Batch& batch, std::size_t i);
+  template <typename Visit>
+  void visit_bucket(Batch& batch, std::size_t table, std::size_t i, const Visit& visit);
+  void keep_shingles(std::size_t old_entries, std::list<SetStorage>& storages);
+  void keep_keys(std::size_t old_entries, Batch& batch);
+
+  std::int64_t first_match(const PreparedTexts& texts, std::size_t i,
                            std::vector<std::uint32_t>& candidates) const;
-  const Entry* find_identical(const ShingleSet& set, std::uint32_t key) const;
-  // After `find_candidates`, unless the text is short.
-  void insert(const ShingleSet& set, bool is_short, std::uint32_t text, const std::uint32_t* keys);
-  void prefetch(const std::uint32_t* keys) const;
   std::uint32_t root(std::uint32_t text);
 
   DedupSettings settings_;
@@ -108,16 +114,16 @@ class DedupIndex {
   mutable std::mutex mutex_;
   std::vector<std::uint32_t> parents_;  // of the texts; a text that is kept is its own
   std::vector<Entry> entries_;
-  std::vector<BandTable> bands_;  // by the bands' keys
-  BandTable identical_;           // by the whole set
   SetStorage storage_;
   DedupCounts counts_;
-  // What `find_candidates` leaves: the entries, and where each band has room for the text.
+  std::vector<BandTable> tables_;  // of the entries by their keys: of whole sets, then of each band
+  // The last entries are not in the tables and may be no sets yet: where a batch stays the only
+  // one, nobody asks for that.
+  std::size_t waiting_ = 0;
+  HugeVector<std::uint32_t> waiting_keys_;  // [tables, waiting entries]
+  // What `find_candidates` leaves.
   std::vector<std::uint32_t> candidates_;
-  std::vector<std::size_t> places_;
   std::vector<std::uint32_t> seen_;  // by each entry: the text that it was a candidate of last
-
-
 };
 
 }  // namespace vikhr

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -25,7 +26,8 @@ inline void wish_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std:
 #endif
 }
 
-// An allocator that rounds large sizes up to whole huge pages.
+// An allocator that rounds large sizes up to whole huge pages. Values that a vector makes without an
+// initial value have none: nothing is touched before it is written.
 template <typename Value>
 struct HugeAllocator {
   using value_type = Value;
@@ -49,6 +51,11 @@ struct HugeAllocator {
   }
   void deallocate(Value* values, std::size_t) { std::free(values); }
 
+  template <typename Made>
+  void construct(Made* place) {
+    ::new (static_cast<void*>(place)) Made;
+  }
+
   struct Free {
     void operator()(Value* values) const { std::free(values); }
   };
@@ -62,5 +69,8 @@ struct HugeAllocator {
     return (count * sizeof(Value) + kHugePage - 1) / kHugePage * kHugePage;
   }
 };
+
+template <typename Value>
+using HugeVector = std::vector<Value, HugeAllocator<Value>>;
 
 }  // namespace vikhr

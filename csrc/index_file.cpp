@@ -141,6 +141,19 @@ void require(bool condition) {
   if (!condition) throw IndexError("its parts contradict each other");
 }
 
+// No two of the sets are equal.
+void require_different(const PreparedTexts& texts) {
+  std::vector<std::uint32_t> previous(texts.size());
+  BandJoiner joiner;
+  joiner.take(texts.column(0), nullptr, texts.size());
+  joiner.link(BandTable(), previous.data());
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    for (std::uint32_t j = previous[i]; j != BandJoiner::kNone; j = previous[j]) {
+      require(!(texts.shingles[i].set() == texts.shingles[j].set()));
+    }
+  }
+}
+
 }  // namespace
 
 std::uint64_t index_checksum(std::string_view bytes) {
@@ -149,8 +162,9 @@ std::uint64_t index_checksum(std::string_view bytes) {
   return checksum.value();
 }
 
-void DedupIndex::save(const std::function<void(std::string_view)>& write) const {
+void DedupIndex::save(const std::function<void(std::string_view)>& write) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  make_sets_of_waiting(1);
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   header.version = kVersion;
@@ -166,17 +180,17 @@ void DedupIndex::save(const std::function<void(std::string_view)>& write) const 
   header.candidates = counts_.candidates;
   header.texts = parents_.size();
   header.entries = entries_.size();
-  for (const Entry& entry : entries_) header.values += entry.set.size;
+  for (const Entry& entry : entries_) header.values += entry.shingles.size;
 
   Writer writer(write);
   writer.append(&header, 1);
   writer.append(parents_.data(), parents_.size());
   for (const Entry& entry : entries_) writer.append(&entry.text, 1);
   for (const Entry& entry : entries_) {
-    const auto size = entry.is_short ? 0 : static_cast<std::uint32_t>(entry.set.size);
+    const auto size = entry.is_short ? 0 : static_cast<std::uint32_t>(entry.shingles.size);
     writer.append(&size, 1);
   }
-  for (const Entry& entry : entries_) writer.append(entry.set.values, entry.set.size);
+  for (const Entry& entry : entries_) writer.append(entry.shingles.values, entry.shingles.size);
   writer.finish();
 }
 
@@ -189,7 +203,7 @@ std::unique_ptr<DedupIndex> DedupIndex::load(std::string_view bytes, Isa isa) {
   } catch (const std::invalid_argument& error) {
     throw IndexError(error.what());
   }
-  require(header.texts < BandTable::kNone && header.identical <= header.texts &&
+  require(header.texts < BandJoiner::kInTable && header.identical <= header.texts &&
           header.short_texts <= header.texts && header.entries <= header.texts);
   index->parents_ = reader.take<std::uint32_t>(header.texts);
   const auto texts = reader.take<std::uint32_t>(header.entries);
@@ -199,8 +213,8 @@ std::unique_ptr<DedupIndex> DedupIndex::load(std::string_view bytes, Isa isa) {
   for (std::size_t i = 0; i < header.texts; ++i) require(index->parents_[i] <= i);
 
   const bool is_star = index->settings_.clustering == Clustering::star;
-  std::vector<std::uint32_t> signature(index->minhash_.padded());
-  std::vector<std::uint32_t> keys(1 + header.bands);
+  PreparedTexts prepared(texts.size(), header.bands);
+  Preparer preparer(index->settings_.shingle, index->minhash_, isa);
   std::size_t start = 0;
   std::size_t next_text = 0;  // every kept text has an entry, in a star none else has
   for (std::size_t i = 0; i < texts.size(); ++i) {
@@ -211,16 +225,17 @@ std::unique_ptr<DedupIndex> DedupIndex::load(std::string_view bytes, Isa isa) {
     ++next_text;
     require(std::adjacent_find(set.values, set.values + set.size, std::greater_equal<>()) ==
             set.values + set.size);
-    keys[0] = key_of(set);
-    require(index->find_identical(set, keys[0]) == nullptr);
-    index->minhash_.sign(set.values, set.size, signature.data());
-    index->minhash_.band_keys(signature.data(), keys.data() + 1);
-    index->find_candidates(keys.data());  // for the places
-    index->insert(index->storage_.store(set), sizes[i] == 0, texts[i], keys.data());
+    prepared.shingles[i] = index->storage_.store(set.values, set.size, true);
+    preparer.make_keys(prepared, i);
+    index->entries_.push_back({prepared.shingles[i], texts[i], sizes[i] == 0});
+    index->seen_.push_back(texts[i]);
     start += set.size;
   }
   for (; next_text < header.texts; ++next_text) require(index->parents_[next_text] != next_text);
   require(start == values.size());
+  require_different(prepared);
+  index->waiting_keys_ = std::move(prepared.keys);
+  index->waiting_ = texts.size();
   if (is_star) {
     for (const std::uint32_t parent : index->parents_) require(index->parents_[parent] == parent);
   }

@@ -98,7 +98,8 @@ Kernel kernel_of(Isa isa) {
 
 }  // namespace
 
-MinHash::MinHash(const MinHashSettings& settings, Isa isa) : settings_(settings), isa_(require_isa(isa)) {
+MinHash::MinHash(const MinHashSettings& settings, Isa isa)
+    : settings_(settings), isa_(require_isa(isa)) {
   if (settings.num_perm < 1 || settings.num_perm > kMaxPermutations) {
     throw std::invalid_argument("num_perm is " + std::to_string(settings.num_perm) +
                                 "; it must be from 1 to " + std::to_string(kMaxPermutations));

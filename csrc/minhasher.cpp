@@ -17,13 +17,14 @@ ShingleSets MinHasher::sets(const Texts& texts, InvalidUtf8 policy, unsigned thr
   result.offsets.resize(texts.size() + 1);
   result.is_short.resize(texts.size());
   run_blocks(blocks, resolve_threads(threads), [&]() {
-    return [&, shingler = Shingler(shingle_, isa_), sets = SetMaker()](std::size_t block) mutable {
+    return [&, shingler = Shingler(shingle_, isa_), maker = SetMaker()](std::size_t block) mutable {
       std::vector<std::uint64_t>& part = parts[block];
       for (std::size_t i = starts[block]; i < starts[block + 1]; ++i) {
         const std::size_t start = part.size();
         result.is_short[i] = shingler.append(texts[i], i, policy, part);
-        sets.make_set(part, start);
-        result.offsets[i + 1] = static_cast<std::int64_t>(part.size() - start);
+        const std::size_t size = maker.make_set(part.data() + start, part.size() - start);
+        part.resize(start + size);
+        result.offsets[i + 1] = static_cast<std::int64_t>(size);
       }
     };
   });

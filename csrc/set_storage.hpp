@@ -1,4 +1,4 @@
-// Where many shingle sets lie, one after another in large chunks.
+// Where the shingles of many texts lie, one text's after another's in large chunks.
 #pragma once
 
 #include <algorithm>
@@ -14,23 +14,32 @@
 
 namespace vikhr {
 
+// Shingles as they were read, or as a set: most texts are never compared with another one.
+struct StoredShingles {
+  std::uint64_t* values;
+  std::uint32_t size;
+  bool is_set;  // ascending, each once
+
+  ShingleSet set() const { return {values, size}; }
+};
+
 class SetStorage {
  public:
-  ShingleSet store(const ShingleSet& set) {
-    if (left_ < set.size) {
-      left_ = std::max(kChunk, set.size);
+  StoredShingles store(const std::uint64_t* values, std::size_t size, bool is_set) {
+    if (left_ < size) {
+      left_ = std::max(kChunk, size);
       chunks_.emplace_back(HugeAllocator<std::uint64_t>().allocate(left_));
       next_ = chunks_.back().get();
       bytes_ += left_ * sizeof(std::uint64_t);
     }
-    std::copy_n(set.values, set.size, next_);
-    const ShingleSet stored{next_, set.size};
-    next_ += set.size;
-    left_ -= set.size;
+    std::copy_n(values, size, next_);
+    const StoredShingles stored{next_, static_cast<std::uint32_t>(size), is_set};
+    next_ += size;
+    left_ -= size;
     return stored;
   }
 
-  // The other's sets stay where they are, and are this one's.
+  // What the other one holds stays where it is, and is this one's.
   void take(SetStorage&& other) {
     std::move(other.chunks_.begin(), other.chunks_.end(), std::back_inserter(chunks_));
     bytes_ += other.bytes_;

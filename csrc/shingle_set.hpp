@@ -16,28 +16,56 @@ struct ShingleSet {
   }
 };
 
-inline std::size_t common(const ShingleSet& a, const ShingleSet& b) {
-  std::size_t i = 0, j = 0, count = 0;
-  while (i < a.size && j < b.size) {  // without jumps, which could not be foreseen
-    const std::uint64_t x = a.values[i], y = b.values[j];
-    count += x == y;
-    i += x <= y;
-    j += y <= x;
+// |a ∩ b| / |a ∪ b| of sets of these sizes with so much in common, rounded once.
+inline double jaccard(std::size_t a, std::size_t b, std::size_t both) {
+  return static_cast<double>(both) / static_cast<double>(a + b - both);
+}
+
+// Two sets walked through side by side.
+class Intersection {
+ public:
+  Intersection(const ShingleSet& a, const ShingleSet& b) : a_(a), b_(b) {}
+
+  bool is_done() const { return i_ == a_.size || j_ == b_.size; }
+
+  // At most so many values on.
+  void step(std::size_t steps) {
+    for (; steps > 0 && !is_done(); --steps) {  // no other jumps, which could not be foreseen
+      const std::uint64_t x = a_.values[i_], y = b_.values[j_];
+      both_ += x == y;
+      i_ += x <= y;
+      j_ += y <= x;
+    }
   }
-  return count;
-}
 
-// |a ∩ b| / |a ∪ b|, rounded once; neither is empty.
+  // The similarity if all that is left of the smaller rest is in the other one, too.
+  double most() const {
+    return jaccard(a_.size, b_.size, both_ + std::min(a_.size - i_, b_.size - j_));
+  }
+
+ private:
+  ShingleSet a_;
+  ShingleSet b_;
+  std::size_t i_ = 0;
+  std::size_t j_ = 0;
+  std::size_t both_ = 0;
+};
+
+// Neither set is empty.
 inline double jaccard(const ShingleSet& a, const ShingleSet& b) {
-  const std::size_t both = common(a, b);
-  return static_cast<double>(both) / static_cast<double>(a.size + b.size - both);
+  Intersection walk(a, b);
+  walk.step(a.size + b.size);
+  return walk.most();
 }
 
-// Whether jaccard(a, b) >= threshold, which the sizes alone can rule out.
+// Whether jaccard(a, b) >= threshold, looking no further than needed.
 inline bool is_similar(const ShingleSet& a, const ShingleSet& b, double threshold) {
-  const auto [least, most] = std::minmax(a.size, b.size);
-  if (static_cast<double>(least) / static_cast<double>(most) < threshold) return false;
-  return jaccard(a, b) >= threshold;
+  constexpr std::size_t kSteps = 32;
+  Intersection walk(a, b);
+  for (; walk.most() >= threshold; walk.step(kSteps)) {
+    if (walk.is_done()) return true;
+  }
+  return false;
 }
 
 }  // namespace vikhr

@@ -142,10 +142,9 @@ void SetMaker::sort(std::uint64_t* values, std::size_t count) {
   }
 }
 
-void SetMaker::make_set(std::vector<std::uint64_t>& values, std::size_t start) {
-  sort(values.data() + start, values.size() - start);
-  const auto first = values.begin() + static_cast<std::ptrdiff_t>(start);
-  values.erase(std::unique(first, values.end()), values.end());
+std::size_t SetMaker::make_set(std::uint64_t* values, std::size_t count) {
+  sort(values, count);
+  return static_cast<std::size_t>(std::unique(values, values + count) - values);
 }
 
 }  // namespace vikhr

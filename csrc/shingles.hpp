@@ -44,10 +44,11 @@ class Shingler {
   std::vector<std::uint64_t> units_;
 };
 
+// Makes sets of shingles: one thread's work space.
 class SetMaker {
  public:
-  // Sorts the values from `start` on and removes repeated ones.
-  void make_set(std::vector<std::uint64_t>& values, std::size_t start);
+  // Sorts the values and keeps each once; returns how many these are.
+  std::size_t make_set(std::uint64_t* values, std::size_t count);
 
  private:
   void sort(std::uint64_t* values, std::size_t count);
