@@ -148,8 +148,9 @@ def test_an_endpoint_that_talks_nonsense_ends_the_run(documents: Documents, endp
 
 
 _SCRIPT = """
-import sys
+import signal, sys
 from vikhr_fast.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 main(sys.argv[1:])
 """
 
@@ -206,9 +207,11 @@ def test_the_estimate_asks_nothing(documents: Documents, endpoint: Endpoint) -> 
     assert not endpoint.asked
 
 
-@pytest.mark.parametrize("url", ["ftp://host/v1", "http://user:secret@host/v1", "http://host/v1?key=secret", "nothing"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/v1", "http://user:secret@host/v1", "http://host/v1?key=secret", "nothing", "http://host:99999"]
+)
 def test_an_url_that_cannot_be_or_holds_a_secret_is_refused(documents: Documents, tmp_path: Path, url: str) -> None:
-    with pytest.raises(InputError, match="base_url: must") as error:
+    with pytest.raises(InputError, match=r"base_url: (must|port 99999)") as error:
         annotate_documents(documents, tmp_path / "out", AnnotateStage(model="judge", base_url=url))
     assert "secret" not in str(error.value)
 
@@ -219,3 +222,21 @@ def test_without_a_key_the_variable_is_named(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(InputError, match="OPENAI_API_KEY: not in the environment"):
         annotate_documents(documents, tmp_path / "out", AnnotateStage(model="judge"))
+
+
+@pytest.mark.parametrize("key", ["ключ-тайна", "тайна", "two words", "sk-\x01"])
+def test_a_key_that_cannot_be_is_refused_and_not_shown(
+    endpoint: Endpoint, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(InputError, match="key: must be ASCII without spaces") as error:
+        annotate_documents(documents, tmp_path / "out", settings(endpoint))
+    assert key not in str(error.value)
+
+
+def test_a_key_that_was_read_from_a_file_may_end_its_line(
+    endpoint: Endpoint, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", f"{KEY}\n")
+    annotate_documents(documents, tmp_path / "out", settings(endpoint))
+    assert endpoint.keys == {f"Bearer {KEY}"}

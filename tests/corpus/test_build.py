@@ -12,6 +12,7 @@ from planted_noise import Planted, judge_of, measure, plant, read_paragraphs, wr
 import vikhr_fast
 from vikhr_fast.corpus.build import Build, build
 from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.settings import Machine
 from vikhr_fast.corpus.shard import TokenShards
 from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.errors import InputError
@@ -98,6 +99,31 @@ def test_counted_tokens_are_not_counted_again(run: Path, planted: Planted, tmp_p
 def test_no_key_is_in_any_file(run: Path) -> None:
     for name, content in directory_bytes(run.parent).items():
         assert KEY.encode() not in content, name
+
+
+@pytest.mark.parametrize(
+    ("stage", "complaint"),
+    [
+        ("[mix]\ntokenizer = 'absent'", "absent: No such file"),
+        ("[decontaminate.sets.quiz]\ninput = ['absent.jsonl']", r"absent\.jsonl: no such file"),
+        ("[annotate]\nmodel = 'judge'\nkey_variable = 'NOT_THERE'", "NOT_THERE: not in the environment"),
+        ("classifier = 'absent'\n[filter]", "absent/manifest.json: missing"),
+    ],
+)
+def test_what_would_end_a_late_stage_is_found_at_once(
+    planted: Planted, tmp_path: Path, stage: str, complaint: str
+) -> None:
+    config = tmp_path / "corpus.toml"
+    config.write_text(f"{stage}\n[sources.a]\ninput = ['{planted.config.parent / 'news.jsonl'}']\n")
+    with pytest.raises(InputError, match=complaint):
+        build(Build(config, tmp_path / "out"))
+    assert not (tmp_path / "out" / "1-collect").exists()
+
+
+@pytest.mark.parametrize("machine", [Machine(threads=-1), Machine(memory=0)])
+def test_a_machine_that_cannot_be_is_refused(planted: Planted, tmp_path: Path, machine: Machine) -> None:
+    with pytest.raises(InputError, match="machine: "):
+        build(Build(planted.config, tmp_path / "out", machine))
 
 
 def test_done_stages_stay_and_others_are_refused(planted: Planted, run: Path) -> None:

@@ -128,13 +128,52 @@ def test_what_cannot_be_is_one_clear_error(tmp_path: Path) -> None:
     for source, complaint in (
         (SourceSettings(input=(str(tmp_path / "absent.jsonl"),)), "absent.jsonl: no such file"),
         (SourceSettings(input=(path,), where="v >"), r"sources.s.where: 'v >': not an expression"),
-        (SourceSettings(input=(path,), where="v > 5"), "no document in all sources"),
-        (SourceSettings(input=(path,), where="__import__('os')"), "no document in all sources"),
+        (SourceSettings(input=(path,), where=""), "sources.s.where: '': not an expression"),
+        (
+            SourceSettings(input=(path,), where="v > 5"),
+            "no document in all sources together; 1 filtered out by `where`$",
+        ),
+        (SourceSettings(input=(path,), where="__import__('os')"), "bad records, the first: sources.s.where: .*not def"),
         (SourceSettings(input=("hf:owner/set@main",)), "COMMIT is the 40 digits"),
     ):
         with pytest.raises(InputError, match=complaint):
             collected(tmp_path, s=source)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_number_too_large_to_sort_by_is_a_bad_record(tmp_path: Path) -> None:
+    records = [{"text": str(i), "v": v} for i, v in enumerate((1, 10**400, 2, True))]
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    documents = collected(tmp_path, s=SourceSettings(input=(str(path),), sort_by="v"))
+    assert texts_of(documents) == ["2", "0", "3"]
+    assert documents.counts["s"]["rejected"] == 1
+
+
+def test_sources_without_documents_and_with_bad_records_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.logger, "propagate", True)
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "bad.jsonl").write_text('{"text": "раз"}\n{bad\n')
+    sources = {name: SourceSettings(input=(str(tmp_path / f"{name}.jsonl"),)) for name in ("empty", "bad")}
+    collected(tmp_path, **sources)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        "collect: source empty: no document",
+        f"collect: source bad: 1 bad records, see {tmp_path / 'out' / 'rejected.jsonl'}",
+    ]
+
+
+def test_hostile_ids_are_data(tmp_path: Path) -> None:
+    ids = ["../../x", "a\nb\0c", None, {"a": 1}, 1e308, "x" * 100_000, "same", "same", "\ud800"]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": str(i), "id": value} for i, value in enumerate(ids[:-1])])
+    with path.open("a") as file:
+        file.write(json.dumps({"text": "8", "id": ids[-1]}) + "\n")
+    documents = collected(tmp_path, s=SourceSettings(input=(str(path),), id="id"))
+    found = [name for table in documents.tables() for name in table["id"].to_pylist()]
+    assert found[:4] == ["s/../../x", "s/a\nb\0c", "s/3", "s/{'a': 1}"]
+    assert found[-1] == "s/?"
+    assert len(found) == len(ids)
 
 
 def test_a_config_is_strict(tmp_path: Path) -> None:
@@ -143,7 +182,11 @@ def test_a_config_is_strict(tmp_path: Path) -> None:
         ("", "sources: missing"),
         ("[sources.a]\ninput = ['x']\nweigth = 2", "sources.a.weigth: unknown key"),
         ("[sources.'a b']\ninput = ['x']", "sources.a b"),
+        ("[sources.a]\ninput = []", "sources.a.input"),
         ("[sources.a]\ninput = ['x']\nweight = 0", "sources.a.weight"),
+        ("[sources.a]\ninput = ['x']\nweight = 1e9", "sources.a.weight"),
+        ("[sources.a]\ninput = ['x']\n[sources.a]", "not valid TOML"),
+        ("[sources.a]\ninput = ['x']\n[dedup]\nbands = 7", "dedup: bands 7: must divide num_perm 120"),
         ("[sources.a]\ninput = ['x']\n[filter]", "filter: needs train_filter"),
         ("[sources.a]\ninput = ['x']\n[train_filter]", "train_filter: needs annotate"),
         ("[sources.a]\ninput = ['x']\n[dedup]\nthreshold = 1.5", "dedup.threshold"),

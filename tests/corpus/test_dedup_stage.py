@@ -1,6 +1,7 @@
 """Documents without near-duplicate paragraphs: the result of one large index, in any memory, whatever stops the run."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +186,13 @@ def test_only_star_clustering_can_match() -> None:
 def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="bands 7: must divide num_perm 120"):
         dedup_documents(documents, tmp_path / "out", DedupStage(bands=7), Machine())
-    with pytest.raises(InputError, match="memory 0"):
-        dedup_documents(documents, tmp_path / "out", DedupStage(), Machine(memory=0))
+    for machine, complaint in (
+        (Machine(memory=0), "machine: memory: 0"),
+        (Machine(memory=math.nan), "machine: memory: nan"),
+        (Machine(threads=-1), "machine: threads: -1"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            dedup_documents(documents, tmp_path / "out", DedupStage(), machine)
     state = tmp_path / "passes.json"
     state.write_text('{"phase": "ad')
     with pytest.raises(InputError, match=r"passes\.json: damaged"):

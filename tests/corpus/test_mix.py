@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -90,7 +91,10 @@ def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, 
             "--weights d: no such source; there are a, b",
         ),
         (Mix(documents.directory, tmp_path / "out", good, {"a": 0.0}), "--weights a 0.0: must be above 0"),
-        (Mix(documents.directory, tmp_path / "out", good, {}, {"a": -1.0}), "--kl_weights a -1.0"),
+        (Mix(documents.directory, tmp_path / "out", good, {}, {"a": -1.0}), "--kl-weights a -1.0: must be 0 or more"),
+        (Mix(documents.directory, tmp_path / "out", good, {"a": 1e9}), "1000 at most"),
+        (Mix(documents.directory, tmp_path / "out", good, {}, {"a": math.nan}), "--kl-weights a nan"),
+        (Mix(documents.directory, tmp_path / "out", good, threads=-1), "machine: threads: -1"),
         (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tokenizer, validation=1.0)), "mix: validation"),
         (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tmp_path)), "tokenizer"),
         (Mix(tmp_path, tmp_path / "out", good), "no such file; give a directory that a corpus stage wrote"),

@@ -12,6 +12,7 @@ from noise import private_strings
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.scrub import scrub_documents, scrub_text
 from vikhr_fast.corpus.settings import ScrubStage
+from vikhr_fast.errors import InputError
 
 ALL = ScrubStage()
 
@@ -70,6 +71,12 @@ def test_only_the_kinds_that_are_asked_for() -> None:
 def test_scrubbing_twice_changes_nothing_more(text: str) -> None:
     once, _ = scrub_text(text, ALL)
     assert scrub_text(once, ALL)[0] == once
+
+
+def test_a_country_that_is_none_is_refused(tmp_path: Path) -> None:
+    documents = make_documents(tmp_path / "in", {"a": ["текст"]})
+    with pytest.raises(InputError, match="region XX: no such country"):
+        scrub_documents(documents, tmp_path / "out", ScrubStage(region="XX"))
 
 
 @pytest.mark.parametrize("piece", ["a", "1", "1.", "@", "a@", " ", ":", "a.", "1 ", "-", "eyJ", "+7 ", "token=", "("])

@@ -141,11 +141,14 @@ def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_raw_files_of_a_data_set_are_fetched_at_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
+    class HttpError(Exception):
+        """As of the Hub's HTTP library: a kind of nothing in particular."""
+
     class Api:
         def list_repo_files(self, **where: str) -> list[str]:
             calls.append(where)
             if where["repo_id"] == "no/set":
-                raise OSError("404 Client\nError")
+                raise HttpError("404 Client\nError")
             return ["README.md", "b.jsonl", "a.jsonl", "set.py"]
 
     def download(filename: str, **where: str) -> str:

@@ -11,10 +11,10 @@ import torch
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.annotate import annotate_documents, annotate_work
+from vikhr_fast.corpus.annotate import annotate_documents, annotate_work, endpoint_of
 from vikhr_fast.corpus.classifier import read_manifest
 from vikhr_fast.corpus.collect import collect_sources, collect_work
-from vikhr_fast.corpus.decontaminate import decontaminate_documents, decontaminate_work
+from vikhr_fast.corpus.decontaminate import decontaminate_documents, decontaminate_work, evaluation_files
 from vikhr_fast.corpus.dedup_stage import dedup_documents, dedup_work
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.layout import (
@@ -33,7 +33,8 @@ from vikhr_fast.corpus.layout import (
 from vikhr_fast.corpus.mix import mix_documents, mix_work
 from vikhr_fast.corpus.quality_filter import filter_documents, filter_work
 from vikhr_fast.corpus.scrub import scrub_documents, scrub_work
-from vikhr_fast.corpus.settings import CorpusSettings, Machine, read_settings
+from vikhr_fast.corpus.settings import CorpusSettings, Machine, check_machine, read_settings
+from vikhr_fast.corpus.shard import encoder_for_shards
 from vikhr_fast.corpus.stats import write_stats
 from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter, train_filter_work
@@ -74,6 +75,7 @@ class _Builder:
 
     def run(self) -> None:
         settings, machine = self._settings, self._machine
+        self._check_late_stages()
         if machine.threads:
             torch.set_num_threads(machine.threads)
         self._stage(COLLECTED, collect_work(settings), lambda output: collect_sources(settings, output))
@@ -108,6 +110,19 @@ class _Builder:
             write_token_counts(self._output / TOKENS, ends, mix.tokenizer, threads)
         write_stats(self._output, self._output / REPORT)
         logger.info(f"{self._output / REPORT}: what became of the text")
+
+    def _check_late_stages(self) -> None:
+        """Finds at once what would end the run hours later."""
+        settings = self._settings
+        check_machine(self._machine)
+        if settings.decontaminate:
+            evaluation_files(settings.decontaminate)
+        if settings.annotate and not (self._output / ANNOTATED).exists():
+            endpoint_of(settings.annotate)
+        if settings.classifier:
+            read_manifest(settings.classifier)
+        if settings.mix:
+            encoder_for_shards(settings.mix.tokenizer)
 
     def _filtered(self, documents: Documents) -> Documents:
         """The stages of the quality filter."""

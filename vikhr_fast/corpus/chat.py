@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -100,7 +101,7 @@ class ChatEndpoint:
         requests_per_minute, attempts, timeout_seconds, backoff_seconds: see `AnnotateStage`.
 
     Raises:
-        InputError: an URL that cannot be, or that holds a secret.
+        InputError: an URL that cannot be, or that holds a secret; or a key that cannot be.
     """
 
     def __init__(
@@ -119,9 +120,15 @@ class ChatEndpoint:
             raise InputError(f"{base_url}: not an URL: {error}") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError("base_url: must begin with http:// or https:// and a host")
+        if url.port is not None and not 0 < url.port < 1 << 16:
+            raise InputError(f"base_url: port {url.port}: must be 1 to 65535")
         if url.userinfo or url.query:
             raise InputError("base_url: must hold no user, password or query; the key goes into the environment")
         self._url = f"{base_url.rstrip('/')}/chat/completions"
+        if key and not re.fullmatch("[!-~]+", key):
+            raise InputError(
+                "the endpoint's key: must be ASCII without spaces; see what is in its environment variable"
+            )
         self._key = key
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._attempts, self._timeout = attempts, timeout_seconds

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import Positional
 
+from vikhr_fast.console import logger
 from vikhr_fast.corpus.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
 from vikhr_fast.corpus.expressions import Expression
 from vikhr_fast.corpus.read import Columns, Record
@@ -75,7 +76,23 @@ def collect_sources(settings: CorpusSettings, output: Path) -> None:
                 number += 1
         gather(directory, scratch, counts, REJECTED)
         if not any(source.get("documents") for source in counts.values()):
-            raise InputError(f"{', '.join(settings.sources)}: no document in all sources together; see their `where`")
+            raise InputError(_why_none(counts, directory / REJECTED))
+    for name, source_counts in counts.items():
+        if not source_counts.get("documents"):
+            logger.warning(f"collect: source {name}: no document")
+        if source_counts["rejected"]:
+            logger.warning(
+                f"collect: source {name}: {source_counts['rejected']:,} bad records, see {output / REJECTED}"
+            )
+
+
+def _why_none(counts: Counts, rejected: Path) -> str:
+    """A line about sources without any document."""
+    with rejected.open(encoding="utf-8") as file:
+        first = file.readline()
+    bad = f"; bad records, the first: {json.loads(first)['reason']}" if first else ""
+    left_out = sum(source["filtered_out"] for source in counts.values())
+    return f"{', '.join(counts)}: no document in all sources together; {left_out:,} filtered out by `where`{bad}"
 
 
 def collect_work(settings: CorpusSettings) -> dict[str, Any]:
@@ -96,8 +113,8 @@ class _SourceReader:
     def __init__(self, name: str, settings: SourceSettings, scratch: Path, part_bytes: int) -> None:
         self._name, self._settings, self._part_bytes = name, settings, part_bytes
         self._spool = scratch / "spool.arrow"
-        self._where = Expression(settings.where, f"sources.{name}.where") if settings.where else None
-        self._key = Expression(settings.sort_by, f"sources.{name}.sort_by") if settings.sort_by else None
+        self._where = Expression(settings.where, f"sources.{name}.where") if settings.where is not None else None
+        self._key = Expression(settings.sort_by, f"sources.{name}.sort_by") if settings.sort_by is not None else None
         fields = {*settings.meta, *((settings.id,) if settings.id else ())}
         for expression in (self._where, self._key):
             fields.update(expression.fields if expression else ())
@@ -204,7 +221,10 @@ class _SourceReader:
         value = self._key(fields)
         if not isinstance(value, (int, float)):
             raise InputError(f"{self._key.place}: {value!r}: not a number")
-        return -float(value) if self._settings.descending else float(value)
+        try:
+            return -float(value) if self._settings.descending else float(value)
+        except OverflowError:
+            raise InputError(f"{self._key.place}: a number of more than 308 digits") from None
 
     def _reject(self, path: Path, number: int, error: InputError) -> None:
         self._counts["rejected"] += 1

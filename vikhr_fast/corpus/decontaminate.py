@@ -85,9 +85,13 @@ def decontaminate_documents(documents: Documents, output: Path, settings: Decont
 
 def decontaminate_work(documents: Documents, settings: DecontaminateStage) -> dict[str, Any]:
     """What the result depends on."""
+    return work_of("decontaminate", settings, input=documents.sha256, files=evaluation_files(settings))
+
+
+def evaluation_files(settings: DecontaminateStage) -> dict[str, str]:
+    """The files of all sets with their checksums; InputError where one is missing."""
     patterns = [pattern for evaluation in settings.sets.values() for pattern in evaluation.input]
-    files = {str(file): checksum(file) for pattern in patterns for file in source_files(Path(pattern))}
-    return work_of("decontaminate", settings, input=documents.sha256, files=files)
+    return {str(file): checksum(file) for pattern in patterns for file in source_files(Path(pattern))}
 
 
 def evaluation_texts(evaluation: EvaluationSet) -> Iterator[str]:

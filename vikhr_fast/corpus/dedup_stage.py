@@ -13,9 +13,8 @@ from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.minhash import MinHasher, jaccard
 from vikhr_fast.corpus.paragraphs import numbers_of, texts_of, without
 from vikhr_fast.corpus.passes import Passes, read_owners
-from vikhr_fast.corpus.settings import DedupStage, Machine
+from vikhr_fast.corpus.settings import DedupStage, Machine, check_bands, check_machine
 from vikhr_fast.corpus.stage import Transformed, document_stage, gather, tracked, transform_part, work_of
-from vikhr_fast.errors import InputError
 from vikhr_fast.files import write_text
 from vikhr_fast.report import Section, Table, write_report
 
@@ -52,10 +51,7 @@ def dedup(options: Dedup) -> None:
 def dedup_documents(documents: Documents, output: Path, settings: DedupStage, machine: Machine) -> None:
     """As `dedup`."""
     work = dedup_work(documents, settings)
-    if settings.num_perm % settings.bands:
-        raise InputError(f"bands {settings.bands}: must divide num_perm {settings.num_perm}")
-    if machine.memory <= 0:
-        raise InputError(f"memory {machine.memory}: must be above 0")
+    check_machine(machine)
     parts = documents.parts
     with document_stage(output, work) as (directory, scratch, counts):
         if machine.engine == "ray":
@@ -78,6 +74,7 @@ def dedup_documents(documents: Documents, output: Path, settings: DedupStage, ma
 
 def dedup_work(documents: Documents, settings: DedupStage) -> dict[str, Any]:
     """What the result depends on."""
+    check_bands(settings)
     return work_of("dedup", settings, input=documents.sha256)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from tyro.conf import Positional, arg
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.documents import MANIFEST, Documents, read_footer, read_part
 from vikhr_fast.corpus.read import Document
-from vikhr_fast.corpus.settings import MixStage, SourceSettings
+from vikhr_fast.corpus.settings import Machine, MixStage, SourceSettings, check_machine
 from vikhr_fast.corpus.shard import encode_documents, encoder_for_shards
 from vikhr_fast.corpus.stage import counted, show_counts, work_of
 from vikhr_fast.errors import InputError
@@ -52,12 +53,17 @@ def mix(options: Mix) -> None:
         InputError: unreadable documents, a tokenizer that cannot be used, weights of unknown sources.
     """
     documents = Documents.open(options.input)
-    for flag, values in (("weights", options.weights), ("kl_weights", options.kl_weights)):
-        for name, value in values.items():
+    for flag, values in (("weights", options.weights), ("kl-weights", options.kl_weights)):
+        for name in values:
             if name not in documents.counts:
                 raise InputError(f"--{flag} {name}: no such source; there are {', '.join(documents.counts)}")
-            if not 0 < value < 1e6 and not (flag == "kl_weights" and value == 0):
-                raise InputError(f"--{flag} {name} {value}: must be above 0")
+    for name, value in options.weights.items():
+        if not 0 < value <= 1000:
+            raise InputError(f"--weights {name} {value}: must be above 0, and 1000 at most")
+    for name, value in options.kl_weights.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"--kl-weights {name} {value}: must be 0 or more")
+    check_machine(Machine(threads=options.threads))
     sources = {
         name: SourceSettings(input=(), weight=options.weights.get(name, 1), kl_weight=options.kl_weights.get(name, 1))
         for name in documents.counts

@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 from vikhr_fast.corpus.documents import Counts, Documents, add_counts
 from vikhr_fast.corpus.settings import ScrubStage
 from vikhr_fast.corpus.stage import Transformed, map_parts, work_of
+from vikhr_fast.errors import InputError
 
 Spans = Iterator[tuple[int, int]]
 
@@ -74,6 +75,8 @@ def scrub_documents(documents: Documents, output: Path, settings: ScrubStage) ->
 
 def scrub_work(documents: Documents, settings: ScrubStage) -> dict[str, Any]:
     """What the result depends on."""
+    if settings.region not in phonenumbers.SUPPORTED_REGIONS:
+        raise InputError(f"scrub: region {settings.region}: no such country; take its two letters, as RU")
     return work_of("scrub", settings, input=documents.sha256)
 
 

@@ -1,6 +1,6 @@
 """corpus.toml: where text comes from, and what each stage does with it. The stages' commands have the same settings."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +24,7 @@ class SourceSettings:
 
     __pydantic_config__ = STRICT
 
-    input: tuple[str, ...]
+    input: Annotated[tuple[str, ...], Field(min_length=1)]
     """Files, patterns such as 'news/*.jsonl.zst', data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]], or their raw files
     hf:OWNER/NAME@COMMIT:PATTERN."""
     text: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
@@ -41,7 +41,7 @@ class SourceSettings:
     """Whether the greatest value comes first."""
     top: _Count | None = None
     """How many records to take, in that order."""
-    weight: _Positive = 1.0
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """How often each document goes into the shards: 0.5 is half of them, 2 is each of them twice."""
     kl_weight: _NotNegative = 1.0
     """Factor of the KL on this source's documents in training."""
@@ -87,7 +87,7 @@ class EvaluationSet:
 
     __pydantic_config__ = STRICT
 
-    input: tuple[str, ...]
+    input: Annotated[tuple[str, ...], Field(min_length=1)]
     """Files, patterns or data sets, as of a source."""
     text: Annotated[tuple[str, ...], Field(min_length=1)] = ("text",)
     """Fields that hold text; each is looked for by itself."""
@@ -234,9 +234,9 @@ class CorpusSettings:
 class Machine:
     """How a stage runs; changes nothing about its result, but for the last digits of what the classifier learns."""
 
-    threads: int = field(default=0)
+    threads: Annotated[int, Field(ge=0, le=4096)] = 0
     """CPU threads; 0 is one a core."""
-    memory: float = 4.0
+    memory: _Positive = 4.0
     """GiB that dedup's index may take; what doesn't fit is looked at in further passes over the text."""
     engine: Literal["local", "ray"] = "local"
     """ray runs dedup on a Ray cluster (extra `ray`)."""
@@ -247,13 +247,28 @@ class Machine:
 _ADAPTER = pydantic.TypeAdapter(CorpusSettings)
 
 
+def check_machine(machine: Machine) -> None:
+    """InputError where flags give a machine that cannot be."""
+    validated(pydantic.TypeAdapter(Machine), asdict(machine), "machine")
+
+
+def check_bands(settings: DedupStage) -> None:
+    """InputError where the permutations cannot be shared out."""
+    if settings.num_perm % settings.bands:
+        raise InputError(f"dedup: bands {settings.bands}: must divide num_perm {settings.num_perm}")
+
+
 def read_settings(path: Path) -> CorpusSettings:
     """Reads a corpus.toml. Relative paths in it start from the current directory.
 
     Raises:
         InputError: not TOML, or one line with all unknown keys, missing keys, impossible values.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give a corpus.toml")
     settings = validated(_ADAPTER, read_toml(path), str(path))
+    if settings.dedup:
+        check_bands(settings.dedup)
     if settings.filter and not (settings.train_filter or settings.classifier):
         raise InputError(f"{path}: filter: needs train_filter, or the directory of a classifier as `classifier`")
     if settings.train_filter and not settings.annotate:

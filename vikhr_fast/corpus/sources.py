@@ -124,7 +124,9 @@ def _hub_files(source: str) -> list[Path]:
         if not names:
             raise InputError(f"{source}: no file of the data set has such a name")
         return [Path(huggingface_hub.hf_hub_download(filename=file, **where)) for file in names]
-    except (OSError, ValueError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # the Hub's, its HTTP library's, the network's
         raise InputError(f"{source}: cannot be fetched: {' '.join(str(error).split())}") from None
 
 
@@ -158,7 +160,9 @@ def _hub_records(source: str, columns: Columns, on_bad: OnBad) -> Iterator[Recor
                 continue
             if text.strip():
                 yield Record(text, {name: row.get(name) for name in columns.others}, Path(source), number)
-    except (OSError, ValueError, RuntimeError) as error:  # the Hub's errors are kinds of these
+    except InputError:
+        raise
+    except Exception as error:  # the Hub's, its HTTP library's, the network's
         raise InputError(f"{source}: cannot be read: {' '.join(str(error).split())}") from None
     if number == 0:
         raise InputError(f"{source}: no rows at all")
