@@ -1,5 +1,6 @@
 """The demo end to end, shrunk by its own options: smaller vocabularies and model, other presets."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -39,6 +40,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     directory = tmp_path_factory.mktemp("demo")
     (directory / "base.toml").write_text(PRESET.replace("weight = 1.0", "weight = 0.0"))
     (directory / "pretrain.toml").write_text(PRESET)
+    longer = PRESET.replace("sequence_length = 64", "sequence_length = 256")
+    (directory / "instruct.toml").write_text(longer.replace("weight = 1.0", "weight = 0.0"))
     return Demo(
         output=directory / "run",
         russian=(excerpt("russian", directory / "russian.txt"),),
@@ -49,6 +52,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         layers=1,
         base=directory / "base.toml",
         pretrain=directory / "pretrain.toml",
+        instruct=directory / "instruct.toml",
     )
 
 
@@ -84,6 +88,24 @@ def test_results_and_report(finished: Demo) -> None:
         assert comparison["differences"] == [comparison["mean"]]
         assert comparison["verdict"] in page
     assert page.count("<svg") == 7
+
+
+def test_instructions_are_cleaned_and_answers_learnt(finished: Demo) -> None:
+    tuning = json.loads((finished.output / "results.json").read_text())["tuning"]
+    noise = tuning["noise"]
+    assert noise["copies"] > 10
+    assert noise["copies_left"] == 0
+    assert noise["spoilt"] > 20
+    assert noise["spoilt_left"] < noise["spoilt"] / 3
+    assert noise["written_left"] > 0.9 * noise["written"]
+    for before, after in tuning["perplexity"].values():
+        assert after < before
+    assert len(tuning["exchanges"]) == 6
+    page = (finished.output / "report.html").read_text()
+    for exchange in tuning["exchanges"]:
+        assert f">{html.escape(exchange['question']).replace('&quot;', '&#34;')}</th>" in page
+    trained = (finished.output / "instructions" / "shards" / "train.toml").read_text()
+    assert '"russian"' in trained
 
 
 def test_the_runs_of_cpt_begin_at_the_adapted_model_and_differ_in_the_kl_alone(finished: Demo) -> None:

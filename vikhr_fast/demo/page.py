@@ -9,6 +9,7 @@ from vikhr_fast.demo.comparison import Comparison, read_curve
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.results import KL_RUNS, LABELS, PROMPT, SENTENCE, Results, show
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN
+from vikhr_fast.demo.tuning import TUNED, tuning_section
 from vikhr_fast.report import Figure, Line, Section, Segments, Table, bar_plot, line_plot, write_report
 from vikhr_fast.run_directory import CONFIG, ENVIRONMENT
 from vikhr_fast.train.metrics import METRICS, read_lines
@@ -25,6 +26,7 @@ def write_page(path: Path, paths: DemoPaths, results: Results) -> None:
         _equal_russian(paths, results),
         _losses(paths),
         _continuations(results),
+        tuning_section(results.tuning),
         _making(paths, results),
     ]
     write_report(path, "An English model learns Russian", " ".join(map(results.verdict, KL_RUNS)), sections)
@@ -222,11 +224,11 @@ def _making(paths: DemoPaths, results: Results) -> Section:
         for language, use in results.text.items()
     )
     runs = []
-    for name, label in {"base": LABELS["base"], **_RUNS}.items():
+    for name, label in {"base": LABELS["base"], **_RUNS, TUNED: "instruction tuning of CPT"}.items():
         metrics = read_lines(paths.run(0, name) / METRICS)
         seconds = sum(line["seconds"] for line in metrics)
         runs.append((label, f"{len(metrics):,}", f"{metrics[-1]['tokens']:,}", f"{seconds:.0f}"))
-    presets = {name: settings.pop(name) for name in ("base", "pretrain")}
+    presets = {name: settings.pop(name) for name in ("base", "pretrain", "instruct")}
     settings = {name: value for name, value in settings.items() if name not in (ENGLISH, RUSSIAN)}
     values = {**settings, **_flat(presets), **_flat(environment)}
     return Section(

@@ -9,6 +9,7 @@ class DemoPaths:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.text = output / "text"
+        self.instructions = output / "instructions"
         self.results = output / "results.json"
         self.report = output / "report.html"
 
@@ -25,7 +26,7 @@ class DemoPaths:
         return self.output / f"{tokenizer}-shards" / f"{language}-{part}"
 
     def run(self, seed: int, name: str) -> Path:
-        """A stage of one seed: start (random weights), base, adapted, cpt or cpt-kl."""
+        """A stage of one seed: start (random weights), base, adapted, cpt, cpt-kl, instruct ..."""
         return self.output / f"seed-{seed}" / name
 
     def model(self, seed: int, name: str) -> Path:

@@ -1,4 +1,5 @@
-"""The demo's stages, each the real one on a small scale: text, tokenizers, shards, base, adaptation, CPT, report."""
+"""The demo's stages, each the real one on a small scale: text, tokenizers, shards, base, adaptation, CPT,
+instruction tuning, report."""
 
 import time
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from vikhr_fast.adapt import Adapt, adapt
 from vikhr_fast.config import TrainConfig, read_toml, train_config
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.shard import Shard, write_shards
+from vikhr_fast.demo.instructions import instruction_stages
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.text import ENGLISH, MINIMUM_BYTES, RUSSIAN, Source, text_source, write_texts
+from vikhr_fast.demo.tuning import BEFORE, TUNED
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, sha256_of
 from vikhr_fast.run_directory import CONFIG, record_run
@@ -26,7 +29,7 @@ _POSITIONS = 1024
 
 @dataclass(frozen=True)
 class Demo:
-    """Shows the whole pipeline: a tiny English model gets a Russian vocabulary and learns Russian, with and without KL.
+    """Shows the whole pipeline: a tiny English model gets a Russian vocabulary, learns Russian, then to answer.
 
     Takes minutes on two CPU cores and nothing from the network. The same command goes on where an earlier one
     stopped. Ends with a table and OUTPUT/report.html.
@@ -54,6 +57,8 @@ class Demo:
     """Preset or TOML file that trains the English base."""
     pretrain: Path = Path("demo-pretrain")
     """Preset or TOML file of the continued pre-training; its [kl] is that of the runs with KL."""
+    instruct: Path = Path("demo-instruct")
+    """Preset or TOML file of the instruction tuning that follows CPT."""
     dry_run: bool = False
     """Check inputs and settings, say which stages are to do, and stop."""
 
@@ -90,12 +95,15 @@ def run_demo(options: Demo) -> None:
     started = time.monotonic()
     paths = DemoPaths(options.output)
     _refuse_impossible(options)
-    base, pretrain = read_toml(options.base), read_toml(options.pretrain)
+    base, pretrain, instruct = (read_toml(path) for path in (options.base, options.pretrain, options.instruct))
+    tuning = _tuning_config(paths, instruct)
+    if tuning.schedule.validate_every == 0:
+        raise InputError(f"{options.instruct}: schedule.validate_every: must be positive, for scores before tuning")
     for config in _training_configs(paths, base, pretrain, seed=0).values():  # their mistakes show before any work
         if config.schedule.validate_every == 0 and config.data.train.keys() == {RUSSIAN}:
             raise InputError(f"{options.pretrain}: schedule.validate_every: must be positive, for curves to compare")
     sources = {ENGLISH: text_source(ENGLISH, options.english), RUSSIAN: text_source(RUSSIAN, options.russian)}
-    settings = {**_settings(options, sources), "base": base, "pretrain": pretrain}
+    settings = {**_settings(options, sources), "base": base, "pretrain": pretrain, "instruct": instruct}
     if not options.dry_run or (options.output / CONFIG).exists():
         record_run(options.output, settings, may_change=("output", "seeds"))
 
@@ -104,6 +112,7 @@ def run_demo(options: Demo) -> None:
     _tokenize(options, paths, stages)
     for seed in range(options.seeds):
         _train_seed(options, paths, _training_configs(paths, base, pretrain, seed), seed, stages)
+    _tune(paths, tuning, stages)
     if options.dry_run:
         return
     results = collect_results(paths, options.seeds)
@@ -191,6 +200,26 @@ def _train_seed(options: Demo, paths: DemoPaths, configs: dict[str, TrainConfig]
     }
     for name, work in works.items():
         stages.run(f"seed {seed}: {name}", paths.model(seed, name), work)
+
+
+def _tuning_config(paths: DemoPaths, preset: dict[str, Any]) -> TrainConfig:
+    """The instruction tuning of seed 0's CPT."""
+    shards = paths.instructions / "shards"
+    data = {
+        **preset.get("data", {}),
+        **{split: {name: shards / split / name for name in (RUSSIAN, ENGLISH)} for split in ("train", "validation")},
+    }
+    values = {**preset, "model": paths.model(0, BEFORE), "output": paths.run(0, TUNED), "data": data}
+    return train_config(values, f"config of {TUNED}")
+
+
+def _tune(paths: DemoPaths, config: TrainConfig, stages: _Stages) -> None:
+    """Instructions, cleaned, then the tuning of seed 0's CPT on them."""
+    from vikhr_fast.train.loop import train
+
+    for title, output, work in instruction_stages(paths, config.data.sequence_length):
+        stages.run(title, output, work)
+    stages.run(f"seed 0: {TUNED}", paths.model(0, TUNED), partial(train, config))
 
 
 def _write_start(options: Demo, paths: DemoPaths, seed: int) -> None:

@@ -11,6 +11,7 @@ from vikhr_fast.corpus.read import read_documents
 from vikhr_fast.demo.comparison import Comparison, Curve, compare, mean_and_error, read_curve, verdict
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN, TextUse, read_usage
+from vikhr_fast.demo.tuning import Tuning, collect_tuning
 from vikhr_fast.files import write_text
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import MODEL_NAME
@@ -62,6 +63,7 @@ class Results:
     continuations: dict[str, str]
     """What the models of seed 0 write after `PROMPT`, by the names of `LABELS`."""
     text: dict[str, TextUse]
+    tuning: Tuning
 
     def verdict(self, run: str) -> str:
         """In one sentence, how one of `KL_RUNS` compares with the run without KL."""
@@ -97,6 +99,7 @@ def collect_results(paths: DemoPaths, seeds: int) -> Results:
         segments=segments,
         continuations={name: _continue(paths.model(0, name), encoders[RUSSIAN]) for name in LABELS if name != "base"},
         text=read_usage(paths.text),
+        tuning=collect_tuning(paths),
     )
 
 
@@ -129,6 +132,9 @@ def print_results(results: Results) -> None:
     for language in (RUSSIAN, ENGLISH):
         before, after = (results.tokens_per_word[name][language] for name in (ENGLISH, RUSSIAN))
         console.print(f"Tokens per {language.title()} word: {before:.2f} before, {after:.2f} after", highlight=False)
+    for language, (before, after) in results.tuning.perplexity.items():
+        line = f"Perplexity of held-out {language.title()} answers: {before:.2f} before tuning, {after:.2f} after"
+        console.print(line, highlight=False)
     for run in KL_RUNS:
         console.print(results.verdict(run), highlight=False)
         if len(results.seeds) > 1:

@@ -66,6 +66,15 @@ def cut_chat(chat: EncodedChat, tokens: int) -> Cut:
     return Cut(EncodedChat(chat.ids[:end], chat.is_trained[:end]), len(ends))
 
 
+def is_held_out(conversation: Conversation, share: float) -> bool:
+    """By the hash of what the user says first."""
+    return int.from_bytes(_digest(conversation)[:8], "big") < share * _SPAN
+
+
+def _digest(conversation: Conversation) -> bytes:
+    return hashlib.sha256(conversation.prompt.encode("utf-8")).digest()
+
+
 def shard_conversations(options: ShardConversations) -> None:
     """Writes `options.output`, complete or not at all.
 
@@ -115,10 +124,10 @@ def _chosen(options: ShardConversations, source: str, split: str) -> Iterator[Co
     whole = int(weight)
     for this_round in range(whole + (weight > whole) if split == "train" else 1):
         for conversation in read_conversations(options.input):
-            digest = hashlib.sha256(conversation.prompt.encode("utf-8")).digest()
-            is_held_out = int.from_bytes(digest[:8], "big") < options.validation * _SPAN
-            is_wanted = split == "validation" or int.from_bytes(digest[8:16], "big") < (weight - this_round) * _SPAN
-            if conversation.source == source and is_held_out == (split == "validation") and is_wanted:
+            is_validation = is_held_out(conversation, options.validation)
+            share = int.from_bytes(_digest(conversation)[8:16], "big") / _SPAN
+            is_wanted = is_validation or share < weight - this_round
+            if conversation.source == source and is_validation == (split == "validation") and is_wanted:
                 yield conversation
 
 

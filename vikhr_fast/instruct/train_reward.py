@@ -61,7 +61,7 @@ def train_reward(options: TrainReward) -> None:
     """Writes `options.output`, complete or not at all.
 
     Raises:
-        InputError: unreadable or too few pairs, impossible options, an encoder that cannot be loaded, or no accelerate.
+        InputError: unreadable or too few pairs, impossible options, or an encoder that cannot be loaded.
     """
     _refuse_impossible(options)
     refuse_existing(options.output)
@@ -111,10 +111,6 @@ def _refuse_impossible(options: TrainReward) -> None:
 
 def _fit(model: Any, tokenizer: Any, pairs: list[Pair], options: TrainReward) -> None:
     """Trains the model in place."""
-    try:
-        import accelerate  # noqa: F401  the Trainer asks for it late
-    except ImportError:
-        raise InputError("train-reward needs the package accelerate; pip install 'vikhr-fast[reward]'") from None
     from transformers import Trainer, TrainingArguments
 
     class PairTrainer(Trainer):
