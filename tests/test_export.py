@@ -1,6 +1,9 @@
 """A run's checkpoint becomes the model that the run itself would have written."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
 from vikhr_fast.export import Export, export_checkpoint
-from vikhr_fast.train.loop import train
+from vikhr_fast.model import Mistral
+from vikhr_fast.ranks import process_group
+from vikhr_fast.tokenizer import BpeEncoder
+from vikhr_fast.train.interruption import Interruption
+from vikhr_fast.train.loop import Training, _record, open_inputs, train
 
 
 def small_run(workspace: Path, output: Path, **changes: Any) -> TrainConfig:
@@ -46,6 +53,68 @@ def test_it_is_trained_on_from_there(workspace: Path, tmp_path: Path) -> None:
     again = small_run(workspace, tmp_path / "again")
     values = {**again.__dict__, "model": tmp_path / "model"}
     assert train(TrainConfig(**values)).exists()
+
+
+@pytest.mark.parametrize("master", ["float32", "split"])
+def test_a_checkpoint_goes_out_and_back_bit_for_bit(workspace: Path, tmp_path: Path, master: str) -> None:
+    """Exported masters, begun with again and saved before the first step, are the same masters."""
+    train(small_run(workspace, tmp_path / "run", optimizer={"master": master}))
+    export_checkpoint(Export(tmp_path / "run", tmp_path / "out", dtype="float32"))
+    config = small_run(workspace, tmp_path / "again", optimizer={"master": master})
+    config = dataclasses.replace(config, model=tmp_path / "out")
+    inputs = open_inputs(config)
+    _record(config, inputs)
+    with process_group(config.runtime) as ranks:
+        Training(config, inputs, ranks, Interruption())._save_checkpoint()
+    export_checkpoint(Export(tmp_path / "again", tmp_path / "back", dtype="float32"))
+    out, back = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "back"))
+    assert all(torch.equal(out[name], back[name]) for name in out)
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in out.values())  # or nothing was lost
+
+
+TASK = """task: words
+output_type: multiple_choice
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+doc_to_text: "{{{{text}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+def test_lm_eval_loads_it(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lm_eval")
+    train(small_run(workspace, tmp_path / "run"))
+    export_checkpoint(Export(tmp_path / "run", tmp_path / "model"))
+    model = Mistral.from_pretrained(tmp_path / "model")
+    encoder = BpeEncoder.from_file(tmp_path / "model" / "tokenizer.model")
+    documents = [{"text": text, "choices": ["да", "нет, никогда"], "answer": 0} for text in ("Он пришёл", "Снег шёл")]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents))
+    (tmp_path / "words.yaml").write_text(TASK.format(file=tmp_path / "test.jsonl"))
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    loaded = f"pretrained={tmp_path / 'model'},add_bos_token=True"
+    command = [
+        sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", loaded, "--tasks", "words",
+        "--include_path", str(tmp_path), "--device", "cpu", "--batch_size", "1",
+        "--output_path", str(tmp_path / "results"), "--log_samples",
+    ]  # fmt: skip
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    samples = next((tmp_path / "results").rglob("samples_words_*.jsonl")).read_text().splitlines()
+    assert len(samples) == 2
+    for sample in map(json.loads, samples):
+        for choice, (score, _) in zip(sample["doc"]["choices"], (r[0] for r in sample["resps"]), strict=True):
+            context, whole = (
+                encoder.encode(text) for text in (sample["doc"]["text"], f"{sample['doc']['text']} {choice}")
+            )
+            ids = torch.tensor([[encoder.bos_id, *whole]])
+            logits = model.logits(model(ids))[0, len(context) : -1].log_softmax(-1)
+            expected = logits.gather(-1, ids[0, len(context) + 1 :, None]).sum()
+            assert float(score) == pytest.approx(float(expected), rel=2e-2)
 
 
 def test_what_is_not_there_is_named(workspace: Path, tmp_path: Path) -> None:

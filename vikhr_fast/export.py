@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from vikhr_fast.files import atomic_directory, write_text
 from vikhr_fast.model_config import read_config, write_config
 from vikhr_fast.train.checkpoint import complete_checkpoints, step_of, verify
 from vikhr_fast.weights import write_weights
+from vikhr_kernels import join_master
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -35,7 +36,7 @@ class Export:
     step: int | None = None
     """Which checkpoint; none is the last."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """To store the weights in; float32 is exact only where the run kept float32 masters."""
+    """To store the weights in; float32 is the masters themselves, whichever way the run kept them."""
 
 
 def export_checkpoint(options: Export) -> Path:
@@ -54,7 +55,8 @@ def export_checkpoint(options: Export) -> Path:
         raise InputError(f"{record}: damaged: {error!r}") from None
     checkpoint = _choose(options)
     verify(checkpoint)
-    shapes = _shapes(checkpoint)
+    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    shapes = _shapes(stored)
     config = read_config(base)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
@@ -62,6 +64,10 @@ def export_checkpoint(options: Export) -> Path:
             # read in the dtype that it is kept in: the loader converts where they differ
             value = torch.empty(shape.size, dtype=shape.properties.dtype)
             load({f"model.{name}": value}, checkpoint_id=checkpoint, no_dist=True)
+            if options.dtype == "float32" and (remainder := f"optimizer.state.{name}.remainder") in stored:
+                lower = torch.empty(shape.size, dtype=torch.int16)
+                load({remainder: lower}, checkpoint_id=checkpoint, no_dist=True)
+                value = join_master(value, lower)
             yield name, value.to(_DTYPES[options.dtype])
 
     with atomic_directory(options.output) as temporary:
@@ -84,9 +90,8 @@ def _choose(options: Export) -> Path:
     return checkpoints[step]
 
 
-def _shapes(checkpoint: Path) -> dict[str, TensorStorageMetadata]:
+def _shapes(stored: Mapping[str, object]) -> dict[str, TensorStorageMetadata]:
     """The model's tensors in a checkpoint, by their names in the model."""
-    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     return {
         name.removeprefix("model."): entry
         for name, entry in stored.items()

@@ -235,6 +235,11 @@ class Mistral(nn.Module):
             assert isinstance(layer, DecoderLayer)
             layer.checkpointing = checkpointing
 
+    def compile_layers(self) -> None:
+        """Compiles each layer, with what it computes again in backward; the registered operations stay as they are."""
+        for layer in self.model.layers:
+            layer.forward = torch.compile(layer.forward)  # inside the module: FSDP2's hooks stay outside
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of final hidden states [..., H]."""
         logits: Tensor = self.lm_head(hidden)

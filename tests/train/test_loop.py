@@ -125,13 +125,3 @@ def test_learning_rate_too_high_ends_with_advice(workspace: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"step 6: skipped, as 5 in a row: the loss is nan.* optimizer\.learning_rate"):
         train(config)
     assert not (tmp_path / "run" / "model").exists()
-
-
-def test_tensorboard_events(workspace: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    config = make_config(workspace, tmp_path / "run", schedule={"max_steps": 3})
-    train(type(config)(**{**vars(config), "tensorboard": True}))
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    written = [event.value for event in events.Scalars("train/loss")]
-    assert written == pytest.approx([line["loss"] for line in read_lines(tmp_path / "run" / METRICS)])

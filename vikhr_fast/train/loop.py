@@ -30,11 +30,12 @@ from vikhr_fast.train.checkpoint import Checkpoints, TrainState, complete_checkp
 from vikhr_fast.train.incidents import WINDOW, reason_to_skip, record_incident
 from vikhr_fast.train.inputs import Inputs, describe, has_reference, open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, forget_steps_after
+from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, Tracker, forget_steps_after
 from vikhr_fast.train.optimizer import build_optimizer, learning_rate
 from vikhr_fast.train.profile import phase, profiling
 from vikhr_fast.train.sharding import fsdp_module, load_sharded, save_gathered
 from vikhr_fast.train.split_adamw import SplitAdamW
+from vikhr_fast.train.trackers import open_trackers
 from vikhr_kernels import reference
 
 MODEL, CHECKPOINTS = "model", "checkpoints"
@@ -68,10 +69,14 @@ def train(config: TrainConfig) -> Path:
 
 
 def _operations(config: TrainConfig, ranks: Ranks) -> Operations:
-    """What the models run on; the loss head, whose chunks are the same either way, is told too."""
+    """What the models run on; the loss head, whose chunks are the same either way, is told too.
+
+    Compiled layers need registered operations, eager ones inside where there are no kernels: their reference looks into
+    `cu_seqlens`.
+    """
     on_gpu = ranks.device.type == "cuda"
     vikhr_kernels.allow_triton(config.kernels != "eager")
-    return vikhr_kernels if on_gpu and config.kernels != "eager" else reference
+    return vikhr_kernels if config.runtime.compile or (on_gpu and config.kernels != "eager") else reference
 
 
 class Training:
@@ -102,7 +107,12 @@ class Training:
         frozen = None
         if has_reference(config):  # as it was before the first step, resumed or not
             path = config.kl.reference or config.model
-            frozen = load_sharded(path, ranks, ops=ops, compute=compute, storage=compute).requires_grad_(False)
+            frozen = load_sharded(
+                path, ranks, ops=ops, compute=compute, storage=compute, float8=config.runtime.float8_reference
+            ).requires_grad_(False)
+        if config.runtime.compile:
+            for model in filter(None, (self.model, frozen)):
+                model.compile_layers()
         self.objective = Objective(
             config.kl,
             self.model,
@@ -126,12 +136,14 @@ class Training:
         self.state = self.checkpoints.load_last(self.model, self.optimizer)
         final = config.output / MODEL
         self.ranks.on_main(lambda: forget_steps_after(config.output, self.state.step))
+        trackers: list[Tracker] = []
+        self.ranks.on_main(lambda: trackers.extend(open_trackers(config, self.state.step)))
         with (
             MetricsWriter(
                 config.output,
                 first_step=self.state.step,
                 num_steps=self.num_steps,
-                tensorboard=config.tensorboard,
+                trackers=trackers,
                 is_main=self.ranks.is_main,
             ) as metrics,
             profiling(config.output, config.profile, self.ranks) as profiled,
@@ -195,9 +207,9 @@ class Training:
         rate = learning_rate(step, self.num_steps, config.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        num_tokens = torch.tensor(sum(batch.trained_tokens for batch in batches), device=ranks.device)
+        num_tokens = torch.full((), sum(batch.trained_tokens for batch in batches), device=ranks.device)
         ranks.sum(num_tokens)
-        weights = self.objective.weights(self._wide(self.state.losses))
+        weights = self.objective.weights(self._on_device(self.state.losses))
         sums = torch.zeros(6, dtype=torch.float64, device=ranks.device)  # the loss, then objective.Losses
         for number, batch in enumerate(b.to(ranks.device) for b in batches):
             is_last = number == len(batches) - 1
@@ -212,8 +224,8 @@ class Training:
         with phase("norm"):
             grad_norm = self.optimizer.gradient_norm()
         pairs = sum(batch.seen_pairs(self.inputs.model.sliding_window) for batch in batches)
-        work = torch.tensor((sum(len(batch.tokens) for batch in batches), pairs), dtype=sums.dtype)
-        sums = ranks.sum(torch.cat((sums, work.to(ranks.device))))
+        work = self._on_device((sum(len(batch.tokens) for batch in batches), pairs))
+        sums = ranks.sum(torch.cat((sums, work)))
         reported = torch.cat((sums, torch.stack((num_tokens, grad_norm)))).tolist()  # where the CPU waits for a GPU
         loss_value, *loss_sums, positions, pairs, counted, norm = reported
         tokens = int(counted)
@@ -248,7 +260,7 @@ class Training:
         """Mean CE and mean KL of a batch under the current weights, and the gradient norm of its loss; no update."""
         batch = batch.to(self.ranks.device)
         num_tokens = torch.tensor(batch.trained_tokens, device=self.ranks.device)
-        weights = self.objective.weights(self._wide(self.state.losses))
+        weights = self.objective.weights(self._on_device(self.state.losses))
         loss, losses = self.objective(
             batch.tokens, batch.targets, batch.cu_seqlens, batch.sources, num_tokens=num_tokens, weights=weights
         )
@@ -317,13 +329,16 @@ class Training:
 
     def _agreed(self) -> tuple[int, bool]:
         """The largest exit code that any rank was asked for, and whether any could not write: all stop together."""
-        mine = torch.zeros((2, self.ranks.count), dtype=torch.int64, device=self.ranks.device)
-        mine[:, self.ranks.rank] = torch.tensor((self.interruption.exit_code, self.checkpoints.has_failed))
-        exit_code, has_failed = self.ranks.sum(mine).amax(dim=1).tolist()
-        return exit_code, bool(has_failed)
+        mine, place = [0.0] * (2 * self.ranks.count), 2 * self.ranks.rank
+        mine[place : place + 2] = self.interruption.exit_code, self.checkpoints.has_failed
+        found = self.ranks.sum(self._on_device(tuple(mine))).tolist()
+        return int(max(found[::2])), any(found[1::2])
 
-    def _wide(self, values: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=self.ranks.device)
+    def _on_device(self, values: tuple[float, ...]) -> Tensor:
+        """The values in float64; a GPU isn't waited for."""
+        tensor = torch.tensor(values, dtype=torch.float64)
+        on_gpu = self.ranks.device.type == "cuda"
+        return (tensor.pin_memory() if on_gpu else tensor).to(self.ranks.device, non_blocking=True)
 
     def _loader(self) -> StepLoader:
         batch = self.config.batch

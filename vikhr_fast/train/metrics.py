@@ -1,11 +1,12 @@
-"""What a run says of itself: one console line a step, JSON lines, TensorBoard events."""
+"""What a run says of itself: one console line a step, JSON lines, TensorBoard events, Weights & Biases."""
 
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -15,6 +16,19 @@ from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.files import write_text
 
 METRICS, VALIDATION, INCIDENTS = "metrics.jsonl", "validation.jsonl", "incidents.jsonl"
+_TRACKED = (
+    "loss", "ce", "kl", "grad_norm", "learning_rate", "tokens_per_second", "data_seconds", "mfu", "memory_bytes",
+)  # fmt: skip
+
+
+class Tracker(Protocol):
+    """Somewhere else that numbers go to."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes named numbers of a step."""
+
+    def close(self) -> None:
+        """Sends what is left."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +69,16 @@ class MetricsWriter:
         directory: the run directory.
         first_step: steps already done.
         num_steps: steps of the whole run.
-        tensorboard: write events too.
+        trackers: who is told too.
         is_main: whether this rank writes.
     """
 
-    def __init__(self, directory: Path, *, first_step: int, num_steps: int, tensorboard: bool, is_main: bool) -> None:
+    def __init__(
+        self, directory: Path, *, first_step: int, num_steps: int, trackers: Sequence[Tracker], is_main: bool
+    ) -> None:
         self._is_main = is_main
         self._directory = directory
-        self._events = _tensorboard_writer(directory, first_step) if tensorboard and is_main else None
+        self._trackers = trackers
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -84,8 +100,8 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        if self._events is not None:
-            self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def step(self, metrics: StepMetrics) -> None:
         """Records one step."""
@@ -110,10 +126,9 @@ class MetricsWriter:
             f"ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
         )
         self._progress.update(self._task, completed=metrics.step)
-        if self._events is not None:
-            for name in ("loss", "ce", "kl", "grad_norm", "learning_rate", "tokens_per_second", "mfu", "memory_bytes"):
-                if (value := getattr(metrics, name)) is not None:
-                    self._events.add_scalar(f"train/{name}", value, metrics.step)
+        values = {f"train/{name}": value for name in _TRACKED if (value := getattr(metrics, name)) is not None}
+        for tracker in self._trackers:
+            tracker.log(metrics.step, values)
 
     def validation(self, step: int, tokens: int, scores: dict[str, Score]) -> None:
         """Records the scores of all validation sets at one step."""
@@ -123,9 +138,9 @@ class MetricsWriter:
         self._append(VALIDATION, {"step": step, "tokens": tokens, "sets": sets})
         described = (f"{name} {s.bits_per_byte:.4f} bits/byte (loss {s.loss:.4f})" for name, s in scores.items())
         logger.info(f"validation at step {step}: {', '.join(described)}")
-        if self._events is not None:
-            for name, score in scores.items():
-                self._events.add_scalar(f"validation/{name}_bits_per_byte", score.bits_per_byte, step)
+        values = {f"validation/{name}_bits_per_byte": score.bits_per_byte for name, score in scores.items()}
+        for tracker in self._trackers:
+            tracker.log(step, values)
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
         with (self._directory / name).open("a", encoding="utf-8") as file:
@@ -148,11 +163,3 @@ def forget_steps_after(directory: Path, last_step: int) -> None:
     for path in (directory / METRICS, directory / VALIDATION, directory / INCIDENTS):
         kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
-
-
-def _tensorboard_writer(directory: Path, first_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("tensorboard: not installed; pip install 'vikhr-fast[tensorboard]'") from None
-    return SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1 if first_step else 0)

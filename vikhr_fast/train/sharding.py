@@ -13,6 +13,7 @@ from vikhr_fast.files import atomic_directory
 from vikhr_fast.model import Mistral, Operations
 from vikhr_fast.model_config import read_config, write_config
 from vikhr_fast.ranks import Ranks
+from vikhr_fast.train.float8 import FLOAT8, quantise, replace_linears, require_float8
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
 from vikhr_kernels import split_master
 
@@ -25,6 +26,7 @@ def load_sharded(
     compute: torch.dtype,
     storage: torch.dtype,
     remainders: dict[str, Tensor] | None = None,
+    float8: bool = False,
 ) -> Mistral:
     """A model with its parameters sharded over the ranks, read tensor by tensor.
 
@@ -39,11 +41,17 @@ def load_sharded(
         storage: dtype of the sharded parameters, and of their gradients' reduction unless it is bfloat16.
         remainders: where given, filled with what bf16 parameters lack of the float32 values, see
             `vikhr_kernels.split_master`: int16 local shards by the parameters' names.
+        float8: the layers' products in float8, see `Float8Linear`; for a model that stays frozen.
     """
     read_as = storage if remainders is None else torch.float32
     model = Mistral(read_config(directory), ops=ops, device="meta", dtype=storage)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if float8:
+        require_float8(ranks.device, model.config)
+        replace_linears(model)
     # Inputs keep their dtypes: hidden states have the compute dtype already, loss weights need their full precision.
-    precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=read_as, cast_forward_inputs=False)
+    gather_as = compute if storage != compute else None  # None leaves float8 as it is
+    precision = MixedPrecisionPolicy(param_dtype=gather_as, reduce_dtype=read_as, cast_forward_inputs=False)
     for module in (model.model.embed_tokens, *model.model.layers):
         fully_shard(module, mesh=ranks.mesh, mp_policy=precision)
     fully_shard(model.lm_head, mesh=ranks.mesh, mp_policy=precision, reshard_after_forward=False)
@@ -54,18 +62,29 @@ def load_sharded(
             module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
     model.to_empty(device=ranks.device)
     files = WeightFiles(directory)
-    files.require({name: tuple(parameter.shape) for name, parameter in model.named_parameters()})
+    files.require(shapes)
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name in shapes:
             whole = files.read(name, read_as, ranks.device)
-            assert isinstance(parameter, DTensor)
-            value = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
-            if remainders is not None:
-                upper, remainders[name] = split_master(value.to_local())
-                parameter.to_local().copy_(upper)
-            else:
-                parameter.copy_(value)
+            if parameters[name].dtype == FLOAT8:
+                whole, scale = quantise(whole)
+                _fill(parameters[name.removesuffix("weight") + "scale"], scale)
+            remainder = _fill(parameters[name], whole, split=remainders is not None)
+            if remainders is not None and remainder is not None:
+                remainders[name] = remainder
     return model
+
+
+def _fill(parameter: Tensor, whole: Tensor, split: bool = False) -> Tensor | None:
+    """Sets this rank's shard of a parameter; split, to the upper half of a master, whose remainder is returned."""
+    assert isinstance(parameter, DTensor)
+    value = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
+    remainder = None
+    if split:
+        value, remainder = split_master(value)
+    parameter.to_local().copy_(value)
+    return remainder
 
 
 def fsdp_module(model: Mistral) -> FSDPModule:
