@@ -113,21 +113,6 @@ def annotate_documents(documents: Documents, output: Path, settings: AnnotateSta
     _write(output, sample, answers, work)
 
 
-def endpoint_of(settings: AnnotateStage) -> ChatEndpoint:
-    """The endpoint, with the key from the environment; InputError where either cannot be."""
-    key = os.environ.get(settings.key_variable, "").strip()  # of a file, it may end in a newline
-    if not key and settings.base_url == AnnotateStage.base_url:
-        raise InputError(f"{settings.key_variable}: not in the environment; put the endpoint's key there")
-    return ChatEndpoint(
-        settings.base_url,
-        key,
-        requests_per_minute=settings.requests_per_minute,
-        attempts=settings.attempts,
-        timeout_seconds=settings.timeout_seconds,
-        backoff_seconds=settings.backoff_seconds,
-    )
-
-
 def annotate_work(documents: Documents, settings: AnnotateStage) -> dict[str, Any]:
     """What the annotations depend on, besides the model's mood."""
     return work_of("annotate", settings, input=documents.sha256)

@@ -11,7 +11,8 @@ import torch
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.annotate import annotate_documents, annotate_work, endpoint_of
+from vikhr_fast.corpus.annotate import annotate_documents, annotate_work
+from vikhr_fast.corpus.chat import endpoint_of
 from vikhr_fast.corpus.classifier import read_manifest
 from vikhr_fast.corpus.collect import collect_sources, collect_work
 from vikhr_fast.corpus.decontaminate import decontaminate_documents, decontaminate_work, evaluation_files

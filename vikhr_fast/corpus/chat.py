@@ -229,7 +229,7 @@ def endpoint_of(settings: EndpointSettings) -> ChatEndpoint:
     Raises:
         InputError: no key for an endpoint that wants one, or an URL that cannot be.
     """
-    key = os.environ.get(settings.key_variable)
+    key = os.environ.get(settings.key_variable, "").strip()  # of a file, it may end in a newline
     if not key and settings.base_url == EndpointSettings.base_url:
         raise InputError(f"{settings.key_variable}: not in the environment; put the endpoint's key there")
     return ChatEndpoint(
