@@ -13,8 +13,9 @@ from training_runs import make_config
 
 from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.ranks import process_group
+from vikhr_fast.train.inputs import open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.train.loop import Training, _record, open_inputs
+from vikhr_fast.train.loop import Training
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,7 +65,7 @@ def test_a_step_waits_for_nothing_but_its_report(
         return reports[-1]
 
     inputs = open_inputs(config)
-    _record(config, inputs)
+    record_inputs(config, inputs)
     with process_group(config.runtime) as ranks:
         training = Training(config, inputs, ranks, Interruption())
         for step, batches in training._batches():
