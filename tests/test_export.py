@@ -19,8 +19,9 @@ from vikhr_fast.export import Export, export_checkpoint
 from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import process_group
 from vikhr_fast.tokenizer import BpeEncoder
+from vikhr_fast.train.inputs import open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.train.loop import Training, _record, open_inputs, train
+from vikhr_fast.train.loop import Training, train
 
 
 def small_run(workspace: Path, output: Path, **changes: Any) -> TrainConfig:
@@ -63,7 +64,7 @@ def test_a_checkpoint_goes_out_and_back_bit_for_bit(workspace: Path, tmp_path: P
     config = small_run(workspace, tmp_path / "again", optimizer={"master": master})
     config = dataclasses.replace(config, model=tmp_path / "out")
     inputs = open_inputs(config)
-    _record(config, inputs)
+    record_inputs(config, inputs)
     with process_group(config.runtime) as ranks:
         Training(config, inputs, ranks, Interruption())._save_checkpoint()
     export_checkpoint(Export(tmp_path / "again", tmp_path / "back", dtype="float32"))
