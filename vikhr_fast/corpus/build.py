@@ -13,7 +13,6 @@ from tyro.conf import Positional, arg
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.annotate import annotate_documents, annotate_work
 from vikhr_fast.corpus.chat import endpoint_of
-from vikhr_fast.corpus.classifier import read_manifest
 from vikhr_fast.corpus.collect import collect_sources, collect_work
 from vikhr_fast.corpus.decontaminate import decontaminate_documents, decontaminate_work, evaluation_files
 from vikhr_fast.corpus.dedup_stage import dedup_documents, dedup_work
@@ -36,6 +35,7 @@ from vikhr_fast.corpus.quality_filter import filter_documents, filter_work
 from vikhr_fast.corpus.scrub import scrub_documents, scrub_work
 from vikhr_fast.corpus.settings import CorpusSettings, Machine, check_machine, read_settings
 from vikhr_fast.corpus.shard import encoder_for_shards
+from vikhr_fast.corpus.stage import read_manifest
 from vikhr_fast.corpus.stats import write_stats
 from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter, train_filter_work

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vikhr_fast.corpus.documents import MANIFEST
 from vikhr_fast.errors import InputError
 
 SETTINGS = "filter.json"
@@ -230,12 +229,3 @@ def expected_calibration_error(probabilities: Scores, labels: npt.NDArray[np.boo
         if (places == b).any()
     ]
     return float(sum(gaps))
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a stage that writes no documents; InputError where there is none."""
-    try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        raise InputError(f"{directory / MANIFEST}: missing or damaged; make {directory} again") from None
-    return manifest

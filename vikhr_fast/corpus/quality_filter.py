@@ -10,10 +10,10 @@ import pyarrow as pa
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.classifier import Classifier, read_manifest
+from vikhr_fast.corpus.classifier import Classifier
 from vikhr_fast.corpus.documents import Counts, Documents, add_counts
 from vikhr_fast.corpus.settings import FilterStage
-from vikhr_fast.corpus.stage import Transformed, map_parts, work_of
+from vikhr_fast.corpus.stage import Transformed, map_parts, read_manifest, work_of
 
 _DIGITS = 4  # of the probability in `meta`
 

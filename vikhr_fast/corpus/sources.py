@@ -2,20 +2,15 @@
 
 import fnmatch
 import glob
-import math
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast._native import WordCounts
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.read import Columns, OnBad, Record, joined_text, named, read_documents, read_records, refuse
+from vikhr_fast.corpus.read import Columns, OnBad, Record, joined_text, read_documents, read_records, refuse
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of
 
-_BATCH = 1024  # documents
 _HUB = "hf:"
 _HUB_FILES = r"hf:([\w.-]+/[\w.-]+)@([0-9a-f]{40}):(.+)$"
 _HUB_FORM = f"{_HUB}OWNER/NAME@COMMIT[/CONFIG[/SPLIT]], or :PATTERN after COMMIT for its raw files"
@@ -46,48 +41,6 @@ def read_source(source: Path, columns: Columns, on_bad: OnBad = refuse) -> Itera
         yield from _hub_records(str(source), columns, on_bad)
     else:
         yield from read_records(source_files(source), columns, on_bad)
-
-
-def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_field: str, max_words: int) -> WordCounts:
-    """How often each word occurs in the text of all sources, most frequent first.
-
-    Args:
-        sources: see `read_texts`.
-        weights: the share of each source in the whole, in any unit; empty takes every source as large as it is.
-        text_field: see `read_texts`.
-        max_words: different words to keep, for each source; past it the rarer half is dropped. About 100 bytes each.
-
-    Raises:
-        InputError: unreadable or empty sources, or impossible weights.
-    """
-    if max_words < 1000:
-        raise InputError(f"--max-words {max_words}: must be 1000 or more")
-    if weights and (len(weights) != len(sources) or not all(0 < weight < math.inf for weight in weights)):
-        shown = " ".join(map(str, weights))
-        raise InputError(f"--weights {shown}: must be {len(sources)} positive numbers, one for each input")
-    words = WordCounts(max_words)
-    if not weights:
-        for source in sources:
-            _count(words, source, text_field)
-    else:
-        counts = [WordCounts(max_words) for _ in sources]
-        for source, count in zip(sources, counts, strict=True):
-            _count(count, source, text_field)
-        # No count shrinks, so that rounding loses next to nothing and no word.
-        factors = [weight / count.bytes for weight, count in zip(weights, counts, strict=True)]
-        for count, factor in zip(counts, factors, strict=True):
-            words.add_scaled(count, factor / min(factors))
-    words.sort()
-    logger.info(f"{named(sources)}: {words.bytes:,} bytes, {len(words):,} different words")
-    if words.dropped:
-        logger.warning(f"{words.dropped:,} occurrences of rare words were left out; --max-words keeps more")
-    return words
-
-
-def _count(words: WordCounts, source: Path, text_field: str) -> None:
-    texts = read_texts(source, text_field)
-    while batch := tuple(islice(texts, _BATCH)):
-        words.add(batch)
 
 
 def source_files(source: Path) -> list[Path]:

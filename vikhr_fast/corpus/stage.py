@@ -16,6 +16,7 @@ from rich.table import Table
 from vikhr_fast.config import validated
 from vikhr_fast.console import console, logger
 from vikhr_fast.corpus.documents import (
+    MANIFEST,
     Counts,
     Documents,
     add_counts,
@@ -25,6 +26,7 @@ from vikhr_fast.corpus.documents import (
     write_manifest,
     write_part,
 )
+from vikhr_fast.corpus.layout import read_object
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_file
 from vikhr_fast.resumable import resumable_directory, scratch_of
@@ -50,6 +52,14 @@ def work_of(stage: str, settings: Any, **inputs: Any) -> dict[str, Any]:
     """All that a stage's output depends on, as JSON values; InputError where settings from flags are impossible."""
     validated(pydantic.TypeAdapter(type(settings)), asdict(settings), stage)
     return {"stage": stage, "settings": settings_of(settings), **inputs}
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a stage that writes no documents; InputError where there is none."""
+    manifest = read_object(directory / MANIFEST)
+    if "work" not in manifest:
+        raise InputError(f"{directory / MANIFEST}: missing or damaged; remove {directory} and make it again")
+    return manifest
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from tyro.conf import Positional
 from vikhr_fast._native import Extender, WordCounts
 from vikhr_fast.console import console
 from vikhr_fast.corpus.read import named
-from vikhr_fast.corpus.sources import count_words
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, refuse_existing, sha256_of, write_text
 from vikhr_fast.tokenizer.efficiency import segmentation_change
@@ -36,6 +35,7 @@ from vikhr_fast.tokenizer.export import (
 )
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
 from vikhr_fast.tokenizer.train import control_pieces
+from vikhr_fast.tokenizer.word_counts import count_words
 
 REPORT_NAME = "extend.json"
 _SPACE = "▁"

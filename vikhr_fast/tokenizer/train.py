@@ -9,11 +9,11 @@ from pathlib import Path
 from vikhr_fast._native import WordCounts
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.read import named
-from vikhr_fast.corpus.sources import count_words
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, refuse_existing
 from vikhr_fast.tokenizer.export import CHAT_PIECES, MODEL_NAME, export_tokenizer
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
+from vikhr_fast.tokenizer.word_counts import count_words
 
 RESERVED_FORM = "<|reserved_{}|>"
 _WORDS_AT_ONCE = 10_000

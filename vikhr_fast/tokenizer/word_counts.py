@@ -1,0 +1,55 @@
+"""How often each word occurs, all that training a tokenizer needs of a text."""
+
+import math
+from itertools import islice
+from pathlib import Path
+
+from vikhr_fast._native import WordCounts
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.read import named
+from vikhr_fast.corpus.sources import read_texts
+from vikhr_fast.errors import InputError
+
+_BATCH = 1024  # documents
+
+
+def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_field: str, max_words: int) -> WordCounts:
+    """How often each word occurs in the text of all sources, most frequent first.
+
+    Args:
+        sources: see `read_texts`.
+        weights: the share of each source in the whole, in any unit; empty takes every source as large as it is.
+        text_field: see `read_texts`.
+        max_words: different words to keep, for each source; past it the rarer half is dropped. About 100 bytes each.
+
+    Raises:
+        InputError: unreadable or empty sources, or impossible weights.
+    """
+    if max_words < 1000:
+        raise InputError(f"--max-words {max_words}: must be 1000 or more")
+    if weights and (len(weights) != len(sources) or not all(0 < weight < math.inf for weight in weights)):
+        shown = " ".join(map(str, weights))
+        raise InputError(f"--weights {shown}: must be {len(sources)} positive numbers, one for each input")
+    words = WordCounts(max_words)
+    if not weights:
+        for source in sources:
+            _count(words, source, text_field)
+    else:
+        counts = [WordCounts(max_words) for _ in sources]
+        for source, count in zip(sources, counts, strict=True):
+            _count(count, source, text_field)
+        # No count shrinks, so that rounding loses next to nothing and no word.
+        factors = [weight / count.bytes for weight, count in zip(weights, counts, strict=True)]
+        for count, factor in zip(counts, factors, strict=True):
+            words.add_scaled(count, factor / min(factors))
+    words.sort()
+    logger.info(f"{named(sources)}: {words.bytes:,} bytes, {len(words):,} different words")
+    if words.dropped:
+        logger.warning(f"{words.dropped:,} occurrences of rare words were left out; --max-words keeps more")
+    return words
+
+
+def _count(words: WordCounts, source: Path, text_field: str) -> None:
+    texts = read_texts(source, text_field)
+    while batch := tuple(islice(texts, _BATCH)):
+        words.add(batch)
