@@ -34,7 +34,7 @@ from vikhr_fast.corpus.settings import MixStage
 from vikhr_fast.corpus.shard import Shard, TokenShards, write_shards
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.model import Mistral, ModelConfig
-from vikhr_fast.report import Section, Table, write_report
+from vikhr_fast.report import Section, Table, bar_plot, write_report
 from vikhr_fast.train.loop import train
 
 SOURCES = ("news", "wiki")
@@ -117,16 +117,32 @@ def shown(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f}"
 
 
-def table_of(runs: list[dict[str, Any]], sizes: dict[str, int]) -> Table:
-    rows = []
-    for tokens in sorted({run["tokens"] for run in runs}):
-        for corpus in sizes:
-            own = [run for run in runs if (run["corpus"], run["tokens"]) == (corpus, tokens)]
-            passes = f"{tokens / sizes[corpus]:.2f}"
-            measures = (shown([run[name] for run in own], 3) for name in ("perplexity", "bits_per_byte"))
-            rows.append((corpus, f"{tokens:,}", passes, *measures))
+def write_page(path: Path, record: dict[str, Any]) -> None:
+    """The report page of what `main` records."""
+    sizes: dict[str, int] = record["tokens"]
+    budgets = sorted({run["tokens"] for run in record["runs"]})
+
+    def found(corpus: str, tokens: int, name: str) -> list[float]:
+        return [run[name] for run in record["runs"] if (run["corpus"], run["tokens"]) == (corpus, tokens)]
+
+    rows = tuple(
+        (
+            corpus,
+            f"{tokens:,}",
+            f"{tokens / sizes[corpus]:.2f}",
+            shown(found(corpus, tokens, "perplexity"), 1),
+            shown(found(corpus, tokens, "bits_per_byte"), 3),
+        )
+        for tokens in budgets
+        for corpus in sizes
+    )
     caption = f"Held-out paragraphs of {' and '.join(SOURCES)}; {len(SEEDS)} seeds, mean ± standard error."
-    return Table(caption, ("corpus", "tokens trained on", "passes", "perplexity", "bits per byte"), tuple(rows))
+    table = Table(caption, ("corpus", "tokens trained on", "passes", "perplexity", "bits per byte"), rows)
+    bars = {corpus: [statistics.mean(found(corpus, tokens, "bits_per_byte")) for tokens in budgets] for corpus in sizes}
+    alt = "Bars: bits per byte after training on either corpus, for two numbers of tokens."
+    figure = bar_plot(caption, alt, "bits per byte", [f"{tokens:,} tokens" for tokens in budgets], bars)
+    summary = f"{SHAPE.num_hidden_layers} layers of {SHAPE.hidden_size}, new for every run."
+    write_report(path, "Table 8 in small", summary, [Section("Quality", parts=(table, figure))])
 
 
 def main() -> None:
@@ -153,9 +169,7 @@ def main() -> None:
         "runs": runs,
     }
     (out / "corpus-quality.json").write_text(json.dumps(record, indent=2) + "\n")
-    table = table_of(runs, sizes)
-    summary = f"{SHAPE.num_hidden_layers} layers of {SHAPE.hidden_size}, new for every run."
-    write_report(out / "corpus-quality.html", "Table 8 in small", summary, [Section("Quality", parts=(table,))])
+    write_page(out / "corpus-quality.html", record)
 
 
 if __name__ == "__main__":
