@@ -1,6 +1,7 @@
 """From sources with planted noise to shards by one command; killed in every stage, the shards are the same."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -124,6 +125,24 @@ def test_what_would_end_a_late_stage_is_found_at_once(
 def test_a_machine_that_cannot_be_is_refused(planted: Planted, tmp_path: Path, machine: Machine) -> None:
     with pytest.raises(InputError, match="machine: "):
         build(Build(planted.config, tmp_path / "out", machine))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("times.json", "{", "times.json: damaged: not a JSON object"),
+        ("tokens.json", "[]", "tokens.json: damaged: not a JSON object"),
+        ("1-collect/manifest.json", "{}", "1-collect/manifest.json: missing or damaged"),
+        ("6-classifier/manifest.json", "{", "6-classifier/manifest.json: damaged"),
+    ],
+)
+def test_damaged_notes_are_named(
+    planted: Planted, run: Path, tmp_path: Path, name: str, content: str, complaint: str
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(InputError, match=complaint):
+        build(Build(planted.config, tmp_path / "run"))
 
 
 def test_done_stages_stay_and_others_are_refused(planted: Planted, run: Path) -> None:

@@ -29,6 +29,7 @@ from vikhr_fast.corpus.layout import (
     SHARDS,
     TIMES,
     TOKENS,
+    read_object,
 )
 from vikhr_fast.corpus.mix import mix_documents, mix_work
 from vikhr_fast.corpus.quality_filter import filter_documents, filter_work
@@ -164,6 +165,6 @@ class _Builder:
         start = time.monotonic()
         run(output)
         path = self._output / TIMES
-        times = json.loads(path.read_bytes()) if path.exists() else {}
+        times = read_object(path)
         times[name] = round(time.monotonic() - start, 2)
         write_text(path, json.dumps(times, indent=2) + "\n")

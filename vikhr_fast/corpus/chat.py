@@ -227,7 +227,7 @@ def endpoint_of(settings: EndpointSettings) -> ChatEndpoint:
     """The endpoint, with the key that the environment holds.
 
     Raises:
-        InputError: no key for an endpoint that wants one, or an URL that cannot be.
+        InputError: no key for an endpoint that wants one, a key or an URL that cannot be.
     """
     key = os.environ.get(settings.key_variable, "").strip()  # of a file, it may end in a newline
     if not key and settings.base_url == EndpointSettings.base_url:

@@ -80,10 +80,8 @@ def collect_sources(settings: CorpusSettings, output: Path) -> None:
     for name, source_counts in counts.items():
         if not source_counts.get("documents"):
             logger.warning(f"collect: source {name}: no document")
-        if source_counts["rejected"]:
-            logger.warning(
-                f"collect: source {name}: {source_counts['rejected']:,} bad records, see {output / REJECTED}"
-            )
+        if bad := source_counts["rejected"]:
+            logger.warning(f"collect: source {name}: bad records: {bad:,}, see {output / REJECTED}")
 
 
 def _why_none(counts: Counts, rejected: Path) -> str:

@@ -1,5 +1,11 @@
 """Where `corpus build` puts what each stage makes, and its own notes beside that."""
 
+import json
+from pathlib import Path
+from typing import Any
+
+from vikhr_fast.errors import InputError
+
 COLLECTED = "1-collect"
 DEDUPLICATED = "2-dedup"
 SCRUBBED = "3-scrub"
@@ -17,3 +23,16 @@ TIMES = "times.json"
 TOKENS = "tokens.json"
 """Tokens by source in the first and the last of the documents; see `token_counts`."""
 REPORT = "report.html"
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no such file, InputError where it is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: damaged: not a JSON object; remove it")
+    return values

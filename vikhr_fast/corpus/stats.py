@@ -1,16 +1,15 @@
 """`corpus stats`: what a corpus is made of (table 2 of the paper), and what each stage left of it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from rich.table import Table as ConsoleTable
 from tyro.conf import Positional
 
 from vikhr_fast.console import console
 from vikhr_fast.corpus.documents import MANIFEST, Documents
-from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SHARDS, TIMES, TOKENS
+from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SHARDS, TIMES, TOKENS, read_object
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import refuse_existing
 from vikhr_fast.report import Figure, Line, Section, Table, bar_plot, line_plot, write_report
@@ -39,7 +38,7 @@ def stats(options: Stats) -> None:
     table = _sources_table(options.input, _finished(options.input))
     shown = ConsoleTable(title=table.caption, title_justify="left")
     for name in table.header:
-        shown.add_column(name, justify="left" if name == "source" else "right")
+        shown.add_column(name, justify="left" if name == "source" else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*row)
     console.print(shown)
@@ -53,7 +52,7 @@ def write_stats(directory: Path, page: Path) -> None:
         Section("Stages", parts=(_stages_table(directory, stages), _stages_plot(stages))),
         Section("What was found", parts=tuple(_counts_table(name, own) for name, own in stages.items())),
     ]
-    if quality := _read(directory / CLASSIFIER / MANIFEST).get("quality"):
+    if quality := read_object(directory / CLASSIFIER / MANIFEST).get("quality"):
         rows = tuple((name.replace("_", " "), f"{value:.4g}") for name, value in quality.items())
         sections.append(Section("Quality filter", parts=(Table("On held-out documents.", ("", ""), rows),)))
     total = list(stages.values())[-1].total
@@ -71,18 +70,12 @@ def _finished(directory: Path) -> dict[str, Documents]:
     return stages
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the stage that writes it has not run."""
-    values: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
-    return values
-
-
 def _sources_table(directory: Path, stages: dict[str, Documents]) -> Table:
     """Table 2: by source what was read, what is left of it, and what of that is in the shards."""
     first, last = next(iter(stages.values())).counts, list(stages.values())[-1].counts
-    counted = _read(directory / TOKENS)
+    counted = read_object(directory / TOKENS)
     before, after = (counted.get(name, {}).get("tokens", {}) for name in (next(iter(stages)), list(stages)[-1]))
-    shards = _read(directory / SHARDS / MANIFEST).get("shards", {})
+    shards = read_object(directory / SHARDS / MANIFEST).get("shards", {})
     train, held_out = (
         {name: shards.get(f"{split}/{name}", {}).get("tokens", 0) for name in first}
         for split in ("train", "validation")
@@ -104,7 +97,7 @@ def _sources_table(directory: Path, stages: dict[str, Documents]) -> Table:
 
 
 def _tokens_plot(directory: Path) -> tuple[Figure, ...]:
-    shards = _read(directory / SHARDS / MANIFEST).get("shards", {})
+    shards = read_object(directory / SHARDS / MANIFEST).get("shards", {})
     train = {name.removeprefix("train/"): own for name, own in shards.items() if name.startswith("train/")}
     if not train:
         return ()
@@ -114,7 +107,7 @@ def _tokens_plot(directory: Path) -> tuple[Figure, ...]:
 
 
 def _stages_table(directory: Path, stages: dict[str, Documents]) -> Table:
-    times = _read(directory / TIMES)
+    times = read_object(directory / TIMES)
     first = next(iter(stages.values())).total
     rows = []
     for name in sorted({*stages, *times}):

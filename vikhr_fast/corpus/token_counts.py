@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from vikhr_fast.corpus.documents import Documents
+from vikhr_fast.corpus.layout import read_object
 from vikhr_fast.corpus.shard import encoder_for_shards
 from vikhr_fast.corpus.stage import counted
 from vikhr_fast.files import write_text
@@ -24,7 +24,7 @@ def write_token_counts(path: Path, stages: dict[str, Documents], tokenizer: Path
         threads: 0 is one a core.
     """
     encoder = encoder_for_shards(tokenizer)
-    earlier: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    earlier = read_object(path)
     counts = {}
     for name, documents in stages.items():
         what = [documents.sha256, encoder.sha256]
