@@ -1,13 +1,17 @@
-"""Checks and measures every kernel on one GPU, beside eager PyTorch, torch.compile and the peers.
+"""Checks and measures every kernel on one GPU, beside eager PyTorch, torch.compile and the peers; or a training step.
 
-    python bench/gpu.py --out DIR [--only linear_ce_kl,rope] [--allow-missing] [--dry-run]
+    python bench/gpu.py --out DIR [--only linear_ce_kl,rope] [--train [3|16]] [--allow-missing] [--dry-run]
 
 Writes results.json (checked against bench/schema.json), results.txt and a plot a kernel. A failed check, or a peer
 that isn't installed, makes the exit code 1; `--allow-missing` lets peers be missing. `--dry-run` needs no GPU: it
 runs every check and every contestant that a CPU can, at tiny shapes, and its times mean nothing.
+
+`--train` measures the trainer in place of the kernels: 7.3 billion random weights and their frozen copy (15 GB of
+scratch in TMPDIR, and most of a GPU of 141 GB), CE + KL, 3 and 16 sequences of 1024; see bench/training.py.
 """
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -16,8 +20,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -25,8 +30,9 @@ from cases import all_cases
 from measuring import Case, Inputs, Run, Sizes
 from rich.console import Console
 from rich.table import Table
-from schema import Ceilings, Check, Measurement, Results, Skipped
+from schema import Ceilings, Check, Measurement, Results, Skipped, Training
 from torch import Tensor
+from training import TrainBench, TrainSizes, unlike
 
 mpl.use("Agg")
 from matplotlib import pyplot
@@ -40,7 +46,7 @@ GPU_ONLY = {
     "cuDNN",
     "FlexAttention",
 }  # peers that a CPU cannot run
-PACKAGES = ("torch", "triton", "liger-kernel", "cut-cross-entropy")
+PACKAGES = ("torch", "triton", "transformers", "liger-kernel", "cut-cross-entropy")
 SETS = 3  # of inputs, taken in turn: what one run left in the cache is of no use to the next
 RUNS = 10  # that must agree bit for bit
 
@@ -56,9 +62,12 @@ class Bench:
         self.checks: list[Check] = []
         self.measurements: list[Measurement] = []
         self.skipped: list[Skipped] = []
+        self.training: list[Training] = []
         self._truths: dict[str, tuple[Inputs, tuple[Tensor, ...]]] = {}  # inputs and their float64 results
 
-    def time(self, run: Callable[[Inputs], object], inputs: list[Inputs], seconds: float = 1.0) -> list[float]:
+    def time(
+        self, run: Callable[[Any], object], inputs: Sequence[Any], seconds: float = 1.0, least: int = 20
+    ) -> list[float]:
         """Milliseconds of single runs, sorted; after three that don't count."""
         for i in range(SETS):
             run(inputs[i % len(inputs)])
@@ -71,7 +80,7 @@ class Bench:
             return sorted(times)
         events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         deadline = time.monotonic() + seconds
-        while len(events) < 20 or (time.monotonic() < deadline and len(events) < 200):
+        while len(events) < least or (time.monotonic() < deadline and len(events) < 200):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda._sleep(2_000_000)  # about a millisecond, in which the launches queue up: their cost isn't timed
             start.record()
@@ -234,7 +243,10 @@ def print_table(results: Results, console: Console) -> None:
         error = "" if m.error is None else f"{m.error:.1e}"
         peak = "" if m.peak_bytes is None else f"{m.peak_bytes / 2**20:.0f}"
         table.add_row(m.kernel, str(m.tokens), m.contestant, f"{m.milliseconds:.3f}", factor, error, peak, *share)
-    console.print(table)
+    if results.measurements:
+        console.print(table)
+    if results.training:
+        print_training(results, console)
     for check in results.checks:
         verdict = "passed" if check.passed else "FAILED"
         bits = "equal" if check.equal_bits else "UNEQUAL"
@@ -244,6 +256,46 @@ def print_table(results: Results, console: Console) -> None:
         )
     for skipped in results.skipped:
         console.print(f"{skipped.kernel}: {skipped.contestant} skipped: {skipped.reason}")
+
+
+def print_training(results: Results, console: Console) -> None:
+    """Training steps, each contestant's speed as a share of ours, and peak memory beside the plan's."""
+    columns = (
+        "sequences", "micro-batches", "contestant", "again", "moments", "ms", "tokens/s", "ours x", "% GEMM", "loss",
+        "peak GiB", "planned",
+    )  # fmt: skip
+    table = Table(*columns, title=f"training on {results.device}, CE + KL")
+    own = {(t.sequences, t.micro_batches): t.tokens_per_second for t in results.training if t.contestant == "ours"}
+    for t in results.training:
+        factor = own.get((t.sequences, t.micro_batches), 0) / t.tokens_per_second
+        peak = "" if t.peak_bytes is None else f"{t.peak_bytes / 2**30:.1f}"
+        planned = "" if t.planned_bytes is None else f"{sum(t.planned_bytes.values()) / 2**30:.1f}"
+        table.add_row(
+            str(t.sequences), str(t.micro_batches), t.contestant, t.checkpointing, t.moments or "",
+            f"{t.milliseconds:.1f}", f"{t.tokens_per_second:,.0f}", f"{factor:.2f}", f"{100 * t.gemm_share:.0f}",
+            f"{t.loss:.4f}", peak, planned,
+        )  # fmt: skip
+    console.print(table)
+    for t in results.training:
+        for name, size in (t.resident_bytes or {}).items():
+            planned = (t.planned_bytes or {}).get(name, 0)
+            console.print(f"x {t.sequences}: {name} {size / 2**30:.3f} GiB, planned {planned / 2**30:.3f}")
+
+
+def plot_training(results: Results, directory: Path) -> None:
+    """Tokens a second by contestant, and the peak beside the plan."""
+    figure, (speed, peak) = pyplot.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    names = [f"{t.contestant} x {t.sequences}{' step' if t.optimiser else ''}" for t in results.training]
+    speed.barh(names, [t.tokens_per_second for t in results.training])
+    speed.set(xlabel="tokens/s")
+    planned = [sum((t.planned_bytes or {}).values()) / 2**30 for t in results.training]
+    peak.barh(names, planned, height=0.8, color="lightgrey", label="planned")
+    peak.barh(names, [(t.peak_bytes or 0) / 2**30 for t in results.training], height=0.4, label="measured")
+    peak.set(xlabel="GiB at the peak", yticklabels=[])
+    peak.legend()
+    figure.suptitle(f"training, {results.device}" + (" (dry run)" if results.dry_run else ""))
+    figure.savefig(directory / "training.svg")
+    pyplot.close(figure)
 
 
 def plot(results: Results, axes: dict[str, str], directory: Path) -> None:
@@ -275,12 +327,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory of the results")
     parser.add_argument("--only", help=f"comma-separated, of {', '.join(all_cases(Sizes.tiny()))}")
+    parser.add_argument(
+        "--train", nargs="?", const="all", metavar="SEQUENCES",
+        help="measure the training step, not the kernels; with a micro-batch of so many sequences alone",
+    )  # fmt: skip
     parser.add_argument("--allow-missing", action="store_true", help="peers that aren't installed are left out")
     parser.add_argument("--commit", help="of this tree, where it isn't a git repository")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
     options = parser.parse_args(arguments)
     if not options.dry_run and not torch.cuda.is_available():
         parser.error("no CUDA device here; --dry-run runs what a CPU can")
+    if options.train and options.only:
+        parser.error("--only is for kernels, --train for the training step")
+    train_sizes = TrainSizes.tiny() if options.dry_run else TrainSizes()
+    if options.train not in (None, "all", *map(str, train_sizes.sequences)):
+        parser.error(
+            f"--train {options.train}: must be one of {', '.join(map(str, train_sizes.sequences))}, or nothing"
+        )
     torch.manual_seed(0)
     if options.dry_run:
         torch.set_num_threads(1)
@@ -296,9 +359,9 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     commit = options.commit or _commit()
     ceilings = bench.ceilings()
-    for name in names:
-        bench.check(cases[name])
-        bench.measure(cases[name])
+
+    def save() -> Results:
+        """After every kernel and contestant: an interrupted run keeps what it has measured."""
         results = Results(
             dry_run=options.dry_run,
             commit=commit,
@@ -309,17 +372,33 @@ def main(arguments: list[str] | None = None) -> int:
             checks=bench.checks,
             ceilings=ceilings,
             measurements=bench.measurements,
+            training=bench.training,
             skipped=bench.skipped,
         )
         text = results.model_dump_json(indent=2)
         Results.model_validate_json(text)
-        # after every kernel: an interrupted run keeps what it has measured
         (options.out / "results.json").write_text(text + "\n", encoding="utf-8")
+        return results
+
+    if options.train:
+        chosen = train_sizes.sequences if options.train == "all" else (int(options.train),)
+        sizes = dataclasses.replace(train_sizes, sequences=chosen)
+        TrainBench(bench, sizes, ceilings.gemm_flops_per_second, save).run()
+    else:
+        for name in names:
+            bench.check(cases[name])
+            bench.measure(cases[name])
+            save()
+    results = save()
     with (options.out / "results.txt").open("w", encoding="utf-8") as file:
         print_table(results, Console(file=file, width=120))
     print_table(results, Console(width=None if sys.stdout.isatty() else 120))
     plot(results, {name: case.axis for name, case in cases.items()}, options.out)
+    if results.training:
+        plot_training(results, options.out)
     failed = [check.kernel for check in results.checks if not check.passed]
+    failed += unlike(results.training, options.dry_run)
+    print(*failed, sep="\n", end="\n" if failed else "")
     missing = [
         s for s in results.skipped if not options.dry_run and not (options.allow_missing and "missing" in s.reason)
     ]

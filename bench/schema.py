@@ -48,6 +48,30 @@ class Measurement(_Strict):
     flops_per_second: float | None = Field(description="of its matrix products alone")
 
 
+class Training(_Strict):
+    """Forward and backward of one micro-batch, or a whole optimiser step over several."""
+
+    contestant: str
+    sequences: int = Field(gt=0, description="of a micro-batch")
+    tokens: int = Field(gt=0, description="of a micro-batch, padding counted")
+    micro_batches: int = Field(gt=0)
+    optimiser: bool = Field(description="whether the AdamW step is included")
+    checkpointing: str = Field(description="what of a layer backward computes again; its FLOPs aren't counted")
+    moments: str | None = Field(description="dtype of AdamW's moments")
+    milliseconds: float = Field(gt=0, description="median")
+    fastest: float = Field(gt=0)
+    slowest: float = Field(gt=0)
+    repeats: int = Field(gt=0)
+    loss: float = Field(description="of the first micro-batch, before any step")
+    flops: float = Field(gt=0, description="6 N + 3.5 attention, and 2 N + attention of the reference")
+    flops_per_second: float = Field(gt=0)
+    gemm_share: float = Field(gt=0, description="of the rate of a square product in the same run")
+    tokens_per_second: float = Field(gt=0)
+    peak_bytes: int | None = Field(ge=0, description="allocated at most; None off the GPU")
+    resident_bytes: dict[str, int] | None = Field(description="of that, what lives all the time, by category")
+    planned_bytes: dict[str, int] | None = Field(description="what `vikhr-fast plan` says, by category")
+
+
 class Skipped(_Strict):
     """A contestant that could not run here, and why."""
 
@@ -68,7 +92,8 @@ class Results(_Strict):
     versions: dict[str, str]
     checks: list[Check]
     ceilings: Ceilings
-    measurements: list[Measurement] = Field(min_length=1)
+    measurements: list[Measurement]
+    training: list[Training] = Field(default=[], description="of --train")
     skipped: list[Skipped]
 
 

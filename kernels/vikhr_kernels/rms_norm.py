@@ -34,8 +34,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = No
     normalised, summed, _ = _rms_norm(
         x.reshape(rows), weight, eps, None if residual is None else residual.reshape(rows)
     )
-    normalised = normalised.view(x.shape)
-    return normalised if residual is None else (normalised, summed.view(x.shape))
+    if x.dim() != 2:  # FSDP2 warns of views where a module returns one
+        normalised, summed = normalised.view(x.shape), summed.view(x.shape) if residual is not None else summed
+    return normalised if residual is None else (normalised, summed)
 
 
 @torch.library.custom_op("vikhr::rms_norm", mutates_args=())

@@ -34,10 +34,46 @@ def test_dry_run_writes_what_the_schema_wants(pytestconfig: pytest.Config, tmp_p
     assert results["commit"] == "abc"
 
 
+def test_dry_run_of_training(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    """All contestants do the same work: equal losses; what lives from step to step is what the plan says."""
+    finished = run(pytestconfig, "--dry-run", "--train", "--out", str(tmp_path), "--commit", "abc")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["skipped"] == []
+    names = {"ours", "ours, compiled layers", "ours, float8 reference", "transformers"}
+    micro_batches = [t for t in results["training"] if not t["optimiser"]]
+    assert {(t["contestant"], t["sequences"]) for t in micro_batches} == {(name, 2) for name in names}
+    for t in micro_batches:
+        assert t["flops_per_second"] == pytest.approx(t["flops"] / t["milliseconds"] * 1e3)
+        assert t["gemm_share"] == pytest.approx(t["flops_per_second"] / results["ceilings"]["gemm_flops_per_second"])
+    steps = [t for t in results["training"] if t["optimiser"]]
+    assert [t["micro_batches"] for t in steps] == [8]
+    for step in steps:
+        for name, size in step["resident_bytes"].items():
+            assert size == pytest.approx(step["planned_bytes"][name], rel=0.05), name
+    assert (tmp_path / "training.svg").stat().st_size > 1000
+
+
+def test_a_contestant_that_does_other_work_is_named(gpu: Any) -> None:
+    same = {"sequences": 3, "optimiser": False}
+    training = importlib.import_module("schema").Training
+    lines = [
+        training.model_construct(contestant=name, loss=loss, **same)
+        for name, loss in (("ours", 10.0), ("alike", 10.00001), ("other", 10.1), ("ours, float8", 10.1))
+    ]
+    assert gpu.unlike(lines, dry_run=True) == ["other x 3: loss 10.100000, not 10.000000"]
+
+
 def test_wrong_kernel_is_named(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path), "--only", "attention")
     assert finished.returncode == 2
     assert "no kernel attention" in finished.stderr
+    finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path), "--only", "rope", "--train")
+    assert finished.returncode == 2
+    assert "--only is for kernels" in finished.stderr
+    finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path), "--train", "5")
+    assert finished.returncode == 2
+    assert "--train 5: must be one of 2, or nothing" in finished.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from vikhr_fast.config import PRESETS
 from vikhr_fast.errors import InputError
 from vikhr_fast.plan.command import Plan, plan
 
@@ -49,6 +50,18 @@ def test_what_does_not_fit_names_the_nearest_that_does(capsys: pytest.CaptureFix
 def test_more_gpus_need_less_memory_each(capsys: pytest.CaptureFixture[str]) -> None:
     needed = [numbers(capsys, gpus=gpus)["needed_bytes"] for gpus in (2, 4, 8, 16)]
     assert needed == sorted(needed, reverse=True)
+
+
+def test_a_float8_reference_takes_half_the_bytes_and_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preset = (PRESETS / "vikhr-7b-1gpu.toml").read_text()
+    file = tmp_path / "float8.toml"
+    file.write_text(preset.replace("[runtime]", "[runtime]\nfloat8_reference = true"))
+    whole = numbers(capsys, config=Path("vikhr-7b-1gpu"), gpu="h200", gpus=1)
+    narrow = numbers(capsys, config=file, gpu="h200", gpus=1)
+    assert narrow["memory_bytes"]["reference"] == pytest.approx(whole["memory_bytes"]["reference"] / 2, rel=0.05)
+    assert narrow["speed"]["step_seconds"] == pytest.approx(whole["speed"]["step_seconds"] * 9 / 10, rel=0.02)
+    with pytest.raises(InputError, match=r"float8.toml: runtime.float8_reference: A100-80GB has no float8"):
+        plan(Plan(config=file, gpus=8))
 
 
 def test_measured_rates_replace_the_data_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def compare(root: Path, output: Path, *arguments: object) -> dict[str, Any]:
     return results
 
 
-@pytest.mark.parametrize(("ranks", "other"), [(1, "fused"), (2, "fsdp")])
+@pytest.mark.parametrize(("ranks", "other"), [(1, "fsdp"), (2, "whole")])
 def test_split_masters_are_float32_ones(
     workspace: Path, tmp_path: Path, pytestconfig: pytest.Config, ranks: int, other: str
 ) -> None:
@@ -35,7 +35,7 @@ def test_split_masters_are_float32_ones(
     results = compare(pytestconfig.rootpath, tmp_path / "out", *arguments)
     # PyTorch's fused update rounds otherwise here and there, and FSDP2 rounds ties to even; now and then that moves a
     # parameter to the next bf16, and all losses after it by the rounding noise of bf16.
-    assert results["largest_relative_loss_difference"][f"split, {other}"] < 2e-4
+    assert all(apart < 2e-4 for apart in results["largest_relative_loss_difference"].values())
     assert results["losses"]["split"][-1] < 0.95 * results["losses"]["split"][0]
 
 

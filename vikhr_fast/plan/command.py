@@ -73,6 +73,8 @@ def plan(options: Plan) -> dict[str, Any]:
     config = config_with_gaps(read_toml(options.config), str(options.config), None)
     model = read_config(options.model) if options.model else MISTRAL_7B_40K
     hardware = _hardware(options)
+    if config.runtime.float8_reference and not hardware.float8:
+        raise InputError(f"plan: {options.config}: runtime.float8_reference: {hardware.name} has no float8")
     if config.batch.sequences_per_step % (config.batch.micro_batch * options.gpus):
         raise InputError(
             f"plan: gpus: {options.gpus}: batch.sequences_per_step {config.batch.sequences_per_step} of "

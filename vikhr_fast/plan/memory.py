@@ -30,6 +30,11 @@ class Parameters:
         return cls(layer, head, model.num_hidden_layers * layer + 2 * head + model.hidden_size)
 
     @property
+    def in_float8(self) -> int:
+        """Those that a float8 reference has in float8: the layers', but for norms that don't count."""
+        return self.total - 2 * self.head
+
+    @property
     def multiplied(self) -> int:
         """Those that a token is multiplied with: all but the embedding."""
         return self.total - self.head
@@ -78,6 +83,7 @@ def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]
     count = Parameters.of(model)
     shard = count.total / gpus
     reference = config.kl.combine == "slerp" or config.kl.weight > 0
+    narrow = reference and config.runtime.float8_reference  # a byte less for each element
     split = config.optimizer.master == "split"
     tokens = config.batch.micro_batch * config.data.sequence_length
     accumulation = config.batch.sequences_per_step // (config.batch.micro_batch * gpus)
@@ -95,8 +101,8 @@ def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]
             **({"remainders": _HALF * shard} if split else {}),
             "moments": 2 * (_WIDE if config.optimizer.moments == "float32" else _HALF) * shard,
             **gradients,
-            **({"reference": _HALF * shard} if reference else {}),
-            "gathered parameters": gathered * (1 + reference),
+            **({"reference": _HALF * shard - narrow * count.in_float8 / gpus} if reference else {}),
+            "gathered parameters": gathered * (1 + reference) - narrow * 2 * count.layer,
             "activations": layers_bytes(model, tokens, config.runtime.checkpointing),
             "loss head": loss_bytes(model, tokens, config.runtime.chunk_tokens, reference),
         }.items()

@@ -17,12 +17,13 @@ class Hardware:
     bandwidth: float  # bytes of memory a second
     link: float  # bytes a second to its neighbours in the node, one direction
     watts: float
+    float8: bool
 
 
 HARDWARE = {
-    "a100-80": Hardware("A100-80GB", 79 * GIB, 312e12, 2.04e12, 300e9, 400),
-    "h100": Hardware("H100-80GB", 79 * GIB, 989e12, 3.35e12, 450e9, 700),
-    "h200": Hardware("H200-141GB", 139 * GIB, 989e12, 4.8e12, 450e9, 700),
+    "a100-80": Hardware("A100-80GB", 79 * GIB, 312e12, 2.04e12, 300e9, 400, False),
+    "h100": Hardware("H100-80GB", 79 * GIB, 989e12, 3.35e12, 450e9, 700, True),
+    "h200": Hardware("H200-141GB", 139 * GIB, 989e12, 4.8e12, 450e9, 700, True),
 }
 LINK_SHARE = 0.7  # of the link's rate that collectives reach
 RESERVED = 2.5 * GIB  # context, communication buffers, workspaces, and what fragmentation loses
@@ -79,11 +80,16 @@ def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int
     tokens = batch.sequences_per_step * config.data.sequence_length / gpus
     training, frozen = flops_per_token(model, config.data.sequence_length)
     reference = config.kl.combine == "slerp" or config.kl.weight > 0
+    if config.runtime.float8_reference:
+        frozen -= count.in_float8  # of 2 a parameter: twice as fast
     again = {"none": 0.0, "selective": training / 3, "full": training / 3}[config.runtime.checkpointing]
     compute = tokens * (training + reference * frozen + again) / (hardware.flops * efficiency)
     micro_batches = batch.sequences_per_step / (batch.micro_batch * gpus)
     moved = (gpus - 1) / gpus * count.total
-    gathered = micro_batches * 2 * moved * (2 + reference)  # bf16, before forward and before backward
+    narrow = reference and config.runtime.float8_reference
+    gathered = (
+        micro_batches * moved * (4 + reference * (1 if narrow else 2))
+    )  # bf16, before forward and before backward
     reduced = 4 * moved * (micro_batches if config.runtime.reduce_each_micro_batch else 1)
     communication = (gathered + reduced) / (hardware.link * LINK_SHARE)
     update = 30 * count.total / gpus / hardware.bandwidth  # AdamW reads and writes 30 bytes a float32 master
@@ -94,5 +100,8 @@ def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int
         communication_seconds=communication,
         tokens_per_second=tokens / seconds,
         training_share=tokens * training / seconds / hardware.flops,
-        whole_share=tokens * (training + reference * frozen) / seconds / hardware.flops,
+        whole_share=tokens
+        * (training + reference * flops_per_token(model, config.data.sequence_length)[1])
+        / seconds
+        / hardware.flops,
     )
