@@ -37,6 +37,7 @@ from vikhr_fast.plan.memory import Parameters, memory
 from vikhr_fast.plan.speed import RESERVED, attention_flops
 from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.train import loop
+from vikhr_fast.train.inputs import Inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.sharding import load_sharded
 from vikhr_fast.weights import write_weights
@@ -269,7 +270,7 @@ class TrainBench:
                 return
 
     def _steps(self, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
-        inputs = loop.Inputs(
+        inputs = Inputs(
             train={"random": None}, validation={}, corpus=None, model=self.sizes.model, support=None,
             num_steps=1 + STEPS,
         )  # fmt: skip

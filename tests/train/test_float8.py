@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from training_runs import make_config, run_ranks
 
-from vikhr_fast.config import config_values
+from vikhr_fast.config import RuntimeConfig, config_values
 from vikhr_fast.errors import InputError
 from vikhr_fast.model import ModelConfig
 from vikhr_fast.train.float8 import FLOAT8, Float8Linear, quantise, require_float8
@@ -61,17 +61,22 @@ def test_its_shards_are_gathered_as_they_are(workspace: Path, tmp_path: Path) ->
         assert ours["kl"] == pytest.approx(expected["kl"], rel=0.05)
 
 
-def test_a_gpu_without_float8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A100")
+def test_what_cannot_be_is_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"runtime.float8_reference: kl.weight is 0, so that there is no reference"):
+        train(make_config(workspace, tmp_path / "run", kl={"weight": 0.0}, runtime={"float8_reference": True}))
     sizes = {"vocab_size": 32, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 128}
     shape = ModelConfig(**sizes, intermediate_size=96)
-    with pytest.raises(
-        InputError, match=r"runtime.float8_reference: A100 has no float8; it needs compute capability 8.9"
-    ):
-        require_float8(torch.device("cuda"), shape)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    require_float8(torch.device("cuda"), shape)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A100")
+    capability = (8, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    with pytest.raises(InputError, match=r"float8_reference: A100 has no float8; it needs compute capability 8.9"):
+        require_float8(RuntimeConfig(), shape)
+    require_float8(RuntimeConfig(device="cpu"), shape)
+    capability = (9, 0)
+    require_float8(RuntimeConfig(), shape)
+    with pytest.raises(InputError, match=r'needs runtime.dtype = "bfloat16" on a GPU, not \'float32\''):
+        require_float8(RuntimeConfig(dtype="float32"), shape)
     with pytest.raises(InputError, match="aren't all multiples of 16"):
-        require_float8(torch.device("cuda"), ModelConfig(**sizes, intermediate_size=97))
+        require_float8(RuntimeConfig(), ModelConfig(**sizes, intermediate_size=97))

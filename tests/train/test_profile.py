@@ -1,5 +1,6 @@
 """A profiled run: trace and table are written, no bit changes, and the loader works ahead."""
 
+import dataclasses
 import json
 import re
 import threading
@@ -40,6 +41,19 @@ def test_trace_table_and_equal_losses(workspace: Path, tmp_path: Path) -> None:
     times = {row[0]: float(row[1]) for row in re.findall(r"^ *(aten::\w+) +([\d.]+)%", table, re.MULTILINE)}
     products = sum(times.get(name, 0.0) for name in ("aten::mm", "aten::bmm", "aten::addmm"))
     assert products <= shares["products"] + 0.1
+
+
+@pytest.mark.parametrize(("steps", "recorded"), [(2, 0), (3, 1), (5, 3)])
+def test_a_shorter_run_is_recorded_as_far_as_it_goes(
+    workspace: Path, tmp_path: Path, steps: int, recorded: int
+) -> None:
+    config = make_config(workspace, tmp_path / "run", schedule={"max_steps": steps})
+    train(dataclasses.replace(config, profile=9))
+    file = tmp_path / "run" / "profile" / "rank-0.txt"
+    assert file.exists() == (recorded > 0)
+    if recorded:
+        (row,) = (line.split() for line in file.read_text().splitlines() if "ProfilerStep" in line)
+        assert int(row[-1]) == recorded
 
 
 def test_flops_are_those_of_the_pairs_that_see_each_other(workspace: Path, tmp_path: Path) -> None:

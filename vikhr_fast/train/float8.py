@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from vikhr_fast.config import RuntimeConfig
 from vikhr_fast.errors import InputError
 from vikhr_fast.model import Mistral
 from vikhr_fast.model_config import ModelConfig
@@ -54,19 +55,21 @@ def replace_linears(model: Mistral) -> None:
                         setattr(module, name, Float8Linear(linear.in_features, linear.out_features))
 
 
-def require_float8(device: torch.device, model: ModelConfig) -> None:
-    """Refuses a GPU that has no float8, and shapes that its products can't have.
+def require_float8(runtime: RuntimeConfig, model: ModelConfig) -> None:
+    """Refuses a GPU that has no float8, and products that it can't make.
 
     Raises:
         InputError: one line.
     """
-    if device.type != "cuda":
+    if runtime.device == "cpu" or not torch.cuda.is_available():
         return
-    if torch.cuda.get_device_capability(device) < _CAPABILITY:
+    if torch.cuda.get_device_capability() < _CAPABILITY:
         raise InputError(
-            f"runtime.float8_reference: {torch.cuda.get_device_name(device)} has no float8; it needs compute "
+            f"runtime.float8_reference: {torch.cuda.get_device_name()} has no float8; it needs compute "
             f"capability {'.'.join(map(str, _CAPABILITY))}"
         )
+    if runtime.dtype != "bfloat16":
+        raise InputError(f'runtime.float8_reference: needs runtime.dtype = "bfloat16" on a GPU, not {runtime.dtype!r}')
     sizes = (model.hidden_size, model.intermediate_size, model.head_dim * model.num_key_value_heads)
     if any(size % _MULTIPLE for size in sizes):
         raise InputError(f"runtime.float8_reference: the model's sizes {sizes} aren't all multiples of {_MULTIPLE}")

@@ -15,6 +15,7 @@ from vikhr_fast.files import sha256_of
 from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.model_config import read_config
 from vikhr_fast.run_directory import record_run
+from vikhr_fast.train.float8 import require_float8
 from vikhr_fast.weights import WeightFiles
 
 ADAPTATION = "adapt.json"
@@ -82,6 +83,10 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         _open_shards(named, config.model, model, data.sequence_length, verify)
         for named in (data.train, data.validation)
     )
+    if config.runtime.float8_reference:
+        if not has_reference(config):
+            raise InputError("runtime.float8_reference: kl.weight is 0, so that there is no reference")
+        require_float8(config.runtime, model)
     corpus = PackedCorpus(train, data.sequence_length, data.epochs, config.seed)
     steps = -(-corpus.num_sequences // config.batch.sequences_per_step)
     return Inputs(

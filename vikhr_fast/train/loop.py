@@ -146,7 +146,7 @@ class Training:
                 trackers=trackers,
                 is_main=self.ranks.is_main,
             ) as metrics,
-            profiling(config.output, config.profile, self.ranks) as profiled,
+            profiling(config.output, config.profile, self.ranks, self.num_steps - self.state.step) as profiled,
             closing(self._batches()) as steps,
             closing(self.checkpoints) as checkpoints,
         ):

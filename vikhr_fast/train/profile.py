@@ -45,10 +45,10 @@ class Summary:
         )
 
 
-def summarise(events: EventList, steps: int, on_gpu: bool) -> Summary:
+def summarise(events: EventList, on_gpu: bool) -> Summary:
     """What the averages of a recording say of its steps, by their phases and operations."""
     own = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events}
-    whole = sum(event.cpu_time_total for event in events if event.key.startswith("ProfilerStep"))
+    steps, whole = next((e.count, e.cpu_time_total) for e in events if e.key.startswith("ProfilerStep"))
     phases = {e.key: e.cpu_time_total / whole for e in events if e.key in (*_WORK, "loader")}
     operations = sum(time for name, time in own.items() if "::" in name)
     products, attention = (sum(own.get(name, 0) for name in names) / operations for names in (_PRODUCTS, _ATTENTION))
@@ -57,13 +57,14 @@ def summarise(events: EventList, steps: int, on_gpu: bool) -> Summary:
 
 
 @contextmanager
-def profiling(output: Path, steps: int, ranks: Ranks) -> Iterator[Callable[[], None]]:
-    """Records `steps` steps after the first two; yields what is to be called after every step.
+def profiling(output: Path, steps: int, ranks: Ranks, steps_left: int) -> Iterator[Callable[[], None]]:
+    """Records `steps` steps after the first two, fewer where the run is shorter; yields what to call after every step.
 
     Writes from each rank `profile/rank-R.json` (Chrome trace), `rank-R.txt` (summary, operations) and, on a GPU,
     `rank-R.pickle` (memory snapshot, for pytorch.org/memory_viz).
     """
-    if not steps:
+    steps = min(steps, steps_left - WARM_UP)
+    if steps <= 0:
         yield lambda: None
         return
     directory = output / "profile"
@@ -75,7 +76,7 @@ def profiling(output: Path, steps: int, ranks: Ranks) -> Iterator[Callable[[], N
         recorded.export_chrome_trace(str(directory / f"{name}.json"))
         order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
         averages = recorded.key_averages()
-        summary = summarise(averages, steps, on_gpu)
+        summary = summarise(averages, on_gpu)
         table = averages.table(sort_by=order, row_limit=40, max_name_column_width=70)
         write_text(directory / f"{name}.txt", f"{summary}\n\n{table}\n")
         if on_gpu:

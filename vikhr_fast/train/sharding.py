@@ -13,7 +13,7 @@ from vikhr_fast.files import atomic_directory
 from vikhr_fast.model import Mistral, Operations
 from vikhr_fast.model_config import read_config, write_config
 from vikhr_fast.ranks import Ranks
-from vikhr_fast.train.float8 import FLOAT8, quantise, replace_linears, require_float8
+from vikhr_fast.train.float8 import FLOAT8, quantise, replace_linears
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
 from vikhr_kernels import split_master
 
@@ -47,7 +47,6 @@ def load_sharded(
     model = Mistral(read_config(directory), ops=ops, device="meta", dtype=storage)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     if float8:
-        require_float8(ranks.device, model.config)
         replace_linears(model)
     # Inputs keep their dtypes: hidden states have the compute dtype already, loss weights need their full precision.
     gather_as = compute if storage != compute else None  # None leaves float8 as it is

@@ -56,7 +56,7 @@ class _WeightsAndBiases:
             )  # fmt: skip
         except (wandb.errors.Error, OSError) as error:
             raise InputError(
-                f"wandb: {error}; WANDB_MODE=offline keeps its files in {config.output / 'wandb'}"
+                f"wandb: {str(error).rstrip('.')}; WANDB_MODE=offline keeps its files in {config.output / 'wandb'}"
             ) from None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
