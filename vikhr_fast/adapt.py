@@ -14,7 +14,16 @@ from vikhr_fast.adapt_rows import Init, RowMaker, find_sources, piece_frequencie
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import refuse_existing, sha256_of, write_text
 from vikhr_fast.resumable import resumable_directory
-from vikhr_fast.tokenizer.export import MODEL_NAME, export_tokenizer, find_model, read_model, refuse_inexact, role_ids
+from vikhr_fast.tokenizer.export import (
+    CHAT_PIECES,
+    CONTROL,
+    MODEL_NAME,
+    export_tokenizer,
+    find_model,
+    read_model,
+    refuse_inexact,
+    role_ids,
+)
 
 if TYPE_CHECKING:
     from vikhr_fast.model_config import ModelConfig
@@ -157,8 +166,11 @@ def _write_configs(options: Adapt, directory: Path, config: "ModelConfig", new: 
         values["tie_word_embeddings"] = False
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
     generation = options.base / _GENERATION_NAME
-    if generation.exists() or rows > len(new.pieces):
+    ends = [index for index, piece in enumerate(new.pieces) if piece.type == CONTROL and piece.piece == CHAT_PIECES[1]]
+    if generation.exists() or ends or rows > len(new.pieces):
         settings = {**(read_json_object(generation) if generation.exists() else {}), **token_ids}
+        if ends:  # what ends an answer once the model is tuned on chats
+            settings["eos_token_id"] = [end for end in (roles.get("eos"), *ends) if end is not None]
         if rows > len(new.pieces):
             settings["suppress_tokens"] = list(range(len(new.pieces), rows))
         write_text(directory / _GENERATION_NAME, json.dumps(settings, indent=2) + "\n")

@@ -57,6 +57,8 @@ The pipeline, a command a stage; each reads files and writes files:
   2. vikhr-fast adapt             embeddings and LM head rebuilt for it
   3. vikhr-fast corpus build      sources to clean token shards, by a corpus.toml (or corpus shard: text as it is)
   4. vikhr-fast train             all weights, CE + KL to the frozen model (torchrun for several GPUs)
+  5. vikhr-fast instruct ...      instruction sets converted, deduplicated, filtered, sharded; then train again
+  6. vikhr-fast generate chat     talk with the result (batch: from file to file; compare: models side by side)
 
 `vikhr-fast merge` interpolates between two models, `vikhr-fast export` makes one of a run's checkpoint.
 `vikhr-fast plan` says what a run would need and cost.

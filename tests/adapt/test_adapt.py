@@ -64,7 +64,8 @@ def test_config_carries_both_spellings_and_all_else(options: Adapt, spelling: di
     rope = {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
     assert config == {**before, **changed, **rope}
     generation = json.loads((options.output / "generation_config.json").read_text())
-    assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "temperature": 0.5}
+    end = BpeEncoder.from_file(options.output / "tokenizer.model").piece_to_id("<|im_end|>")
+    assert generation == {"bos_token_id": 1, "eos_token_id": [2, end], "pad_token_id": None, "temperature": 0.5}
 
 
 def test_report_is_kept(options: Adapt) -> None:

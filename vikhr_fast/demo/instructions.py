@@ -142,7 +142,9 @@ def _write_encoder(tokenizer: Path, output: Path) -> None:
     """An encoder of XLM-R's kind, tiny and with random weights: the demo takes nothing from the network."""
     import torch
     from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     pieces = PreTrainedTokenizerFast.from_pretrained(tokenizer)
     pieces.pad_token = pieces.unk_token
     torch.manual_seed(0)
