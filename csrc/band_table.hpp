@@ -59,7 +59,8 @@ class BandTable {
   };
 
   std::size_t place(std::uint32_t key) const {
-    return static_cast<std::size_t>(std::uint64_t{key} * slots_.size() >> 32);
+    __extension__ using Wide = unsigned __int128;  // there may be more than 2^32 slots
+    return static_cast<std::size_t>(Wide{key} * slots_.size() >> 32);
   }
   std::size_t next(std::size_t i) const { return i + 1 == slots_.size() ? 0 : i + 1; }
 

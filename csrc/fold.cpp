@@ -21,7 +21,6 @@ struct alignas(kFoldBlock) ByteMasks {
   std::uint8_t odd[kFoldBlock];
 };
 
-
 // The macros are expressions on vectors: functions would pass these in registers that not every
 // instruction set has.
 #define VIKHR_IS(bytes, value) reinterpret_cast<Bytes>((bytes) == (value))

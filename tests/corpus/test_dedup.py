@@ -103,6 +103,10 @@ def test_threads_on_real_text(clustering: str) -> None:
     expected = deduplicate(texts, settings=how, threads=1)
     for threads in (0, 2, 5):
         assert_same(deduplicate(texts, settings=how, threads=threads), expected)
+    index = DedupIndex(how)
+    for start, end in pairwise([0, 50, 5_050, 5_051, 9_500, len(texts)]):  # with tables of every size
+        index.add(texts[start:end], threads=2)
+    assert_same(index.result(), expected)
     signatures = [
         _native.MinHasher("word", 5, 200, 20, 1, isa).signatures(_native.Texts.from_sequence(texts[:3000]), False, 2)
         for isa in _native.isa_names()

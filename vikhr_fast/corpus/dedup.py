@@ -75,7 +75,8 @@ class DedupIndex:
     Time: a text costs a look into each band, then one comparison for each kept text that shares a band with it.
     Copies of a text are found before that, however many. What can grow with the square of the number of texts is a
     family of texts that are all alike but under the threshold. Memory: about 8 bytes a shingle and 12 a band of the
-    texts that are compared with: the kept ones, under "transitive" all different ones.
+    texts that are compared with: the kept ones, under "transitive" all different ones; while a batch is added, 8 more
+    a band of its texts, and 8 more a shingle of the one being read: 1.4 GB for a text of 1 GB, with "char:5" 8 GB.
     """
 
     def __init__(self, settings: DedupSettings = PRESETS["default"]) -> None:
