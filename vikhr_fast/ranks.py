@@ -27,6 +27,8 @@ class Ranks:
     device: torch.device
     mesh: DeviceMesh
     watch: Watch
+    control: dist.ProcessGroup
+    """What isn't computed on is agreed on here, between CPUs: a GPU isn't waited for."""
 
     @property
     def is_main(self) -> bool:
@@ -37,6 +39,12 @@ class Ranks:
         """The elementwise sum over all ranks, in place."""
         dist.all_reduce(values)
         return values
+
+    def most(self, *values: int) -> tuple[int, ...]:
+        """The largest of each value over all ranks."""
+        found = torch.tensor(values)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
+        return tuple(found.tolist())
 
     def barrier(self) -> None:
         """Waits for all ranks."""
@@ -54,7 +62,7 @@ class Ranks:
         except (InputError, OSError) as error:
             mine = error
         failures: list[Exception | None] = [None] * self.count
-        dist.all_gather_object(failures, mine)
+        dist.all_gather_object(failures, mine, group=self.control)
         for failure in failures:
             if failure is not None:
                 raise failure
@@ -106,9 +114,10 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     rank, count = dist.get_rank(), dist.get_world_size()
     try:
         mesh = _mesh(kind, count, config.replicas)
+        control = dist.new_group(backend="gloo", timeout=timeout)
         with Watch(rank, count, config.timeout_seconds, shared_store(config.timeout_seconds)) as watch:
             try:
-                yield Ranks(rank, count, device, mesh, watch)
+                yield Ranks(rank, count, device, mesh, watch, control)
             except RuntimeError as error:
                 explained = watch.explained(error)
                 if explained is error:

@@ -1,5 +1,6 @@
 """A run killed at any moment and started again gives the bits of one that never stopped."""
 
+import os
 import random
 import shutil
 import signal
@@ -15,6 +16,7 @@ from training_runs import make_config, start_ranks, write_config
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
+from vikhr_fast.objective import Objective
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
 
@@ -103,6 +105,32 @@ def test_a_signal_saves_and_exits_with_143(workspace: Path, tmp_path: Path, numb
     steps = len(read_lines(output / METRICS))
     assert [path.name for path in (output / "checkpoints").iterdir()] == [f"step-{steps:08d}"]
     assert "Traceback" not in errors
+
+
+def test_a_signal_in_the_middle_of_a_step_does_not_wait_for_its_end(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(small_run(workspace, whole))
+    calls = 0
+    objective = Objective.__call__
+
+    def signalling(self: Objective, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4 * 6 + 2:  # the second of the seventh step's four micro-batches
+            os.kill(os.getpid(), signal.SIGTERM)
+        return objective(self, *args, **kwargs)
+
+    monkeypatch.setattr(Objective, "__call__", signalling)
+    with pytest.raises(SystemExit) as ended:
+        train(small_run(workspace, stopped))
+    assert ended.value.code == 143
+    assert calls == 4 * 6 + 2
+    assert len(read_lines(stopped / METRICS)) == 6
+    assert (stopped / "checkpoints" / "step-00000006").exists()
+    train(small_run(workspace, stopped))
+    assert_equal_outcomes(stopped, whole)
 
 
 def test_a_finished_run_is_not_done_again(workspace: Path, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class Checkpoints:
         self._group = dist.new_group(backend="gloo")  # the thread's own: training uses the others meanwhile
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._newest = 0  # step of the last checkpoint that was written or read
 
     @property
     def is_writing(self) -> bool:
@@ -86,10 +87,15 @@ class Checkpoints:
     def save(self, model: Mistral, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
         """Copies everything, then writes `step-N` in the background; the one before is finished first.
 
+        Does nothing where that is the newest checkpoint already, and before the first step.
+
         Raises:
             OSError: no space left, or no permission; the earlier checkpoints stay.
         """
         self.finish()
+        if state.step == self._newest:
+            return
+        self._newest = state.step
         final = self._directory / f"step-{state.step:08d}"
         unfinished = self._directory / f".{final.name}.partial"
         values = _sharded_values(model, optimizer)
@@ -126,13 +132,16 @@ class Checkpoints:
         self._ranks.on_main(lambda: remove_leftovers(self._directory))
         while checkpoints := complete_checkpoints(self._directory):
             try:
-                return load_checkpoint(checkpoints[-1], model, optimizer, self._ranks)
+                state = load_checkpoint(checkpoints[-1], model, optimizer, self._ranks)
             except InputError as error:  # on every rank
                 if len(checkpoints) == 1:
                     raise
                 if self._ranks.is_main:
                     logger.warning(f"{error}; it is kept as *.damaged, and {checkpoints[-2].name} goes on")
                 self._ranks.on_main(partial(set_aside, checkpoints[-1]))
+            else:
+                self._newest = state.step
+                return state
         return TrainState()
 
     def _complete(self, saved: "Future[Any]", unfinished: Path, final: Path, state: TrainState) -> None:

@@ -1,7 +1,7 @@
-"""SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C end a run after the step in progress, with a checkpoint.
+"""SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C end a run after the micro-batch in progress, with a checkpoint.
 
-A second one ends it at once. Whoever sends SIGTERM must leave time for a step and a checkpoint: torchrun kills 30
-seconds later. What is lost then are the steps since the last checkpoint.
+The step that the micro-batch belongs to is done again later. A second signal ends the run at once. Whoever sends
+SIGTERM must leave time for a checkpoint: torchrun kills 30 seconds later, and the steps since the last one are lost.
 """
 
 import signal

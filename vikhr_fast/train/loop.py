@@ -159,12 +159,13 @@ class Training:
                 following = self._next(steps)
                 if following is None:
                     break
-                metrics.step(self._step(*following, time.monotonic() - waited))
-                profiled()
+                if (measured := self._step(*following, time.monotonic() - waited)) is not None:
+                    metrics.step(measured)
+                    profiled()
                 done, last = self.state.step, self.state.step == self.num_steps
-                if last or _is_due(done, schedule.validate_every):
+                if measured is not None and (last or _is_due(done, schedule.validate_every)):
                     self._validate(metrics)
-                exit_code, has_failed = self._agreed()
+                exit_code, has_failed = self.ranks.most(self.interruption.exit_code, self.checkpoints.has_failed)
                 if has_failed:
                     checkpoints.finish()  # raises
                 if last or exit_code or _is_due(done, schedule.checkpoint_every):
@@ -199,8 +200,8 @@ class Training:
             steps = ((step, [batch.pinned() for batch in batches]) for step, batches in steps)
         return prefetched(steps)
 
-    def _step(self, step: int, batches: list[Batch], data_seconds: float = 0.0) -> StepMetrics:
-        """One optimiser step: gradients of all micro-batches, clipping, AdamW."""
+    def _step(self, step: int, batches: list[Batch], data_seconds: float = 0.0) -> StepMetrics | None:
+        """One optimiser step: gradients of all micro-batches, clipping, AdamW. None: a signal came before the last."""
         started, is_saving = time.monotonic(), self.checkpoints.is_writing
         config, ranks = self.config, self.ranks
         self._enter(f"forward and backward of step {step + 1}")
@@ -212,6 +213,9 @@ class Training:
         weights = self.objective.weights(self._on_device(self.state.losses))
         sums = torch.zeros(6, dtype=torch.float64, device=ranks.device)  # the loss, then objective.Losses
         for number, batch in enumerate(b.to(ranks.device) for b in batches):
+            if ranks.most(self.interruption.exit_code)[0]:  # whoever sent it won't wait for a step of minutes
+                self.optimizer.skip()
+                return None
             is_last = number == len(batches) - 1
             fsdp_module(self.model).set_requires_gradient_sync(is_last or config.runtime.reduce_each_micro_batch)
             with phase("forward"):
@@ -326,13 +330,6 @@ class Training:
         """Gathers the weights into a Hugging Face directory, with the tokenizer's files beside them."""
         stored = _DTYPES[self.config.runtime.dtype]
         save_gathered(self.model, directory, self.ranks, stored, also=companions(self.config.model))
-
-    def _agreed(self) -> tuple[int, bool]:
-        """The largest exit code that any rank was asked for, and whether any could not write: all stop together."""
-        mine, place = [0.0] * (2 * self.ranks.count), 2 * self.ranks.rank
-        mine[place : place + 2] = self.interruption.exit_code, self.checkpoints.has_failed
-        found = self.ranks.sum(self._on_device(tuple(mine))).tolist()
-        return int(max(found[::2])), any(found[1::2])
 
     def _on_device(self, values: tuple[float, ...]) -> Tensor:
         """The values in float64; a GPU isn't waited for."""
