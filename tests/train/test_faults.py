@@ -31,7 +31,7 @@ def run(workspace: Path, output: Path, **changes: Any) -> TrainConfig:
         output,
         **{
             "data": {"epochs": 2000},
-            "runtime": {"timeout_seconds": 15},
+            "runtime": {"timeout_seconds": 300},
             "schedule": {"max_steps": 4000, "checkpoint_every": 10},
             **changes,
         },
@@ -54,7 +54,8 @@ def end(process: subprocess.Popen[str]) -> str:
 @pytest.mark.parametrize(("number", "lost"), [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)])
 def test_a_rank_that_dies_or_stops_is_named(workspace: Path, tmp_path: Path, number: signal.Signals, lost: int) -> None:
     config = run(workspace, tmp_path / "run")
-    processes = start_ranks(write_config(config, tmp_path / "run.toml"), ranks=2)
+    write_config(config, tmp_path / "run.toml")
+    processes = start_ranks([str(FAULTY), str(tmp_path / "run.toml"), "-1", "2"], ranks=2)
     wait_for_steps(config.output, 3, processes)
     processes[lost].send_signal(number)
     errors = end(processes[1 - lost])
@@ -82,7 +83,7 @@ def test_a_hanging_loader_is_named(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_a_hanging_loader_of_a_single_rank_ends_the_run(workspace: Path, tmp_path: Path) -> None:
-    config = run(workspace, tmp_path / "run", runtime={"timeout_seconds": 8})
+    config = run(workspace, tmp_path / "run")
     write_config(config, tmp_path / "run.toml")
     [process] = start_ranks([str(FAULTY), str(tmp_path / "run.toml"), "0", "3"], ranks=1)
     errors = end(process)
