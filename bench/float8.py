@@ -50,6 +50,8 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="output of `vikhr-fast demo`")
     options = parser.parse_args()
     paths = DemoPaths(options.demo)
+    if not paths.model(0, "cpt-kl").is_dir():
+        parser.error(f"{options.demo}: no finished demo; `vikhr-fast demo` makes one, or give --demo")
     shards = TokenShards.open(paths.shards("russian", "russian", "validation"))
     batch = PackedCorpus({"": shards}, LENGTH, epochs=1, seed=0).batch(list(range(SEQUENCES)))
     adapted = paths.model(0, "adapted")

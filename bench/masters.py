@@ -165,6 +165,14 @@ def main() -> int:
     parser.add_argument("--ways", default=",".join(WAYS), help="which; split and whole are always trained")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.steps < 2 or options.ranks < 1:
+        parser.error("--steps must be 2 or more, --ranks 1 or more")
+    if unknown := set(options.ways.split(",")) - set(WAYS):
+        parser.error(f"--ways: no {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
+    if not options.worker and options.out.exists() and any(options.out.iterdir()):
+        parser.error(f"{options.out}: not empty")
+    if not options.config and not (options.demo / "seed-0" / "adapted").is_dir():
+        parser.error(f"{options.demo}: no adapted model; `vikhr-fast demo` makes one, or give --demo or --config")
     config = (
         train_config(json.loads(options.config.read_text()), str(options.config))
         if options.config

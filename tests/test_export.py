@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,10 @@ def test_a_checkpoint_goes_out_and_back_bit_for_bit(workspace: Path, tmp_path: P
     inputs = open_inputs(config)
     record_inputs(config, inputs)
     with process_group(config.runtime) as ranks:
-        Training(config, inputs, ranks, Interruption())._save_checkpoint()
+        training = Training(config, inputs, ranks, Interruption())
+        with closing(training.checkpoints) as checkpoints:
+            checkpoints.save(training.model, training.optimizer, training.state)
+            checkpoints.finish()
     export_checkpoint(Export(tmp_path / "again", tmp_path / "back", dtype="float32"))
     out, back = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "back"))
     assert all(torch.equal(out[name], back[name]) for name in out)

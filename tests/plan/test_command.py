@@ -52,6 +52,20 @@ def test_more_gpus_need_less_memory_each(capsys: pytest.CaptureFixture[str]) -> 
     assert needed == sorted(needed, reverse=True)
 
 
+def test_replicas_take_the_memory_of_one_and_the_time_of_their_sums(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = (PRESETS / "vikhr-7b-pretrain.toml").read_text()
+    file = tmp_path / "replicas.toml"
+    file.write_text(preset.replace("[runtime]", "[runtime]\nreplicas = 2"))
+    one, two = numbers(capsys, gpus=8), numbers(capsys, config=file, gpus=16)
+    assert two["memory_bytes"] == one["memory_bytes"]
+    assert two["gpu_hours"] == pytest.approx(one["gpu_hours"], rel=0.01)
+    assert two["speed"]["communication_seconds"] > one["speed"]["communication_seconds"] / 2 + 0.1
+    with pytest.raises(InputError, match=r"runtime.replicas 2 of .* doesn't divide it"):
+        plan(Plan(config=file, gpus=1))
+
+
 def test_a_float8_reference_takes_half_the_bytes_and_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preset = (PRESETS / "vikhr-7b-1gpu.toml").read_text()
     file = tmp_path / "float8.toml"

@@ -33,7 +33,7 @@ def test_trace_table_and_equal_losses(workspace: Path, tmp_path: Path) -> None:
     assert "aten::mm" in text
     summary, table = text.split("\n\n", 1)
     shares = {name: float(share) for name, share in re.findall(r"([\w']+) ([\d.]+)%", summary)}
-    phases = ("forward", "backward", "update", "loader", "bookkeeping")
+    phases = ("forward", "backward", "norm", "update", "loader", "bookkeeping")
     assert sum(shares[name] for name in phases) == pytest.approx(100, abs=0.1)
     assert min(shares[name] for name in phases) >= 0
     assert shares["forward"] + shares["backward"] > 60

@@ -15,7 +15,7 @@ from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml
 from vikhr_fast.errors import InputError
 from vikhr_fast.model_config import ModelConfig, read_config
 from vikhr_fast.plan.memory import GIB, Parameters, memory
-from vikhr_fast.plan.speed import HARDWARE, LINK_SHARE, RESERVED, Hardware, flops_per_token, speed
+from vikhr_fast.plan.speed import HARDWARE, LINK_SHARE, NETWORK, RESERVED, Hardware, flops_per_token, speed
 
 _PAPER_TOKENS, _INSTRUCTION_TOKENS = 11e9, 3 * 680_000 * 430.0
 MISTRAL_7B_40K = ModelConfig(
@@ -73,6 +73,11 @@ def plan(options: Plan) -> dict[str, Any]:
     config = config_with_gaps(read_toml(options.config), str(options.config), None)
     model = read_config(options.model) if options.model else MISTRAL_7B_40K
     hardware = _hardware(options)
+    if options.gpus % config.runtime.replicas:
+        raise InputError(
+            f"plan: gpus: {options.gpus}: runtime.replicas {config.runtime.replicas} of {options.config} "
+            "doesn't divide it"
+        )
     if config.runtime.float8_reference and not hardware.float8:
         raise InputError(f"plan: {options.config}: runtime.float8_reference: {hardware.name} has no float8")
     if config.batch.sequences_per_step % (config.batch.micro_batch * options.gpus):
@@ -186,7 +191,8 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         f"{result['kilowatt_hours']:,.0f} kWh, {result['money']:,.0f} at {options.price:g} a GPU-hour",
         f"Assumed: products at {options.efficiency:.0%} of {hardware.flops / 1e12:.0f} TFLOP/s; FLOPs a token "
         f"6 N + 3.5 attention, the reference's 2 N + 1, N without the embedding, documents as long as the sequence; "
-        f"collectives at {LINK_SHARE:.0%} of {hardware.link / 1e9:.0f} GB/s inside one node; memory copied at "
+        f"collectives at {LINK_SHARE:.0%} of {hardware.link / 1e9:.0f} GB/s inside one node, {NETWORK / 1e9:.0f} GB/s "
+        f"between replicas; memory copied at "
         f"{hardware.bandwidth / 1e12:.2f} TB/s; {RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no "
         "cooling, no host",
     ]

@@ -81,7 +81,8 @@ def loss_bytes(model: ModelConfig, tokens: int, chunk_tokens: int, reference: bo
 def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]:
     """Bytes a GPU at the peak of a step, in bf16, by category."""
     count = Parameters.of(model)
-    shard = count.total / gpus
+    shards = gpus // config.runtime.replicas
+    shard = count.total / shards
     reference = config.kl.combine == "slerp" or config.kl.weight > 0
     narrow = reference and config.runtime.float8_reference  # a byte less for each element
     split = config.optimizer.master == "split"
@@ -101,7 +102,7 @@ def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]
             **({"remainders": _HALF * shard} if split else {}),
             "moments": 2 * (_WIDE if config.optimizer.moments == "float32" else _HALF) * shard,
             **gradients,
-            **({"reference": _HALF * shard - narrow * count.in_float8 / gpus} if reference else {}),
+            **({"reference": _HALF * shard - narrow * count.in_float8 / shards} if reference else {}),
             "gathered parameters": gathered * (1 + reference) - narrow * 2 * count.layer,
             "activations": layers_bytes(model, tokens, config.runtime.checkpointing),
             "loss head": loss_bytes(model, tokens, config.runtime.chunk_tokens, reference),

@@ -26,6 +26,7 @@ HARDWARE = {
     "h200": Hardware("H200-141GB", 139 * GIB, 989e12, 4.8e12, 450e9, 700, True),
 }
 LINK_SHARE = 0.7  # of the link's rate that collectives reach
+NETWORK = 20e9  # bytes a second of each GPU between nodes, where replicas sum their gradients
 RESERVED = 2.5 * GIB  # context, communication buffers, workspaces, and what fragmentation loses
 
 
@@ -79,29 +80,27 @@ def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int
     batch = config.batch
     tokens = batch.sequences_per_step * config.data.sequence_length / gpus
     training, frozen = flops_per_token(model, config.data.sequence_length)
-    reference = config.kl.combine == "slerp" or config.kl.weight > 0
-    if config.runtime.float8_reference:
-        frozen -= count.in_float8  # of 2 a parameter: twice as fast
+    if config.kl.combine == "sum" and config.kl.weight == 0:
+        frozen = 0.0
+    narrow = frozen > 0 and config.runtime.float8_reference
+    frozen_time = frozen - narrow * count.in_float8  # of 2 a parameter: twice as fast
     again = {"none": 0.0, "selective": training / 3, "full": training / 3}[config.runtime.checkpointing]
-    compute = tokens * (training + reference * frozen + again) / (hardware.flops * efficiency)
+    compute = tokens * (training + frozen_time + again) / (hardware.flops * efficiency)
     micro_batches = batch.sequences_per_step / (batch.micro_batch * gpus)
-    moved = (gpus - 1) / gpus * count.total
-    narrow = reference and config.runtime.float8_reference
-    gathered = (
-        micro_batches * moved * (4 + reference * (1 if narrow else 2))
-    )  # bf16, before forward and before backward
-    reduced = 4 * moved * (micro_batches if config.runtime.reduce_each_micro_batch else 1)
-    communication = (gathered + reduced) / (hardware.link * LINK_SHARE)
-    update = 30 * count.total / gpus / hardware.bandwidth  # AdamW reads and writes 30 bytes a float32 master
-    seconds = max(compute, communication) + update
+    replicas = config.runtime.replicas
+    shards = gpus // replicas
+    moved = (shards - 1) / shards * count.total
+    bytes_gathered = 4 + (0 if frozen == 0 else 1 if narrow else 2)  # bf16 before forward and backward, the reference's
+    reductions = micro_batches if config.runtime.reduce_each_micro_batch else 1
+    communication = (micro_batches * bytes_gathered + 4 * reductions) * moved / (hardware.link * LINK_SHARE)
+    between = reductions * 2 * (replicas - 1) / replicas * 4 * count.total / shards / NETWORK
+    update = 30 * count.total / shards / hardware.bandwidth  # AdamW reads and writes 30 bytes a float32 master
+    seconds = max(compute, communication + between) + update
     return Speed(
         step_seconds=seconds,
         compute_seconds=compute,
-        communication_seconds=communication,
+        communication_seconds=communication + between,
         tokens_per_second=tokens / seconds,
         training_share=tokens * training / seconds / hardware.flops,
-        whole_share=tokens
-        * (training + reference * flops_per_token(model, config.data.sequence_length)[1])
-        / seconds
-        / hardware.flops,
+        whole_share=tokens * (training + frozen) / seconds / hardware.flops,
     )

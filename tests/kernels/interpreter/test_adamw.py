@@ -61,6 +61,7 @@ def test_equal_bits_over_steps(
 def test_extremes_keep_their_bits(moment_dtype: torch.dtype) -> None:
     values = torch.tensor([0.0, -0.0, 1e-45, -1e-40, 3.4e38, -3.4e38, torch.inf, -torch.inf, torch.nan, 1 + 2**-8])
     gradients = torch.tensor([0.0, 1e-30, 1e-20, 3e38, 1.0, -1.0, 0.0, 1.0, 1.0, torch.nan])
+    gradients.view(torch.int32)[9] = 0x7FFFFFFF  # a GPU's NaN: with random bits added to it, it would be -0
 
     def extreme() -> dict[str, list[Tensor]]:
         upper, lower = split_master(values)
