@@ -95,6 +95,16 @@ def assert_same(one: Deduplicated, other: Deduplicated) -> None:
     assert one.statistics._replace(index_bytes=0) == other.statistics._replace(index_bytes=0)
 
 
+@pytest.mark.parametrize(("clustering", "expected"), [("star", [0, 0, 2, 2]), ("transitive", [0, 0, 0, 0])])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_a_chain_of_neighbours(clustering: str, expected: list[int], batch: int) -> None:
+    texts = [" ".join(f"w{i}" for i in range(start, start + 6)) for start in (0, 2, 4, 6)]  # J 1/2 and 1/5
+    index = DedupIndex(DedupSettings(128, 128, "word:1", threshold=0.5, clustering=clustering))  # type: ignore[arg-type]
+    for start in range(0, 4, batch):
+        index.add(texts[start : start + batch])
+    assert index.result().clusters.tolist() == expected
+
+
 @needs_data
 @pytest.mark.parametrize("clustering", CLUSTERINGS)
 def test_threads_on_real_text(clustering: str) -> None:
