@@ -83,6 +83,8 @@ def test_batches_threads_and_instructions_change_nothing(texts: list[str], cuts:
         assert clustering == "transitive" or (keep[: len(before)] == before).all()
         before = keep
     assert_same(index.result(), expected)
+    if clustering == "star":
+        assert index.match(texts).tolist() == expected.clusters.tolist()
     for isa in _native.isa_names():
         native = _native.DedupIndex("word", 2, 16, 16, 1, 0.4, clustering == "transitive", isa)
         native.add(_native.Texts.from_sequence(texts), False, 1)

@@ -20,16 +20,21 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-std::string saved(const DedupIndex& index) {
+std::string saved(DedupIndex& index) {
   std::string bytes;
   index.save([&](std::string_view piece) { bytes.append(piece); });
   return bytes;
 }
 
+std::vector<Text> given(const std::vector<std::string_view>& texts) {
+  std::vector<Text> result;
+  for (const std::string_view text : texts) result.push_back({text.data(), text.size()});
+  return result;
+}
+
 void add(DedupIndex& index, const std::vector<std::string_view>& texts, unsigned threads) {
-  std::vector<Text> given;
-  for (const std::string_view text : texts) given.push_back({text.data(), text.size()});
-  index.add(Texts(given), InvalidUtf8::replace, threads);
+  const std::vector<Text> all = given(texts);
+  index.add(Texts(all), InvalidUtf8::replace, threads);
 }
 
 void read_index(std::string_view bytes) {
@@ -67,6 +72,9 @@ void read_texts(unsigned options, std::string_view bytes) {
   add(*again, {half, texts.end()}, 2);
   require(again->clusters() == whole.clusters());
   require(again->counts().candidates == whole.counts().candidates);
+  if (settings.clustering == Clustering::transitive) return;
+  const std::vector<Text> all = given(texts);
+  require(whole.match(Texts(all), InvalidUtf8::replace, 1) == whole.clusters());
 }
 
 }  // namespace
