@@ -36,8 +36,8 @@ def resumable_directory(path: Path, work: dict[str, Any]) -> Iterator[Path]:
         try:
             _claim(partial, work)
             result.mkdir(exist_ok=True)
-            for leftover in result.glob(".*.partial"):  # of a killed atomic_file or atomic_directory
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            for leftover in list(result.rglob(".*.partial")):  # of a killed atomic_file or atomic_directory
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
             try:
                 yield result
             except InputError:  # mended input is other work

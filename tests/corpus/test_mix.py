@@ -11,6 +11,7 @@ import pytest
 from corpora import directory_bytes, make_documents
 
 from vikhr_fast.config import read_toml
+from vikhr_fast.corpus import mix as module
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.mix import Mix, mix, mix_work
 from vikhr_fast.corpus.settings import MixStage, SourceSettings
@@ -81,6 +82,33 @@ def test_a_tokenizer_without_a_sentencepiece_model(documents: Documents, other_t
         for path in (other_tokenizer, tmp_path / "swapped")
     ]
     assert works[0] != works[1]
+
+
+def test_a_run_that_was_killed_while_it_wrote_a_source_leaves_nothing_behind(
+    documents: Documents, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def write_some(directory: Path, *_: object) -> None:
+        (directory / "tokens-00000.bin").write_bytes(b"some")
+        if directory.name.startswith(".b."):
+            raise KilledError
+        encode(directory, *_)  # type: ignore[arg-type]
+
+    options = Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tokenizer, validation=0.1))
+    mix(options)
+    whole = directory_bytes(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    encode = module.encode_documents
+    monkeypatch.setattr(module, "encode_documents", write_some)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # who is killed clears nothing away
+    with pytest.raises(KilledError):
+        mix(options)
+    monkeypatch.undo()
+    assert list((tmp_path / "out.partial").rglob(".b.*.partial/tokens-00000.bin"))
+    mix(options)
+    assert directory_bytes(tmp_path / "out") == whole
 
 
 def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, tmp_path: Path) -> None:
