@@ -97,7 +97,7 @@ def collect_results(paths: DemoPaths, seeds: int) -> Results:
         seeds=tuple(_seed_result(paths, seed) for seed in range(seeds)),
         tokens_per_word=tokens_per_word,
         segments=segments,
-        continuations={name: _continue(paths.model(0, name), encoders[RUSSIAN]) for name in LABELS if name != "base"},
+        continuations={name: _continue(paths.model(0, name)) for name in LABELS if name != "base"},
         text=read_usage(paths.text),
         tuning=collect_tuning(paths),
     )
@@ -164,17 +164,13 @@ def _scores(curve: Curve, index: int) -> Scores:
     return Scores(curve.russian[index], curve.english[index])
 
 
-def _continue(directory: Path, encoder: BpeEncoder) -> str:
-    """What a model writes after `PROMPT`, always its likeliest token; without a cache, for short texts only."""
-    import torch
+def _continue(directory: Path) -> str:
+    """What a model writes after `PROMPT`, always its likeliest token."""
+    from vikhr_fast.generate.answering import Answerer
+    from vikhr_fast.generate.sampling import Sampling
 
-    from vikhr_fast.model import Mistral
-
-    model = Mistral.from_pretrained(directory)
-    prompt = [encoder.bos_id, *encoder.encode(PROMPT).tolist()]
-    ids = list(prompt)
-    with torch.no_grad():
-        while ids[-1] != encoder.eos_id and len(ids) < len(prompt) + _CONTINUATION:
-            hidden = model(torch.tensor([ids]))
-            ids.append(int(model.logits(hidden[0, -1]).argmax()))
-    return encoder.decode([index for index in ids[1:] if index != encoder.eos_id]).removeprefix(PROMPT)
+    answerer = Answerer(directory, "cpu")
+    bpe = answerer.encoder.bpe
+    prompt = bpe.encode(PROMPT).tolist()
+    answer = answerer.answer([[bpe.bos_id, *prompt]], Sampling(max_tokens=_CONTINUATION))[0]
+    return bpe.decode([*prompt, *answer.ids]).removeprefix(PROMPT)

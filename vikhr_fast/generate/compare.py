@@ -25,6 +25,7 @@ PROMPTS = (
     "Какие реки впадают в Каспийское море? Назови три и скажи, чем каждая известна.",
 )
 """Asked where no others are given."""
+_BATCH = 8  # prompts answered together
 
 
 @dataclass(frozen=True)
@@ -114,4 +115,8 @@ def _answers(directory: Path, chats: list[list[Message]], options: GenerateCompa
     """One model is in memory at a time."""
     answerer = Answerer(directory, options.device)
     prompts = [answerer.prompt(chat) for chat in chats]
-    return [answer.text for answer in answerer.answer(prompts, options.sampling)]
+    answers = []
+    for start in range(0, len(prompts), _BATCH):
+        numbers = range(start, min(start + _BATCH, len(prompts)))
+        answers += answerer.answer([prompts[number] for number in numbers], options.sampling, numbers)
+    return [answer.text for answer in answers]
