@@ -31,7 +31,8 @@ from vikhr_fast.corpus.build import Build, build
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.mix import Mix, mix
 from vikhr_fast.corpus.settings import MixStage
-from vikhr_fast.corpus.shard import Shard, TokenShards, write_shards
+from vikhr_fast.corpus.shard import Shard, write_shards
+from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.report import Section, Table, bar_plot, write_report

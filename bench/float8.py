@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vikhr_fast.config import RuntimeConfig
 from vikhr_fast.corpus.packing import PackedCorpus
-from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.files import write_text
 from vikhr_fast.model import Mistral

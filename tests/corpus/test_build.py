@@ -14,8 +14,8 @@ import vikhr_fast
 from vikhr_fast.corpus.build import Build, build
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import Machine
-from vikhr_fast.corpus.shard import TokenShards
 from vikhr_fast.corpus.token_counts import write_token_counts
+from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import BpeEncoder
 

@@ -15,7 +15,7 @@ from vikhr_fast.corpus import mix as module
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.mix import Mix, mix, mix_work
 from vikhr_fast.corpus.settings import MixStage, SourceSettings
-from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import BpeEncoder, JsonEncoder
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.corpus.packing import IGNORED, PackedCorpus, StepLoader
-from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_shards import TokenShards
 
 
 @pytest.fixture(scope="module")

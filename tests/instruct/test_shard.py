@@ -14,7 +14,7 @@ from training_runs import make_config
 from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
 from vikhr_fast.chat.template import Message
 from vikhr_fast.corpus.packing import IGNORED, PackedCorpus
-from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations

@@ -16,7 +16,7 @@ from training_runs import make_config, start_ranks, write_config
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.corpus.packing import PackedCorpus
-from vikhr_fast.corpus.shard import MANIFEST_NAME
+from vikhr_fast.corpus.token_shards import MANIFEST_NAME
 from vikhr_fast.errors import ExitCode, InputError
 from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from training_runs import make_config
 
-from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.model import Mistral

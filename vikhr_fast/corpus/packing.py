@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vikhr_fast import _native
-from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_shards import TokenShards
 
 IGNORED = -100
 _PACKING_BLOCK = 1 << 16  # documents packed together: enough to fill sequences, few enough to mix lengths

@@ -7,7 +7,7 @@ import torch
 
 from vikhr_fast.corpus.packing import PackedCorpus, StepLoader
 from vikhr_fast.corpus.prefetch import prefetched
-from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import Ranks
 

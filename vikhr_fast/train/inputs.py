@@ -9,7 +9,7 @@ import torch
 from vikhr_fast.companions import tokenizer_file, tokenizer_sha256
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.corpus.packing import PackedCorpus
-from vikhr_fast.corpus.shard import TokenShards
+from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of
 from vikhr_fast.model import Mistral, ModelConfig
