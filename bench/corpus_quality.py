@@ -137,7 +137,8 @@ def write_page(path: Path, record: dict[str, Any]) -> None:
         for tokens in budgets
         for corpus in sizes
     )
-    caption = f"Held-out paragraphs of {' and '.join(SOURCES)}; {len(SEEDS)} seeds, mean ± standard error."
+    seeds = {run["seed"] for run in record["runs"]}
+    caption = f"Held-out paragraphs of {' and '.join(SOURCES)}; {len(seeds)} seeds, mean ± standard error."
     table = Table(caption, ("corpus", "tokens trained on", "passes", "perplexity", "bits per byte"), rows)
     bars = {corpus: [statistics.mean(found(corpus, tokens, "bits_per_byte")) for tokens in budgets] for corpus in sizes}
     alt = "Bars: bits per byte after training on either corpus, for two numbers of tokens."
