@@ -97,14 +97,17 @@ def assert_same(one: Deduplicated, other: Deduplicated) -> None:
     assert one.statistics._replace(index_bytes=0) == other.statistics._replace(index_bytes=0)
 
 
-@pytest.mark.parametrize(("clustering", "expected"), [("star", [0, 0, 2, 2]), ("transitive", [0, 0, 0, 0])])
+@pytest.mark.parametrize(
+    ("clustering", "expected", "candidates"), [("star", [0, 0, 2, 2], 3), ("transitive", [0, 0, 0, 0], 5)]
+)
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_a_chain_of_neighbours(clustering: str, expected: list[int], batch: int) -> None:
+def test_a_chain_of_neighbours(clustering: str, expected: list[int], candidates: int, batch: int) -> None:
     texts = [" ".join(f"w{i}" for i in range(start, start + 6)) for start in (0, 2, 4, 6)]  # J 1/2 and 1/5
     index = DedupIndex(DedupSettings(128, 128, "word:1", threshold=0.5, clustering=clustering))  # type: ignore[arg-type]
     for start in range(0, 4, batch):
         index.add(texts[start : start + batch])
     assert index.result().clusters.tolist() == expected
+    assert index.result().statistics.candidates == candidates  # pairs, however many bands they share
 
 
 @needs_data
@@ -204,6 +207,12 @@ def test_the_estimate_is_unbiased() -> None:
         assert np.sqrt(share.var() / (expected * (1 - expected) / 120)) == pytest.approx(1, abs=0.15)
 
 
+def test_the_signature_of_a_long_text_is_the_least_of_its_shingles() -> None:
+    words = [f"w{i}" for i in range(5000)]
+    hasher = MinHasher(shingle="word:1")
+    assert (hasher.signatures([" ".join(words)])[0] == hasher.signatures(words).min(0)).all()
+
+
 def test_boilerplate_costs_no_square() -> None:
     copies = [f"одно и то же предложение стоит на каждой странице сайта {' ' * (i % 3)}" for i in range(200_000)]
     statistics = deduplicate(copies).statistics
@@ -227,11 +236,12 @@ def test_a_saved_index_goes_on(tmp_path: Path, clustering: str) -> None:
 
 def test_a_damaged_index_is_one_error(tmp_path: Path) -> None:
     index = DedupIndex(DedupSettings(8, 4, "word:2"))
-    index.add([f"слово {i} и ещё {i % 3}" for i in range(30)] + ["раз", ""])
+    index.add([f"слово {i} и ещё {i % 3}" for i in range(31)] + ["раз", ""])
     path = tmp_path / "index"
     index.save(path)
     good = path.read_bytes()
-    for at in range(0, len(good), 7):
+    assert len(good) % 8 != 0  # the checksum ends with a part of a word
+    for at in {*range(0, len(good), 7), *range(len(good) - 12, len(good))}:
         path.write_bytes(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :])
         with pytest.raises(InputError, match="make the index anew"):
             DedupIndex.load(path)
