@@ -60,12 +60,13 @@ def test_planted_preferences_are_learnt(root: Path) -> None:
     assert "Calibration" in page
 
 
-def test_the_same_pairs_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
+def test_the_same_pairs_give_the_same_bytes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = []
     for name in ("first", "second"):
         train_reward(training(root, tmp_path / name, epochs=1))
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+    assert capsys.readouterr().out == ""
 
 
 def planted(tmp_path: Path) -> tuple[Path, dict[str, bool]]:

@@ -111,7 +111,7 @@ def _refuse_impossible(options: TrainReward) -> None:
 
 def _fit(model: Any, tokenizer: Any, pairs: list[Pair], options: TrainReward) -> None:
     """Trains the model in place."""
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     class PairTrainer(Trainer):
         def compute_loss(
@@ -151,4 +151,6 @@ def _fit(model: Any, tokenizer: Any, pairs: list[Pair], options: TrainReward) ->
             disable_tqdm=not console.is_terminal,
         )
         rows = list(zip(chosen, rejected, strict=True))
-        PairTrainer(model=model, args=arguments, train_dataset=rows, data_collator=batch).train()
+        trainer = PairTrainer(model=model, args=arguments, train_dataset=rows, data_collator=batch)
+        trainer.remove_callback(PrinterCallback)  # standard output is for results
+        trainer.train()
