@@ -31,6 +31,7 @@ from vikhr_fast.corpus.train_filter import TrainFilter
 from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
+from vikhr_fast.evaluate.command import Evaluate
 from vikhr_fast.export import Export
 from vikhr_fast.generate.batch import GenerateBatch
 from vikhr_fast.generate.chat import GenerateChat
@@ -59,6 +60,7 @@ The pipeline, a command a stage; each reads files and writes files:
   4. vikhr-fast train             all weights, CE + KL to the frozen model (torchrun for several GPUs)
   5. vikhr-fast instruct ...      instruction sets converted, deduplicated, filtered, sharded; then train again
   6. vikhr-fast generate chat     talk with the result (batch: from file to file; compare: models side by side)
+  7. vikhr-fast evaluate          benchmarks, perplexity and bits per byte
 
 `vikhr-fast merge` interpolates between two models, `vikhr-fast export` makes one of a run's checkpoint.
 `vikhr-fast plan` says what a run would need and cost.
@@ -140,6 +142,7 @@ def _parse(arguments: list[str]) -> Any:
     )
     application.command(name="train")(_train_with_defaults(arguments))
     application.command(generate, name="generate", help="What a model answers.")
+    application.command(name="evaluate")(Evaluate)
     application.command(name="merge")(Merge)
     application.command(name="export")(Export)
     application.command(name="plan")(Plan)
@@ -288,6 +291,10 @@ def _run(options: Any) -> int:
             compare(options)
         case _Train():
             return _run_training(options)
+        case Evaluate():
+            from vikhr_fast.evaluate.command import evaluate
+
+            evaluate(options)
         case Merge():
             from vikhr_fast.merge import merge
 

@@ -54,6 +54,22 @@ class CachedModel:
         return self._model.logits(last)
 
     @torch.no_grad()
+    def read_on(self, rows: list[list[int]]) -> list[Tensor]:
+        """Final hidden states [tokens, H] of each row's further tokens, of which it may have none.
+
+        Shorter rows are filled up, so `positions` must hold the longest of what was read with the longest of `rows`.
+        """
+        device, longest = self._lengths.device, max(map(len, rows))
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.int64, device=device)
+        hidden = [self._model.lm_head.weight.new_zeros((len(rows), 0, self._model.config.hidden_size))]
+        for start in range(0, longest, _CHUNK):
+            chunk = tokens[:, start : start + _CHUNK]
+            positions = self._lengths[:, None] + start + torch.arange(chunk.shape[1], device=device)
+            hidden.append(self._hidden(chunk, positions))
+        self._lengths = self._lengths + torch.tensor([len(row) for row in rows], device=device)
+        return [found[: len(row)] for found, row in zip(torch.cat(hidden, dim=1), rows, strict=True)]
+
+    @torch.no_grad()
     def go_on(self, tokens: Tensor) -> Tensor:
         """Logits [rows, V] after one more token a row, [rows] int64."""
         hidden = self._hidden(tokens[:, None], self._lengths[:, None])

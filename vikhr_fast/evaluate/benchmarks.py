@@ -1,0 +1,108 @@
+"""The benchmarks of the paper's section 4.2 as tasks of lm-evaluation-harness, over questions from anywhere.
+
+The harness's own files describe tasks; those in `tasks/` are ours. Only where the questions come from is replaced.
+"""
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import lm_eval.tasks
+import yaml
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate as run_harness
+
+from vikhr_fast.evaluate.harness import HarnessModel
+from vikhr_fast.evaluate.questions import (
+    LETTERS,
+    Question,
+    choice_question,
+    inference_question,
+    read_questions,
+    shuffled,
+)
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here
+
+_OURS = Path(__file__).parent / "tasks"
+_XNLI = Path(lm_eval.tasks.__file__).parent / "xnli"
+
+
+class Benchmark(NamedTuple):
+    """Where a benchmark's tasks are described, and what its questions look like."""
+
+    descriptions: dict[str, tuple[Path, ...]]
+    """Files of each task; what a later one says goes before an earlier one."""
+    parse: Callable[[Question], Question]
+    is_shuffled: bool = False
+
+
+BENCHMARKS = {
+    "ruxnli": Benchmark(
+        {
+            "ruxnli": (_XNLI / "xnli_common_yaml", _XNLI / "xnli_ru.yaml"),
+            "ruxnli_letters": (_OURS / "ruxnli_letters.yaml",),
+        },
+        inference_question,
+    ),
+    "ru_mmlu": Benchmark({"ru_mmlu": (_OURS / "ru_mmlu.yaml",)}, choice_question),
+    "ru_mmlu_pro": Benchmark({"ru_mmlu_pro": (_OURS / "ru_mmlu_pro.yaml",)}, choice_question, is_shuffled=True),
+}
+
+
+def benchmark_questions(name: str, source: Path, seed: int) -> list[Question]:
+    """The questions of a benchmark, as they are asked; InputError where there are none."""
+    benchmark = BENCHMARKS[name]
+    questions = read_questions(source, benchmark.parse)
+    if benchmark.is_shuffled:
+        questions = [shuffled(question, seed, number) for number, question in enumerate(questions)]
+    return [
+        {**question, "letters": list(LETTERS[: len(question["choices"])])} if "choices" in question else question
+        for question in questions
+    ]
+
+
+def harness_task(name: str, description: Sequence[Path], questions: list[Question]) -> ConfigurableTask:
+    """A task of the harness over these questions."""
+    config: dict[str, Any] = {}
+    for file in description:
+        config |= yaml.safe_load(file.read_text(encoding="utf-8"))
+    config.pop("include", None)
+    splits = {"training_split": None, "validation_split": None, "test_split": "test"}
+    made = datasets.Dataset.from_list(questions)
+    config |= {"task": name, "num_fewshot": 0, "custom_dataset": lambda **_: {"test": made}, **splits}
+    task = ConfigurableTask(config=config)
+    task.set_fewshot_seed(0)
+    return task
+
+
+def run_task(task: ConfigurableTask, model: HarnessModel) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A task's result, and of each question what the model chose, as JSON values."""
+    name = task.config.task
+    samples = run_harness(model, {name: task}, bootstrap_iters=0)["samples"][name]
+    samples.sort(key=lambda sample: sample["doc_id"])
+    chosen = []
+    for sample in samples:
+        logs = [answer[0] for answer in sample["filtered_resps"]]
+        chosen.append({"answer": sample["target"], "chosen": logs.index(max(logs)), "log_likelihoods": logs})
+    subjects = defaultdict(list)
+    for sample in samples:
+        subjects[sample["doc"]["subject"]].append(sample["acc"])
+    result = {
+        "task": name,
+        **_accuracy([sample["acc"] for sample in samples]),
+        "chance": sum(1 / len(sample["filtered_resps"]) for sample in samples) / len(samples),
+        "subjects": {subject: _accuracy(correct) for subject, correct in sorted(subjects.items())},
+    }
+    return result, chosen
+
+
+def _accuracy(correct: Sequence[float]) -> dict[str, Any]:
+    """Accuracy@1 with the standard error of a mean; one question has none."""
+    count, mean = len(correct), sum(correct) / len(correct)
+    error = math.sqrt(mean * (1 - mean) / (count - 1)) if count > 1 else None
+    return {"accuracy": mean, "standard_error": error, "questions": count}

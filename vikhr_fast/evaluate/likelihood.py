@@ -1,0 +1,105 @@
+"""Log-likelihoods of continuations: what they have in common with each other is computed once."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.generate.cache import CachedModel
+from vikhr_fast.model import Mistral
+from vikhr_fast.tokenizer.load import Encoder
+
+_BARRIER = "\x00"  # no piece joins it with what follows
+
+
+class Pair(NamedTuple):
+    """A context and how it might go on, in tokens; neither is empty."""
+
+    context: list[int]
+    continuation: list[int]
+
+
+class Likelihood(NamedTuple):
+    """How likely a model finds a continuation."""
+
+    log: float
+    """Natural logarithm of its probability after its context."""
+    is_greedy: bool
+    """Whether each of its tokens is the likeliest one."""
+
+
+def encode_pair(encoder: Encoder, context: str, continuation: str) -> Pair:
+    """The tokens of a context and its continuation; white space between the two belongs to the continuation.
+
+    They are those of the whole text where it can be cut between the two. Where a piece reaches across, cutting it would
+    change the question, and that differently for each of the answers: then the context is encoded as it is alone, and
+    the continuation after it.
+    """
+    first = encoder.bos_id if encoder.bos_id >= 0 else encoder.eos_id
+    if not context:
+        return Pair([first], encoder.encode(continuation).tolist())
+    own = context.rstrip()
+    continuation = context[len(own) :] + continuation
+    alone: list[int] = encoder.encode(own).tolist()
+    whole: list[int] = encoder.encode(own + continuation).tolist()
+    if whole[: len(alone)] == alone and len(whole) > len(alone):
+        return Pair([first, *alone], whole[len(alone) :])
+    barrier: list[int] = encoder.encode(_BARRIER).tolist()
+    return Pair([first, *alone], encoder.encode(_BARRIER + continuation).tolist()[len(barrier) :])
+
+
+@torch.no_grad()
+def likelihoods(model: Mistral, questions: Sequence[Sequence[Pair]]) -> list[list[Likelihood]]:
+    """Scores the continuations of several questions at once.
+
+    A text that is longer than the model's positions loses its beginning.
+
+    Args:
+        model: not sharded.
+        questions: the pairs of each, which begin alike: that beginning is computed once a question.
+
+    Raises:
+        InputError: a continuation alone has more tokens than the model positions.
+    """
+    positions = model.config.max_position_embeddings
+    longest = max(len(pair.continuation) for pairs in questions for pair in pairs)
+    if longest > positions:
+        raise InputError(f"an answer of {longest:,} tokens: the model has {positions:,} positions")
+    texts = [[(pair.context + pair.continuation)[-positions - 1 :] for pair in pairs] for pairs in questions]
+    inputs = [[text[:-1] for text in own] for own in texts]  # nothing follows the last token
+    shared = [_beginning(own) for own in inputs]
+    tails = [text[len(start) :] for start, own in zip(shared, inputs, strict=True) for text in own]
+    cached = CachedModel(model, len(shared), max(map(len, shared)) + max(map(len, tails)))
+    before = cached.read_on(shared)
+    owners = [index for index, own in enumerate(inputs) for _ in own]
+    if any(tails):
+        cached.keep(torch.tensor(owners, device=before[0].device))
+        after = cached.read_on(tails)
+    else:  # single tokens after one context
+        after = [before[0][:0]] * len(tails)
+    hidden = [torch.cat([before[owner], own]) for owner, own in zip(owners, after, strict=True)]
+    found = iter(hidden)
+    return [
+        [_likelihood(model, next(found), text, len(pair.continuation)) for text, pair in zip(own, pairs, strict=True)]
+        for own, pairs in zip(texts, questions, strict=True)
+    ]
+
+
+def _beginning(texts: Sequence[list[int]]) -> list[int]:
+    """What all texts begin with."""
+    first, last = min(texts), max(texts)
+    for index, (one, other) in enumerate(zip(first, last, strict=False)):
+        if one != other:
+            return first[:index]
+    return first
+
+
+def _likelihood(model: Mistral, hidden: Tensor, text: list[int], count: int) -> Likelihood:
+    """Of the last `count` tokens of a text, hidden [tokens - 1, H]."""
+    logits = model.logits(hidden[-count:])
+    targets = torch.tensor(text[-count:], device=logits.device)
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    log = logits.to(precise).log_softmax(-1).gather(-1, targets[:, None]).double().sum()
+    return Likelihood(float(log), bool((logits.argmax(-1) == targets).all()))

@@ -1,0 +1,91 @@
+"""The questions of the benchmarks, out of files of any of the usual forms."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from vikhr_fast.corpus.read import read_objects
+from vikhr_fast.corpus.sources import source_files
+from vikhr_fast.errors import InputError
+
+LETTERS = ascii_uppercase[:10]
+_LABELS = ("entailment", "neutral", "contradiction")
+
+Question = dict[str, Any]
+
+
+def read_questions(source: Path, parse: Callable[[Question], Question]) -> list[Question]:
+    """The questions of a source, in their order.
+
+    Args:
+        source: a file (.json, .jsonl, .parquet), a pattern, or hf:OWNER/NAME@COMMIT:PATTERN.
+        parse: `choice_question` or `inference_question`.
+
+    Raises:
+        InputError: one line with the first file and place that cannot be used.
+    """
+    files = source_files(source)
+    if not files:
+        raise InputError(f"{source}: must name the raw files of the data set: hf:OWNER/NAME@COMMIT:PATTERN")
+    found = []
+    for file in files:
+        place = "line" if ".jsonl" in file.name.lower() else "row"
+        for number, record in read_objects(file):
+            try:
+                found.append(parse(record))
+            except InputError as error:
+                raise InputError(f"{file}: {place} {number}: {error}") from None
+    if not found:
+        raise InputError(f"{source}: no questions in it; give the split that has them")
+    return found
+
+
+def choice_question(record: Question) -> Question:
+    """A question of MMLU or MMLU-Pro: `question`, `choices`, `answer` (an index), `subject`."""
+    name = "options" if "options" in record else "choices"
+    choices, answer = _field(record, name), _field(record, "answer")
+    if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
+        raise InputError(f"field {name!r}: must be a list of 2 to {len(LETTERS)} answers")
+    choices = [_text(choice, name) for choice in choices]
+    if isinstance(answer, str):
+        letter = answer.strip()
+        answer = LETTERS.find(letter) if len(letter) == 1 else -1
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise InputError(f"field 'answer': {record['answer']!r}: none of the {len(choices)} choices")
+    subject = record.get("subject") or record.get("category") or "-"
+    question = _text(_field(record, "question"), "question")
+    return {"question": question, "choices": choices, "answer": answer, "subject": _text(subject, "subject")}
+
+
+def inference_question(record: Question) -> Question:
+    """A pair of XNLI: `premise`, `hypothesis`, `label` (0 entailment, 1 neutral, 2 contradiction), `subject`."""
+    premise, hypothesis = (_text(_field(record, name), name) for name in ("premise", "hypothesis"))
+    label = _field(record, "label")
+    label = _LABELS.index(label) if label in _LABELS else label
+    if isinstance(label, bool) or label not in (0, 1, 2):
+        raise InputError(f"field 'label': {label!r}: must be 0, 1, 2 or one of {', '.join(_LABELS)}")
+    return {"premise": premise, "hypothesis": hypothesis, "label": label, "subject": _LABELS[label]}
+
+
+def shuffled(question: Question, seed: int, number: int) -> Question:
+    """The question with its choices in an order that the seed and its number fix: an answer's place tells nothing."""
+    order = list(range(len(question["choices"])))
+    random.Random(f"{seed}:{number}").shuffle(order)
+    choices = [question["choices"][index] for index in order]
+    return {**question, "choices": choices, "answer": order.index(question["answer"])}
+
+
+def _field(record: Question, name: str) -> Any:
+    if name not in record:
+        raise InputError(f"no field {name!r} (it has {', '.join(map(repr, record)) or 'none'})")
+    return record[name]
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"field {name!r}: holds no text where there must be some")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f"field {name!r}: half of a surrogate pair; mend or remove it")
+    return value
