@@ -32,6 +32,7 @@ from vikhr_fast.demo import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.evaluate.command import Evaluate
+from vikhr_fast.evaluate.translate import TranslateQuestions
 from vikhr_fast.export import Export
 from vikhr_fast.generate.batch import GenerateBatch
 from vikhr_fast.generate.chat import GenerateChat
@@ -142,7 +143,12 @@ def _parse(arguments: list[str]) -> Any:
     )
     application.command(name="train")(_train_with_defaults(arguments))
     application.command(generate, name="generate", help="What a model answers.")
-    application.command(name="evaluate")(Evaluate)
+    if arguments[:2] == ["evaluate", "translate"]:  # elsewhere what follows is a model
+        evaluate = SubcommandApp()
+        evaluate.command(name="translate")(TranslateQuestions)
+        application.command(evaluate, name="evaluate", help="Benchmarks for other languages.")
+    else:
+        application.command(name="evaluate")(Evaluate)
     application.command(name="merge")(Merge)
     application.command(name="export")(Export)
     application.command(name="plan")(Plan)
@@ -295,6 +301,10 @@ def _run(options: Any) -> int:
             from vikhr_fast.evaluate.command import evaluate
 
             evaluate(options)
+        case TranslateQuestions():
+            from vikhr_fast.evaluate.translate import translate_questions
+
+            translate_questions(options)
         case Merge():
             from vikhr_fast.merge import merge
 

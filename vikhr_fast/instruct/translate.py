@@ -113,13 +113,18 @@ def _body(model: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
 def checked_translation(original: str, language: str, text: str) -> str:
     """The translation; ValueError where it lost code or markup, is in another language, or of another length."""
     text = text.strip()
-    missing = Counter(_KEPT.findall(original)) - Counter(_KEPT.findall(text))
-    if missing:
-        raise ValueError(f"it lost {next(iter(missing))!r}")
+    refuse_lost(original, text)
     before, after = (len(_KEPT.sub("", one).strip()) for one in (original, text))
     if before and not before / 4 <= after <= 4 * before + 40:
         raise ValueError(f"{before} characters became {after}")
     return _checked_answer(language, text) if before else text
+
+
+def refuse_lost(original: str, text: str) -> None:
+    """ValueError where a translation lost code, markup, a formula, an address or a placeholder."""
+    missing = Counter(_KEPT.findall(original)) - Counter(_KEPT.findall(text))
+    if missing:
+        raise ValueError(f"it lost {next(iter(missing))!r}")
 
 
 def _checked_answer(language: str, text: str) -> str:
