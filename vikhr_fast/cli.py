@@ -45,6 +45,7 @@ from vikhr_fast.instruct.train_reward import TrainReward
 from vikhr_fast.instruct.translate import Translate
 from vikhr_fast.merge import Merge
 from vikhr_fast.plan import Plan
+from vikhr_fast.run_report import Report
 from vikhr_fast.tokenizer.export import ExportTokenizer
 from vikhr_fast.tokenizer.extend import ExtendTokenizer
 from vikhr_fast.tokenizer.report import ReportTokenizers
@@ -63,6 +64,7 @@ The pipeline, a command a stage; each reads files and writes files:
   6. vikhr-fast generate chat     talk with the result (batch: from file to file; compare: models side by side)
   7. vikhr-fast evaluate          benchmarks, perplexity and bits per byte
 
+`vikhr-fast report` makes a page of a training run.
 `vikhr-fast merge` interpolates between two models, `vikhr-fast export` makes one of a run's checkpoint.
 `vikhr-fast plan` says what a run would need and cost.
 Start with `vikhr-fast demo`: all of it in minutes on a CPU. `vikhr-fast doctor` checks the machine.
@@ -149,6 +151,7 @@ def _parse(arguments: list[str]) -> Any:
         application.command(evaluate, name="evaluate", help="Benchmarks for other languages.")
     else:
         application.command(name="evaluate")(Evaluate)
+    application.command(name="report")(Report)
     application.command(name="merge")(Merge)
     application.command(name="export")(Export)
     application.command(name="plan")(Plan)
@@ -301,6 +304,10 @@ def _run(options: Any) -> int:
             from vikhr_fast.evaluate.command import evaluate
 
             evaluate(options)
+        case Report():
+            from vikhr_fast.run_report import report_run
+
+            print(report_run(options))
         case TranslateQuestions():
             from vikhr_fast.evaluate.translate import translate_questions
 

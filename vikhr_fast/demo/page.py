@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vikhr_fast.demo.comparison import Comparison, read_curve
 from vikhr_fast.demo.paths import DemoPaths
@@ -12,6 +11,7 @@ from vikhr_fast.demo.text import ENGLISH, RUSSIAN
 from vikhr_fast.demo.tuning import TUNED, tuning_section
 from vikhr_fast.report import Figure, Line, Section, Segments, Table, bar_plot, line_plot, write_report
 from vikhr_fast.run_directory import CONFIG, ENVIRONMENT
+from vikhr_fast.run_report import flat
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 _RUNS = {name: LABELS[name] for name in ("cpt", *KL_RUNS)}
@@ -230,7 +230,7 @@ def _making(paths: DemoPaths, results: Results) -> Section:
         runs.append((label, f"{len(metrics):,}", f"{metrics[-1]['tokens']:,}", f"{seconds:.0f}"))
     presets = {name: settings.pop(name) for name in ("base", "pretrain", "instruct")}
     settings = {name: value for name, value in settings.items() if name not in (ENGLISH, RUSSIAN)}
-    values = {**settings, **_flat(presets), **_flat(environment)}
+    values = {**settings, **flat(presets), **flat(environment)}
     return Section(
         "What it was made with",
         parts=(
@@ -244,11 +244,3 @@ def _making(paths: DemoPaths, results: Results) -> Section:
             Table("Settings, versions and commit.", ("name", "value"), tuple((k, str(v)) for k, v in values.items())),
         ),
     )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
