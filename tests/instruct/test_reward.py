@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,37 @@ def test_the_same_pairs_give_the_same_bytes(root: Path, tmp_path: Path, capsys: 
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert capsys.readouterr().out == ""
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = [sys.executable, "-m", "vikhr_fast", "instruct", "train-reward", str(root / "pairs.jsonl")]
+    flags = ["--maximum-tokens", "64", "--learning-rate", "3e-3", "--epochs", "3", "--batch", "16", "--save-every", "5"]
+    process = subprocess.Popen(
+        [*command, *flags, "--encoder", str(root / "encoder"), "--output", str(tmp_path / "killed")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as in this process
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    scratch = tmp_path / "killed.partial" / "scratch"
+    deadline = time.monotonic() + 120
+    while not list(scratch.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(scratch.glob("checkpoint-*/trainer_state.json"))
+    assert not (tmp_path / "killed").exists()
+    (scratch / "checkpoint-1000").mkdir()  # begun, not finished
+    with caplog.at_level("INFO", "vikhr_fast"):
+        train_reward(training(root, tmp_path / "killed", save_every=5))
+    assert "going on after checkpoint-" in caplog.text
+    train_reward(training(root, tmp_path / "whole", save_every=5))
+    resumed, whole = (directory_bytes(tmp_path / name) for name in ("killed", "whole"))
+    for files in (resumed, whole):
+        files["reward.json"] = re.sub(rb'"output": "[^"]*"', b"", files["reward.json"])
+    assert resumed == whole
+    assert not (tmp_path / "killed.partial").exists()
 
 
 def planted(tmp_path: Path) -> tuple[Path, dict[str, bool]]:

@@ -1,7 +1,9 @@
 """A small encoder that tells good documents from bad ones: scores in batches of like length, calibrated."""
 
+import errno
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.files import sync_file
 
 SETTINGS = "filter.json"
 
@@ -48,6 +52,19 @@ def load_encoder(name: str, revision: str | None, *, new_head: bool) -> tuple[An
         reason = " ".join(str(error).split())
         raise InputError(f"{name}: no encoder that can be loaded: {reason[:300]}") from None
     return tokenizer, model
+
+
+def save_encoder(directory: Path, model: Any, tokenizer: Any) -> None:
+    """Writes both as transformers does. A full disk is the OSError that it is, where other libraries hide it."""
+    try:
+        model.to("cpu").save_pretrained(directory)
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from None
+    tokenizer.save_pretrained(directory)
+    for file in directory.iterdir():
+        sync_file(file)
 
 
 @dataclass(frozen=True)

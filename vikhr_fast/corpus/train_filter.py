@@ -1,15 +1,12 @@
 """`corpus train-filter`: a small encoder learns from the annotations which documents are good (paper, section 3.2)."""
 
-import errno
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
@@ -24,13 +21,14 @@ from vikhr_fast.corpus.classifier import (
     encode,
     expected_calibration_error,
     load_encoder,
+    save_encoder,
 )
 from vikhr_fast.corpus.documents import MANIFEST
 from vikhr_fast.corpus.fit import Examples, Labels, Training
 from vikhr_fast.corpus.settings import TrainFilterStage
 from vikhr_fast.corpus.stage import work_of
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import refuse_existing, sha256_of, sync_file, write_text
+from vikhr_fast.files import refuse_existing, sha256_of, write_text
 from vikhr_fast.resumable import resumable_directory, scratch_of
 
 CHECKPOINT = "checkpoint.pt"
@@ -170,15 +168,7 @@ def _threshold(probabilities: Scores, labels: Labels, settings: TrainFilterStage
 def _write(
     directory: Path, settings: TrainFilterStage, model: Any, tokenizer: Any, result: _Result, work: dict[str, Any]
 ) -> None:
-    try:
-        model.to("cpu").save_pretrained(directory)
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from None
-    tokenizer.save_pretrained(directory)
-    for file in directory.iterdir():
-        sync_file(file)
+    save_encoder(directory, model, tokenizer)
     values = {
         "slope": result.slope,
         "offset": result.offset,
