@@ -7,8 +7,10 @@
 
 namespace vikhr {
 
+// The slots are an odd number of them: were it a power of two, two pairs of a bucket whose hashes begin with the same
+// bits would go to one slot whatever the bucket's number.
 PairTable::PairTable(const std::vector<Pair>& pairs, Symbol absent)
-    : absent_(absent), numbers_(pairs.size() / 4 + 1), slots_(pairs.size() + pairs.size() / 4 + 1) {
+    : absent_(absent), numbers_(pairs.size() / 4 + 1), slots_((pairs.size() + pairs.size() / 4) | 1) {
   constexpr int kSeeds = 16;  // one is enough, unless somebody chose the pairs to be a nuisance
   for (int i = 0; i < kSeeds; ++i) {
     seed_ = mix(kFactor, static_cast<std::uint64_t>(i) + 1);

@@ -99,6 +99,24 @@ def test_random_vocabularies(model: protobuf.ModelProto, text: str, repeats: int
     assert encoder.decode(expected) == peer.decode(expected)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 6, 12, 25, 51, 102, 204])  # one less and their table had 2^k slots
+def test_any_number_of_merges(count: int) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    for seed in range(40):
+        draw = random.Random(seed)
+        model = protobuf.ModelProto()
+        model.trainer_spec.model_type = protobuf.TrainerSpec.BPE
+        model.normalizer_spec.add_dummy_prefix = False
+        model.normalizer_spec.remove_extra_whitespaces = False
+        model.pieces.add(piece="<unk>", type="UNKNOWN")
+        merged = draw.sample([a + b for a in letters for b in letters], count)
+        for piece in [*letters, *merged]:
+            model.pieces.add(piece=piece, score=-len(model.pieces))
+        encoder = BpeEncoder(_native.BpeEncoder(model.SerializeToString()), "")
+        ids, _ = encoder.encode_batch(merged)
+        assert ids.tolist() == list(range(27, 27 + count))
+
+
 @settings(deterministic, max_examples=20)
 @given(data=st.data())
 def test_any_ids_decode_as_sentencepiece(pairs: Pairs, model_name: str, data: st.DataObject) -> None:
