@@ -63,6 +63,10 @@ auto encode_buffer(const BpeEncoder& encoder, const py::buffer& buffer, const In
   return encode(encoder, vikhr::Texts(text.data(), offsets.data(), count), replaces, threads);
 }
 
+auto encode_held(const BpeEncoder& encoder, const vikhr::HeldTexts& held, bool replaces, int threads) {
+  return encode(encoder, held.texts(), replaces, threads);
+}
+
 py::list decode(const BpeEncoder& encoder, const Integers& ids, const Integers& offsets) {
   const std::size_t count = check_offsets(offsets, length_of(ids, "ids"), "ids");
   py::list texts;
@@ -123,6 +127,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
            py::arg("threads"))
       .def("encode_buffer", &encode_buffer, py::arg("buffer"), py::arg("offsets"),
            py::arg("replaces"), py::arg("threads"))
+      .def("encode_held", &encode_held, py::arg("texts"), py::arg("replaces"), py::arg("threads"))
       .def("decode", &decode, py::arg("ids"), py::arg("offsets"))
       .def("piece", &piece, py::arg("id"))
       .def("find", [](const BpeEncoder& encoder,

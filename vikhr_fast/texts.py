@@ -1,6 +1,7 @@
 """The forms in which texts come to the C++ code, none of them copied."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
@@ -19,7 +20,8 @@ Texts: TypeAlias = Sequence[str | bytes] | pa.Array | pa.ChunkedArray | tuple[Bu
 def native_texts(texts: Texts) -> _native.Texts:
     """Texts for the C++ code. TypeError, ValueError where they are none or one is null."""
     if isinstance(texts, pa.ChunkedArray):
-        return _native.Texts.from_buffers([arrow_buffers(chunk) for chunk in texts.chunks])
+        starts = accumulate(map(len, texts.chunks), initial=0)
+        return _native.Texts.from_buffers([arrow_buffers(*one) for one in zip(texts.chunks, starts, strict=False)])
     if isinstance(texts, pa.Array):
         return _native.Texts.from_buffers([arrow_buffers(texts)])
     if isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[1], np.ndarray):
@@ -29,13 +31,13 @@ def native_texts(texts: Texts) -> _native.Texts:
     return _native.Texts.from_sequence(texts)
 
 
-def arrow_buffers(array: pa.Array) -> tuple[Buffer, IntArray]:
-    """The text of a string or binary array, and where its values start."""
+def arrow_buffers(array: pa.Array, first: int = 0) -> tuple[Buffer, IntArray]:
+    """The text of a string or binary array, and where its values start; `first` is the number of its first one."""
     is_large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
     if not (is_large or pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
         raise TypeError(f"cannot encode a pyarrow array of {array.type}; cast it to large_string")
     if array.null_count > 0:
-        index = array.is_null().index(True).as_py()
+        index = first + array.is_null().index(True).as_py()
         raise ValueError(f"document {index} is null; drop or fill it")
     _, starts, text = array.buffers()
     if starts is None or len(array) == 0:

@@ -272,6 +272,14 @@ def test_wrong_arguments(pairs: Pairs) -> None:
         encoder.encode_batch((np.zeros(2**31, np.uint8), np.array([0, 2**31])))
 
 
+def test_documents_are_numbered_through_chunks(pairs: Pairs) -> None:
+    encoder, _ = pairs["byte_fallback"]
+    with pytest.raises(ValueError, match="document 3: byte 1"):
+        encoder.encode_batch(pa.chunked_array([[b"a", b"b"], [b"c", b"d\xff"]]))
+    with pytest.raises(ValueError, match="document 3 is null"):
+        encoder.encode_batch(pa.chunked_array([["a", "b"], ["c", None]]))
+
+
 @pytest.mark.parametrize("text", ["", "plain", "caf\xe9 \xff\x80 x", "\u07ff\u0800 тест ▁", "\U0001f44d\uffff б a\xe9"])
 def test_every_width_of_str(pairs: Pairs, text: str) -> None:
     # Python keeps a str in 1, 2 or 4 bytes a character.

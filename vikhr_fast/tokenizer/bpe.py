@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from vikhr_fast import _native
 from vikhr_fast.errors import InputError
-from vikhr_fast.texts import Buffer, InvalidUtf8, Texts, arrow_buffers, as_int64, replaces
+from vikhr_fast.texts import Buffer, InvalidUtf8, Texts, arrow_buffers, as_int64, native_texts, replaces
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 Offsets: TypeAlias = npt.NDArray[np.int64]
@@ -59,7 +59,7 @@ class BpeEncoder:
         """
         replace = replaces(errors)
         if isinstance(texts, pa.ChunkedArray):
-            return _join([self.encode_batch(chunk, threads, errors) for chunk in texts.chunks])
+            return self._native.encode_held(native_texts(texts), replace, threads)
         if isinstance(texts, pa.Array):
             return self._native.encode_buffer(*arrow_buffers(texts), replace, threads)
         if isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[1], np.ndarray):
@@ -112,9 +112,3 @@ class BpeEncoder:
         if found < 0:
             raise KeyError(piece)
         return found
-
-
-def _join(parts: list[tuple[Ids, Offsets]]) -> tuple[Ids, Offsets]:
-    ids = np.concatenate([np.zeros(0, dtype=np.int32), *(ids for ids, _ in parts)])
-    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *(np.diff(offsets) for _, offsets in parts)])
-    return ids, np.cumsum(lengths)
