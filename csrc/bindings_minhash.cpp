@@ -117,8 +117,22 @@ std::unique_ptr<DedupIndex> load(const py::buffer& buffer) {
   return DedupIndex::load(bytes, best_isa());
 }
 
+// Whoever saves an index holds its lock while waiting for the GIL: nobody may wait for the lock with the GIL.
+py::array_t<std::int64_t> clusters_of(const DedupIndex& index) {
+  std::vector<std::int64_t> clusters;
+  {
+    const py::gil_scoped_release released;
+    clusters = index.clusters();
+  }
+  return to_numpy(std::move(clusters));
+}
+
 py::dict counts_of(const DedupIndex& index) {
-  const DedupCounts counts = index.counts();
+  DedupCounts counts;
+  {
+    const py::gil_scoped_release released;
+    counts = index.counts();
+  }
   py::dict result;
   result["texts"] = counts.texts;
   result["kept"] = counts.kept;
@@ -198,7 +212,7 @@ void bind_minhash(py::module_& module) {
              return to_numpy(std::move(found));
            },
            py::arg("texts"), py::arg("replaces"), py::arg("threads"))
-      .def("clusters", [](const DedupIndex& index) { return to_numpy(index.clusters()); })
+      .def("clusters", &clusters_of)
       .def("counts", &counts_of)
       .def("settings", &settings_of)
       .def("save", &save, py::arg("write"))

@@ -1,6 +1,8 @@
 """Deduplication against a brute-force one in Python, and the laws that it keeps."""
 
 import random
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -251,6 +253,81 @@ def test_a_damaged_index_is_one_error(tmp_path: Path) -> None:
             DedupIndex.load(path)
     with pytest.raises(InputError, match="No such file"):
         DedupIndex.load(tmp_path / "absent")
+
+
+def mix(a: int, b: int) -> int:
+    product = a * b
+    return (product ^ product >> 64) % 2**64
+
+
+def signed(body: bytes) -> bytes:
+    """A saved index with the checksum that its bytes have: csrc/index_file.cpp."""
+    state = 0
+    for at in range(0, len(body), 8):
+        word = int.from_bytes(body[at : at + 8], "little")
+        state = (mix(state ^ word, 0x9FB21C651E98DF25) + word) % 2**64
+    checksum = mix(state ^ len(body) ^ 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)
+    return body + checksum.to_bytes(8, "little")
+
+
+def test_a_forged_index_is_one_error(tmp_path: Path) -> None:
+    index = DedupIndex(DedupSettings(8, 4, "word:1"))
+    index.add(["один два", "три четыре", "один два", "пять"])
+    path = tmp_path / "index"
+    index.save(path)
+    good = path.read_bytes()
+    body = good[:-8]
+    assert signed(body) == good
+    values = len(body) - 5 * 8  # 2 + 2 + 1 of them behind u32 [4 parents + 3 texts + 3 sizes]
+    parents, texts, sizes = values - 40, values - 24, values - 12
+    one, two, three, four = (body[values + 8 * i : values + 8 * i + 8] for i in range(4))
+    forged = {
+        "equal sets": (values, one + two + one + two),
+        "not ascending": (values, two + one),
+        "twice in a set": (values, one + one),
+        "a parent behind it": (parents, b"\1"),
+        "a parent that was removed": (parents + 12, b"\2"),
+        "an entry of a removed text": (texts + 8, b"\2"),
+        "entries out of order": (texts, b"\1\0\0\0\0"),
+        "one value more": (sizes, b"\3"),
+        "one value fewer": (sizes, b"\1"),
+    }
+    for what, (at, change) in forged.items():
+        path.write_bytes(signed(body[:at] + change + body[at + len(change) :]))
+        with pytest.raises(InputError, match="its parts contradict each other"):
+            pytest.fail(f"{what}: {DedupIndex.load(path).result()}")
+    path.write_bytes(signed(body[:values] + three + four + one + two + body[values + 32 :]))  # right again
+    assert DedupIndex.load(path).match(["один два", "четыре три", "шесть"]).tolist() == [1, 0, -1]
+
+
+def test_shingles_of_removed_texts_do_not_stay() -> None:
+    text = " ".join(f"w{i}" for i in range(20_000))
+    index = DedupIndex()
+    index.add([text])
+    alone = index.index_bytes
+    index.add(99 * [text + " и ещё"])
+    assert index.result().statistics.kept == 1
+    assert index.index_bytes < 2 * alone
+
+
+def test_an_index_is_asked_while_it_is_saved() -> None:
+    """Whoever asks waits for the lock, and the one that saves for the interpreter: in a process that may hang."""
+    code = """if True:
+        import threading, time
+        from vikhr_fast.corpus import DedupIndex
+        index, begun = DedupIndex(), threading.Event()
+        index.add(["один два"])
+        def write(piece):
+            begun.set()
+            time.sleep(0.2)
+        saving = threading.Thread(target=index._native.save, args=(write,))
+        saving.start()
+        begun.wait()
+        assert index.index_bytes > 0
+        assert index.result().keep.tolist() == [True]
+        saving.join()
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_full_disk_is_the_systems_error() -> None:
