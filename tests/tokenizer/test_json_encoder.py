@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tokenizers
 from byte_level import make_tokenizer
@@ -29,6 +30,28 @@ def test_ids_are_the_librarys_and_texts_come_back(file: Path) -> None:
     assert [one.tolist() for one in np.split(ids, offsets[1:-1])] == expected
     assert encoder.decode_batch(ids, offsets) == TEXTS
     assert encoder.encode(TEXTS[0].encode()).tolist() == expected[0]
+
+
+def test_every_form_of_texts(file: Path) -> None:
+    encoder = JsonEncoder.from_file(file)
+    expected = [one.tolist() for one in encoder.encode_batch(TEXTS)]
+    encoded = [text.encode() for text in TEXTS]
+    for texts in (encoded, pa.array(TEXTS), pa.array(encoded), pa.chunked_array([TEXTS[:2], TEXTS[2:]])):
+        assert [one.tolist() for one in encoder.encode_batch(texts)] == expected
+
+
+def test_what_is_no_text(file: Path) -> None:
+    encoder = JsonEncoder.from_file(file)
+    for texts in (pa.array(["a", None]), pa.chunked_array([["a"], [None]]), ["a", None]):
+        with pytest.raises(ValueError, match="document 1 is null"):
+            encoder.encode_batch(texts)
+    with pytest.raises(ValueError, match="document 1: byte 2: not valid UTF-8"):
+        encoder.encode_batch(["a", b"bc\xff"])
+    with pytest.raises(TypeError, match="document 1 is neither str nor bytes"):
+        encoder.encode_batch(["a", 1])  # type: ignore[list-item]
+    for wrong in (-1, encoder.vocab_size):
+        with pytest.raises(IndexError, match=f"id {wrong} is not one of"):
+            encoder.decode([0, wrong])
 
 
 def test_roles_and_pieces(file: Path) -> None:

@@ -59,18 +59,28 @@ class JsonEncoder:
         """Ids of one text: int32 [tokens]."""
         return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str | bytes] | pa.Array, threads: int = 0) -> tuple[Ids, Offsets]:
-        """Ids of many texts: int32 [tokens] of all of them, int64 [texts + 1] where each starts."""
+    def encode_batch(
+        self, texts: Sequence[str | bytes] | pa.Array | pa.ChunkedArray, threads: int = 0
+    ) -> tuple[Ids, Offsets]:
+        """Ids of many texts: int32 [tokens] of all of them, int64 [texts + 1] where each starts.
+
+        ValueError, TypeError name the document that is no text.
+        """
         del threads
-        strings = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+        values = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else texts
+        strings = [_string(value, index) for index, value in enumerate(values)]
         rows = [row.ids for row in self._tokenizer.encode_batch_fast(strings, add_special_tokens=False)]
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         ids = np.fromiter((id_ for row in rows for id_ in row), dtype=np.int32, count=int(offsets[-1]))
         return ids, offsets
 
     def decode(self, ids: IdsLike) -> str:
-        """The text of one sequence of ids [tokens]; special tokens are left out."""
-        return str(self._tokenizer.decode([int(id_) for id_ in ids]))
+        """The text of one sequence of ids [tokens]; special tokens are left out. IndexError on ids of no token."""
+        values = [int(id_) for id_ in ids]
+        for value in values:
+            if not 0 <= value < self._vocab_size:
+                raise IndexError(f"id {value} is not one of the vocabulary's {self._vocab_size}")
+        return str(self._tokenizer.decode(values))
 
     def decode_batch(self, ids: IdsLike, offsets: IdsLike) -> list[str]:
         """The texts of many sequences: ids [tokens] of all of them, offsets [texts + 1], as `encode_batch` gives."""
@@ -95,6 +105,19 @@ class JsonEncoder:
         if found is None:
             raise KeyError(piece)
         return int(found)
+
+
+def _string(text: object, index: int) -> str:
+    if isinstance(text, bytes):
+        try:
+            return text.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"document {index}: byte {error.start}: not valid UTF-8") from error
+    if text is None:
+        raise ValueError(f"document {index} is null; drop or fill it")
+    if not isinstance(text, str):
+        raise TypeError(f"document {index} is neither str nor bytes")
+    return text
 
 
 def _roles(path: Path, tokenizer: Any) -> dict[str, int]:
