@@ -1,7 +1,8 @@
 """SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C end a run after the micro-batch in progress, with a checkpoint.
 
 The step that the micro-batch belongs to is done again later. A second signal ends the run at once. Whoever sends
-SIGTERM must leave time for a checkpoint: torchrun kills 30 seconds later, and the steps since the last one are lost.
+SIGTERM must leave time for a checkpoint: torchrun kills 30 seconds later (from torch 2.12
+TORCH_ELASTIC_SHUTDOWN_TIMEOUT), and the steps since the last one are lost. SIGUSR1 it doesn't pass on, but dies of it.
 """
 
 import signal
