@@ -16,6 +16,7 @@ from vikhr_fast.ranks import process_group
 from vikhr_fast.train.inputs import open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
+from vikhr_fast.train.split_adamw import SplitAdamW
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,13 +24,8 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("optimizer", [{}, {"master": "split"}, {"master": "split", "moments": "bfloat16"}], ids=str)
-@pytest.mark.parametrize(
-    "runtime", [{}, {"compile": True}, {"float8_reference": True}, {"checkpointing": "selective"}], ids=str
-)
-def test_a_step_waits_for_nothing_but_its_report(
-    workspace: Path, tmp_path: Path, optimizer: dict[str, Any], runtime: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def write_model(workspace: Path, directory: Path) -> None:
+    """One that the kernels can run, of the workspace's vocabulary."""
     small = json.loads((workspace / "model" / "config.json").read_text())
     shape = ModelConfig(
         vocab_size=small["vocab_size"],
@@ -41,7 +37,17 @@ def test_a_step_waits_for_nothing_but_its_report(
         head_dim=64,
         max_position_embeddings=512,
     )
-    Mistral(shape).save_pretrained(tmp_path / "model")
+    Mistral(shape).save_pretrained(directory)
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"master": "split"}, {"master": "split", "moments": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "runtime", [{}, {"compile": True}, {"float8_reference": True}, {"checkpointing": "selective"}], ids=str
+)
+def test_a_step_waits_for_nothing_but_its_report(
+    workspace: Path, tmp_path: Path, optimizer: dict[str, Any], runtime: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(workspace, tmp_path / "model")
     if "float8_reference" in runtime and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("needs a GPU with float8")
     config = make_config(
@@ -77,3 +83,31 @@ def test_a_step_waits_for_nothing_but_its_report(
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     assert len(reports) == 3
+
+
+def test_gradients_are_taken_however_late(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(workspace, tmp_path / "model")
+    config = make_config(
+        workspace,
+        tmp_path / "run",
+        optimizer={"master": "split"},
+        runtime={"device": "cuda", "dtype": "bfloat16", "reduce_each_micro_batch": True},
+    )
+    config = type(config)(**{**vars(config), "model": tmp_path / "model"})
+    take = SplitAdamW._take
+
+    def late(optimizer: SplitAdamW, parameters: list[torch.Tensor], reduced: torch.Tensor) -> None:
+        torch.cuda._sleep(20_000_000)  # longer than a layer's backward
+        take(optimizer, parameters, reduced)
+
+    norms = []
+    inputs = open_inputs(config)
+    record_inputs(config, inputs)
+    with process_group(config.runtime) as ranks:
+        for taking in (take, late):
+            monkeypatch.setattr(SplitAdamW, "_take", taking)
+            training = Training(config, inputs, ranks, Interruption())
+            measured = training._step(*next(training._batches()))
+            assert measured is not None
+            norms.append(measured.grad_norm)
+    assert norms[0] == norms[1]

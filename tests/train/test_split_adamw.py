@@ -1,7 +1,8 @@
 """Masters split into bf16 parameters and remainders: resumed bit for bit, with float32 and with bf16 moments."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.split_adamw import SplitAdamW
 
 
 def small_run(workspace: Path, output: Path, moments: str = "float32", **changes: Any) -> TrainConfig:
@@ -76,3 +78,21 @@ def test_what_does_not_go_together_is_refused(
     with pytest.raises(InputError, match=message):
         train(make_config(workspace, tmp_path / "run", runtime={"dtype": dtype}, optimizer=optimizer))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_gradient_that_is_still_being_added_is_not_given_to_the_next_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP2 makes it on one stream, calls the hook on another and drops it: the allocator must be told."""
+    events: list[object] = []
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+        def record_stream(self, stream: object) -> None:
+            events.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the hook's stream")
+    parameter = torch.zeros(3, 2)
+    taking = SimpleNamespace(_gradients={parameter: torch.ones(3, 2)}, _shards=1)
+    SplitAdamW._take(cast(SplitAdamW, taking), [parameter], torch.ones(6).as_subclass(OnGpu))
+    assert events == ["the hook's stream"]
+    assert torch.equal(taking._gradients[parameter], torch.full((3, 2), 2.0))

@@ -63,6 +63,8 @@ class SplitAdamW(torch.optim.Optimizer):
 
     def _take(self, parameters: list[Tensor], reduced: Tensor) -> None:
         """Adds a module's reduced gradients: one after another in `reduced`, each padded to equal rows a rank."""
+        if reduced.is_cuda:  # FSDP2 drops it before this has run; the next module's would take its memory
+            reduced.record_stream(torch.cuda.current_stream())
         start = 0
         for parameter in parameters:
             gradient = self._gradients[parameter]
