@@ -35,6 +35,11 @@ class Ranks:
         """Whether this rank writes the logs."""
         return self.rank == 0
 
+    @property
+    def replicas(self) -> int:
+        """How many copies of the weights the ranks hold together."""
+        return self.count // self.mesh.size(-1)
+
     def sum(self, values: Tensor) -> Tensor:
         """The elementwise sum over all ranks, in place."""
         dist.all_reduce(values)

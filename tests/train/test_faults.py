@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from training_runs import make_config, start_ranks, write_config
 
-from vikhr_fast.config import TrainConfig
+from vikhr_fast.config import ScheduleConfig, TrainConfig
 from vikhr_fast.corpus.packing import PackedCorpus
 from vikhr_fast.corpus.token_shards import MANIFEST_NAME
 from vikhr_fast.errors import ExitCode, InputError
@@ -197,6 +197,19 @@ def test_the_policy_of_what_is_kept(workspace: Path, tmp_path: Path, monkeypatch
     train(config)
     kept = sorted(int(path.name.removeprefix("step-")) for path in (config.output / "checkpoints").iterdir())
     assert kept == [3, 4, 7, 8]  # the best, a multiple of four, the last two (the second of them, too)
+
+
+def test_the_best_is_the_best_of_those_with_a_score(tmp_path: Path) -> None:
+    for step, score in ((1, float("nan")), (2, 5.0), (3, 7.0), (4, None), (5, 8.0), (6, 6.0)):
+        checkpoint.write_text(
+            tmp_path / f"step-{step:08d}" / "state.json", json.dumps({"step": step, "validation": score})
+        )
+    (tmp_path / "step-00000003" / "state.json").write_text("{")  # damaged since it was written
+    (tmp_path / "step-00000004" / "state.json").unlink()
+    superseded = checkpoint._superseded(
+        checkpoint.complete_checkpoints(tmp_path), ScheduleConfig(keep_checkpoints=1, keep_best=True)
+    )
+    assert [checkpoint.step_of(path) for path in superseded] == [1, 3, 4, 5]
 
 
 @pytest.mark.nightly

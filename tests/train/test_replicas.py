@@ -10,13 +10,17 @@ from training_runs import make_config, run_ranks
 
 from vikhr_fast.config import config_values
 from vikhr_fast.errors import InputError
+from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 PROGRAM = """
 import json, sys
+from pathlib import Path
 from vikhr_fast.config import train_config
+from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
+checkpoint._require_space = lambda directory, size: Path(sys.argv[2]).write_text(str(size))
 train(train_config(json.load(open(sys.argv[1])), sys.argv[1]))
 """
 RUNS = [(1, 1, "float64"), (2, 2, "float64"), (4, 2, "float64"), (4, 2, "bfloat16")]
@@ -36,7 +40,10 @@ def test_replicas_of_one_and_of_two_ranks(workspace: Path, tmp_path: Path) -> No
         )
         file = tmp_path / "config.json"
         file.write_text(json.dumps(config_values(config)))
-        run_ranks(["-c", PROGRAM, str(file)], ranks)
+        run_ranks(["-c", PROGRAM, str(file), str(tmp_path / "needed")], ranks)
+        written = sum(path.stat().st_size for path in output.glob("checkpoints/*/*"))
+        needed = int((tmp_path / "needed").read_text()) - (ranks // replicas) * checkpoint._SPARE_BYTES
+        assert abs(needed - written) < 0.5 * written  # each replica holds all of it, one writes
         lines = read_lines(output / METRICS)
         losses = torch.tensor([(line["loss"], line["grad_norm"]) for line in lines], dtype=torch.float64)
         outcomes.append((losses, load_file(output / "model" / "model.safetensors")))

@@ -8,6 +8,7 @@ that you trust.
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -100,7 +101,7 @@ class Checkpoints:
         unfinished = self._directory / f".{final.name}.partial"
         values = _sharded_values(model, optimizer)
         needed = torch.tensor(_local_bytes(values) + _SPARE_BYTES, device=self._ranks.device)
-        num_bytes = int(self._ranks.sum(needed))
+        num_bytes = int(self._ranks.sum(needed)) // self._ranks.replicas  # one of them writes
 
         def begin() -> None:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -248,9 +249,17 @@ def _superseded(checkpoints: list[Path], schedule: ScheduleConfig) -> list[Path]
     if schedule.keep_every:
         kept |= {path for path in checkpoints if step_of(path) % schedule.keep_every == 0}
     if schedule.keep_best:
-        scored = [(score, path) for path in checkpoints if (score := read_state(path).validation) is not None]
-        kept |= {path for _, path in sorted(scored)[:1]}
+        kept |= {path for score, path in sorted((_score(path), path) for path in checkpoints)[:1] if score < math.inf}
     return [path for path in checkpoints if path not in kept]
+
+
+def _score(checkpoint: Path) -> float:
+    """Mean bits per byte of the validation sets; infinite without them, or where that can't be read any more."""
+    try:
+        score = read_state(checkpoint).validation
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if score is None or math.isnan(score) else score
 
 
 def _delete(checkpoints: list[Path]) -> None:

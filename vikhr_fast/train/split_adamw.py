@@ -76,8 +76,7 @@ class SplitAdamW(torch.optim.Optimizer):
     def gradient_norm(self) -> Tensor:
         """The global norm [] of the gradients as they are."""
         squares = torch.stack([gradient.square().sum(dtype=torch.float64) for gradient in self._gradients.values()])
-        copies = self._ranks.count // self._shards
-        return (self._ranks.sum(squares.sum()) / copies).sqrt().float()
+        return (self._ranks.sum(squares.sum()) / self._ranks.replicas).sqrt().float()
 
     @torch.no_grad()
     def update(self, norm: Tensor, max_norm: float) -> None:
