@@ -85,6 +85,15 @@ def test_what_does_not_fit_is_refused(models: list[Path], tmp_path: Path) -> Non
     (models[1] / "tokenizer.model").write_bytes(b"others")
     with pytest.raises(InputError, match=r"second: another tokenizer than .*first's"):
         merge(Merge(*models, output))
+    for path in models:  # as models come that never had a SentencePiece model
+        (path / "tokenizer.model").unlink()
+        (path / "tokenizer.json").write_text(path.name)
+    with pytest.raises(InputError, match=r"second: another tokenizer than .*first's"):
+        merge(Merge(*models, output))
+    shutil.rmtree(models[1])
+    Mistral(ModelConfig(**{**SHAPE.__dict__, "rope_theta": 1e6})).save_pretrained(models[1])
+    with pytest.raises(InputError, match=r"second.config.json: rope_theta is 1000000.0, but 10000.0 in .*first"):
+        merge(Merge(*models, output))
     shutil.rmtree(models[1])
     Mistral(ModelConfig(**{**SHAPE.__dict__, "vocab_size": 41})).save_pretrained(models[1])
     with pytest.raises(InputError, match=r"lm_head.weight: shape is \[41, 16\], must be \[40, 16\]"):

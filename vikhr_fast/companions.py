@@ -26,7 +26,10 @@ def tokenizer_file(model: Path) -> Path | None:
     return next((path for name in (TOKENIZER, TOKENIZER_JSON) if (path := model / name).is_file()), None)
 
 
-def tokenizer_sha256(model: Path) -> str | None:
-    """Of the SentencePiece model in a model's directory; None without one."""
-    path = model / TOKENIZER
-    return sha256_of(path) if path.exists() else None
+def same_tokenizer(first: Path, second: Path) -> bool | None:
+    """Whether two models have one, by the first kind of file that is in both directories; None without such a kind."""
+    for name in (TOKENIZER, TOKENIZER_JSON):
+        files = [directory / name for directory in (first, second)]
+        if all(file.is_file() for file in files):
+            return sha256_of(files[0]) == sha256_of(files[1])
+    return None

@@ -10,14 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vikhr_fast.companions import companions, tokenizer_sha256
+from vikhr_fast.companions import companions, same_tokenizer
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory
-from vikhr_fast.model_config import read_config, write_config
+from vikhr_fast.model_config import CONFIG_NAME, read_config, write_config
 from vikhr_fast.weights import WeightFiles, write_weights
 
 _PARALLEL = 0.9995  # cosine from which two tensors are interpolated linearly, mergekit's
 _TINY = 1e-8  # norm up to which a tensor has no direction
+_ALIKE = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta")  # what equal weights mean
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ def merge(options: Merge) -> None:
         raise InputError(f"merge: factor: {options.factor}, must be between 0 and 1")
     first, second = WeightFiles(options.first), WeightFiles(options.second)
     second.require(first.shapes)
-    digests = {tokenizer_sha256(directory) for directory in (options.first, options.second)} - {None}
-    if len(digests) > 1:
+    config, other = read_config(options.first), read_config(options.second)
+    for name in _ALIKE:
+        if (own := getattr(other, name)) != (wanted := getattr(config, name)):
+            raise InputError(f"{options.second / CONFIG_NAME}: {name} is {own}, but {wanted} in {options.first}")
+    if same_tokenizer(options.first, options.second) is False:
         raise InputError(f"{options.second}: another tokenizer than {options.first}'s; the models' rows don't match")
     combine = slerp if options.method == "slerp" else torch.lerp
 
@@ -57,7 +61,7 @@ def merge(options: Merge) -> None:
             yield name, combine(a, b, options.factor).to(first.dtypes[name])
 
     with atomic_directory(options.output) as temporary:
-        write_config(temporary, read_config(options.first), next(iter(first.dtypes.values())))
+        write_config(temporary, config, next(iter(first.dtypes.values())))
         write_weights(temporary, merged())
         for path in companions(options.first):
             shutil.copyfile(path, temporary / path.name)

@@ -15,6 +15,8 @@ from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.model import Mistral
+from vikhr_fast.model_config import read_config
+from vikhr_fast.train import inputs
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
 
@@ -71,8 +73,16 @@ def test_reference_of_another_vocabulary_is_refused(workspace: Path, tmp_path: P
     reference = tmp_path / "reference"
     shutil.copytree(workspace / "model", reference)
     (reference / "tokenizer.model").write_bytes(b"another")
+    config = make_config(workspace, tmp_path / "run", kl={"reference": reference})
     with pytest.raises(InputError, match=r"kl\.reference"):
-        train(make_config(workspace, tmp_path / "run", kl={"reference": reference}))
+        train(config)
+    model = tmp_path / "model"
+    shutil.copytree(workspace / "model", model)
+    for path in (model, reference):  # as models come that never had a SentencePiece model
+        (path / "tokenizer.model").unlink()
+        (path / "tokenizer.json").write_text(path.name)
+    with pytest.raises(InputError, match=r"kl\.reference: .*another vocabulary"):
+        inputs._check_reference(type(config)(**{**vars(config), "model": model}), read_config(model))
 
 
 def test_shared_support_needs_and_uses_the_record_of_adaptation(workspace: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vikhr_fast.companions import tokenizer_file, tokenizer_sha256
+from vikhr_fast.companions import same_tokenizer, tokenizer_file
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.corpus.packing import PackedCorpus
 from vikhr_fast.corpus.token_shards import TokenShards
@@ -111,8 +111,10 @@ def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | No
     if not has_reference(config):
         return None
     if (path := config.kl.reference) is not None:
-        vocabularies = [tokenizer_sha256(directory) for directory in (path, config.model)]
-        if _check_model(path).vocab_size != model.vocab_size or vocabularies[0] != vocabularies[1]:
+        same = same_tokenizer(path, config.model)
+        if same is None:  # right where neither has any
+            same = tokenizer_file(path) is None and tokenizer_file(config.model) is None
+        if _check_model(path).vocab_size != model.vocab_size or not same:
             raise InputError(f"kl.reference: {path}: another vocabulary than {config.model}'s; the KL needs the same")
     if config.kl.support == "all":
         return None
