@@ -6,8 +6,12 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList
 from training_runs import make_config
 
 from vikhr_fast.corpus.prefetch import prefetched
@@ -16,6 +20,7 @@ from vikhr_fast.plan.speed import attention_flops
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.profile import summarise
 
 
 def test_trace_table_and_equal_losses(workspace: Path, tmp_path: Path) -> None:
@@ -41,6 +46,34 @@ def test_trace_table_and_equal_losses(workspace: Path, tmp_path: Path) -> None:
     times = {row[0]: float(row[1]) for row in re.findall(r"^ *(aten::\w+) +([\d.]+)%", table, re.MULTILINE)}
     products = sum(times.get(name, 0.0) for name in ("aten::mm", "aten::bmm", "aten::addmm"))
     assert products <= shares["products"] + 0.1
+
+
+def test_a_gpus_own_events_are_not_counted_again() -> None:
+    """Beside operations and the named parts of a step, a GPU's recording has kernels and copies of those parts."""
+
+    def event(key: str, device: DeviceType, cpu: float, gpu: float) -> SimpleNamespace:
+        return SimpleNamespace(
+            key=key,
+            device_type=device,
+            count=1,
+            cpu_time_total=cpu,
+            self_cpu_time_total=cpu,
+            self_device_time_total=gpu,
+        )
+
+    events = [
+        event("ProfilerStep*", DeviceType.CPU, 10.0, 0.0),
+        *(event(name, DeviceType.CPU, 2.0, 0.0) for name in ("loader", "forward", "backward", "norm", "update")),
+        event("aten::mm", DeviceType.CPU, 1.0, 6.0),
+        event("aten::add", DeviceType.CPU, 1.0, 2.0),
+        event("ProfilerStep*", DeviceType.CUDA, 0.0, 8.0),
+        event("forward", DeviceType.CUDA, 0.0, 8.0),
+        event("void cutlass::Kernel2<...>", DeviceType.CUDA, 0.0, 6.0),
+        event("void at::native::vectorized_elementwise_kernel<...>", DeviceType.CUDA, 0.0, 2.0),
+    ]
+    summary = summarise(cast(EventList, events), on_gpu=True)
+    assert summary.products == 0.75
+    assert summary.phases["forward"] == 0.2
 
 
 @pytest.mark.parametrize(("steps", "recorded"), [(2, 0), (3, 1), (5, 3)])

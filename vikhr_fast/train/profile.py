@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # public, but not in __all__
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
@@ -45,8 +46,9 @@ class Summary:
         )
 
 
-def summarise(events: EventList, on_gpu: bool) -> Summary:
+def summarise(recorded: EventList, on_gpu: bool) -> Summary:
     """What the averages of a recording say of its steps, by their phases and operations."""
+    events = [e for e in recorded if e.device_type == DeviceType.CPU]  # with the times of their kernels
     own = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events}
     steps, whole = next((e.count, e.cpu_time_total) for e in events if e.key.startswith("ProfilerStep"))
     phases = {e.key: e.cpu_time_total / whole for e in events if e.key in (*_WORK, "loader")}
