@@ -218,7 +218,8 @@ class TrainBench:
 
     def run(self) -> None:
         """Every contestant at every size, then whole steps."""
-        runtime = RuntimeConfig(device=self.bench.device.type, threads=1)
+        # without phases of training, nobody could tell a hang from a long measurement
+        runtime = RuntimeConfig(device=self.bench.device.type, threads=1, timeout_seconds=10**6)
         with tempfile.TemporaryDirectory() as scratch, process_group(runtime) as ranks:
             model = Path(scratch) / "model"
             write_random_model(model, self.sizes.model, ranks.device, self.bench.dtype)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from training_runs import make_config
 
+from vikhr_fast.corpus.packing import Batch
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
@@ -135,3 +136,13 @@ def test_learning_rate_too_high_ends_with_advice(workspace: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"step 6: skipped, as 5 in a row: the loss is nan.* optimizer\.learning_rate"):
         train(config)
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_tokens_are_counted_exactly(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Batch, "trained_tokens", 2**24 + 1)  # which float32 can't hold
+    config = make_config(
+        workspace, tmp_path / "run", batch={"micro_batch": 8}, runtime={"dtype": "float32"}, schedule={"max_steps": 1}
+    )
+    train(config)
+    (line,) = read_lines(tmp_path / "run" / METRICS)
+    assert line["tokens"] == 2**24 + 1
