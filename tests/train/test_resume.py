@@ -17,6 +17,7 @@ from training_runs import make_config, start_ranks, write_config
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
 from vikhr_fast.objective import Objective
+from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
 
@@ -105,6 +106,18 @@ def test_a_signal_saves_and_exits_with_143(workspace: Path, tmp_path: Path, numb
     steps = len(read_lines(output / METRICS))
     assert [path.name for path in (output / "checkpoints").iterdir()] == [f"step-{steps:08d}"]
     assert "Traceback" not in errors
+
+
+def test_sigterm_may_come_twice_but_ctrl_c_after_any_signal_ends_the_run() -> None:
+    """Once from whoever stops all processes of a job, and from torchrun, which is one of them and passes it on."""
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert interruption.exit_code == 143
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_signal_in_the_middle_of_a_step_does_not_wait_for_its_end(

@@ -1,8 +1,9 @@
 """SIGTERM, SIGUSR1 (a scheduler's warning) and Ctrl-C end a run after the micro-batch in progress, with a checkpoint.
 
-The step that the micro-batch belongs to is done again later. A second signal ends the run at once. Whoever sends
-SIGTERM must leave time for a checkpoint: torchrun kills 30 seconds later (from torch 2.12
-TORCH_ELASTIC_SHUTDOWN_TIMEOUT), and the steps since the last one are lost. SIGUSR1 it doesn't pass on, but dies of it.
+The step that the micro-batch belongs to is done again later. Ctrl-C after any signal ends the run at once; a second
+SIGTERM changes nothing, since torchrun passes its own on to ranks that may have had one. Whoever sends SIGTERM must
+leave time for a checkpoint: torchrun kills 30 seconds later (from torch 2.12 TORCH_ELASTIC_SHUTDOWN_TIMEOUT), and the
+steps since the last one are lost. SIGUSR1 it doesn't pass on, but dies of it.
 """
 
 import signal
@@ -41,4 +42,3 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a signal handler
         self.exit_code = int(_EXIT_CODES[signal.Signals(number)])
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

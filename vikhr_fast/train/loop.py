@@ -230,9 +230,7 @@ class Training:
         pairs = sum(batch.seen_pairs(self.inputs.model.sliding_window) for batch in batches)
         work = self._on_device((sum(len(batch.tokens) for batch in batches), pairs))
         sums = ranks.sum(torch.cat((sums, work)))
-        reported = torch.cat(
-            (sums, torch.stack((num_tokens, grad_norm.double())))
-        ).tolist()  # where the CPU waits for a GPU
+        reported = torch.cat((sums, num_tokens[None], grad_norm[None])).tolist()  # where the CPU waits for a GPU
         loss_value, *loss_sums, positions, pairs, counted, norm = reported
         tokens = int(counted)
         reason = reason_to_skip(loss_value, norm, self.state.recent_losses, config.incidents)
