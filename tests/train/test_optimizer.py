@@ -2,6 +2,7 @@
 
 import pytest
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from vikhr_fast.config import OptimizerConfig
 from vikhr_fast.train.optimizer import build_optimizer, learning_rate
@@ -42,3 +43,11 @@ def test_only_matrices_are_decayed() -> None:
     assert plain["weight_decay"] == 0.0
     assert decayed["betas"] == (0.8, 0.7)
     assert decayed["eps"] == 1e-3
+
+
+def test_a_checkpoint_before_the_first_update_is_not_a_step_of_the_optimiser() -> None:
+    """As after a first step that was skipped: PyTorch fills an empty state by a step without gradients."""
+    model = nn.Linear(2, 2)
+    optimizer = build_optimizer(model, OptimizerConfig())
+    get_state_dict(model, optimizer)
+    assert [float(state["step"]) for state in optimizer.state.values()] == [0.0, 0.0]

@@ -46,9 +46,15 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> MasterAdamW:
     """AdamW over parameters stored as masters."""
     betas = (config.beta1, config.beta2)
-    return MasterAdamW(
+    optimizer = MasterAdamW(
         parameter_groups(model, config), lr=config.learning_rate, betas=betas, eps=config.eps, fused=True
     )
+    for parameter in model.parameters():  # a checkpoint before the first update would make them by a step of its own
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            **{name: torch.zeros_like(parameter, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")},
+        }
+    return optimizer
 
 
 def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:
