@@ -19,10 +19,12 @@ from vikhr_fast.errors import InputError
 Spans = Iterator[tuple[int, int]]
 
 # Every pattern begins where its run of characters does and is bounded, so that no text takes quadratic time.
-_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
-_PHONE = re.compile(r"(?<![\d.,+])\+?\(?\d[\d ().\u00a0‑–-]{8,22}\d(?![\d,])")
+_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,8}(?:xn--[a-z\d-]{1,59}|[^\W\d_]{2,24})(?!\w)")
+# Not in the middle of a decimal fraction. A run may hold several numbers, which the library tells apart.
+_PHONE = re.compile(r"(?<![\d+])(?:\+|(?<!\d\.)(?<!\d,))\(?\d[\d ().\u00a0‑–-]{8,200}\d(?!\d|,\d)")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_IPV6_GIVEN_OUT = ipaddress.ip_network("2000::/3")
 _KEYS = re.compile(
     r"""-----BEGIN\ [A-Z ]{0,20}PRIVATE\ KEY-----[\s\S]{1,10000}?-----END\ [A-Z ]{0,20}PRIVATE\ KEY-----
     | (?<![\w-])(?:
@@ -38,7 +40,7 @@ _KEYS = re.compile(
     re.VERBOSE,
 )
 _ASSIGNED = re.compile(
-    r"(?i)(?<![a-zа-я])(?:api[_-]?key|secret|token|passw(?:or)?d|пароль|ключ)[\"']?\s{0,3}[:=]\s{0,3}[\"']?([\w+/=-]{16,200})"
+    r"(?i)(?<![a-zа-я])(?:api[_-]?key|secret|token|passw(?:or)?d|пароль|ключ)[\"']?\s{0,3}[:=]\s{0,3}[\"']?([\w+/=-]{16,4000})"
 )
 
 
@@ -114,8 +116,9 @@ def _addresses(text: str, _region: str) -> Spans:
     candidates = [*_IPV4.finditer(text), *_IPV6.finditer(text)]
     for match in sorted(candidates, key=lambda match: match.start()):
         try:
-            # Addresses of a home network or of the machine itself say nothing about anybody.
-            if ipaddress.ip_address(match[0]).is_global:
+            address = ipaddress.ip_address(match[0])
+            # Addresses of a home network or of the machine itself say nothing about anybody; A::B is a name in C++.
+            if address.is_global and (address.version == 4 or address in _IPV6_GIVEN_OUT):
                 yield match.span()
         except ValueError:
             continue
