@@ -70,6 +70,24 @@ def test_every_text_is_scored_once(documents: Documents, endpoint: Endpoint, tmp
     hidden_key(tmp_path)
 
 
+def test_what_is_shown_alike_is_asked_for_once(documents: Documents, endpoint: Endpoint, tmp_path: Path) -> None:
+    annotate_documents(documents, tmp_path / "out", settings(endpoint, maximum_characters=10))
+    assert endpoint.asked == [TEXTS[0][:10]]
+    assert set(annotations(tmp_path / "out")) == {TEXTS[0][:10]}
+
+
+@pytest.mark.parametrize("status", ["402", "301", "308"])
+def test_what_no_document_is_to_blame_for_ends_the_run_and_is_asked_again(
+    documents: Documents, endpoint: Endpoint, tmp_path: Path, status: str
+) -> None:
+    endpoint.misbehave = lambda _text, _attempt: status if len(endpoint.asked) > 10 else None
+    with pytest.raises(InputError, match=f"status {status}: "):
+        annotate_documents(documents, tmp_path / "out", settings(endpoint))
+    endpoint.misbehave = lambda _text, _attempt: None
+    annotate_documents(documents, tmp_path / "out", settings(endpoint))
+    assert set(annotations(tmp_path / "out")) == set(TEXTS)
+
+
 FAULTS = ("429", "500", "503", "slow", "drop", "cut", "range", "missing", "chat", "html", "block")
 
 

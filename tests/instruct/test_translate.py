@@ -100,3 +100,21 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         translate(options)
     with pytest.raises(InputError, match="--language fr: must be one of ru, en"):
         translate(replace(options, language="fr"))
+
+
+def test_questions_alike_are_asked_once_and_half_a_character_is_no_answer(tmp_path: Path) -> None:
+    before, after = Message("system", "Be kind"), Message("assistant", "x")
+    chats = [
+        Conversation(str(number), "s", "en", (before, Message("user", said), after))
+        for number, said in enumerate(["What is a river?"] * 8 + ["Smile"])
+    ]
+    write_conversations(tmp_path / "in.jsonl", chats)
+    with serving(Endpoint(reply=lambda body: "жжжжж \ud83d" if "Smile" in str(body) else reply(body))) as endpoint:
+        settings = EndpointSettings(
+            model="m", base_url=endpoint.url, key_variable="NO_KEY", attempts=2, backoff_seconds=0.01,
+            requests_per_minute=1e6,
+        )  # fmt: skip
+        translate(Translate((tmp_path / "in.jsonl",), tmp_path / "out", settings))
+    assert sorted(endpoint.asked) == sorted(["Be kind", "What is a river?", "жжжж жж ж жжжжж?", "Smile", "Smile"])
+    failed = [json.loads(line) for line in (tmp_path / "out" / FAILED).read_text().splitlines()]
+    assert [entry["id"] for entry in failed] == ["8"]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,13 @@ from vikhr_fast.files import sync_directory
 Validate = Callable[[str], Any]
 """Makes JSON values of an answer; ValueError where it is not what was asked for."""
 
-_REFUSED = {401: "the key is refused", 403: "the key may not do that", 404: "no such endpoint or model"}
+_REFUSED = {
+    **dict.fromkeys((301, 302, 303, 307, 308), "the endpoint is elsewhere"),
+    401: "the key is refused",
+    402: "the account must be paid for",
+    403: "the key may not do that",
+    404: "no such endpoint or model",
+}
 _SHOWN_CHARACTERS = 200
 _LONGEST_WAIT = 60.0
 _FAILURES = 20  # without a single answer before them
@@ -116,8 +123,8 @@ class ChatEndpoint:
     ) -> None:
         try:
             url = httpx.URL(base_url)
-        except httpx.InvalidURL as error:
-            raise InputError(f"{base_url}: not an URL: {error}") from None
+        except httpx.InvalidURL:  # it may hold a secret, and so may the reason
+            raise InputError("base_url: not an URL; it must be as https://HOST/v1") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError("base_url: must begin with http:// or https:// and a host")
         if url.port is not None and not 0 < url.port < 1 << 16:
@@ -135,6 +142,7 @@ class ChatEndpoint:
         self._interval = 60 / requests_per_minute
         self._backoff = wait_random_exponential(multiplier=backoff_seconds, max=_LONGEST_WAIT)
         self._next = 0.0
+        self._under_way: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def __aenter__(self) -> "ChatEndpoint":
         self._client = httpx.AsyncClient(timeout=self._timeout, headers=self._headers)
@@ -151,6 +159,11 @@ class ChatEndpoint:
             InputError: the endpoint refuses the key or the model, or does not answer.
         """
         request = request_hash(body)
+        # Who asks the same meanwhile waits, and then finds the answer in the log.
+        async with self._under_way.setdefault(request, asyncio.Lock()):
+            return await self._ask(body, validate, log, request)
+
+    async def _ask(self, body: dict[str, Any], validate: Validate, log: AnswerLog, request: str) -> Any:
         if entry := log.final(request):
             if entry["error"]:
                 raise GivenUpError(entry["error"])
@@ -196,10 +209,11 @@ class ChatEndpoint:
         try:
             content = response.json()
             answer, usage = self._hidden(content["choices"][0]["message"]["content"]), content.get("usage")
+            answer.encode("utf-8")  # JSON can spell half of a surrogate pair
             value = validate(answer)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             reason = f"not a valid answer: {' '.join(self._hidden(str(error)).split())[:_SHOWN_CHARACTERS]}"
-            if answer is None:
+            if not isinstance(answer, str):
                 answer = self._hidden(response.text)
             log.add({"request": request, "final": False, "answer": answer, "error": reason, "usage": usage})
             raise _TryAgainError(reason, is_answer=True) from None
