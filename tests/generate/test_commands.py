@@ -3,9 +3,12 @@
 import io
 import json
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora import write_jsonl
 
@@ -67,6 +70,16 @@ def test_twenty_hostile_prompts(workspace: Path, tmp_path: Path) -> None:
     for row in (rows[0], rows[3], rows[-2]):
         alone = answerer.answer([answerer.prompt([Message("user", row["prompt"])])], SAMPLING)[0]
         assert row["answer"] == alone.text
+
+
+def test_whatever_else_a_row_holds_comes_back(workspace: Path, tmp_path: Path) -> None:
+    when = datetime(2024, 5, 1, tzinfo=timezone.utc)
+    rows = [{"prompt": "да", "error": None, "when": when}, {"prompt": "нет", "error": "an old one", "when": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    generate_batch(GenerateBatch(workspace / "model", tmp_path / "in.parquet", tmp_path / "out.jsonl", SAMPLING))
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["tokens"] > 0 and "error" not in row for row in found] == [True, True]
+    assert found[0]["when"].startswith("2024-05-01")
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,8 @@ def test_impossible_options(
     [
         ("{}", "no text in field 'id'"),
         ('{"id": "1", "source": "s", "language": "ru", "messages": []}', "line 1: nobody says anything"),
+        ('{"id": "1", "source": "s", "language": "ru", "messages": [{"role": "user", "t": 1}]}', "no role or no"),
+        ('{"id": "\\ud800", "source": "s", "language": "ru", "messages": []}', "'id' has half of a surrogate pair"),
         ("[1]", "line 1: not a JSON object"),
         ("", "no conversations"),
     ],
@@ -221,3 +223,14 @@ def test_lines_that_are_no_conversations(tmp_path: Path, line: str, reason: str)
     (tmp_path / "in.jsonl").write_text(line)
     with pytest.raises(InputError, match=reason):
         list(read_conversations([tmp_path / "in.jsonl"]))
+
+
+@pytest.mark.parametrize("source", ["..", "../../a", "/tmp/a", "", "a//b", "a\0b", "."])
+def test_a_source_that_is_no_directory_below_the_output_is_refused(
+    options: ShardConversations, tmp_path: Path, source: str
+) -> None:
+    turns = (Message("user", "Как дела?"), Message("assistant", "Хорошо"))
+    write_conversations(tmp_path / "in.jsonl", [Conversation("1", source, "ru", turns)])
+    with pytest.raises(InputError, match=r"source .*: cannot be the name of a directory"):
+        shard_conversations(replace(options, input=(tmp_path / "in.jsonl",), output=tmp_path / "b" / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

@@ -17,6 +17,8 @@ from vikhr_fast.files import atomic_file, refuse_existing
 from vikhr_fast.generate.answering import Answerer, Device
 from vikhr_fast.generate.sampling import Sampling
 
+_OURS = {"answer", "tokens", "complete", "error"}  # an earlier run's are not this one's
+
 
 @dataclass(frozen=True)
 class GenerateBatch:
@@ -57,7 +59,7 @@ def generate_batch(options: GenerateBatch) -> None:
         rows.append({"error": str(error)})
 
     for _, record in read_objects(options.input, note):
-        rows.append(record)
+        rows.append({name: value for name, value in record.items() if name not in _OURS})
     answerer = Answerer(options.model, options.device)
     answerer.stop_ids(options.sampling)
     prompts: dict[int, list[int]] = {}
@@ -71,7 +73,7 @@ def generate_batch(options: GenerateBatch) -> None:
         _answer(answerer, rows, prompts, options, advance)
     with atomic_file(options.output) as file:
         for row in rows:
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+            file.write((json.dumps(row, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace"))
     logger.info(f"generate: {options.output}: {len(prompts):,} answers, {len(rows) - len(prompts):,} errors")
 
 

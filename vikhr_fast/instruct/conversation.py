@@ -11,6 +11,9 @@ from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_file
 
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Of a surrogate pair: JSON can spell it, UTF-8 cannot."""
+
 
 class Conversation(NamedTuple):
     """A system message or none, then user and assistant in turn; the assistant has the last word."""
@@ -47,7 +50,7 @@ def checked_messages(values: object) -> tuple[Message, ...]:
         raise InputError("no list of messages")
     messages = []
     for number, value in enumerate(values, start=1):
-        if not isinstance(value, dict) or value.keys() < {"role", "content"}:
+        if not isinstance(value, dict) or not value.keys() >= {"role", "content"}:
             raise InputError(f"message {number} has no role or no content")
         role, content = value["role"], value["content"]
         if role not in ROLES:
@@ -56,7 +59,7 @@ def checked_messages(values: object) -> tuple[Message, ...]:
             raise InputError(f"message {number} is {type(content).__name__}, not text")
         if not content.strip():
             raise InputError(f"message {number}, of the {role}, is empty")
-        if re.search("[\ud800-\udfff]", content):
+        if HALF_CHARACTER.search(content):
             raise InputError(f"message {number} has half of a surrogate pair")
         messages.append(Message(role, content))
     turns = [message.role for message in messages]
@@ -92,6 +95,8 @@ def _conversation(value: dict[str, Any], place: str) -> Conversation:
     for name in ("id", "source", "language"):
         if not isinstance(value.get(name), str):
             raise InputError(f"{place}: no text in field {name!r}; `vikhr-fast instruct convert` makes such lines")
+        if HALF_CHARACTER.search(value[name]):
+            raise InputError(f"{place}: field {name!r} has half of a surrogate pair; mend or remove it")
     try:
         messages = checked_messages(value.get("messages"))
     except InputError as error:

@@ -70,7 +70,7 @@ def dedup_conversations(options: DedupConversations) -> None:
     sources = list(dict.fromkeys(one.source for one in read_conversations(options.input)))
     if unknown := [name for name in options.priority if name not in sources]:
         raise InputError(f"--priority {', '.join(unknown)}: no such source; there are {', '.join(sources)}")
-    ordered = [*options.priority, *(name for name in sources if name not in options.priority)]
+    ordered = list(dict.fromkeys([*options.priority, *sources]))
     counts: Counts = {}
     removed: list[dict[str, Any]] = []
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.sources import source_files
 from vikhr_fast.errors import InputError
+from vikhr_fast.instruct.conversation import HALF_CHARACTER
 from vikhr_fast.instruct.schemas import nectar_prompt
 
 _SPAN = 1 << 64
@@ -40,7 +41,10 @@ def read_pairs(patterns: Iterable[Path], columns: Columns) -> Iterator[Pair]:
         for file in source_files(pattern):
             for number, row in read_objects(file):
                 try:
-                    yield from _nectar_pairs(row) if "answers" in row else [_pair(row, columns)]
+                    for pair in _nectar_pairs(row) if "answers" in row else [_pair(row, columns)]:
+                        if HALF_CHARACTER.search("".join(pair)):
+                            raise InputError("half of a surrogate pair; mend or remove it")
+                        yield pair
                 except InputError as error:
                     raise InputError(f"{file}: row {number}: {error}") from None
 

@@ -112,7 +112,7 @@ _SCHEMAS: tuple[tuple[set[str], Callable[[Row], Messages]], ...] = (
 def _message(value: object, role: str, content: str) -> dict[str, Any]:
     if not isinstance(value, dict) or role not in value or content not in value:
         raise InputError(f"a message without {role!r} or {content!r}")
-    if value[role] not in _ROLES:
+    if not isinstance(value[role], str) or value[role] not in _ROLES:
         raise InputError(f"a message of an unknown role, {value[role]!r}")
     return {"role": _ROLES[value[role]], "content": value[content]}
 

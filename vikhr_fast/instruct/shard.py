@@ -88,6 +88,9 @@ def shard_conversations(options: ShardConversations) -> None:
     sources = list(dict.fromkeys(one.source for one in read_conversations(options.input)))
     if unknown := sorted(options.weights.keys() - set(sources)):
         raise InputError(f"--weights {', '.join(unknown)}: no such source; there are {', '.join(sources)}")
+    for source in sources:  # from a file that others may have written
+        if "\0" in source or {"", ".", ".."} & set(source.split("/")):
+            raise InputError(f"source {source!r}: cannot be the name of a directory; give it another name")
     counts: Counts = {}
     with atomic_directory(options.output) as directory:
         shards = []
