@@ -79,3 +79,22 @@ def test_sets_that_cannot_be_found_are_refused(
         with pytest.raises(InputError, match=complaint):
             decontaminate(options)
         assert not (tmp_path / "out").exists()
+
+
+def test_every_field_of_a_set_is_looked_for(tmp_path: Path) -> None:
+    secret = " ".join(WORDS[:20])
+    documents = make_documents(tmp_path / "in", {"a": [f"начало {secret} конец", "чистый текст"]})
+    rows = [{"context": "", "question": secret}, {"context": None, "question": "да"}]
+    path = write_jsonl(tmp_path / "set.jsonl", rows)
+    settings = DecontaminateStage(sets={"quiz": EvaluationSet(input=(str(path),), text=("context", "question"))})
+    decontaminate_documents(documents, tmp_path / "out", settings)
+    assert texts_of(Documents.open(tmp_path / "out")) == ["чистый текст"]
+
+
+@pytest.mark.parametrize("row", [{"context": "да"}, {"context": "да", "question": ["нет", "да"]}])
+def test_a_field_that_is_no_text_is_not_passed_over(tmp_path: Path, row: dict[str, object]) -> None:
+    documents = make_documents(tmp_path / "in", {"a": ["чистый текст"]})
+    path = write_jsonl(tmp_path / "set.jsonl", [row])
+    settings = DecontaminateStage(sets={"quiz": EvaluationSet(input=(str(path),), text=("context", "question"))})
+    with pytest.raises(InputError, match=r"line 1: .*'question'"):
+        decontaminate_documents(documents, tmp_path / "out", settings)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.corpus import read_documents
+from vikhr_fast.corpus.read import Columns, read_objects, read_records
 from vikhr_fast.errors import InputError
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -204,3 +205,35 @@ def test_paths_are_checked_before_the_first_is_read(tmp_path: Path) -> None:
 def test_no_files_are_an_empty_corpus() -> None:
     with pytest.raises(InputError, match="no files: no text at all"):
         texts()
+
+
+def test_parquet_values_that_python_has_not_are_bad_records(tmp_path: Path) -> None:
+    when = pa.array([10**16, 1], pa.timestamp("ms"))  # the year 318857
+    pq.write_table(pa.table({"text": ["раз", "два"], "when": when}), tmp_path / "far.parquet")
+    found: list[str] = []
+    records = read_records(
+        [tmp_path / "far.parquet"], Columns(("text",), ("when",)), lambda *bad: found.append(f"{bad[1]}: {bad[2]}")
+    )
+    assert [record.text for record in records] == ["два"]
+    assert len(found) == 1
+    assert re.match("1: .*row 1: column 'when'", found[0])
+    with pytest.raises(InputError, match="not readable as Parquet"):
+        list(read_objects(tmp_path / "far.parquet"))
+
+
+def test_invalid_utf8_in_another_column_costs_its_row_alone(tmp_path: Path) -> None:
+    name = pa.array([b"\xff", "имя".encode(), None], pa.binary())
+    column = pa.StringArray.from_buffers(3, name.buffers()[1], name.buffers()[2], name.buffers()[0])
+    pq.write_table(pa.table({"text": ["раз", "два", "три"], "name": column}), tmp_path / "a.parquet")
+    found: list[int] = []
+    records = read_records(
+        [tmp_path / "a.parquet"], Columns(("text",), ("name",)), lambda _path, row, _error: found.append(row)
+    )
+    assert [(record.text, record.fields["name"]) for record in records] == [("два", "имя"), ("три", None)]
+    assert found == [1]
+
+
+def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([pa.array(["раз"]), pa.array(["два"])], ["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="2 columns are called 'text'"):
+        texts(tmp_path / "a.parquet")

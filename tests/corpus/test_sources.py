@@ -1,5 +1,6 @@
 """Every kind of source."""
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vikhr_fast.corpus.sources import read_texts
+from vikhr_fast.corpus.sources import read_texts, source_files
 from vikhr_fast.errors import InputError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -99,3 +100,14 @@ def test_raw_files_of_a_data_set_are_fetched_at_their_commit(tmp_path: Path, mon
         list(read_texts(Path(f"hf:no/set@{COMMIT}:*")))
     with pytest.raises(InputError, match="COMMIT is the 40 digits"):
         list(read_texts(Path("hf:owner/set@main:*.jsonl")))
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + "/новости.txt".encode("cp1251"))
+    try:
+        Path(name).write_text("текст")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for source in (tmp_path / "*.txt", Path(name)):
+        with pytest.raises(InputError, match=r"xed.*: the name is not UTF-8; rename it"):
+            source_files(source)

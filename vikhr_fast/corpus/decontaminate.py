@@ -97,9 +97,9 @@ def evaluation_files(settings: DecontaminateStage) -> dict[str, str]:
 def evaluation_texts(evaluation: EvaluationSet) -> Iterator[str]:
     """The texts of an evaluation set, each field by itself."""
     for pattern in evaluation.input:
-        # One of the fields is the record's text for the reader; each counts by itself here.
-        for record in read_source(Path(pattern), Columns(evaluation.text[:1], evaluation.text[1:])):
-            yield from (record.text, *(value for value in record.fields.values() if isinstance(value, str)))
+        # For the reader all fields together are the record's text; each counts by itself here.
+        for record in read_source(Path(pattern), Columns(evaluation.text, evaluation.text)):
+            yield from (value for value in record.fields.values() if value and value.strip())
 
 
 def grams_of(name: str, evaluation: EvaluationSet, hasher: MinHasher) -> Grams:

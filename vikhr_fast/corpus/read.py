@@ -4,23 +4,19 @@ Memory is bounded by the longest document (for Parquet: by a batch of rows). Wha
 `InputError` that names the file and the line or row; the caller decides whether it ends the reading.
 """
 
-import gzip
-import io
 import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
+from vikhr_fast.corpus.lines import OnBad, numbered_lines, one_line
 from vikhr_fast.errors import InputError
 
-_READ_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
-_UTF8_MARK = b"\xef\xbb\xbf"
+_NO_VALUE = (ValueError, OverflowError)  # of what Python cannot hold: invalid UTF-8, a date in the year 300000
 _SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
@@ -52,10 +48,6 @@ class Columns(NamedTuple):
     text: tuple[str, ...] = ("text",)
     """JSONL fields or Parquet columns that make up the text; of several some may be null."""
     others: tuple[str, ...] = ()
-
-
-OnBad = Callable[[Path, int, InputError], None]
-"""Gets the file, the line or row, and what is wrong there; raises it, or returns to go on with the next record."""
 
 
 def refuse(path: Path, number: int, error: InputError) -> None:  # noqa: ARG001  an `OnBad`
@@ -118,7 +110,7 @@ def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, dict
         return
     kind = _kind(path)
     if kind == ".jsonl":
-        for number, line in _lines(path, on_bad):
+        for number, line in numbered_lines(path, on_bad):
             if line is not None and line.strip():
                 try:
                     yield number, _json_object(line, Columns(()), f"{path}: line {number}")
@@ -132,8 +124,8 @@ def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, dict
                     for record in batch.to_pylist():
                         row += 1
                         yield row, record
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            on_bad(path, row + 1, InputError(f"{path}: not readable as Parquet: {_one_line(error)}; make it again"))
+        except (pa.ArrowException, OSError, *_NO_VALUE) as error:
+            on_bad(path, row + 1, InputError(f"{path}: not readable as Parquet: {one_line(error)}; make it again"))
     else:
         raise InputError(f"{path}: text has no records; give .jsonl, .json or .parquet")
 
@@ -144,7 +136,7 @@ def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]
         if not isinstance(records, list):
             raise ValueError("not a list")
     except (ValueError, RecursionError) as error:
-        on_bad(path, 1, InputError(f"{path}: not a JSON list of objects: {_one_line(error)}"))
+        on_bad(path, 1, InputError(f"{path}: not a JSON list of objects: {one_line(error)}"))
         return
     for row, record in enumerate(records, start=1):
         if isinstance(record, dict):
@@ -172,68 +164,6 @@ def _kind(path: Path) -> str:
     return suffix.removesuffix(".gz").removesuffix(".zst")
 
 
-class _ZstdStream(io.RawIOBase):
-    """Decompresses zstd frames; unlike zstandard's own reader it notices a frame that is cut short."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        # Frames written with --long=31 need the largest window; memory is taken only when a frame asks for it.
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._compressed = b""
-        self._pending = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:  # collections.abc.Buffer, once Python 3.12 is the oldest
-        while not self._pending:
-            compressed = self._compressed or self._file.read(_READ_BYTES)
-            self._compressed = b""
-            if not compressed:
-                if self._frame is not None:
-                    raise EOFError("the last frame is cut short")
-                return 0
-            if self._frame is None:
-                self._frame = self._decompressor.decompressobj()
-            self._pending = memoryview(self._frame.decompress(compressed))
-            if self._frame.eof:
-                self._compressed, self._frame = self._frame.unused_data, None
-        target = memoryview(buffer)
-        count = min(len(target), len(self._pending))
-        target[:count] = self._pending[:count]
-        self._pending = self._pending[count:]
-        return count
-
-
-def _lines(path: Path, on_bad: OnBad) -> Iterator[tuple[int, str | None]]:
-    """Numbered lines (from 1) of a text file, without their ends (LF or CRLF); None for a bad one."""
-    number, offset = 0, 0
-    try:
-        with path.open("rb") as file:
-            stream: Iterable[bytes] = file
-            if path.name.lower().endswith(".gz"):
-                stream = gzip.GzipFile(fileobj=file)
-            elif path.name.lower().endswith(".zst"):
-                stream = io.BufferedReader(_ZstdStream(file), _READ_BYTES)
-            for line in stream:
-                number += 1
-                start = len(_UTF8_MARK) if number == 1 and line.startswith(_UTF8_MARK) else 0
-                text: str | None = None
-                try:
-                    text = line[start:].decode("utf-8").removesuffix("\n").removesuffix("\r")
-                except UnicodeDecodeError as error:
-                    place = f"line {number}, byte {offset + start + error.start}"
-                    bad = InputError(f"{path}: {place}: invalid UTF-8; convert the file to UTF-8")
-                    on_bad(path, number, bad)
-                offset += len(line)
-                yield number, text
-    except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
-        place = f"after line {number}: " if number else ""
-        reason = f"{path}: {place}cannot be read on: {_one_line(error)}; fetch or make it again"
-        on_bad(path, number + 1, InputError(reason))
-
-
 def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Record]:
     lines: list[str | None] = []
     number = 0
@@ -244,7 +174,7 @@ def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Record]:
             yield Record(text, {}, path, first)
         lines.clear()
 
-    for number, line in _lines(path, on_bad):
+    for number, line in numbered_lines(path, on_bad):
         if line is None or line.strip():
             lines.append(line)
         else:
@@ -253,7 +183,7 @@ def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Record]:
 
 
 def _json_lines(path: Path, columns: Columns, on_bad: OnBad) -> Iterator[Record]:
-    for number, line in _lines(path, on_bad):
+    for number, line in numbered_lines(path, on_bad):
         if line is None or not line.strip():
             continue
         try:
@@ -270,7 +200,7 @@ def _json_object(line: str, columns: Columns, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not valid JSON: {_one_line(error)}; mend or remove the line") from None
+        raise InputError(f"{place}: not valid JSON: {one_line(error)}; mend or remove the line") from None
     if not isinstance(record, dict):
         wanted = f" with a field {columns.text[0]!r}" if columns.text else ""
         raise InputError(f"{place}: not a JSON object; every line must be one{wanted}")
@@ -285,22 +215,21 @@ def _parquet_rows(path: Path, columns: Columns, on_bad: OnBad) -> Iterator[Recor
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(file.schema_arrow, columns, path)
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[*columns.text, *columns.others]):
-                texts = [_cells(batch.column(name)) for name in columns.text]
-                others = {name: batch.column(name).to_pylist() for name in columns.others}
-                for index, cells in enumerate(zip(*texts, strict=True)):
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=sorted({*columns.text, *columns.others})):
+                columns_of = {name: _cells(batch.column(name)) for name in sorted({*columns.text, *columns.others})}
+                for index in range(batch.num_rows):
                     row += 1
+                    record = {name: cells[index] for name, cells in columns_of.items()}
                     try:
-                        values = list(zip(columns.text, cells, strict=True))
-                        text = joined_text(values, f"{path}: row {row}: column")
+                        text = _row_text(record, columns, f"{path}: row {row}: column")
                     except InputError as error:
                         on_bad(path, row, error)
                         continue
                     if text.strip():
-                        yield Record(text, {name: values[index] for name, values in others.items()}, path, row)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                        yield Record(text, {name: record[name] for name in columns.others}, path, row)
+    except (pa.ArrowException, OSError) as error:
         place = f"after row {row}: " if row else ""
-        reason = f"{path}: {place}not readable as Parquet: {_one_line(error)}; make it again"
+        reason = f"{path}: {place}not readable as Parquet: {one_line(error)}; make it again"
         on_bad(path, row + 1, InputError(reason))
 
 
@@ -308,6 +237,8 @@ def _check_schema(schema: pa.Schema, columns: Columns, path: Path) -> None:
     for name in (*columns.text, *columns.others):
         if name not in schema.names:
             raise InputError(f"{path}: no column {name!r} (it has {_listed(schema.names)}); name the column")
+        if (count := schema.names.count(name)) > 1:
+            raise InputError(f"{path}: {count} columns are called {name!r}; rename all but one")
     for name in columns.text:
         kind = schema.field(name).type
         if pa.types.is_dictionary(kind):
@@ -317,21 +248,27 @@ def _check_schema(schema: pa.Schema, columns: Columns, path: Path) -> None:
 
 
 def _cells(column: pa.Array) -> list[Any]:
-    """The texts of a column; bytes where one is not valid UTF-8."""
+    """The values of a column; the error in place of one that Python has no value for."""
     try:
         cells: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        return [_decoded(cell) for cell in column.cast(pa.large_binary()).to_pylist()]
+    except _NO_VALUE:
+        return [_cell(scalar) for scalar in column]
     return cells
 
 
-def _decoded(cell: bytes | None) -> str | bytes | None:
+def _cell(scalar: pa.Scalar) -> Any:
     try:
-        return None if cell is None else cell.decode("utf-8")
-    except UnicodeDecodeError:
-        return cell
+        return scalar.as_py()
+    except _NO_VALUE as error:
+        return error
+
+
+def _row_text(record: dict[str, Any], columns: Columns, place: str) -> str:
+    for name, value in record.items():
+        if isinstance(value, _NO_VALUE):
+            reason = "invalid UTF-8" if isinstance(value, UnicodeDecodeError) else one_line(value)
+            raise InputError(f"{place} {name!r}: {reason}; mend or remove it")
+    return joined_text([(name, record[name]) for name in columns.text], place)
 
 
 def joined_text(values: Sequence[tuple[str, object]], place: str) -> str:
@@ -340,8 +277,6 @@ def joined_text(values: Sequence[tuple[str, object]], place: str) -> str:
     for name, value in values:
         if value is None and len(values) > 1:
             continue
-        if isinstance(value, bytes):
-            raise InputError(f"{place} {name!r}: invalid UTF-8; mend or remove it")
         if not isinstance(value, str):
             raise InputError(f"{place} {name!r}: {type(value).__name__}, not text; mend or remove it")
         try:
@@ -356,7 +291,3 @@ def joined_text(values: Sequence[tuple[str, object]], place: str) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

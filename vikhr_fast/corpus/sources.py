@@ -2,12 +2,14 @@
 
 import fnmatch
 import glob
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast.corpus.read import Columns, OnBad, Record, joined_text, read_documents, read_records, refuse
+from vikhr_fast.corpus.lines import OnBad
+from vikhr_fast.corpus.read import Columns, Record, joined_text, read_documents, read_records, refuse
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of
 
@@ -52,10 +54,14 @@ def source_files(source: Path) -> list[Path]:
         return []
     if str(source).startswith(_HUB):
         return _hub_files(str(source))
-    if source.exists() or not glob.has_magic(str(source)):
-        return [source]
-    if not (found := sorted(glob.glob(str(source), recursive=True))):  # noqa: PTH207  absolute patterns, too
+    found = [str(source)]
+    if not source.exists() and glob.has_magic(str(source)):
+        found = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207  absolute patterns, too
+    if not found:
         raise InputError(f"{source}: no file has such a name")
+    for name in found:
+        if re.search("[\ud800-\udfff]", name):
+            raise InputError(f"{os.fsencode(name)!r}: the name is not UTF-8; rename it")
     return list(map(Path, found))
 
 
