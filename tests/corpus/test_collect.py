@@ -194,3 +194,10 @@ def test_a_config_is_strict(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match=complaint):
             read_settings(path)
+
+
+def test_meta_is_json_whatever_number_a_record_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "раз", "v": NaN, "w": [1, {"x": -Infinity}]}\n')
+    source = SourceSettings(input=(str(tmp_path / "a.jsonl"),), meta=("v", "w"))
+    (row,) = rows(collected(tmp_path, a=source))
+    assert row["meta"] == '{"v": null, "w": [1, {"x": null}]}'

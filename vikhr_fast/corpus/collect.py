@@ -1,6 +1,7 @@
 """From named sources of every kind to documents with one schema."""
 
 import json
+import math
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ class _SourceReader:
 
     def _selected(self, record: Record, number: int) -> _Selected:
         name = record.fields[self._settings.id] if self._settings.id else None
-        meta = {field: record.fields.get(field) for field in self._settings.meta}
+        meta = {field: _finite(record.fields.get(field)) for field in self._settings.meta}
         content = json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str)
         return _Selected(_valid(f"{self._name}/{number if name is None else name}"), record.text, _valid(content))
 
@@ -227,6 +228,15 @@ class _SourceReader:
     def _reject(self, path: Path, number: int, error: InputError) -> None:
         self._counts["rejected"] += 1
         self._notes.append({"source": self._name, "file": str(path), "line": number, "reason": str(error)})
+
+
+def _finite(value: Any) -> Any:
+    """A value with None for the numbers that JSON has not: NaN and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(own) for name, own in value.items()}
+    return [_finite(own) for own in value] if isinstance(value, (list, tuple)) else value
 
 
 def _valid(text: str) -> str:
