@@ -7,9 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
+from vikhr_fast.chat.encode import TEMPLATE_NAME, ChatEncoder, EncodedChat
 from vikhr_fast.chat.template import ChatTemplate, Message
 from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer.export import read_model
 
 CONTROL = ("<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<|tool|>")
 NAMES = ("chatml", "mistral-instruct")
@@ -148,4 +149,13 @@ def test_a_directory_without_what_is_needed(tokenizers: dict[str, Path], tmp_pat
     template = tmp_path / "chat_template.jinja"
     template.write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
     with pytest.raises(InputError, match="no control piece of this vocabulary ends"):
+        ChatEncoder(tmp_path)
+
+
+def test_a_vocabulary_that_changes_texts_is_refused(tokenizers: dict[str, Path], tmp_path: Path) -> None:
+    model = read_model(tokenizers["chatml"] / "tokenizer.model")
+    model.normalizer_spec.remove_extra_whitespaces = True  # the mask counts the characters that were said
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    (tmp_path / TEMPLATE_NAME).write_bytes((tokenizers["chatml"] / TEMPLATE_NAME).read_bytes())
+    with pytest.raises(InputError, match="remove_extra_whitespaces is True"):
         ChatEncoder(tmp_path)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vikhr_fast.chat.template import ChatTemplate, Message, Part, read_template
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.bpe import BpeEncoder
-from vikhr_fast.tokenizer.export import BYTE, CONTROL, find_model, read_model, role_ids
+from vikhr_fast.tokenizer.export import BYTE, CONTROL, find_model, read_model, refuse_inexact, role_ids
 
 TEMPLATE_NAME = "chat_template.jinja"
 
@@ -46,6 +46,7 @@ class ChatEncoder:
             raise InputError(f"{directory / TEMPLATE_NAME}: no such file; `vikhr-fast tokenizer export` writes one")
         self.bpe = BpeEncoder.from_file(model_file)
         model = read_model(model_file)
+        refuse_inexact(model, model_file)  # the mask counts characters, none of which may be changed or lost
         roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
         self._control = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == CONTROL}
         template = directory / TEMPLATE_NAME
