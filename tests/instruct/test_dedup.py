@@ -140,3 +140,12 @@ def test_impossible_options(tmp_path: Path, options: dict[str, Any], reason: str
     with pytest.raises(InputError, match=reason):
         run(tmp_path, [conversation(0, "a", "вопрос", "ответ")], **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_signs_tell_sums_apart_and_marks_do_not(tmp_path: Path) -> None:
+    sums = ["Сколько будет 12 + 7?", "Сколько будет 12 - 7?", "Сколько будет 12*7?", "Верно: 3 < 5?", "Верно: 3 >= 5?"]
+    alike = ["Сколько будет 12+7", "**Сколько** будет 12 + 7!", "верно - 3<5"]
+    made = [conversation(number, "a", question, f"да {number}") for number, question in enumerate(sums + alike)]
+    write_conversations(tmp_path / "in.jsonl", made)
+    dedup_conversations(DedupConversations((tmp_path / "in.jsonl",), tmp_path / "out"))
+    assert list(read_conversations([tmp_path / "out" / CONVERSATIONS])) == made[: len(sums)]

@@ -3,12 +3,13 @@
 The policy. Conversations are looked at source by source in the order of priority, and one is removed when
 
 - what the user says in it is a near-duplicate of what the user says in one that is kept: a question stays with the
-  answer of the source that is trusted most;
+  answer of the source that is trusted most. Signs between numbers or names count as words;
 - what the assistant says is one of what the assistant says in one that is kept, if it is long: the same refusal or
   boilerplate to many questions. Short answers are alike without being copies;
 - it shares a long n-gram with a text of an evaluation set, or its question is a near-duplicate of one.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,9 @@ from vikhr_fast.instruct.conversation import Conversation, read_conversations, w
 from vikhr_fast.instruct.convert import CONVERSATIONS
 
 REMOVED = "removed.jsonl"
+# Between what they join, signs of arithmetic and code, and with a space on both sides or none, as **bold** has not;
+# a minus only after a number, where it is no hyphen or dash.
+_SIGN = re.compile(r"(?<=[\w)\]])(\s?)([+*×÷=<>^%]{1,2}|(?<=[\d)])[-−/]|(?<=[\d)]\s)[-−/])\1(?=[\w(\[])")
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class _Removal:
         self._asked_of: list[str] = []  # the set of each text in `_asked`
         for name, evaluation in sets.items():
             for text in evaluation_texts(evaluation):
-                self._asked.add([text], threads=1)
+                self._asked.add([_spelled(text)], threads=1)
                 self._asked_of.append(name)
 
     def reason(self, conversation: Conversation) -> dict[str, str] | None:
@@ -124,6 +128,7 @@ class _Removal:
             "\n\n".join(message.content for message in conversation.messages if message.role == role)
             for role in ("user", "assistant")
         )
+        question = _spelled(question)
         if name := self._evaluation_set(conversation.text, question):
             return {"by": "evaluation", "set": name}
         if (found := _match(self._questions, question)) is not None:
@@ -145,6 +150,11 @@ class _Removal:
                 return name
         found = _match(self._asked, question) if self._asked_of else None
         return None if found is None else self._asked_of[found]
+
+
+def _spelled(question: str) -> str:
+    """A question with its signs as words: 12 + 7 and 12 - 7 are the same words otherwise."""
+    return _SIGN.sub(lambda sign: f" sign{''.join(str(ord(one)) for one in sign[2])} ", question)
 
 
 def _match(index: DedupIndex, text: str) -> int | None:
