@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from vikhr_fast.corpus import passes
 from vikhr_fast.corpus.dedup import DedupIndex, deduplicate
-from vikhr_fast.corpus.dedup_stage import PAIRS, dedup_documents
+from vikhr_fast.corpus.dedup_stage import PAIRS, dedup_documents, dedup_work
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.paragraphs import split
 from vikhr_fast.corpus.settings import DedupStage, Machine
@@ -197,3 +198,15 @@ def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_pa
     state.write_text('{"phase": "ad')
     with pytest.raises(InputError, match=r"passes\.json: damaged"):
         passes.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)
+
+
+def test_a_cluster_that_is_not_there_costs_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = make_documents(tmp_path, noisy_sources(20), part_bytes=2000)
+    (tmp_path / "out.partial" / "result").mkdir(parents=True)
+    (tmp_path / "out.partial" / "result" / "part-00000.parquet").write_bytes(b"of an earlier try")
+    work = json.dumps(dedup_work(documents, DedupStage()))
+    (tmp_path / "out.partial" / "work.json").write_text(work)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="needs the package ray"):
+        dedup_documents(documents, tmp_path / "out", DedupStage(), Machine(engine="ray"))
+    assert (tmp_path / "out.partial" / "result" / "part-00000.parquet").exists()

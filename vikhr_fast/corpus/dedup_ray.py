@@ -41,7 +41,7 @@ def find_owners(parts: list[Path], settings: DedupStage, scratch: Path, machine:
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
     """
-    ray = _connected(machine)
+    ray = connected(machine)
     buckets = max(8, 2 * int(ray.cluster_resources().get("CPU", 1)), len(parts) // 4)
     items = [{"part": number, "path": str(path.resolve())} for number, path in enumerate(parts)]
     paths = ray.data.from_items(items, override_num_blocks=len(items))
@@ -69,7 +69,8 @@ def find_owners(parts: list[Path], settings: DedupStage, scratch: Path, machine:
         write_owners(scratch, part, owners[low:high])
 
 
-def _connected(machine: Machine) -> Any:
+def connected(machine: Machine) -> Any:
+    """The package, connected to the cluster; InputError where either is missing."""
     try:
         import ray
         import ray.data

@@ -15,7 +15,7 @@ from vikhr_fast.corpus.paragraphs import numbers_of, texts_of, without
 from vikhr_fast.corpus.passes import Passes, read_owners
 from vikhr_fast.corpus.settings import DedupStage, Machine, check_bands, check_machine
 from vikhr_fast.corpus.stage import Transformed, document_stage, gather, tracked, transform_part, work_of
-from vikhr_fast.files import write_text
+from vikhr_fast.files import refuse_existing, write_text
 from vikhr_fast.report import Section, Table, write_report
 
 PAIRS = "removed_pairs"
@@ -53,10 +53,13 @@ def dedup_documents(documents: Documents, output: Path, settings: DedupStage, ma
     work = dedup_work(documents, settings)
     check_machine(machine)
     parts = documents.parts
+    if machine.engine == "ray":
+        from vikhr_fast.corpus.dedup_ray import connected, find_owners
+
+        refuse_existing(output)
+        connected(machine)  # in there, its absence would clear away what an earlier try did
     with document_stage(output, work) as (directory, scratch, counts):
         if machine.engine == "ray":
-            from vikhr_fast.corpus.dedup_ray import find_owners
-
             find_owners(parts, settings, scratch, machine)
         else:
             Passes(parts, settings, scratch, machine.memory * 2**30, machine.threads).run()
