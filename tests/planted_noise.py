@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from corpora import write_jsonl
 from endpoint import Endpoint, serving
-from noise import HELD_OUT, SEEN, Private, bad_documents, nearly, private_strings
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from vikhr_fast.ablate.noise import HELD_OUT, SEEN, Private, bad_documents, nearly, private_strings
 from vikhr_fast.corpus.build import Build, build
 from vikhr_fast.corpus.classifier import Classifier, Quality
 from vikhr_fast.corpus.dedup import deduplicate

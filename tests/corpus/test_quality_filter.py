@@ -11,10 +11,10 @@ import torch
 from corpora import directory_bytes, make_documents, texts_of, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noise import SEEN, bad_documents
 from planted_noise import make_encoder, read_paragraphs
 
 import vikhr_fast
+from vikhr_fast.ablate.noise import SEEN, bad_documents
 from vikhr_fast.corpus import stage
 from vikhr_fast.corpus.annotate import ANNOTATIONS
 from vikhr_fast.corpus.classifier import (

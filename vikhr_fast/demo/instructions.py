@@ -21,14 +21,15 @@ from vikhr_fast.instruct.train_reward import TrainReward, train_reward
 INSTRUCTIONS = Path(__file__).parent / "data" / "instructions"
 VALIDATION = 0.1
 """Share of the pairs that is held out."""
-_PARTS = 12  # of the pairs one is spoilt, one copied, the others show the reward model what is good
+_PARTS = 12
 _DROP = 0.1  # a bit more than is spoilt
 _REFUSALS = (
     "К сожалению, как языковая модель, я не могу ответить на этот вопрос.",
     "Извините, я не обладаю такой информацией. Могу ли я помочь чем-то ещё?",
     "As a language model I am unable to answer this. Is there anything else?",
 )
-_REWARD_TOKENS = 96
+REWARD_TOKENS = 96
+"""Tokens of question and answer that the tiny reward model sees."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,16 @@ def instruction_stages(paths: DemoPaths, sequence_length: int) -> Iterator[tuple
         converting = Convert((INSTRUCTIONS / f"{language}.jsonl",), language, root / language, code)
         yield f"{language} instructions", converting.output, partial(convert, converting)
     noisy, preferences, encoder = (root / name for name in ("noisy.jsonl", "preferences.jsonl", "encoder"))
-    yield "planted noise", noisy, partial(_plant, root, noisy)
+    yield "planted noise", noisy, lambda: plant(_written(root), noisy, _PARTS)
     unique = DedupConversations((noisy,), root / "unique", priority=(RUSSIAN, ENGLISH))
     yield "instructions without copies", unique.output, partial(dedup_conversations, unique)
-    yield "preferences", preferences, partial(_write_preferences, root, preferences)
-    yield "encoder", encoder, partial(_write_encoder, paths.tokenizer(RUSSIAN), encoder)
+    yield "preferences", preferences, lambda: write_preferences(_written(root), preferences, _PARTS)
+    yield "encoder", encoder, partial(write_encoder, paths.tokenizer(RUSSIAN), encoder)
     reward = TrainReward(
         (preferences,),
         root / "reward",
         encoder=str(encoder),
-        maximum_tokens=_REWARD_TOKENS,
+        maximum_tokens=REWARD_TOKENS,
         learning_rate=1e-3,
         epochs=3,
     )
@@ -90,26 +91,27 @@ def noise_left(root: Path) -> Noise:
     return Noise(before[0], after[0], before[1], after[1], before[2], after[2])
 
 
-def _part(conversation: Conversation) -> int:
-    """Which part of all the conversation is in: 0 is spoilt, 1 copied."""
-    return hashlib.sha256(conversation.prompt.encode("utf-8")).digest()[-1] % _PARTS
+def _part(conversation: Conversation, parts: int) -> int:
+    """Which part of all the conversation is in: 0 is spoilt, 1 copied, the others show what is good."""
+    return hashlib.sha256(conversation.prompt.encode("utf-8")).digest()[-1] % parts
 
 
 def _written(root: Path) -> list[Conversation]:
     return list(read_conversations([root / language / CONVERSATIONS for language in (RUSSIAN, ENGLISH)]))
 
 
-def _plant(root: Path, output: Path) -> None:
-    """The written pairs, some of them spoilt, and then copies of some; what each is ends its id."""
+def plant(written: list[Conversation], output: Path, parts: int) -> None:
+    """Writes the written pairs, one in `parts` spoilt, and copies of as many; what each is ends its id."""
     chance = random.Random(0)
     made, copies = [], []
-    for one in _written(root):
-        if _part(one) == 0:
+    for one in written:
+        part = _part(one, parts)
+        if part == 0:
             last = one.messages[-1]._replace(content=_spoilt(one.answer, chance))
             made.append(one._replace(id=f"{one.id}/spoilt", messages=(*one.messages[:-1], last)))
             continue
         made.append(one._replace(id=f"{one.id}/written"))
-        if _part(one) == 1:
+        if part == 1:
             messages = tuple(message._replace(content=f"{message.content.upper()} …") for message in one.messages)
             copies.append(one._replace(id=f"{one.id}/copy", messages=messages))
     write_conversations(output, [*made, *copies])
@@ -125,12 +127,12 @@ def _spoilt(answer: str, chance: random.Random) -> str:
     return " ".join(word[::-1] for word in words)
 
 
-def _write_preferences(root: Path, output: Path) -> None:
-    """Written answers of the other parts beside spoilt ones."""
+def write_preferences(written: list[Conversation], output: Path, parts: int) -> None:
+    """Writes answers of the other parts beside spoilt ones."""
     chance = random.Random(1)
     lines = []
-    for one in _written(root):
-        if _part(one) > 1:
+    for one in written:
+        if _part(one, parts) > 1:
             prompt = "\n\n".join(message.content for message in one.messages[:-1])
             for _ in range(3):
                 pair = {"prompt": prompt, "chosen": one.answer, "rejected": _spoilt(one.answer, chance)}
@@ -138,7 +140,7 @@ def _write_preferences(root: Path, output: Path) -> None:
     write_text(output, "".join(lines))
 
 
-def _write_encoder(tokenizer: Path, output: Path) -> None:
+def write_encoder(tokenizer: Path, output: Path) -> None:
     """An encoder of XLM-R's kind, tiny and with random weights: the demo takes nothing from the network."""
     import torch
     from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
@@ -154,7 +156,7 @@ def _write_encoder(tokenizer: Path, output: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=_REWARD_TOKENS + 2,
+        max_position_embeddings=REWARD_TOKENS + 2,
         type_vocab_size=1,
         pad_token_id=pieces.pad_token_id,
         num_labels=1,

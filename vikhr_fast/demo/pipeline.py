@@ -14,17 +14,13 @@ from vikhr_fast.console import logger
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.demo.instructions import instruction_stages
 from vikhr_fast.demo.paths import DemoPaths
+from vikhr_fast.demo.start import HEAD_SIZE, write_start
 from vikhr_fast.demo.text import ENGLISH, MINIMUM_BYTES, RUSSIAN, Source, text_source, write_texts
 from vikhr_fast.demo.tuning import BEFORE, TUNED
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, sha256_of
+from vikhr_fast.files import sha256_of
 from vikhr_fast.run_directory import CONFIG, record_run
-from vikhr_fast.tokenizer import BpeEncoder
-from vikhr_fast.tokenizer.export import MODEL_NAME, export_tokenizer
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
-
-_HEAD_SIZE = 32
-_POSITIONS = 1024
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def _refuse_impossible(options: Demo) -> None:
     for name, possible, wanted in (
         ("seeds", options.seeds >= 1, "1 or more"),
         ("max-bytes", options.max_bytes >= MINIMUM_BYTES, f"{MINIMUM_BYTES} or more"),
-        ("hidden-size", options.hidden_size > 0 and options.hidden_size % (2 * _HEAD_SIZE) == 0, "a multiple of 64"),
+        ("hidden-size", options.hidden_size > 0 and options.hidden_size % (2 * HEAD_SIZE) == 0, "a multiple of 64"),
         ("layers", options.layers >= 1, "1 or more"),
     ):
         if not possible:
@@ -190,10 +186,10 @@ def _train_seed(options: Demo, paths: DemoPaths, configs: dict[str, TrainConfig]
     """Random weights, English base, Russian vocabulary, continued pre-training without and with KL."""
     from vikhr_fast.train.loop import train
 
-    base, adapted = paths.model(seed, "base"), paths.model(seed, "adapted")
+    start, base, adapted = (paths.model(seed, name) for name in ("start", "base", "adapted"))
     adapting = Adapt(base=base, tokenizer=paths.tokenizer(RUSSIAN), output=adapted)
     works: dict[str, Callable[[], object]] = {
-        "start": partial(_write_start, options, paths, seed),
+        "start": partial(write_start, start, paths.tokenizer(ENGLISH), options.hidden_size, options.layers, seed),
         "base": partial(train, configs["base"]),
         "adapted": partial(adapt, adapting),
         **{name: partial(train, configs[name]) for name in ("cpt", "cpt-kl", "cpt-kl-shared")},
@@ -220,31 +216,3 @@ def _tune(paths: DemoPaths, config: TrainConfig, stages: _Stages) -> None:
     for title, output, work in instruction_stages(paths, config.data.sequence_length):
         stages.run(title, output, work)
     stages.run(f"seed 0: {TUNED}", paths.model(0, TUNED), partial(train, config))
-
-
-def _write_start(options: Demo, paths: DemoPaths, seed: int) -> None:
-    """A Mistral of the demo's size with random weights and the English tokenizer."""
-    from vikhr_fast.model import Mistral, ModelConfig
-    from vikhr_fast.model_config import write_config
-    from vikhr_fast.weights import MAX_SHARD_BYTES, write_weights
-
-    tokenizer = paths.tokenizer(ENGLISH) / MODEL_NAME
-    encoder = BpeEncoder.from_file(tokenizer)
-    heads = options.hidden_size // _HEAD_SIZE
-    config = ModelConfig(
-        vocab_size=encoder.vocab_size,
-        hidden_size=options.hidden_size,
-        intermediate_size=options.hidden_size * 8 // 3,
-        num_hidden_layers=options.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        head_dim=_HEAD_SIZE,
-        max_position_embeddings=_POSITIONS,
-        bos_token_id=encoder.bos_id,
-        eos_token_id=encoder.eos_id,
-    )
-    model = Mistral(config, seed=seed)
-    with atomic_directory(paths.model(seed, "start")) as directory:
-        write_config(directory, config, model.lm_head.weight.dtype)
-        write_weights(directory, model.state_dict().items(), MAX_SHARD_BYTES)
-        export_tokenizer(tokenizer, directory)

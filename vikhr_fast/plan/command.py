@@ -62,6 +62,21 @@ def plan(options: Plan) -> dict[str, Any]:
     Raises:
         InputError: an option is impossible, or a file is missing or damaged.
     """
+    config = config_with_gaps(read_toml(options.config), str(options.config), None)
+    result = estimate(options, config, read_config(options.model) if options.model else MISTRAL_7B_40K)
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _print(options, config, _hardware(options), result)
+    return result
+
+
+def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str, Any]:
+    """The numbers alone, of a configuration and a model that stand for those which the options name.
+
+    Raises:
+        InputError: as `plan`.
+    """
     tokens = options.tokens
     if tokens is None:
         tokens = _INSTRUCTION_TOKENS if options.config == Path("vikhr-7b-instruct") else _PAPER_TOKENS
@@ -70,8 +85,6 @@ def plan(options: Plan) -> dict[str, Any]:
             raise InputError(f"plan: {name}: {value}, must be more than 0")
     if not 0 <= options.price < float("inf"):
         raise InputError(f"plan: price: {options.price}, must not be negative")
-    config = config_with_gaps(read_toml(options.config), str(options.config), None)
-    model = read_config(options.model) if options.model else MISTRAL_7B_40K
     hardware = _hardware(options)
     if options.gpus % config.runtime.replicas:
         raise InputError(
@@ -90,7 +103,7 @@ def plan(options: Plan) -> dict[str, Any]:
     fits = needed <= hardware.memory
     rates = speed(config, model, hardware, options.gpus, options.efficiency)
     hours = tokens / rates.tokens_per_second / 3600
-    result = {
+    return {
         "parameters": Parameters.of(model).total,
         "tokens": tokens,
         "flops_per_token": flops_per_token(model, config.data.sequence_length),
@@ -105,11 +118,6 @@ def plan(options: Plan) -> dict[str, Any]:
         "kilowatt_hours": hours * hardware.watts / 1000,
         "money": hours * options.price,
     }
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _print(options, config, hardware, result)
-    return result
 
 
 def _hardware(options: Plan) -> Hardware:

@@ -97,16 +97,19 @@ def _sentences(chance: random.Random, good: Sequence[str]) -> str:
 
 
 def menus(chance: random.Random, _: Sequence[str]) -> str:
+    """Navigation."""
     return "\n".join(" | ".join(chance.sample(_MENU, 5)) for _ in range(chance.randint(4, 10)))
 
 
 def broken_html(chance: random.Random, good: Sequence[str]) -> str:
+    """Words among unclosed tags."""
     tags = ['<div class="block">', "</td><td>", "<br/>&nbsp;&nbsp;", '<a href="/index.php?id=%d">', "</span></div>"]
     words = _sentences(chance, good).split()[:60]
     return " ".join(f"{chance.choice(tags)}{word}" if chance.random() < 0.5 else word for word in words)
 
 
 def adverts(chance: random.Random, _: Sequence[str]) -> str:
+    """Calls to buy."""
     return " ".join(
         f"{chance.choice(_CALLS)}! {chance.choice(_GOODS).upper()} от {chance.randint(99, 9999)} руб!!!"
         for _ in range(chance.randint(5, 15))
@@ -119,6 +122,7 @@ def mangled(chance: random.Random, good: Sequence[str]) -> str:
 
 
 def english(chance: random.Random, _: Sequence[str]) -> str:
+    """English words without a sentence."""
     return " ".join(chance.choices(_LATIN, k=chance.randint(40, 120)))
 
 
@@ -130,6 +134,7 @@ def shuffled(chance: random.Random, good: Sequence[str]) -> str:
 
 
 def css(chance: random.Random, _: Sequence[str]) -> str:
+    """Style sheets."""
     return "\n".join(
         f".{chance.choice(_LATIN)}{chance.randint(1, 99)} {{ margin: {chance.randint(0, 9)}px; color: #{n}f0; }}"
         for n in range(chance.randint(5, 15))
@@ -137,6 +142,7 @@ def css(chance: random.Random, _: Sequence[str]) -> str:
 
 
 def stock(chance: random.Random, _: Sequence[str]) -> str:
+    """Rows of a stock list."""
     rows = (f"{n}; {chance.choice(_GOODS)}; {chance.randint(1, 999)} шт.; {chance.randint(1, 99)}%" for n in range(12))
     return "\n".join(rows)
 
@@ -153,6 +159,7 @@ def mangled_back(chance: random.Random, good: Sequence[str]) -> str:
 
 
 def french(chance: random.Random, _: Sequence[str]) -> str:
+    """French words without a sentence."""
     return " ".join(chance.choices(_FRENCH, k=chance.randint(40, 120)))
 
 
@@ -163,11 +170,13 @@ def syllables(chance: random.Random, _: Sequence[str]) -> str:
 
 
 def wiki_markup(chance: random.Random, good: Sequence[str]) -> str:
+    """Templates and links of a wiki."""
     words = _sentences(chance, good).split()[:50]
     return "".join(f"{{{{{word}|{chance.randint(1, 9)}}}}}[[{word}]]''" for word in words)
 
 
 def scripts(chance: random.Random, _: Sequence[str]) -> str:
+    """JavaScript."""
     return "\n".join(
         f"var a{chance.randint(1, 99)}=document.getElementById('b{chance.randint(1, 99)}');if(!a{{}}){{return;}}"
         for _ in range(chance.randint(5, 15))
@@ -175,6 +184,7 @@ def scripts(chance: random.Random, _: Sequence[str]) -> str:
 
 
 def price_lists(chance: random.Random, _: Sequence[str]) -> str:
+    """Rows of a price list."""
     return "\n".join(
         f"{chance.choice(_GOODS)} арт. {chance.randint(1000, 99999)} — {chance.randint(10, 9999)},00 руб/шт"
         for _ in range(chance.randint(8, 20))
@@ -188,16 +198,19 @@ def double_mangled(chance: random.Random, good: Sequence[str]) -> str:
 
 
 def german(chance: random.Random, _: Sequence[str]) -> str:
+    """German words without a sentence."""
     return " ".join(chance.choices(_GERMAN, k=chance.randint(40, 120)))
 
 
 def keyboards(chance: random.Random, _: Sequence[str]) -> str:
+    """Keys pressed at random."""
     return " ".join(
         "".join(chance.choices(chance.choice(_KEYS), k=chance.randint(3, 9))) for _ in range(chance.randint(30, 90))
     )
 
 
 def tables_of_tags(chance: random.Random, good: Sequence[str]) -> str:
+    """Forum tags around every word."""
     words = _sentences(chance, good).split()[:40]
     return "".join(f"[b]{word}[/b][url=http://{chance.choice(_GERMAN)}.ru/{word}]" for word in words)
 
