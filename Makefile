@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inc)
 
-.PHONY: setup demo test lint format bench-native sanitize fuzz
+.PHONY: setup demo ablations test lint format bench-native sanitize fuzz
 
 setup: $(VENV)/.installed
 
@@ -17,6 +17,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(NATIVE_SOURC
 
 demo: setup
 	$(BIN)/vikhr-fast demo
+
+# The paper's tables 7 to 10 in small; called again, it goes on where it was stopped.
+ablations: setup
+	$(BIN)/vikhr-fast ablate vocab filter kl instruct
 
 # Checked last are the two gates of the kernels, neither of which needs a GPU: every kernel compiles for A100 and H100
 # without spills, and every planted mistake in a kernel makes a test fail. Then a minute of fuzzing, where there is clang.

@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import arg
 from tyro.extras import SubcommandApp
 
+from vikhr_fast.ablate.command import Ablate
 from vikhr_fast.adapt import Adapt
 from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, read_toml, train_config
 from vikhr_fast.console import LogLevel, configure_logging
@@ -63,6 +64,7 @@ The pipeline, a command a stage; each reads files and writes files:
   5. vikhr-fast instruct ...      instruction sets converted, deduplicated, filtered, sharded; then train again
   6. vikhr-fast generate chat     talk with the result (batch: from file to file; compare: models side by side)
   7. vikhr-fast evaluate          benchmarks, perplexity and bits per byte
+  8. vikhr-fast ablate            what each choice buys: the paper's tables 7 to 10
 
 `vikhr-fast report` makes a page of a training run.
 `vikhr-fast merge` interpolates between two models, `vikhr-fast export` makes one of a run's checkpoint.
@@ -151,6 +153,7 @@ def _parse(arguments: list[str]) -> Any:
         application.command(evaluate, name="evaluate", help="Benchmarks for other languages.")
     else:
         application.command(name="evaluate")(Evaluate)
+    application.command(name="ablate")(Ablate)
     application.command(name="report")(Report)
     application.command(name="merge")(Merge)
     application.command(name="export")(Export)
@@ -304,6 +307,10 @@ def _run(options: Any) -> int:
             from vikhr_fast.evaluate.command import evaluate
 
             evaluate(options)
+        case Ablate():
+            from vikhr_fast.ablate.command import ablate
+
+            ablate(options, _parse, main)
         case Report():
             from vikhr_fast.run_report import report_run
 

@@ -1,0 +1,117 @@
+"""Grids: those that come with the package, and mistakes in others."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vikhr_fast.ablate.command import GRIDS
+from vikhr_fast.ablate.grid import read_grid
+from vikhr_fast.ablate.works import Works
+from vikhr_fast.cli import main
+
+TABLES = ("vocab", "filter", "kl", "instruct")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["ablate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return int(exit_info.value.code or 0), captured.out, captured.err
+
+
+@pytest.mark.parametrize("scale", ["demo", "paper"])
+def test_the_package_s_grids_are_commands_that_the_command_line_takes(
+    scale: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, *TABLES, "--scale", scale, "--output", tmp_path / "run", "--dry-run")
+    assert (code, err) == (0, "")
+    assert not (tmp_path / "run").exists()
+    for number, table in enumerate(TABLES, start=7):
+        assert f"{table}, table {number}:" in out
+    assert out.count(", seed 2: score: ") == (15 if scale == "demo" else 14)
+    assert ("GPU-hours" in out) == (scale == "paper")
+    if scale == "paper":
+        hours = re.findall(r"kl: ce-kl, seed 0 \[([\d,]+) GPU-hours\]: torchrun .* -m vikhr_fast.train --config", out)
+        assert hours == ["1,003"]  # as `vikhr-fast plan` has it
+        assert "kl: ce, seed 0 [753 GPU-hours]" in out  # without the reference's forward
+
+
+def test_what_all_seeds_share_is_made_once_and_what_needs_a_seed_once_a_seed(tmp_path: Path) -> None:
+    grid = read_grid(GRIDS / "demo" / "kl.toml")
+    works = Works(grid, tmp_path, {"data": "bundled"}, range(2))
+    names = [work.name for work in works.works.values()]
+    assert names.count("shared: texts") == 1
+    assert [name for name in names if "adapted" in name] == ["shared: adapted, seed 0", "shared: adapted, seed 1"]
+    seen: set[Path] = set()
+    for work in works.works.values():
+        assert seen.issuperset(work.needs)
+        assert len(work.needs) == len(set(work.needs))
+        seen.add(work.done)
+    other = Works(read_grid(GRIDS / "demo" / "vocab.toml"), tmp_path, {"data": "bundled"}, range(2))
+    both = works.works.keys() & other.works.keys()
+    assert tmp_path / "shared" / "seed-1" / "cpt" / "model" in both
+    assert all(works.works[done] == other.works[done] for done in both)
+
+
+MISTAKES = {
+    "control": ('control = "slow"', 'control = "slw"', "control: no arm 'slw'; there are slow, fast"),
+    "comparison": (
+        "[stages.slow]",
+        '[[comparisons]]\narm = "fast"\nagainst = "none"\nlabel = ""\n[stages.slow]',
+        "comparisons.0: no arm 'none'",
+    ),
+    "stage": ('model = "{fast}/model"', 'model = "{fst}/model"', "arms.fast: no stage 'fst'; add it under [stages]"),
+    "needed stage": ("--model {start}", "--model {strt}", "stages.slow: no stage 'strt'"),
+    "steps": ("{steps:shards:512}", "{steps:shrds:512}", "stages.slow: no stage 'shrds'"),
+    "seeds": ("seeds = 2", "seeds = 0", "seeds: 0: input should be greater than or equal to 1"),
+    "column": ("russian.perplexity", "russian.perplexty", "columns: no russian.perplexty; there are english_at"),
+    "unknown key": ("table = 9", "table = 9\ntabel = 9", "tabel: unknown key"),
+    "one arm": ("[arms.fast]", "[arms.slow.x]", "arms.slow.x: unknown key"),
+    "name": ('name = "kl"', 'name = "lk"', "name: 'lk': input should be"),
+    "circle": ("--model {start}", "--model {fast}", "stages.slow: needs itself"),
+    "include": ('include = ["stages.toml"]', 'include = ["absent.toml"]', "absent.toml: no such config"),
+    "TOML": ("seeds = 2", "seeds = ", "not valid TOML"),
+    "quotes": ("--seed {seed}", "--seed '{seed}", "No closing quotation"),
+    "command": ("run = '''train ", "run = '''trian ", "stages.slow: not a command of this package: "),
+    "flag": ("--optimizer.learning-rate", "--optimiser.learning-rate", "not a command of this package: "),
+    "value": ("--seed {seed}", "--seed {seed} --kl.weight -1", "stages.slow: train: kl.weight: -1"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_in_a_grid_is_one_line(
+    kind: str, grids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, wrong, complaint = MISTAKES[kind]
+    text = (grids / "kl.toml").read_text()
+    assert right in text
+    if kind == "circle":
+        text = text.replace(right, "--model {fast}", 1).replace(right, "--model {slow}", 1)
+    (grids / "kl.toml").write_text(text.replace(right, wrong))
+    arguments = ("kl", "--scale", grids, "--inputs", "text", grids / "text.txt", "--output", tmp_path / "run")
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 1
+    assert complaint in err
+    assert "toml" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("kl", "--seeds", "0"), "--seeds 0: must be 1 or more"),
+        (("kl", "--scale", "medium"), "--scale medium: no such directory of grids; give one, or demo, paper"),
+        (("kl", "--inputs", "date", "x"), "--inputs date: no such input; there are data"),
+        (("kl", "--scale", "paper"), "--inputs: english, english-held-out-text, mistral, "),
+        ((), "no table; give vocab, filter, kl or instruct"),
+    ],
+)
+def test_impossible_options_are_one_line(
+    arguments: tuple[str, ...], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, *arguments, "--output", tmp_path / "run")
+    assert (code, err.count("\n")) == (3, 1)
+    assert complaint in err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,223 @@
+"""`vikhr-fast ablate`: the paper's tables 7 to 10, several seeds, resumable."""
+
+import contextlib
+import io
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from vikhr_fast.ablate.collect import collect
+from vikhr_fast.ablate.grid import Grid, names_in, read_grid
+from vikhr_fast.ablate.results import ABLATION, Ablation, write_ablation
+from vikhr_fast.ablate.run import Main, run_works
+from vikhr_fast.ablate.works import SHARED, Work, Works
+from vikhr_fast.config import PRESETS, TrainConfig
+from vikhr_fast.console import logger
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import write_text
+from vikhr_fast.plan.command import Plan, estimate
+from vikhr_fast.run_directory import locked, record_run
+
+GRIDS = PRESETS / "ablations"
+_WIDTH_OF_FILES = 200  # a table isn't cut where nobody's window is
+Parse = Callable[[list[str]], Any]
+"""Gives the options that the words of a command of this package stand for; SystemExit where they are wrong."""
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Measures what each choice buys: tables 7 to 10 of the paper as grids of runs (section 4.3).
+
+    vocab is table 7, filter 8, kl 9, instruct 10. Arms that are compared begin with the same weights and see the same
+    order of data; differences are paired by seed. The same command takes an interrupted ablation up again.
+    Each table's OUTPUT/TABLE has ablation.json, table.md and report.html.
+    """
+
+    tables: Annotated[tuple[Literal["vocab", "filter", "kl", "instruct"], ...], Positional]
+    """Which; several share what they have in common."""
+    output: Path = Path("runs/ablations")
+    """Directory of all tables; what is finished in it is not done again."""
+    scale: Path = Path("demo")
+    """demo: a model of 3 million parameters, minutes on two cores; paper: 7B; or a directory of such grids."""
+    data: Path | None = None
+    """Text for the demo's scale instead of the bundled one: a directory with ru/*.txt and en/*.txt."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """What a grid asks for by name, --inputs NAME WORD NAME WORD ...; --dry-run names them."""
+    seeds: int | None = None
+    """How many, 0, 1, ...; none is what the grid says."""
+    jobs: int = 0
+    """Commands run at once, with one thread each; 0 is one a core, or a single one where several devices train."""
+    dry_run: bool = False
+    """Check grids and commands, say what would be run and what the trainings would cost, and stop."""
+
+
+def ablate(options: Ablate, parse: Parse, main: Main) -> None:
+    """Runs what isn't done yet; writes and prints the tables.
+
+    Args:
+        options: which tables, and how.
+        parse: reads a command's words, to find mistakes in the grids before any work.
+        main: runs a command.
+
+    Raises:
+        InputError: impossible options, a wrong grid, a command that fails, an output of another ablation.
+    """
+    if not options.tables:
+        raise InputError("ablate: no table; give vocab, filter, kl or instruct")
+    for flag, value in (("--seeds", options.seeds), ("--jobs", options.jobs or None)):
+        if value is not None and value < 1:
+            raise InputError(f"{flag} {value}: must be 1 or more")
+    directory = options.scale if options.scale.is_dir() else GRIDS / options.scale
+    if not directory.is_dir():
+        known = ", ".join(sorted(path.name for path in GRIDS.iterdir()))
+        raise InputError(f"--scale {options.scale}: no such directory of grids; give one, or {known}")
+    grids = [read_grid(directory / f"{table}.toml") for table in dict.fromkeys(options.tables)]
+    inputs = _inputs(options, grids)
+    every: dict[str, Works] = {
+        grid.name: Works(grid, options.output, inputs, range(grid.seeds if options.seeds is None else options.seeds))
+        for grid in grids
+    }
+    for grid in grids:
+        _check_commands(every[grid.name], directory / f"{grid.name}.toml", parse)
+    works = {done: work for own in every.values() for done, work in own.works.items()}
+    if options.dry_run:
+        _show_plan(grids, every, parse)
+        return
+    if missing := sorted({name for grid in grids for name in grid.inputs} - _given(options, grids).keys()):
+        raise InputError(f"--inputs: {', '.join(missing)}: must be given; --dry-run says what they are")
+    with locked(options.output):
+        for grid in grids:
+            _record(grid, options.output, inputs)
+        jobs = options.jobs or (1 if any(grid.launcher for grid in grids) else os.cpu_count() or 1)
+        launcher = next((grid.launcher for grid in grids if grid.launcher), ())
+        run_works(list(works.values()), options.output / "logs", jobs, launcher, main)
+        for grid in grids:
+            own = every[grid.name]
+            seeds = range(len(own.units[grid.control]))
+            _write(collect(grid, options.scale.name, seeds, own.units), options.output / grid.name)
+
+
+def _given(options: Ablate, grids: list[Grid]) -> dict[str, str]:
+    """The inputs that have a value."""
+    defaults = {name: one.default for grid in grids for name, one in grid.inputs.items() if one.default is not None}
+    data = {} if options.data is None else {"data": str(options.data)}
+    return {**defaults, **data, **options.inputs}
+
+
+def _inputs(options: Ablate, grids: list[Grid]) -> dict[str, str]:
+    """Every grid's inputs; one without a value stands for itself in capitals."""
+    known = {name for grid in grids for name in grid.inputs}
+    given = _given(options, grids)
+    if unknown := sorted(given.keys() - known):
+        raise InputError(
+            f"--inputs {', '.join(unknown)}: no such input; there are {', '.join(sorted(known)) or 'none'}"
+        )
+    return {name: given.get(name, name.upper()) for name in known}
+
+
+def _check_commands(works: Works, path: Path, parse: Parse) -> None:
+    """Has the real command line read every stage once; InputError where it refuses."""
+    checked = set()
+    for work in works.works.values():
+        if work.stage is not None and work.stage not in checked:
+            checked.add(work.stage)
+            _parsed(work, path, parse)
+
+
+def _parsed(work: Work, path: Path, parse: Parse) -> Any:
+    from vikhr_fast.ablate.inputs import parse_input
+
+    words = work.parsable_words()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return parse_input(words[1:]) if words[0] == "inputs" else parse(words)
+    except SystemExit:
+        lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
+        reason = " ".join(line for line in lines if line and not line.startswith(("For full", "Parsing")))
+        raise InputError(f"{path}: stages.{work.stage}: not a command of this package: {reason}") from None
+    except InputError as error:
+        raise InputError(f"{path}: stages.{work.stage}: {error}") from None
+
+
+def _record(grid: Grid, output: Path, inputs: Mapping[str, str]) -> None:
+    """Writes down what the outputs depend on, or compares it with what was written before."""
+    commands = {name: stage.run for name, stage in grid.stages.items()}
+    own = {name: run for name, run in commands.items() if name not in grid.shared}
+    arms = {name: {key: value for key, value in vars(arm).items() if key != "label"} for name, arm in grid.arms.items()}
+    values = {name: inputs[name] for name in grid.inputs}
+    config = {"inputs": values, "sequence_length": grid.sequence_length, "stages": own, "arms": _json(arms)}
+    record_run(output / grid.name, config)
+    if grid.shared:
+        shared = {name: run for name, run in commands.items() if name in grid.shared}
+        mentioned = set().union(*map(names_in, shared.values()))
+        used = {name: value for name, value in inputs.items() if name in mentioned}
+        record_run(output / SHARED, {"inputs": used, "stages": shared})
+
+
+def _json(values: Any) -> Any:
+    """Tuples as lists, all the way down, so that what is read again is equal."""
+    if isinstance(values, dict):
+        return {key: _json(value) for key, value in values.items()}
+    return [_json(value) for value in values] if isinstance(values, tuple) else values
+
+
+def _write(ablation: Ablation, directory: Path) -> None:
+    from vikhr_fast.ablate.page import markdown, tables, write_page
+
+    write_ablation(directory / ABLATION, ablation)
+    write_text(directory / "table.md", markdown(ablation))
+    write_page(directory / "report.html", ablation)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_FILES
+    for caption, table in tables(ablation):
+        console.print(f"{caption}:", highlight=False, markup=False)
+        console.print(table)
+    for note in ablation.notes:
+        console.print(note, highlight=False, markup=False)
+    logger.info(f"{directory / 'report.html'}: the same as a page, with a plot")
+
+
+def _show_plan(grids: list[Grid], every: Mapping[str, Works], parse: Parse) -> None:
+    """Prints every command, done or to do, and what the trainings would cost where the grid says how large they are."""
+    console = Console(soft_wrap=True)
+    shown: set[Path] = set()
+    total = 0.0
+    for grid in grids:
+        console.print(f"{grid.name}, table {grid.table}: {grid.title}. Perplexity on {grid.text}.", markup=False)
+        for name, one in grid.inputs.items():
+            default = "" if one.default is None else f" (default: {one.default})"
+            console.print(f"  input {name}: {one.help}{default}", markup=False)
+        for note in grid.notes:
+            console.print(f"  {note}", markup=False)
+        for done, work in every[grid.name].works.items():
+            if done in shown:
+                continue
+            shown.add(done)
+            state = "done" if done.exists() else "to do"
+            hours = _gpu_hours(grid, work, parse)
+            total += hours or 0
+            cost = "" if hours is None else f" [{hours:,.0f} GPU-hours]"
+            words = list(work.words)
+            if words[0] == "train" and grid.launcher:
+                words = [*grid.launcher, "-m", "vikhr_fast.train", *words[1:]]
+            console.print(f"  {state}: {work.name}{cost}: {shlex.join(words)}", markup=False, highlight=False)
+    if total:
+        console.print(f"{total:,.0f} GPU-hours of trainings in all, on A100-80GB as `vikhr-fast plan` reckons")
+    console.print(f"{len(shown)} commands in all")
+
+
+def _gpu_hours(grid: Grid, work: Work, parse: Parse) -> float | None:
+    """What a training would take on the paper's hardware; None where the grid gives no tokens and shape."""
+    stage = None if work.stage is None else grid.stages[work.stage]
+    if stage is None or stage.tokens is None or stage.shape is None:
+        return None
+    settings: TrainConfig = parse(work.parsable_words()).settings
+    return float(estimate(Plan(tokens=stage.tokens), settings, stage.shape)["gpu_hours"])

@@ -1,0 +1,198 @@
+"""What the grids of the demo's scale begin with: texts, a model, noise and instructions, made here without network.
+
+python -m vikhr_fast.ablate.inputs texts|start|noise|annotations|conversations ... --output DIRECTORY
+"""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+from tyro.extras import SubcommandApp
+
+from vikhr_fast.ablate.noise import SEEN, bad_documents, nearly
+from vikhr_fast.console import configure_logging
+from vikhr_fast.corpus.annotate import ANNOTATIONS
+from vikhr_fast.corpus.documents import MANIFEST, Documents
+from vikhr_fast.corpus.read import read_documents
+from vikhr_fast.corpus.stage import write_notes
+from vikhr_fast.demo.instructions import INSTRUCTIONS, plant, write_encoder, write_preferences
+from vikhr_fast.demo.start import write_start
+from vikhr_fast.demo.text import ENGLISH, RUSSIAN, text_source, write_texts
+from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_directory, write_text
+from vikhr_fast.instruct.conversation import read_conversations, write_conversations
+from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert
+from vikhr_fast.instruct.shard import is_held_out
+
+BUNDLED = "bundled"
+_GOOD, _BAD = 4, 1
+_CRITERIA = ("informativeness", "usefulness", "grammar", "style", "safety")
+_WORDS_OF_NEAR_COPY = 50  # one word of a shorter paragraph is in too many of its shingles
+_HELD_OUT_ANSWERS = 0.2
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Russian and English text to train on and to hold out: LANGUAGE-train.jsonl and LANGUAGE-validation.jsonl."""
+
+    output: Path
+    """Directory to make."""
+    data: str = BUNDLED
+    """Directory with ru/*.txt and en/*.txt, or `bundled`: the sample corpus and Python's own reference."""
+    max_bytes: int = 1_000_000
+    """Training text of a language at most."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A small Mistral with random weights."""
+
+    output: Path
+    """Directory to make."""
+    tokenizer: Path
+    """Directory of its tokenizer."""
+    hidden_size: int = 192
+    """Width, a multiple of 64."""
+    layers: int = 4
+    """How many."""
+    seed: int = 0
+    """Of the weights."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A text with copies, near-copies and bad documents among it, its corpus.toml, and a tiny random encoder."""
+
+    text: Annotated[Path, Positional]
+    """JSONL with a document a line."""
+    output: Path
+    """Directory to make."""
+    tokenizer: Path
+    """The encoder's."""
+    rate: float = 0.5
+    """Exact copies, near-copies and bad documents, each so many a document."""
+    seed: int = 1
+    """Of all choices."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What an annotating model that is never wrong would say of documents with planted noise."""
+
+    documents: Annotated[Path, Positional]
+    """Directory that a corpus stage wrote."""
+    noise: Path
+    """Directory of the noise."""
+    output: Path
+    """Directory to make, as `corpus annotate` does."""
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """The demo's instructions: held-out ones, the others with planted noise, preferences, and a tiny random encoder."""
+
+    tokenizer: Path
+    """The encoder's."""
+    output: Path
+    """Directory to make."""
+    parts: int = 4
+    """Of so many conversations one answer is spoilt, and one conversation is copied."""
+
+
+def make_texts(options: Texts) -> None:
+    """Writes the texts; InputError where there are too few."""
+    files: dict[str, tuple[Path, ...]] = {ENGLISH: (), RUSSIAN: ()}
+    if options.data != BUNDLED:
+        files = {
+            language: tuple(sorted((Path(options.data) / folder).glob("*.txt")))
+            for language, folder in ((ENGLISH, "en"), (RUSSIAN, "ru"))
+        }
+        if empty := [language for language, own in files.items() if not own]:
+            raise InputError(f"{options.data}: no {' and no '.join(empty)} text; needs ru/*.txt and en/*.txt")
+    sources = {language: text_source(language, own) for language, own in files.items()}
+    write_texts(options.output, sources, options.max_bytes)
+
+
+def make_noise(options: Noise) -> None:
+    """Writes noisy.jsonl, bad.json with the hashes of the bad documents, corpus.toml and encoder/."""
+    chance = random.Random(options.seed)
+    clean = [document.text for document in read_documents([options.text])]
+    count = round(options.rate * len(clean))
+    long = [text for text in clean if len(text.split()) >= _WORDS_OF_NEAR_COPY]
+    if not long or not count:
+        raise InputError(f"{options.text}: too little text, or too short documents, to plant noise among")
+    bad = bad_documents(SEEN, count, clean, options.seed)
+    copies = [*chance.choices(clean, k=count), *(nearly(text, chance) for text in chance.choices(long, k=count)), *bad]
+    chance.shuffle(copies)
+    with atomic_directory(options.output) as directory:
+        # Noise comes last: of near-duplicates dedup keeps the first.
+        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in [*clean, *copies])
+        write_text(directory / "noisy.jsonl", "".join(lines))
+        write_text(directory / "bad.json", json.dumps(sorted(map(_digest, bad)), indent=0) + "\n")
+        source = json.dumps(str(options.output / "noisy.jsonl"), ensure_ascii=False)
+        write_text(directory / "corpus.toml", f"[sources.{RUSSIAN}]\ninput = [{source}]\n")
+        write_encoder(options.tokenizer, directory / "encoder")
+
+
+def make_annotations(options: Annotations) -> None:
+    """Writes the annotations of all documents in the order of their hashes, as `corpus annotate` has them."""
+    bad = set(json.loads((options.noise / "bad.json").read_bytes()))
+    documents = Documents.open(options.documents)
+    rows = [row for table in documents.tables() for row in table.to_pylist()]
+    notes = []
+    for row in sorted(rows, key=lambda row: _digest(row["text"])):
+        score = _BAD if _digest(row["text"]) in bad else _GOOD
+        scores = dict.fromkeys(_CRITERIA, score)
+        notes.append({"hash": _digest(row["text"]), **{k: row[k] for k in ("id", "source", "text")}, "scores": scores})
+    with atomic_directory(options.output) as directory:
+        write_notes(directory / ANNOTATIONS, notes)
+        manifest = {"stage": "annotate", "work": {"input": documents.sha256}, "annotated": len(notes), "failed": 0}
+        write_text(directory / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def make_conversations(options: Conversations) -> None:
+    """Writes held-out.jsonl, noisy.jsonl, preferences.jsonl and encoder/; no noise is made of what is held out."""
+    with atomic_directory(options.output) as directory:
+        for language, code in ((RUSSIAN, "ru"), (ENGLISH, "en")):
+            convert(Convert((INSTRUCTIONS / f"{language}.jsonl",), language, directory / language, code))
+        every = list(read_conversations([directory / language / CONVERSATIONS for language in (RUSSIAN, ENGLISH)]))
+        held_out, others = (
+            [one for one in every if is_held_out(one, _HELD_OUT_ANSWERS) == aside] for aside in (True, False)
+        )
+        write_conversations(directory / "held-out.jsonl", held_out)
+        plant(others, directory / "noisy.jsonl", options.parts)
+        write_preferences(others, directory / "preferences.jsonl", options.parts)
+        write_encoder(options.tokenizer, directory / "encoder")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def parse_input(arguments: list[str]) -> Texts | Start | Noise | Annotations | Conversations:
+    """The options of one command; SystemExit where they are wrong."""
+    application = SubcommandApp()
+    for kind in (Texts, Start, Noise, Annotations, Conversations):
+        application.command(name=kind.__name__.lower())(kind)
+    options: Texts | Start | Noise | Annotations | Conversations = application.cli(prog="inputs", args=arguments)
+    return options
+
+
+def make_input(arguments: list[str]) -> None:
+    """Runs one command."""
+    configure_logging("info")
+    match parse_input(arguments):
+        case Texts() as options:
+            make_texts(options)
+        case Start() as options:
+            write_start(options.output, options.tokenizer, options.hidden_size, options.layers, options.seed)
+        case Noise() as options:
+            make_noise(options)
+        case Annotations() as options:
+            make_annotations(options)
+        case Conversations() as options:
+            make_conversations(options)

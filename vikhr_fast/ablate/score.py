@@ -1,0 +1,84 @@
+"""What is measured of one arm with one seed.
+
+python -m vikhr_fast.ablate.score --model DIR --held-out NAME SHARDS ... --runs RUN ... --words TEXT ... --output FILE
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from vikhr_fast.console import configure_logging
+from vikhr_fast.corpus.classifier import device_of
+from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.errors import InputError
+from vikhr_fast.evaluate.perplexity import score_shards
+from vikhr_fast.files import write_text
+from vikhr_fast.tokenizer.efficiency import measure
+from vikhr_fast.tokenizer.export import MODEL_NAME
+from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
+
+_MICRO_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores a model, and adds up what its runs cost."""
+
+    model: Path
+    """Hugging Face directory."""
+    output: Path
+    """JSON file to write."""
+    held_out: dict[str, Path] = field(default_factory=dict)
+    """Held-out shards by name."""
+    runs: tuple[Path, ...] = ()
+    """Training runs whose tokens and FLOPs are added up."""
+    words: tuple[Path, ...] = ()
+    """Text to count tokens a word in."""
+    sequence_length: int = 1024
+    """Tokens that are read at once."""
+
+
+def score_words(words: list[str]) -> None:
+    """`score` with options as words: --model DIR --held-out NAME SHARDS ... --runs RUN ... --output FILE."""
+    configure_logging("info")
+    score(tyro.cli(Score, args=words))
+
+
+def score(options: Score) -> dict[str, Any]:
+    """The unit's figures, written to `options.output`: `figures` by column, `curve` of the last run's validations.
+
+    Seconds aren't among them, so that a unit done again is the same to the last bit.
+
+    Raises:
+        InputError: a model, shards or run that is missing or damaged.
+    """
+    import vikhr_kernels
+    from vikhr_fast.model import Mistral
+    from vikhr_kernels import reference
+
+    place, dtype = device_of("auto")
+    ops = vikhr_kernels if place.type == "cuda" else reference
+    model = Mistral.from_pretrained(options.model, dtype, place, ops=ops).requires_grad_(False)
+    figures: dict[str, float] = {}
+    for name, shards in options.held_out.items():
+        found = score_shards(
+            model, TokenShards.open(shards), sequence_length=options.sequence_length, micro_batch=_MICRO_BATCH
+        )
+        figures[f"{name}.perplexity"] = math.exp(found.loss)
+        figures[f"{name}.bits_per_byte"] = found.bits_per_byte
+    lines = [read_lines(run / METRICS) for run in options.runs]
+    if empty := [str(run) for run, own in zip(options.runs, lines, strict=True) if not own]:
+        raise InputError(f"{', '.join(empty)}: no steps in it; not the directory of a training run")
+    figures["tokens"] = sum(own[-1]["tokens"] for own in lines)
+    figures["teraflop"] = sum(line["flops"] + line["reference_flops"] for own in lines for line in own) / 1e12
+    if options.words:
+        figures["tokens_per_word"] = measure(options.model / MODEL_NAME, options.words).tokens_per_word
+    curve = read_lines(options.runs[-1] / VALIDATION) if options.runs else []
+    sets = {line["step"]: {name: one["bits_per_byte"] for name, one in line["sets"].items()} for line in curve}
+    unit = {"figures": figures, "curve": [{"step": step, **own} for step, own in sets.items()]}
+    write_text(options.output, json.dumps(unit, indent=2) + "\n")
+    return unit
