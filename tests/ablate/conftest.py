@@ -36,11 +36,11 @@ notes = ["A note."]
 
 [stages.slow]
 run = '''train --config PRESET --model {start} --seed {seed} --optimizer.learning-rate 1e-4 --data.train text {shards}
-    --data.validation russian {shards} english {shards} --schedule.max-steps {steps:shards:128}'''
+    --data.validation russian {shards} english {shards}'''
 
 [stages.fast]
 run = '''train --config PRESET --model {start} --seed {seed} --optimizer.learning-rate 3e-3 --data.train text {shards}
-    --data.validation russian {shards} english {shards} --schedule.max-steps {steps:shards:128}'''
+    --data.validation russian {shards} english {shards} --schedule.max-steps {steps:slow:slow}'''
 
 [arms.slow]
 label = "slow"

@@ -71,7 +71,7 @@ def test_a_killed_ablation_goes_on_and_ends_with_the_same_bytes(
     assert "english_at_equal_russian" not in ablation.arms["fast"].figures
 
     process = start(grids, killed)
-    metrics = killed / "kl" / "seed-1" / "slow" / "metrics.jsonl"
+    metrics = killed / "kl" / "seed-1" / "fast" / "metrics.jsonl"
     deadline = time.monotonic() + SECONDS
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 6):
         assert process.poll() is None
@@ -86,7 +86,7 @@ def test_a_killed_ablation_goes_on_and_ends_with_the_same_bytes(
     done = {path: path.stat().st_mtime_ns for path in (killed / "kl" / "units").iterdir()}
     assert 0 < len(done) < 4
     assert run(capsys, grids, killed)[0] == 0
-    assert "from step 0" not in (killed / "logs" / "kl-slow-seed-1.log").read_text()
+    assert "from step 0" not in (killed / "logs" / "kl-fast-seed-1.log").read_text()
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
     assert results(killed).keys() == results(whole).keys()
     for name, content in results(killed).items():

@@ -39,7 +39,7 @@ def test_the_package_s_grids_are_commands_that_the_command_line_takes(
 
 def test_what_all_seeds_share_is_made_once_and_what_needs_a_seed_once_a_seed(tmp_path: Path) -> None:
     grid = read_grid(GRIDS / "demo" / "kl.toml")
-    works = Works(grid, tmp_path, {"data": "bundled"}, range(2))
+    works = Works(grid, tmp_path, {"data": "bundled", "max-bytes": "1"}, range(2))
     names = [work.name for work in works.works.values()]
     assert names.count("shared: texts") == 1
     assert [name for name in names if "adapted" in name] == ["shared: adapted, seed 0", "shared: adapted, seed 1"]
@@ -48,7 +48,7 @@ def test_what_all_seeds_share_is_made_once_and_what_needs_a_seed_once_a_seed(tmp
         assert seen.issuperset(work.needs)
         assert len(work.needs) == len(set(work.needs))
         seen.add(work.done)
-    other = Works(read_grid(GRIDS / "demo" / "vocab.toml"), tmp_path, {"data": "bundled"}, range(2))
+    other = Works(read_grid(GRIDS / "demo" / "vocab.toml"), tmp_path, {"data": "bundled", "max-bytes": "1"}, range(2))
     both = works.works.keys() & other.works.keys()
     assert tmp_path / "shared" / "seed-1" / "cpt" / "model" in both
     assert all(works.works[done] == other.works[done] for done in both)
@@ -63,7 +63,8 @@ MISTAKES = {
     ),
     "stage": ('model = "{fast}/model"', 'model = "{fst}/model"', "arms.fast: no stage 'fst'; add it under [stages]"),
     "needed stage": ("--model {start}", "--model {strt}", "stages.slow: no stage 'strt'"),
-    "steps": ("{steps:shards:512}", "{steps:shrds:512}", "stages.slow: no stage 'shrds'"),
+    "steps": ("{steps:slow:slow}", "{steps:slow:slw}", "stages.fast: no stage 'slw'"),
+    "steps of what": ("{steps:slow:slow}", "{steps:slow:shards}", "stages.fast: steps: shards is no training"),
     "seeds": ("seeds = 2", "seeds = 0", "seeds: 0: input should be greater than or equal to 1"),
     "column": ("russian.perplexity", "russian.perplexty", "columns: no russian.perplexty; there are english_at"),
     "unknown key": ("table = 9", "table = 9\ntabel = 9", "tabel: unknown key"),
@@ -73,7 +74,7 @@ MISTAKES = {
     "include": ('include = ["stages.toml"]', 'include = ["absent.toml"]', "absent.toml: no such config"),
     "TOML": ("seeds = 2", "seeds = ", "not valid TOML"),
     "quotes": ("--seed {seed}", "--seed '{seed}", "No closing quotation"),
-    "command": ("run = '''train ", "run = '''trian ", "stages.slow: not a command of this package: "),
+    "command": ("corpus shard", "corpus shrad", "stages.shards: not a command of this package: "),
     "flag": ("--optimizer.learning-rate", "--optimiser.learning-rate", "not a command of this package: "),
     "value": ("--seed {seed}", "--seed {seed} --kl.weight -1", "stages.slow: train: kl.weight: -1"),
 }
@@ -84,11 +85,12 @@ def test_a_mistake_in_a_grid_is_one_line(
     kind: str, grids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right, wrong, complaint = MISTAKES[kind]
-    text = (grids / "kl.toml").read_text()
+    file = grids / ("stages.toml" if kind == "command" else "kl.toml")
+    text = file.read_text()
     assert right in text
     if kind == "circle":
         text = text.replace(right, "--model {fast}", 1).replace(right, "--model {slow}", 1)
-    (grids / "kl.toml").write_text(text.replace(right, wrong))
+    file.write_text(text.replace(right, wrong))
     arguments = ("kl", "--scale", grids, "--inputs", "text", grids / "text.txt", "--output", tmp_path / "run")
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (3, "")
@@ -103,7 +105,7 @@ def test_a_mistake_in_a_grid_is_one_line(
     [
         (("kl", "--seeds", "0"), "--seeds 0: must be 1 or more"),
         (("kl", "--scale", "medium"), "--scale medium: no such directory of grids; give one, or demo, paper"),
-        (("kl", "--inputs", "date", "x"), "--inputs date: no such input; there are data"),
+        (("kl", "--inputs", "date", "x"), "--inputs date: no such input; there are data, max-bytes"),
         (("kl", "--scale", "paper"), "--inputs: english, english-held-out-text, mistral, "),
         ((), "no table; give vocab, filter, kl or instruct"),
     ],

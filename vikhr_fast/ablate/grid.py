@@ -18,8 +18,8 @@
     [[columns]]
     name = "russian.perplexity"    label = "..."                digits = 2
 
-A stage that mentions {seed}, or a stage that does, is done anew for every seed. {steps:STAGE/DIRECTORY:TOKENS} is how
-often TOKENS go into the token shards there.
+A stage that mentions {seed}, or a stage that does, is done anew for every seed. {steps:RUN:OTHER} is the number of
+steps, at as many tokens a step as the run of stage OTHER took, in which one trains on as many tokens as RUN did.
 """
 
 import re
@@ -39,9 +39,7 @@ from vikhr_fast.model_config import ModelConfig
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 _Count = Annotated[int, Field(ge=1)]
 
-PLACEHOLDER = re.compile(
-    r"\{(?:steps:(?P<shards>[a-z0-9-]+)(?P<below>(?:/[\w-]+)*):(?P<tokens>[1-9]\d*)|(?P<name>[^{}]*))\}"
-)
+PLACEHOLDER = re.compile(r"\{(?:steps:(?P<run>[a-z0-9-]+):(?P<other>[a-z0-9-]+)|(?P<name>[^{}]*))\}")
 SEED = "seed"
 EQUAL_RUSSIAN = "english_at_equal_russian"
 """English bits per byte where both runs of a comparison have first reached the same Russian, interpolated."""
@@ -198,7 +196,7 @@ def read_grid(path: Path) -> Grid:
 
 def names_in(text: str) -> set[str]:
     """The stages, inputs and `seed` that a text mentions."""
-    return {match["shards"] or match["name"] for match in PLACEHOLDER.finditer(text)}
+    return {name for match in PLACEHOLDER.finditer(text) for name in match.groups() if name is not None}
 
 
 def _check(grid: Grid, path: Path) -> None:
@@ -225,6 +223,9 @@ def _check(grid: Grid, path: Path) -> None:
         except ValueError as error:
             raise InputError(f"{path}: stages.{name}: {error}") from None
         _refuse_circle(grid, name, (), path)
+        runs = {run for match in PLACEHOLDER.finditer(stage.run) for run in (match["run"], match["other"]) if run}
+        if wrong := sorted(run for run in runs if not grid.stages[run].run.startswith("train ")):
+            raise InputError(f"{path}: stages.{name}: steps: {', '.join(wrong)} is no training")
     held_out = {name for arm in grid.arms.values() for name in arm.held_out}
     possible = {EQUAL_RUSSIAN, *COSTS, *(f"{name}.{measure}" for name in held_out for measure in MEASURES)}
     if wrong := [column.name for column in grid.columns if column.name not in possible]:

@@ -1,17 +1,15 @@
 """A grid resolved: which commands make which outputs for which seed, and what each needs to be there before."""
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vikhr_fast.ablate.grid import PLACEHOLDER, SEED, Grid, names_in
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.train.metrics import METRICS, read_lines
 
 SHARED = "shared"
 """Below the output, what several tables use."""
-_STEPS = re.compile(r"\{steps:([^{}]+):([1-9]\d*)\}")
 
 
 @dataclass(frozen=True)
@@ -22,20 +20,25 @@ class Work:
     stage: str | None
     """Of the grid; None scores an arm."""
     words: tuple[str, ...]
-    """The command as `run` has it, with --output; {steps:...} still stands in it."""
+    """The command as `run` has it, with --output; {steps:RUN:OTHER} still stands in it."""
     output: Path
     done: Path
     """There once the work is finished: `output`, or the model in it."""
     needs: tuple[Path, ...]
     """Works' `done` that must be there before."""
+    budgets: tuple[tuple[str, Path, Path], ...] = ()
+    """The {steps:...} among the words, and where the two runs are."""
 
     def finished_words(self) -> tuple[str, ...]:
         """The words, once what they need is there: steps are counted."""
-        return tuple(_STEPS.sub(lambda match: _steps(Path(match[1]), int(match[2])), word) for word in self.words)
+        return self._with({placeholder: str(_steps(run, other)) for placeholder, run, other in self.budgets})
 
     def parsable_words(self) -> list[str]:
         """The words with some number for each that isn't known yet."""
-        return [_STEPS.sub("1", word) for word in self.words]
+        return list(self._with({placeholder: "1" for placeholder, _, _ in self.budgets}))
+
+    def _with(self, steps: Mapping[str, str]) -> tuple[str, ...]:
+        return tuple(steps.get(word, word) for word in self.words)
 
 
 class Works:
@@ -85,7 +88,12 @@ class Works:
         needed = sorted(set().union(*map(names_in, words)) & self.grid.stages.keys())
         needs = tuple(self._stage(name, seed) for name in needed)
         resolved = tuple(self._resolved(word, seed) for word in words)
-        self.works[done] = Work(title, stage, (*resolved, "--output", str(output)), output, done, needs)
+        budgets = tuple(
+            (word, self._output(match["run"], seed), self._output(match["other"], seed))
+            for word in words
+            if (match := PLACEHOLDER.fullmatch(word)) and match["run"]
+        )
+        self.works[done] = Work(title, stage, (*resolved, "--output", str(output)), output, done, needs, budgets)
 
     def _output(self, name: str, seed: int) -> Path:
         place = self._root / (SHARED if name in self.grid.shared else self.grid.name)
@@ -101,16 +109,11 @@ class Works:
                 return str(seed)
             return self._inputs[name] if name in self._inputs else str(self._output(name, seed))
 
-        return PLACEHOLDER.sub(
-            lambda match: (
-                f"{{steps:{value(match['shards'])}{match['below']}:{match['tokens']}}}"
-                if match["shards"]
-                else value(match["name"])
-            ),
-            word,
-        )
+        return PLACEHOLDER.sub(lambda match: match[0] if match["run"] else value(match["name"]), word)
 
 
-def _steps(shards: Path, tokens: int) -> str:
-    """How often so many tokens go into the shards, at least once."""
-    return str(max(1, TokenShards.open(shards, verify=False).num_tokens // tokens))
+def _steps(run: Path, other: Path) -> int:
+    """As many steps as `other` would take for the tokens of `run`, at least one."""
+    last, last_other = (read_lines(directory / METRICS)[-1] for directory in (run, other))
+    steps: float = last["tokens"] * last_other["step"] / last_other["tokens"]
+    return max(1, round(steps))
