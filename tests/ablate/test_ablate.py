@@ -55,7 +55,7 @@ def test_a_killed_ablation_goes_on_and_ends_with_the_same_bytes(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     code, out, _ = run(capsys, grids, whole)
     assert code == 0
-    assert "two learning rates. 2 seeds, mean ± standard error; perplexity on what was trained on:\n" in out
+    assert "two learning rates; 2 seeds, mean ± standard error; perplexity on what was trained on:\n" in out
     assert out.endswith("A note.\n")
     ablation = read_ablation(whole / "kl" / "ablation.json")
     assert ablation.seeds == (0, 1)

@@ -65,6 +65,7 @@ MISTAKES = {
     "needed stage": ("--model {start}", "--model {strt}", "stages.slow: no stage 'strt'"),
     "steps": ("{steps:slow:slow}", "{steps:slow:slw}", "stages.fast: no stage 'slw'"),
     "steps of what": ("{steps:slow:slow}", "{steps:slow:shards}", "stages.fast: steps: shards is no training"),
+    "reward": ('runs = ["{fast}"]', 'reward = "{fast}"', "arms.fast: questions and reward: give both, or none"),
     "seeds": ("seeds = 2", "seeds = 0", "seeds: 0: input should be greater than or equal to 1"),
     "column": ("russian.perplexity", "russian.perplexty", "columns: no russian.perplexty; there are english_at"),
     "unknown key": ("table = 9", "table = 9\ntabel = 9", "tabel: unknown key"),

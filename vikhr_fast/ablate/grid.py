@@ -13,6 +13,8 @@
     runs = ["{cpt}"]               # the runs whose tokens and FLOPs the arm costs
     held_out = {russian = "{russian-held-out}", english = "{english-held-out}"}
     words = ["{text}/russian-validation.jsonl"]     # text to count tokens a word in
+    questions = "{held-out}/conversations.jsonl"    # whose answers, drawn from the model, a reward model scores
+    reward = "{reward}"
     [[comparisons]]                # without any, every arm with the control
     arm = "ce-kl"                  against = "ce"               label = "..."
     [[columns]]
@@ -43,6 +45,8 @@ PLACEHOLDER = re.compile(r"\{(?:steps:(?P<run>[a-z0-9-]+):(?P<other>[a-z0-9-]+)|
 SEED = "seed"
 EQUAL_RUSSIAN = "english_at_equal_russian"
 """English bits per byte where both runs of a comparison have first reached the same Russian, interpolated."""
+REWARD = "reward"
+"""Mean reward of the model's own answers, drawn from its distribution."""
 COSTS = ("tokens", "teraflop", "tokens_per_word")
 MEASURES = ("perplexity", "bits_per_byte")
 
@@ -84,6 +88,15 @@ class ArmSettings:
     held_out: Annotated[dict[str, str], Field(min_length=1)]
     runs: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    questions: str | None = None
+    """Conversations whose questions the model answers,"""
+    reward: str | None = None
+    """and the reward model that scores its answers."""
+
+    def mentioned(self) -> tuple[str, ...]:
+        """All that may name stages."""
+        asked = (word for word in (self.questions, self.reward) if word is not None)
+        return (self.model, *self.held_out.values(), *self.runs, *self.words, *asked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +117,8 @@ class ColumnSettings:
     __pydantic_config__ = STRICT
 
     name: str
-    """HELD_OUT.perplexity, HELD_OUT.bits_per_byte, tokens, teraflop, tokens_per_word, english_at_equal_russian."""
+    """HELD_OUT.perplexity, HELD_OUT.bits_per_byte, reward, tokens, teraflop, tokens_per_word,
+    english_at_equal_russian."""
     label: str
     digits: Annotated[int, Field(ge=0, le=6)] = 3
 
@@ -213,7 +227,9 @@ def _check(grid: Grid, path: Path) -> None:
     known = {SEED, *grid.inputs, *grid.stages}
     texts = {f"stages.{name}": stage.run for name, stage in grid.stages.items()}
     for name, arm in grid.arms.items():
-        texts[f"arms.{name}"] = " ".join((arm.model, *arm.held_out.values(), *arm.runs, *arm.words))
+        texts[f"arms.{name}"] = " ".join(arm.mentioned())
+        if (arm.questions is None) != (arm.reward is None):
+            raise InputError(f"{path}: arms.{name}: questions and reward: give both, or none")
     for place, text in texts.items():
         if unknown := sorted(names_in(text) - known):
             raise InputError(f"{path}: {place}: no stage {', '.join(map(repr, unknown))}; add it under [stages]")
@@ -227,7 +243,7 @@ def _check(grid: Grid, path: Path) -> None:
         if wrong := sorted(run for run in runs if not grid.stages[run].run.startswith("train ")):
             raise InputError(f"{path}: stages.{name}: steps: {', '.join(wrong)} is no training")
     held_out = {name for arm in grid.arms.values() for name in arm.held_out}
-    possible = {EQUAL_RUSSIAN, *COSTS, *(f"{name}.{measure}" for name in held_out for measure in MEASURES)}
+    possible = {EQUAL_RUSSIAN, REWARD, *COSTS, *(f"{name}.{measure}" for name in held_out for measure in MEASURES)}
     if wrong := [column.name for column in grid.columns if column.name not in possible]:
         raise InputError(f"{path}: columns: no {', '.join(wrong)}; there are {', '.join(sorted(possible))}")
 

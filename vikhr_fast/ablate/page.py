@@ -30,7 +30,7 @@ def tables(ablation: Ablation) -> list[tuple[str, Terminal]]:
 
 def markdown(ablation: Ablation) -> str:
     """The same in Markdown, with the notes."""
-    lines = [f"**{_title(ablation)}.**", ""]
+    lines: list[str] = []
     for caption, columns, rows in (_figures(ablation), _differences(ablation)):
         lines += [f"{caption}:", ""]
         lines += [f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows)]
@@ -41,7 +41,7 @@ def markdown(ablation: Ablation) -> str:
 
 def write_page(path: Path, ablation: Ablation) -> None:
     """Writes the page, complete or not at all."""
-    summary = f"{_seeds(ablation)}; perplexity on {ablation.text}."
+    summary = f"{_seeds(ablation).capitalize()}; perplexity on {ablation.text}."
     write_report(path, _title(ablation), summary, [section(ablation)])
 
 
@@ -82,7 +82,7 @@ def _figures(ablation: Ablation) -> tuple[str, tuple[str, ...], Rows]:
     ]
     rows = [(arm.label, *_cells(arm.figures, columns)) for arm in ablation.arms.values()]
     error = "" if len(ablation.seeds) == 1 else ", mean ± standard error"
-    caption = f"{_title(ablation)}. {_seeds(ablation)}{error}; perplexity on {ablation.text}"
+    caption = f"{_title(ablation)}; {_seeds(ablation)}{error}; perplexity on {ablation.text}"
     return caption, ("", *(column.label for column in columns)), rows
 
 

@@ -22,6 +22,8 @@ from vikhr_fast.tokenizer.export import MODEL_NAME
 from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
 
 _MICRO_BATCH = 8
+_ANSWER_TOKENS, _ANSWERS = 64, 2
+_BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Score:
     """Training runs whose tokens and FLOPs are added up."""
     words: tuple[Path, ...] = ()
     """Text to count tokens a word in."""
+    questions: Path | None = None
+    """Conversations (.jsonl) whose questions the model answers."""
+    reward: Path | None = None
+    """Directory of the reward model that scores its answers."""
+    seed: int = 0
+    """Of what the model answers."""
     sequence_length: int = 1024
     """Tokens that are read at once."""
 
@@ -77,8 +85,30 @@ def score(options: Score) -> dict[str, Any]:
     figures["teraflop"] = sum(line["flops"] + line["reference_flops"] for own in lines for line in own) / 1e12
     if options.words:
         figures["tokens_per_word"] = measure(options.model / MODEL_NAME, options.words).tokens_per_word
+    if options.questions and options.reward:
+        figures["reward"] = _reward(options.model, options.questions, options.reward, options.seed)
     curve = read_lines(options.runs[-1] / VALIDATION) if options.runs else []
     sets = {line["step"]: {name: one["bits_per_byte"] for name, one in line["sets"].items()} for line in curve}
     unit = {"figures": figures, "curve": [{"step": step, **own} for step, own in sets.items()]}
     write_text(options.output, json.dumps(unit, indent=2) + "\n")
     return unit
+
+
+def _reward(model: Path, questions: Path, reward: Path, seed: int) -> float:
+    """Mean reward of several answers to each question, drawn from the model's distribution."""
+    from vikhr_fast.generate.answering import Answerer
+    from vikhr_fast.generate.sampling import Sampling
+    from vikhr_fast.instruct.conversation import read_conversations
+    from vikhr_fast.instruct.reward import Answered, RewardModel
+
+    chats = [one.messages[:-1] for one in read_conversations([questions])]
+    answerer = Answerer(model)
+    prompts = [answerer.prompt(chat) for chat in chats]
+    sampling = Sampling(max_tokens=_ANSWER_TOKENS, temperature=1.0, seed=seed)
+    answered = []
+    for draw in range(_ANSWERS):
+        numbers = range(draw * len(prompts), (draw + 1) * len(prompts))
+        for chat, answer in zip(chats, answerer.answer(prompts, sampling, numbers), strict=True):
+            answered.append(Answered("\n\n".join(message.content for message in chat), answer.text))
+    scores = RewardModel.load(reward).score(answered, _BATCH_TOKENS)
+    return float(scores.mean())

@@ -69,6 +69,8 @@ class Works:
         words += ["--sequence-length", str(self.grid.sequence_length)]
         words += ["--runs", *arm.runs] if arm.runs else []
         words += ["--words", *arm.words] if arm.words else []
+        if arm.questions and arm.reward:
+            words += ["--questions", arm.questions, "--reward", arm.reward, "--seed", str(seed)]
         output = self._root / self.grid.name / "units" / f"{name}-seed-{seed}.json"
         self._add(f"{self.grid.name}: {name}, seed {seed}: score", None, words, output, output, seed)
         return output
