@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table as Terminal
@@ -42,7 +43,7 @@ def markdown(ablation: Ablation) -> str:
 def write_page(path: Path, ablation: Ablation) -> None:
     """Writes the page, complete or not at all."""
     summary = f"{_seeds(ablation).capitalize()}; perplexity on {ablation.text}."
-    write_report(path, _title(ablation), summary, [section(ablation)])
+    write_report(path, _title(ablation), summary, [replace(section(ablation), title="Figures and differences")])
 
 
 def section(ablation: Ablation) -> Section:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 from vikhr_fast.ablate.works import Work
 from vikhr_fast.console import logger
@@ -36,6 +37,7 @@ def run_works(works: Sequence[Work], logs: Path, jobs: int, launcher: tuple[str,
     Raises:
         InputError: a command failed; with its last line, and where the others are.
         OSError: the disk is full.
+        SystemExit: on SIGTERM, after the works under way have been stopped.
     """
     waiting = [work for work in works if not work.done.exists()]
     logger.info(f"ablate: {len(works) - len(waiting)} of {len(works)} works done before")
@@ -44,6 +46,7 @@ def run_works(works: Sequence[Work], logs: Path, jobs: int, launcher: tuple[str,
     context.set_forkserver_preload(list(_PRELOADED))
     running: dict[Work, tuple[BaseProcess, float]] = {}
     number, total = 0, len(waiting)
+    previous = signal.signal(signal.SIGTERM, _terminated)
     try:
         while waiting or running:
             while len(running) < jobs and (work := _next(waiting, running)) is not None:
@@ -65,6 +68,11 @@ def run_works(works: Sequence[Work], logs: Path, jobs: int, launcher: tuple[str,
                     logger.info(f"{work.name}: took {time.monotonic() - started:.1f} s")
     finally:
         _stop([process for process, _ in running.values()])
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminated(*_: object) -> NoReturn:
+    sys.exit(ExitCode.TERMINATED)
 
 
 def _next(waiting: Sequence[Work], running: Iterable[Work]) -> Work | None:
