@@ -46,7 +46,7 @@ from vikhr_fast.instruct.train_reward import TrainReward
 from vikhr_fast.instruct.translate import Translate
 from vikhr_fast.merge import Merge
 from vikhr_fast.plan import Plan
-from vikhr_fast.run_report import Report
+from vikhr_fast.run_report.command import Report
 from vikhr_fast.tokenizer.export import ExportTokenizer
 from vikhr_fast.tokenizer.extend import ExtendTokenizer
 from vikhr_fast.tokenizer.report import ReportTokenizers
@@ -66,7 +66,7 @@ The pipeline, a command a stage; each reads files and writes files:
   7. vikhr-fast evaluate          benchmarks, perplexity and bits per byte
   8. vikhr-fast ablate            what each choice buys: the paper's tables 7 to 10
 
-`vikhr-fast report` makes a page of a training run.
+`vikhr-fast report` makes a page of whatever a command left in a directory.
 `vikhr-fast merge` interpolates between two models, `vikhr-fast export` makes one of a run's checkpoint.
 `vikhr-fast plan` says what a run would need and cost.
 Start with `vikhr-fast demo`: all of it in minutes on a CPU. `vikhr-fast doctor` checks the machine.
@@ -312,7 +312,7 @@ def _run(options: Any) -> int:
 
             ablate(options, _parse, main)
         case Report():
-            from vikhr_fast.run_report import report_run
+            from vikhr_fast.run_report.command import report_run
 
             print(report_run(options))
         case TranslateQuestions():

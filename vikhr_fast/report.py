@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from vikhr_fast.files import write_text
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 _COLOURS = ("#3b82c4", "#e07b39", "#4f9d69", "#b05fc6", "#c9a227")  # told apart on white and on black
 _STYLES = ("-", "--", "-.", ":")
+_FIGURE_CHARACTERS = 30  # that the longest figure in a table takes
+_LABEL_CHARACTERS = 48  # that fit side by side under a plot
 _INK = "#010203"  # stands for the page's own text colour, which is light in a dark room
 
 
@@ -26,6 +28,12 @@ class Table:
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def has_text(self) -> list[bool]:
+        """Of each column, whether it holds text rather than figures: it begins on the left, and its lines break."""
+        columns = zip(*self.rows, strict=True)
+        return [any(len(cell) > _FIGURE_CHARACTERS for cell in column) for column in columns]
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,14 @@ class Section:
     title: str
     paragraphs: tuple[str, ...] = ()
     parts: tuple[Table | Figure | Segments, ...] = ()
+
+
+class Page(NamedTuple):
+    """What `write_report` makes a page of."""
+
+    title: str
+    summary: str
+    sections: Sequence[Section]
 
 
 @dataclass(frozen=True)
@@ -115,9 +131,14 @@ def bar_plot(
         for index, (name, values) in enumerate(bars.items()):
             places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
             drawn = axes.bar(places, values, width * 0.92, label=name, color=_COLOURS[index % len(_COLOURS)])
-            axes.bar_label(drawn, fmt="%.2f", padding=2)
+            axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
         axes.set(ylabel=y_label)
+        is_crowded = sum(map(len, groups)) > _LABEL_CHARACTERS
         axes.set_xticks(range(len(groups)), groups)
+        if is_crowded:
+            axes.tick_params("x", labelrotation=30)
+            for label in axes.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
         axes.margins(y=0.15)
         axes.legend()
 
@@ -146,7 +167,7 @@ def _svg(draw: Callable[["Axes"], None], salt: str) -> str:
         "legend.frameon": False,
     }
     with rc_context(settings):
-        canvas = Canvas(figsize=(7, 3.6), layout="constrained")
+        canvas = Canvas(figsize=(5.2, 3.2), layout="constrained")
         draw(canvas.subplots())
         file = io.StringIO()
         canvas.savefig(

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from browser import assert_good
 from corpora import directory_bytes
 from endpoint import serving
 from planted_noise import Planted, judge_of, measure, plant, read_paragraphs, write_config
@@ -17,6 +18,7 @@ from vikhr_fast.corpus.settings import Machine
 from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
+from vikhr_fast.run_report.command import Report, report_run
 from vikhr_fast.tokenizer import BpeEncoder
 
 DATA = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian"
@@ -62,6 +64,27 @@ def test_the_shards_are_those_of_the_documents(run: Path) -> None:
     for name, own in manifest["shards"].items():
         shards = TokenShards.open(run / "8-shards" / name)
         assert (shards.num_tokens, shards.num_documents) == (own["tokens"], own["documents"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("2-dedup", "The least similar first."),
+        ("5-annotations", "annotated"),
+        ("6-classifier", "quality.f1"),
+        ("8-shards", "Millions of tokens that are predicted."),
+    ],
+)
+def test_a_stage_has_a_page_of_its_own(run: Path, tmp_path: Path, stage: str, said: str) -> None:
+    page = report_run(Report((run / stage,), tmp_path / "page.html"))
+    assert said in page.read_text(encoding="utf-8")
+    assert_good(page, tmp_path)
+
+
+def test_the_report_can_be_made_again(run: Path, tmp_path: Path) -> None:
+    page = report_run(Report((run,), tmp_path / "page.html"))
+    assert page.read_bytes() == (run / "report.html").read_bytes()
+    assert len(assert_good(page, tmp_path).figures) == 2
 
 
 def test_tokens_before_and_after_are_in_the_report(planted: Planted, run: Path) -> None:

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from browser import assert_good
 
 from vikhr_fast.console import logger
 from vikhr_fast.demo import Demo, run_demo
 from vikhr_fast.demo.results import LABELS
 from vikhr_fast.demo.text import text_source
 from vikhr_fast.errors import InputError
+from vikhr_fast.run_report.command import Report, report_run
 
 PRESET = """
 data = {sequence_length = 64}
@@ -88,6 +90,12 @@ def test_results_and_report(finished: Demo) -> None:
         assert comparison["differences"] == [comparison["mean"]]
         assert comparison["verdict"] in page
     assert page.count("<svg") == 7
+
+
+def test_the_report_can_be_made_again(finished: Demo, tmp_path: Path) -> None:
+    page = report_run(Report((finished.output,), tmp_path / "page.html"))
+    assert page.read_bytes() == (finished.output / "report.html").read_bytes()
+    assert len(assert_good(page, tmp_path).figures) == 7
 
 
 def test_instructions_are_cleaned_and_answers_learnt(finished: Demo) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import assert_good
 from corpora import directory_bytes, write_jsonl
 from preferring import make_encoder, pairs_of
 
@@ -26,6 +27,7 @@ from vikhr_fast.instruct.preferences import Columns, Pair, read_pairs
 from vikhr_fast.instruct.reward import Answered, RewardModel
 from vikhr_fast.instruct.reward_report import reward_report, wilson
 from vikhr_fast.instruct.train_reward import TrainReward, train_reward
+from vikhr_fast.run_report.command import Report, report_run
 
 CHUNK = 50
 
@@ -59,6 +61,12 @@ def test_planted_preferences_are_learnt(root: Path) -> None:
     page = (root / "reward" / "report.html").read_text()
     assert "held-out pairs" in page
     assert "Calibration" in page
+
+
+def test_the_report_can_be_made_again(root: Path, tmp_path: Path) -> None:
+    page = report_run(Report((root / "reward",), tmp_path / "page.html"))
+    assert page.read_bytes() == (root / "reward" / "report.html").read_bytes()
+    assert len(assert_good(page, tmp_path).figures) == 1
 
 
 def test_the_same_pairs_give_the_same_bytes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ def test_outputs_and_models_are_checked_first(trained: Path, corpus: tuple[Path,
     (tmp_path / "there.json").write_text("")
     with pytest.raises(InputError, match=r"there\.json: exists already"):
         report_tokenizers(ReportTokenizers((trained,), text, json=tmp_path / "there.json"))
-    with pytest.raises(InputError, match="MODELS: one of them stands there twice"):
+    with pytest.raises(InputError, match="stands there twice; name each once"):
         report_tokenizers(ReportTokenizers((trained, trained / "tokenizer.model"), text))
     for options in (ReportTokenizers((), text), ReportTokenizers((trained,), ())):
         with pytest.raises(InputError, match="give at least one tokenizer and one text"):

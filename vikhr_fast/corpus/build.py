@@ -37,11 +37,12 @@ from vikhr_fast.corpus.scrub import scrub_documents, scrub_work
 from vikhr_fast.corpus.settings import CorpusSettings, Machine, check_machine, read_settings
 from vikhr_fast.corpus.shard import encoder_for_shards
 from vikhr_fast.corpus.stage import read_manifest
-from vikhr_fast.corpus.stats import write_stats
+from vikhr_fast.corpus.stats import corpus_page
 from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter, train_filter_work
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import write_text
+from vikhr_fast.report import write_report
 from vikhr_fast.run_directory import locked
 
 
@@ -110,7 +111,7 @@ class _Builder:
             self._stage(SHARDS, work, lambda output: mix_documents(documents, output, mix, sources, threads))
             ends = {COLLECTED: collected, documents.directory.name: documents}
             write_token_counts(self._output / TOKENS, ends, mix.tokenizer, threads)
-        write_stats(self._output, self._output / REPORT)
+        write_report(self._output / REPORT, *corpus_page(self._output))
         logger.info(f"{self._output / REPORT}: what became of the text")
 
     def _check_late_stages(self) -> None:

@@ -93,14 +93,16 @@ def _write_pairs(directory: Path, parts: list[Path], scratch: Path, settings: De
     records = [{"similarity": similarity, "removed": pair[0], "kept": pair[1]} for similarity, pair in rows]
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     write_text(directory / f"{PAIRS}.jsonl", "".join(lines))
-    table = Table(
-        "The least similar first.",
-        ("Jaccard", "removed", "kept in its place"),
-        tuple((f"{similarity:.3f}", _shortened(pair[0]), _shortened(pair[1])) for similarity, pair in rows),
-    )
+    table = pairs_table(records)
     title = "Removed paragraphs"
     summary = f"{len(rows)} of the removed paragraphs, chosen by hash, beside the earlier ones that they repeat."
     write_report(directory / f"{PAIRS}.html", title, summary, [Section("Pairs", parts=(table,))])
+
+
+def pairs_table(records: list[dict[str, Any]]) -> Table:
+    """The sample as it is shown."""
+    rows = ((f"{one['similarity']:.3f}", _shortened(one["removed"]), _shortened(one["kept"])) for one in records)
+    return Table("The least similar first.", ("Jaccard", "removed", "kept in its place"), tuple(rows))
 
 
 def _sample(scratch: Path, parts: int) -> list[tuple[int, int]]:

@@ -11,30 +11,21 @@ from vikhr_fast.console import console
 from vikhr_fast.corpus.documents import MANIFEST, Documents
 from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SHARDS, TIMES, TOKENS, read_object
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import refuse_existing
-from vikhr_fast.report import Figure, Line, Section, Table, bar_plot, line_plot, write_report
+from vikhr_fast.report import Figure, Line, Page, Section, Table, bar_plot, line_plot
 
 _MEGA = 1e6
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Writes the report page of a corpus: tokens by source, what each stage removed, how long it took."""
+    """Prints what a corpus is made of: documents, bytes and tokens by source. `vikhr-fast report` makes its page."""
 
     input: Annotated[Path, Positional]
     """Directory that `corpus build` works in."""
-    output: Path
-    """HTML page to write."""
 
 
 def stats(options: Stats) -> None:
-    """Writes the page and prints table 2.
-
-    Raises:
-        InputError: there is no corpus, or the page exists.
-    """
-    refuse_existing(options.output)
-    write_stats(options.input, options.output)
+    """Prints table 2; InputError where there is no corpus."""
     table = _sources_table(options.input, _finished(options.input))
     shown = ConsoleTable(title=table.caption, title_justify="left")
     for name in table.header:
@@ -44,20 +35,20 @@ def stats(options: Stats) -> None:
     console.print(shown)
 
 
-def write_stats(directory: Path, page: Path) -> None:
-    """Writes the page."""
+def corpus_page(directory: Path) -> Page:
+    """The page of a corpus: tokens by source, what each stage removed, how long it took."""
     stages = _finished(directory)
     sections = [
         Section("Sources", parts=(_sources_table(directory, stages), *_tokens_plot(directory))),
         Section("Stages", parts=(_stages_table(directory, stages), _stages_plot(stages))),
-        Section("What was found", parts=tuple(_counts_table(name, own) for name, own in stages.items())),
+        Section("What was found", parts=tuple(counts_table(name, own) for name, own in stages.items())),
     ]
     if quality := read_object(directory / CLASSIFIER / MANIFEST).get("quality"):
         rows = tuple((name.replace("_", " "), f"{value:.4g}") for name, value in quality.items())
         sections.append(Section("Quality filter", parts=(Table("On held-out documents.", ("", ""), rows),)))
     total = list(stages.values())[-1].total
     summary = f"{total['documents']:,} documents, {total['bytes'] / _MEGA:,.1f} MB of text."
-    write_report(page, "The corpus", summary, sections)
+    return Page("The corpus", summary, sections)
 
 
 def _finished(directory: Path) -> dict[str, Documents]:
@@ -141,7 +132,8 @@ def _stages_plot(stages: dict[str, Documents]) -> Figure:
     return line_plot(caption, "Lines: megabytes of each source, falling from stage to stage.", "stage", "MB", lines)
 
 
-def _counts_table(name: str, documents: Documents) -> Table:
+def counts_table(name: str, documents: Documents) -> Table:
+    """All that a stage counted, by source."""
     names = list(dict.fromkeys(key for counts in documents.counts.values() for key in counts))
     rows = [(source, *(f"{counts.get(key, 0):,}" for key in names)) for source, counts in documents.counts.items()]
     rows.append(("all", *(f"{documents.total.get(key, 0):,}" for key in names)))

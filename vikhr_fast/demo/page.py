@@ -6,20 +6,23 @@ from pathlib import Path
 
 from vikhr_fast.demo.comparison import Comparison, read_curve
 from vikhr_fast.demo.paths import DemoPaths
-from vikhr_fast.demo.results import KL_RUNS, LABELS, PROMPT, SENTENCE, Results, show
+from vikhr_fast.demo.results import KL_RUNS, LABELS, PROMPT, Results, read_results, show
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN
 from vikhr_fast.demo.tuning import TUNED, tuning_section
-from vikhr_fast.report import Figure, Line, Section, Segments, Table, bar_plot, line_plot, write_report
+from vikhr_fast.report import Figure, Line, Page, Section, Segments, Table, bar_plot, line_plot
 from vikhr_fast.run_directory import CONFIG, ENVIRONMENT
-from vikhr_fast.run_report import flat
+from vikhr_fast.run_report.making import flat
+from vikhr_fast.tokenizer.report import EXAMPLE
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 _RUNS = {name: LABELS[name] for name in ("cpt", *KL_RUNS)}
 _TOKENIZERS = {ENGLISH: "base tokenizer", RUSSIAN: "new tokenizer"}
 
 
-def write_page(path: Path, paths: DemoPaths, results: Results) -> None:
-    """Writes the page from the results and the run directories, complete or not at all."""
+def demo_page(directory: Path) -> Page:
+    """The page of a finished demo, from its results and run directories; InputError where it isn't finished."""
+    paths = DemoPaths(directory)
+    results = read_results(paths.results)
     sections = [
         _scores(results),
         _tokenizers(results),
@@ -29,7 +32,7 @@ def write_page(path: Path, paths: DemoPaths, results: Results) -> None:
         tuning_section(results.tuning),
         _making(paths, results),
     ]
-    write_report(path, "An English model learns Russian", " ".join(map(results.verdict, KL_RUNS)), sections)
+    return Page("An English model learns Russian", " ".join(map(results.verdict, KL_RUNS)), sections)
 
 
 def _scores(results: Results) -> Section:
@@ -104,7 +107,7 @@ def _tokenizers(results: Results) -> Section:
                 [RUSSIAN.title(), ENGLISH.title()],
                 bars,
             ),
-            Segments(f"In the manner of the paper's table 1, “{SENTENCE}”: {counts}.", segments),
+            Segments(f"In the manner of the paper's table 1, “{EXAMPLE}”: {counts}.", segments),
         ),
     )
 

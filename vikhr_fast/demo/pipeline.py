@@ -19,6 +19,7 @@ from vikhr_fast.demo.text import ENGLISH, MINIMUM_BYTES, RUSSIAN, Source, text_s
 from vikhr_fast.demo.tuning import BEFORE, TUNED
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of
+from vikhr_fast.report import write_report
 from vikhr_fast.run_directory import CONFIG, record_run
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
@@ -85,7 +86,7 @@ def run_demo(options: Demo) -> None:
         InputError: an impossible option, too little or unreadable text, or an output that other settings or inputs
             made.
     """
-    from vikhr_fast.demo.page import write_page
+    from vikhr_fast.demo.page import demo_page
     from vikhr_fast.demo.results import collect_results, print_results, write_results
 
     started = time.monotonic()
@@ -113,7 +114,7 @@ def run_demo(options: Demo) -> None:
         return
     results = collect_results(paths, options.seeds)
     write_results(paths.results, results)
-    write_page(paths.report, paths, results)
+    write_report(paths.report, *demo_page(options.output))
     print_results(results)
     logger.info(f"demo: took {time.monotonic() - started:.0f} s in all")
     print(f"Report: {paths.report}")

@@ -4,17 +4,21 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pydantic
 from rich.console import Console
 from rich.table import Table
 
+from vikhr_fast.config import validated
 from vikhr_fast.corpus.read import read_documents
 from vikhr_fast.demo.comparison import Comparison, Curve, compare, mean_and_error, read_curve, verdict
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN, TextUse, read_usage
 from vikhr_fast.demo.tuning import Tuning, collect_tuning
+from vikhr_fast.errors import InputError
 from vikhr_fast.files import write_text
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import MODEL_NAME
+from vikhr_fast.tokenizer.report import EXAMPLE
 
 LABELS = {
     "base": "base",
@@ -26,8 +30,6 @@ LABELS = {
 """The models that are compared, in the order in which they come to be."""
 KL_RUNS = ("cpt-kl", "cpt-kl-shared")
 """Each is compared with the run without KL, cpt."""
-SENTENCE = "Машинное обучение изменяет мир"
-"""A sentence to segment in the manner of the paper's table 1."""
 PROMPT = "В небольшом городе на берегу реки"
 _CONTINUATION = 32  # tokens
 
@@ -59,7 +61,7 @@ class Results:
     tokens_per_word: dict[str, dict[str, float]]
     """By tokenizer, then by language of the held-out text; words are what stands between spaces."""
     segments: dict[str, tuple[str, ...]]
-    """`SENTENCE` in the pieces of each tokenizer."""
+    """`EXAMPLE` in the pieces of each tokenizer."""
     continuations: dict[str, str]
     """What the models of seed 0 write after `PROMPT`, by the names of `LABELS`."""
     text: dict[str, TextUse]
@@ -90,7 +92,7 @@ def collect_results(paths: DemoPaths, seeds: int) -> Results:
         for name, encoder in encoders.items()
     }
     segments = {
-        name: tuple(encoder.piece(index) for index in encoder.encode(SENTENCE).tolist())
+        name: tuple(encoder.piece(index) for index in encoder.encode(EXAMPLE).tolist())
         for name, encoder in encoders.items()
     }
     return Results(
@@ -117,6 +119,19 @@ def write_results(path: Path, results: Results) -> None:
             "verdict": results.verdict(run),
         }
     write_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_results(path: Path) -> Results:
+    """What `write_results` wrote; InputError where it didn't."""
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file: the demo isn't finished; run the same `vikhr-fast demo` again"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path}: damaged: {error}; run the same `vikhr-fast demo` again") from None
+    return validated(pydantic.TypeAdapter(Results), values, str(path))
 
 
 def print_results(results: Results) -> None:

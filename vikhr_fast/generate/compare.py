@@ -17,7 +17,7 @@ from vikhr_fast.generate.answering import Answerer, Device
 from vikhr_fast.generate.batch import chat_of
 from vikhr_fast.generate.purity import latin_share
 from vikhr_fast.generate.sampling import Sampling
-from vikhr_fast.report import Section, Table, write_report
+from vikhr_fast.report import Page, Section, Table, write_report
 
 PROMPTS = (
     "Объясни простыми словами, почему небо голубое.",
@@ -59,27 +59,31 @@ def compare(options: GenerateCompare) -> None:
         raise InputError("--models: name at least one")
     chats = _chats(options.prompts)
     answers = {name: _answers(directory, chats, options) for name, directory in options.models.items()}
-    purity = {name: show_share(mean_share(texts)) for name, texts in answers.items()}
     table = TerminalTable(title="Side by side", show_lines=True)
     table.add_column("prompt", ratio=1)
     for name in answers:
         table.add_column(name, ratio=2)
     for number, chat in enumerate(chats):
         table.add_row(chat[-1].content, *(texts[number] for texts in answers.values()))
-    table.add_row("Latin-script words", *purity.values())
+    table.add_row("Latin-script words", *_purity(answers).values())
     Console(markup=False).print(table)
-    write_report(options.output, "Side by side", _summary(purity), sections(chats, answers))
+    write_report(options.output, *side_by_side(chats, answers))
     print(options.output)
 
 
-def sections(chats: list[list[Message]], answers: dict[str, list[str]]) -> list[Section]:
-    """A section a prompt."""
+def side_by_side(chats: list[list[Message]], answers: dict[str, list[str]]) -> Page:
+    """The page: a section a prompt, with the answers by the models' names."""
     found = []
     for number, chat in enumerate(chats):
         rows = tuple((name, texts[number], show_share(latin_share(texts[number]))) for name, texts in answers.items())
         header = ("model", "answer", "Latin-script words")
         found.append(Section(chat[-1].content, parts=(Table("Answers, and how much of each is Latin.", header, rows),)))
-    return found
+    shares = ", ".join(f"{name} {share}" for name, share in _purity(answers).items())
+    return Page("Side by side", f"Mean share of Latin-script words: {shares}.", found)
+
+
+def _purity(answers: dict[str, list[str]]) -> dict[str, str]:
+    return {name: show_share(mean_share(texts)) for name, texts in answers.items()}
 
 
 def mean_share(texts: list[str]) -> float | None:
@@ -91,10 +95,6 @@ def mean_share(texts: list[str]) -> float | None:
 def show_share(share: float | None) -> str:
     """A share as per cent."""
     return "no words" if share is None else f"{share:.1%}"
-
-
-def _summary(purity: dict[str, str]) -> str:
-    return "Mean share of Latin-script words: " + ", ".join(f"{name} {share}" for name, share in purity.items()) + "."
 
 
 def _chats(path: Path | None) -> list[list[Message]]:

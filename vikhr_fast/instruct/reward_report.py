@@ -1,15 +1,20 @@
 """How far a reward model can be trusted: accuracy on held-out pairs, what length explains, calibration."""
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 
+from vikhr_fast.config import validated
 from vikhr_fast.corpus.classifier import Scores
+from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.preferences import Pair
-from vikhr_fast.report import Line, Section, Table, line_plot, write_report
+from vikhr_fast.instruct.reward import SETTINGS
+from vikhr_fast.report import Line, Page, Section, Table, line_plot
 
 _BINS = 10
 _NORMAL_95 = 1.959964
@@ -90,8 +95,13 @@ def _calibration(margin: Scores) -> tuple[tuple[float, float, int], ...]:
     )
 
 
-def write_reward_report(path: Path, report: RewardReport) -> None:
-    """Writes the page, complete or not at all."""
+def reward_page(directory: Path) -> Page:
+    """The page of a reward model; InputError where it has no report."""
+    try:
+        held_out = json.loads((directory / SETTINGS).read_bytes())["held_out"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{directory / SETTINGS}: not what `instruct train-reward` writes: {error!r}") from None
+    report = validated(pydantic.TypeAdapter(RewardReport), held_out, str(directory / SETTINGS))
     low, high = report.interval
     summary = (
         f"The model prefers the chosen answer in {report.accuracy:.1%} of {report.pairs:,} held-out pairs "
@@ -111,4 +121,4 @@ def write_reward_report(path: Path, report: RewardReport) -> None:
         lines,
     )
     sections = [Section("Length", parts=(table,)), Section("Calibration", parts=(plot,))]
-    write_report(path, "Reward model", summary, sections)
+    return Page("Reward model", summary, sections)

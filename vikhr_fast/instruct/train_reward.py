@@ -23,7 +23,8 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.files import refuse_existing, sha256_of, write_text
 from vikhr_fast.instruct.preferences import Columns, Pair, is_held_out, read_pairs
 from vikhr_fast.instruct.reward import SETTINGS, Answered, encode
-from vikhr_fast.instruct.reward_report import RewardReport, reward_report, write_reward_report
+from vikhr_fast.instruct.reward_report import RewardReport, reward_page, reward_report
+from vikhr_fast.report import write_report
 from vikhr_fast.resumable import resumable_directory, scratch_of
 
 _BATCH_TOKENS = 16_384
@@ -93,7 +94,7 @@ def train_reward(options: TrainReward) -> None:
         settings = {**asdict(options), "input": list(map(str, options.input)), "output": str(options.output)}
         values = {"maximum_tokens": options.maximum_tokens, "settings": settings, "held_out": asdict(report)}
         write_text(directory / SETTINGS, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
-        write_reward_report(directory / "report.html", report)
+        write_report(directory / "report.html", *reward_page(directory))
     low, high = report.interval
     logger.info(
         f"instruct train-reward: {options.output}: accuracy {report.accuracy:.3f} ({low:.3f} to {high:.3f}) on "

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_file, refuse_existing, write_text
+from vikhr_fast.names import distinct_names
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.efficiency import measure, segmentation_change
 from vikhr_fast.tokenizer.export import MODEL_NAME, find_model, read_model
@@ -58,7 +59,8 @@ def report_tokenizers(options: ReportTokenizers) -> dict[str, Any]:
     for output in (options.json, options.plot):
         if output is not None:
             refuse_existing(output)
-    files = {name: find_model(path) for name, path in zip(_names(options.models), options.models, strict=True)}
+    meant = [path.parent if path.name == MODEL_NAME else path for path in options.models]
+    files = {name: find_model(path) for name, path in zip(distinct_names(meant), options.models, strict=True)}
     texts = _texts(options.text)
     pieces = {name: {piece.piece for piece in read_model(file).pieces} for name, file in files.items()}
     base_file = next(iter(files.values()))
@@ -149,18 +151,6 @@ def write_figure(report: dict[str, Any], path: Path) -> None:
     figure.legend(loc="outside upper center", ncols=len(tokenizers), frameon=False)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-
-
-def _names(models: Sequence[Path]) -> list[str]:
-    """The shortest names that differ: of the file or directory, with as much of the path as it takes."""
-    meant = [path.parent if path.name == MODEL_NAME else path.with_suffix("") for path in map(Path.absolute, models)]
-    if len(set(meant)) < len(meant):
-        raise InputError("MODELS: one of them stands there twice; name each once")
-    for parts in range(1, max(len(path.parts) for path in meant) + 1):
-        names = ["/".join(path.parts[-parts:]) for path in meant]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def _texts(arguments: Sequence[str]) -> dict[str, list[Path]]:

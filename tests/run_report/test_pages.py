@@ -1,0 +1,182 @@
+"""Every kind of directory has its page, which says what the files say and is fit for a phone's browser."""
+
+import html
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import assert_good
+from corpora import write_jsonl
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.instruct.filter import SCORES
+from vikhr_fast.run_report.command import Report, report_run
+from vikhr_fast.tokenizer.extend import ExtendTokenizer, extend_tokenizer
+
+EVALUATION = {
+    "tasks": {
+        "ru_mmlu": {
+            "task": "ru_mmlu", "accuracy": 0.5, "standard_error": 0.25, "chance": 0.25, "questions": 4,
+            "subjects": {
+                "история <b>": {"accuracy": 1.0, "standard_error": 0.0, "questions": 2},
+                "физика": {"accuracy": 0.0, "standard_error": None, "questions": 2},
+            },
+        }
+    },
+    "texts": {"held": {"loss": 2.0, "bits_per_byte": 1.2345, "tokens": 1000, "num_bytes": 4321, "perplexity": 7.389}},
+}  # fmt: skip
+
+
+def write_evaluation(directory: Path, chosen: list[int], digest: str = "a") -> Path:
+    """A finished evaluation of four questions whose right answers are all 0."""
+    directory.mkdir()
+    results = json.loads(json.dumps(EVALUATION))
+    results["tasks"]["ru_mmlu"]["accuracy"] = chosen.count(0) / 4
+    config = {"tasks": {"ru_mmlu": {"sha256": digest}}, "model": {"directory": str(directory)}}
+    for name, values in {"results": results, "config": config, "environment": {"commit": "c0ffee"}}.items():
+        (directory / f"{name}.json").write_text(json.dumps(values))
+    write_jsonl(directory / "ru_mmlu.answers.jsonl", [{"answer": 0, "chosen": one} for one in chosen])
+    return directory
+
+
+def shown(*paths: Path, output: Path) -> str:
+    """The page as text, looked at in a browser where there is one."""
+    page = report_run(Report(paths, output))
+    try:
+        assert_good(page, output.parent)
+    except pytest.skip.Exception:
+        print("not looked at: chromium is not installed")
+    return html.unescape(page.read_text(encoding="utf-8").replace(' class="text"', ""))
+
+
+def test_an_evaluation(tmp_path: Path) -> None:
+    page = shown(write_evaluation(tmp_path / "run", [0, 0, 1, 1]), output=tmp_path / "page.html")
+    assert '<th scope="row">ru_mmlu</th><td>0.500 ± 0.250</td><td>0.250</td><td>4</td>' in page
+    assert '<th scope="row">физика</th><td>0.000</td><td>2</td>' in page
+    assert '<th scope="row">held</th><td>1.2345</td><td>7.39</td><td>1,000</td><td>4,321</td>' in page
+    assert "c0ffee" in page
+
+
+def test_evaluations_side_by_side(tmp_path: Path) -> None:
+    runs = [
+        write_evaluation(tmp_path / "base", [0, 1, 1, 1]),
+        write_evaluation(tmp_path / "tuned", [1, 0, 0, 0]),
+        write_evaluation(tmp_path / "other", [0, 0, 0, 0], digest="b"),
+    ]
+    page = shown(*runs, output=tmp_path / "page.html")
+    cells = "".join(f"<td>{share:.3f} ± 0.250</td>" for share in (0.25, 0.75, 1))
+    assert f'<th scope="row">ru_mmlu</th>{cells}<td>0.250</td>' in page
+    differences = page[page.index("Paired differences to base") :]
+    # by hand: -1, 1, 1, 1 have the mean 0.5 and the standard error 1 / √4
+    assert '<th scope="row">ru_mmlu</th><td>tuned</td><td>+0.500 ± 0.500</td><td>3</td><td>1</td>' in differences
+    assert "<td>other</td>" not in differences.split("</table>")[0]  # it was asked something else
+
+
+def test_a_tokenizer(workspace: Path, tmp_path: Path) -> None:
+    page = shown(workspace / "tokenizer", output=tmp_path / "page.html")
+    assert '<th scope="row">pieces</th><td>520</td>' in page
+    assert '<th scope="row">single bytes</th><td>256</td>' in page
+    assert "▁Машинное" in page.replace("</span><span>", "")
+    extended = tmp_path / "extended"
+    options = ExtendTokenizer(workspace / "tokenizer", (workspace / "other.txt",), extended, vocab_size=560)
+    report = extend_tokenizer(options)
+    page = shown(extended, output=tmp_path / "page.html")
+    assert f'<th scope="row">learnt</th><td>{report["learnt"]}</td>' in page
+    page = shown(workspace / "tokenizer", extended, output=tmp_path / "page.html")
+    assert '<th scope="row">shared with tokenizer</th><td>520</td><td>520</td>' in page
+
+
+def test_an_adapted_model(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes((workspace / "tokenizer" / "tokenizer.model").read_bytes())
+    report = {"by_role": 3, "copied": 300, "averaged": 217, "worst": [{"id": 519, "piece": "▁слово", "base_pieces": 9}]}
+    (tmp_path / "adapt.json").write_text(json.dumps({**report, "base_ids": [7] * 520}))
+    page = shown(tmp_path, output=tmp_path / "page.html")
+    assert "303 of 520 pieces keep the base's rows, 217 are new." in page
+    assert '<th scope="row">▁слово</th><td>519</td><td>9</td>' in page
+    assert "7 7 7" not in page
+
+
+def test_conversations(tmp_path: Path) -> None:
+    rows = [
+        {"id": str(n), "source": "ab"[n % 2], "language": "ru", "messages": [
+            {"role": "user", "content": f"Вопрос {n}?"}, {"role": "assistant", "content": "да" * 600}
+        ]}
+        for n in range(9)
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "conversations.jsonl", rows)
+    write_jsonl(tmp_path / "removed.jsonl", [{"id": "10", "source": "a", "by": "question", "kept": "1"}] * 3)
+    scores = [{"id": str(n), "source": "ab"[n % 2], "score": n / 10, "kept": n > 2} for n in range(12)]
+    write_jsonl(tmp_path / SCORES, scores)
+    page = shown(tmp_path, output=tmp_path / "page.html")
+    assert "9 conversations of 2 sources." in page
+    assert '<th scope="row">a</th><td>5</td><td>1.00</td><td>1,200</td><td>5</td>' in page
+    assert '<th scope="row">by question</th><td>3</td>' in page
+    assert '<th scope="row">b</th><td>6</td><td>5</td><td>0.700</td>' in page
+    assert "Вопрос 8?" not in page  # a sample
+    assert f"{'да' * 300} …" in page
+
+
+def test_token_shards(workspace: Path, tmp_path: Path) -> None:
+    manifest = json.loads((workspace / "train" / "manifest.json").read_text())
+    page = shown(workspace / "train", output=tmp_path / "page.html")
+    assert f'<th scope="row">train</th><td>{manifest["num_documents"]:,}</td><td>{manifest["num_tokens"]:,}' in page
+
+
+def write_answers(path: Path, answers: list[str], prompts: tuple[str, ...] = ("Где дом?", "Кто там?")) -> Path:
+    rows = zip(prompts, answers, strict=True)
+    write_jsonl(path, [{"prompt": prompt, "answer": answer, "complete": True} for prompt, answer in rows])
+    return path
+
+
+def test_answers_of_several_models_side_by_side(tmp_path: Path) -> None:
+    files = [
+        write_answers(tmp_path / "base.jsonl", ["the house is here", "<b>я</b>"]),
+        write_answers(tmp_path / "tuned.jsonl", ["дом тут", ""]),
+    ]
+    page = shown(*files, output=tmp_path / "page.html")
+    asked = [re.search(f"<h2>{re.escape(prompt)}</h2>", page) for prompt in ("Где дом?", "Кто там?")]
+    assert all(asked)
+    assert '<th scope="row">base</th><td>the house is here</td><td>100.0%</td>' in page
+    assert '<th scope="row">tuned</th><td>дом тут</td><td>0.0%</td>' in page
+    assert "(no answer: it is empty)" in page
+    assert shown(tmp_path, output=tmp_path / "page.html") == page  # the directory of both
+    other = write_answers(tmp_path / "other.jsonl", ["да", "нет"], prompts=("Где дом?", "Что там?"))
+    with pytest.raises(InputError, match=r"other.jsonl: answers to other prompts than .*base.jsonl"):
+        report_run(Report((*files, other), tmp_path / "page.html"))
+
+
+Made = Callable[[Path], tuple[Any, ...]]
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda path: (path / "absent",), "absent: no such directory"),
+        (lambda path: (path,), r"nothing to report on; looked for .*metrics.jsonl \(a training run\), results.json"),
+        (lambda path: (write_evaluation(path / "run", [0] * 4), write_answers(path / "a.jsonl", ["", ""])), "of diff"),
+        (lambda path: (write_evaluation(path / "run", [0] * 4),) * 2, "run: stands there twice; name each once"),
+        (lambda path: (write_answers(path / "a.jsonl", ["", ""]),), "--output: name the page to write"),
+        (lambda path: (write_evaluation(path / "x", [0] * 4), write_evaluation(path / "y", [0] * 4)), "--output: name"),
+    ],
+)
+def test_what_there_is_no_page_for(tmp_path: Path, made: Made, reason: str) -> None:
+    with pytest.raises(InputError, match=reason) as error:
+        report_run(Report(made(tmp_path)))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.html"))
+
+
+def test_damaged_directories(tmp_path: Path) -> None:
+    run = write_evaluation(tmp_path / "run", [0] * 4)
+    for content, reason in (
+        ('{"tasks": {}}', "damaged: not what an evaluation holds: KeyError"),
+        ("[1]", "results.json: damaged: not a JSON object"),
+        ("\x00{", "results.json: damaged"),
+    ):
+        (run / "results.json").write_text(content)
+        with pytest.raises(InputError, match=reason):
+            report_run(Report((run,)))
+    assert not (run / "report.html").exists()

@@ -1,0 +1,1 @@
+"""`vikhr-fast report`: whatever a command left in a directory, as one HTML page."""
