@@ -32,7 +32,7 @@ from torch import Tensor
 from vikhr_fast.config import TrainConfig, config_values, read_toml, train_config
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.files import write_text
-from vikhr_fast.train import loop
+from vikhr_fast.train import assembly, loop
 from vikhr_fast.train.checkpoint import complete_checkpoints
 from vikhr_fast.train.metrics import METRICS, read_lines
 from vikhr_fast.train.split_adamw import SplitAdamW
@@ -83,7 +83,7 @@ class WholeMasters(SplitAdamW):
 def train_one(config: TrainConfig, way: str) -> None:
     """Trains on this rank with the masters kept in one way."""
     if way not in ("split", "fsdp"):
-        loop.SplitAdamW = type(way, (WholeMasters,), {"way": way})  # type: ignore[misc]
+        assembly.SplitAdamW = type(way, (WholeMasters,), {"way": way})  # type: ignore[misc]
     loop.train(config)
 
 

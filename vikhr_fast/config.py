@@ -162,6 +162,20 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Benchmarks that the model is asked along training, by all ranks together (extra `eval`)."""
+
+    __pydantic_config__ = STRICT
+
+    tasks: dict[str, Path] = field(default_factory=dict)
+    """Questions by benchmark: ruxnli, ru_mmlu, ru_mmlu_pro; files or data sets as `vikhr-fast evaluate` takes them."""
+    every: _CountOrZero = 0
+    """Steps between evaluations, the first before training; 0 evaluates after the last step only."""
+    limit: _CountOrZero = 0
+    """Questions of each benchmark, taken from all over it; 0 asks all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class IncidentsConfig:
     """Which steps are skipped, on all ranks alike, instead of spoiling the weights; each goes to incidents.jsonl."""
 
@@ -195,6 +209,8 @@ class TrainConfig:
     """What the run computes with."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Validation, checkpoints, end."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Benchmarks along training."""
     incidents: IncidentsConfig = field(default_factory=IncidentsConfig)
     """Steps to skip."""
     kernels: Literal["auto", "triton", "eager"] = "auto"

@@ -133,7 +133,7 @@ def bar_plot(
             drawn = axes.bar(places, values, width * 0.92, label=name, color=_COLOURS[index % len(_COLOURS)])
             axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
         axes.set(ylabel=y_label)
-        is_crowded = sum(map(len, groups)) > _LABEL_CHARACTERS
+        is_crowded = sum(max(map(len, group.split("\n"))) for group in groups) > _LABEL_CHARACTERS
         axes.set_xticks(range(len(groups)), groups)
         if is_crowded:
             axes.tick_params("x", labelrotation=30)

@@ -14,8 +14,9 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'vi
 
 from vikhr_fast.corpus.chat import AnswerLog
 from vikhr_fast.evaluate.benchmarks import BENCHMARKS, benchmark_questions, harness_task, run_task
-from vikhr_fast.evaluate.command import BENCHMARK_NAMES, Evaluate, evaluate
+from vikhr_fast.evaluate.command import Evaluate, evaluate
 from vikhr_fast.evaluate.harness import HarnessModel
+from vikhr_fast.evaluate.questions import BENCHMARK_NAMES
 from vikhr_fast.model import Mistral
 from vikhr_fast.tokenizer.load import load_encoder
 

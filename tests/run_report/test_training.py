@@ -14,6 +14,8 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.run_report.command import Report, report_run
 from vikhr_fast.train.loop import train
 
+RESULT = {"standard_error": 0.125, "chance": 0.2, "questions": 1234}
+
 
 @pytest.fixture(scope="module")
 def run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,6 +31,11 @@ def run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     worse["sets"]["russian"]["bits_per_byte"] += 0.1
     with (directory / "validation.jsonl").open("a") as file:
         file.write(json.dumps({**worse, "step": worse["step"] + 1}) + "\n")
+    evaluations = [
+        {"step": step, "tokens": 9, "tasks": {"ru_mmlu": {**RESULT, "accuracy": accuracy, "sha256": digest}}}
+        for step, accuracy, digest in ((0, 0.1, "before"), (2, 0.25, "now"), (4, 0.75, "now"), (6, 0.5, "now"))
+    ]
+    (directory / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in evaluations))
     incident = {"incident": 1, "step": 2, "reason": "the loss is nan & <b>", "documents": {"train": [[0, 0, 9]]}}
     (directory / "incidents.jsonl").write_text(json.dumps(incident) + "\n")
     return directory
@@ -55,16 +62,22 @@ def test_the_page_says_what_the_files_say(run: Path, page: str) -> None:
     assert "Steps skipped: 1." in page
 
 
+def test_benchmarks_along_training(page: str) -> None:
+    cells = "".join(f"<td>{cell}</td>" for cell in ("0.250", "0.750", "0.500 ± 0.125", "0.200", "1,234"))
+    assert f'<th scope="row">ru_mmlu</th>{cells}' in page
+    assert "ru_mmlu from 0.25 at step 2 to 0.5 at step 6" in page  # before, it was asked something else
+
+
 def test_the_page_stands_alone(page: str) -> None:
     assert not re.search(r"\b(src|href|action)=[\"'](?!#)|url\((?!#)|@import|<script|<link|https?:", page)
     figures = re.findall(r"<figure>\s*<div role=\"img\" aria-label=\"([^\"]*)\">", page)
-    assert len(figures) == page.count("<svg") == 5
+    assert len(figures) == page.count("<svg") == 6
     assert all(len(alt) > 30 for alt in figures)
 
 
 def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
     page = report_run(Report((run,), tmp_path / "page.html"))
-    assert len(assert_good(page, tmp_path).figures) == 5
+    assert len(assert_good(page, tmp_path).figures) == 6
 
 
 def test_runs_side_by_side(run: Path, workspace: Path, tmp_path: Path) -> None:
@@ -77,6 +90,7 @@ def test_runs_side_by_side(run: Path, workspace: Path, tmp_path: Path) -> None:
         assert f"{name}: {line['step']} steps over {line['tokens']:,} tokens" in shown
     assert '<th scope="row">optimizer.learning_rate</th><td>0.003</td><td>0.001</td>' in shown
     assert "batch.micro_batch" not in shown
+    assert '<th scope="row">ru_mmlu</th><td>run</td><td>0.500 ± 0.125</td>' in shown
     assert_good(page, tmp_path)
 
 

@@ -7,10 +7,12 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import lm_eval.api.task
 import lm_eval.tasks
 import yaml
 from lm_eval.api.task import ConfigurableTask
@@ -27,6 +29,7 @@ from vikhr_fast.evaluate.questions import (
 )
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here
+lm_eval.api.task.tqdm = partial(lm_eval.api.task.tqdm, disable=True)  # its bars would run through ours
 
 _OURS = Path(__file__).parent / "tasks"
 _XNLI = Path(lm_eval.tasks.__file__).parent / "xnli"

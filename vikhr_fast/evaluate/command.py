@@ -1,6 +1,5 @@
 """`vikhr-fast evaluate`: benchmarks and texts, into a run directory that can be taken up again."""
 
-import hashlib
 import json
 import math
 import re
@@ -25,6 +24,7 @@ from vikhr_fast.corpus.stage import counted, write_notes
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
+from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, questions_sha256
 from vikhr_fast.files import sha256_of, write_text
 from vikhr_fast.generate.answering import Device
 from vikhr_fast.model import Mistral
@@ -32,7 +32,6 @@ from vikhr_fast.run_directory import locked, record_run
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_kernels import reference
 
-BENCHMARK_NAMES = ("ruxnli", "ru_mmlu", "ru_mmlu_pro")
 REQUESTS, RESULTS = "requests.jsonl", "results.json"
 
 
@@ -93,7 +92,9 @@ def evaluate(options: Evaluate) -> None:
         "device": str(device_of(options.device)[0]),
         "seed": options.seed,
         "sequence_length": options.sequence_length,
-        "tasks": {name: {"source": str(sources[name]), "sha256": _digest(own)} for name, own in questions.items()},
+        "tasks": {
+            name: {"source": str(sources[name]), "sha256": questions_sha256(own)} for name, own in questions.items()
+        },
         "texts": {
             name: {"source": str(texts[name]), "sha256": [checksum(file) for file in own]}
             for name, own in files.items()
@@ -218,7 +219,3 @@ def _identity(model: Path) -> dict[str, Any]:
     }
     hashes = {file.name: sha256_of(file) for file in (model / "config.json", tokenizer)}
     return {"directory": str(model), "weights": weights, **hashes}
-
-
-def _digest(questions: list[dict[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(questions).encode("ascii")).hexdigest()

@@ -1,5 +1,7 @@
 """The questions of the benchmarks, out of files of any of the usual forms."""
 
+import hashlib
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.sources import source_files
 from vikhr_fast.errors import InputError
 
+BENCHMARK_NAMES = ("ruxnli", "ru_mmlu", "ru_mmlu_pro")
 LETTERS = ascii_uppercase[:10]
 _LABELS = ("entailment", "neutral", "contradiction")
 
@@ -40,6 +43,11 @@ def read_questions(source: Path, parse: Callable[[Question], Question]) -> list[
     if not found:
         raise InputError(f"{source}: no questions in it; give the split that has them")
     return found
+
+
+def questions_sha256(questions: list[Question]) -> str:
+    """What tells these questions, in this order, from others."""
+    return hashlib.sha256(json.dumps(questions).encode("ascii")).hexdigest()
 
 
 def choice_question(record: Question) -> Question:

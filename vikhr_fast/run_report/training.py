@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from vikhr_fast.errors import InputError
 from vikhr_fast.report import Figure, Line, Page, Section, Table, line_plot
 from vikhr_fast.run_directory import CONFIG
+from vikhr_fast.run_report.evaluation import accuracy
 from vikhr_fast.run_report.making import flat, making, read_values
-from vikhr_fast.train.metrics import INCIDENTS, METRICS, VALIDATION, read_lines
+from vikhr_fast.train.metrics import EVALUATIONS, INCIDENTS, METRICS, VALIDATION, read_lines
 
 _SHOWN_INCIDENTS = 50
 
@@ -19,6 +20,7 @@ class _Run(NamedTuple):
     directory: Path
     metrics: Lines
     validations: Lines
+    evaluations: Lines
     incidents: Lines
 
 
@@ -29,7 +31,7 @@ def training_page(directories: dict[str, Path]) -> Page:
 
 
 def _read(directory: Path) -> _Run:
-    lines = [read_lines(directory / file) for file in (METRICS, VALIDATION, INCIDENTS)]
+    lines = [read_lines(directory / file) for file in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)]
     if not lines[0]:
         raise InputError(f"{directory / METRICS}: no steps in it; give the directory of a training run that has some")
     return _Run(directory, *lines)
@@ -39,6 +41,8 @@ def _single_page(run: _Run) -> Page:
     sections = [_losses(run.metrics), _speed(run.metrics)]
     if run.validations:
         sections.append(_validations(run.validations))
+    if run.evaluations:
+        sections.append(_evaluations(run.evaluations))
     sections += [_incidents(run.incidents), making(run.directory)]
     return Page(f"Training run {run.directory.resolve().name}", _summary(run), sections)
 
@@ -47,6 +51,8 @@ def _comparison_page(runs: dict[str, _Run]) -> Page:
     sections = [_compared_losses(runs)]
     if any(run.validations for run in runs.values()):
         sections.append(_compared_validations(runs))
+    if any(run.evaluations for run in runs.values()):
+        sections.append(_compared_evaluations(runs))
     sections.append(_differences(runs))
     return Page("Training runs", " ".join(f"{name}: {_summary(run)}" for name, run in runs.items()), sections)
 
@@ -103,6 +109,30 @@ def _validations(validations: Lines) -> Section:
     )
 
 
+def _evaluations(evaluations: Lines) -> Section:
+    last = evaluations[-1]["tasks"]
+    curves = {name: _evaluation_curve(evaluations, name) for name in last}
+    rows = tuple(
+        (
+            name,
+            f"{curves[name][1][0]:.3f}",
+            f"{max(curves[name][1]):.3f}",
+            accuracy(own),
+            f"{own['chance']:.3f}",
+            f"{own['questions']:,}",
+        )
+        for name, own in last.items()
+    )
+    header = ("benchmark", "first", "best", "last ± standard error", "chance", "questions")
+    return Section(
+        "Benchmarks along training",
+        parts=(
+            _curves("Accuracy@1, higher is better.", "accuracy", curves),
+            Table("Accuracy@1; the best of many is partly luck.", header, rows),
+        ),
+    )
+
+
 def _compared_losses(runs: dict[str, _Run]) -> Section:
     parts = []
     for key, label in (("ce", "cross-entropy"), ("kl", "KL")):
@@ -129,6 +159,20 @@ def _compared_validations(runs: dict[str, _Run]) -> Section:
             rows.append((name, label, *(f"{v:.4f}" for v in (values[0], min(values), values[-1])), f"{steps[-1]:,}"))
     parts.append(Table("Bits per byte.", ("set", "run", "first", "best", "last", "at step"), tuple(rows)))
     return Section("Validation", parts=tuple(parts))
+
+
+def _compared_evaluations(runs: dict[str, _Run]) -> Section:
+    names = dict.fromkeys(name for run in runs.values() for line in run.evaluations[-1:] for name in line["tasks"])
+    parts: list[Figure | Table] = []
+    rows = []
+    for name in names:
+        own = {label: run.evaluations for label, run in runs.items() if run.evaluations}
+        own = {label: lines for label, lines in own.items() if name in lines[-1]["tasks"]}
+        curves = {label: _evaluation_curve(lines, name) for label, lines in own.items()}
+        parts.append(_curves(f"Accuracy@1 of {name}, higher is better.", "accuracy", curves))
+        rows += [(name, label, accuracy(lines[-1]["tasks"][name])) for label, lines in own.items()]
+    parts.append(Table("At the last evaluation.", ("benchmark", "run", "accuracy@1"), tuple(rows)))
+    return Section("Benchmarks along training", parts=tuple(parts))
 
 
 def _differences(runs: dict[str, _Run]) -> Section:
@@ -179,6 +223,13 @@ def _validation_curve(validations: Lines, name: str) -> tuple[list[int], list[fl
     """Steps and bits per byte of one set, where it was scored."""
     scored = [line for line in validations if name in line["sets"]]
     return [line["step"] for line in scored], [line["sets"][name]["bits_per_byte"] for line in scored]
+
+
+def _evaluation_curve(evaluations: Lines, name: str) -> tuple[list[int], list[float]]:
+    """Steps and accuracies of one benchmark, where it was asked what it was asked at last."""
+    asked = evaluations[-1]["tasks"][name]["sha256"]
+    same = [line for line in evaluations if line["tasks"].get(name, {}).get("sha256") == asked]
+    return [line["step"] for line in same], [line["tasks"][name]["accuracy"] for line in same]
 
 
 def _course(steps: Sequence[int], values: Sequence[float]) -> str:

@@ -11,10 +11,12 @@ from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.corpus.packing import PackedCorpus
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
+from vikhr_fast.evaluate.questions import Question
 from vikhr_fast.files import sha256_of
 from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.model_config import read_config
 from vikhr_fast.run_directory import record_run
+from vikhr_fast.train.evaluation import open_questions
 from vikhr_fast.train.float8 import require_float8
 from vikhr_fast.weights import WeightFiles
 
@@ -22,6 +24,7 @@ ADAPTATION = "adapt.json"
 _MAY_CHANGE = (  # when a run is resumed
     "output",
     "schedule",
+    "evaluation",
     "incidents",
     "tensorboard",
     "wandb",
@@ -49,6 +52,8 @@ class Inputs:
     model: ModelConfig
     support: list[bool] | None
     """[V] the pieces that adaptation kept from the base, for `kl.support = "shared"`."""
+    questions: dict[str, list[Question]]
+    """Of the benchmarks that are asked along training."""
     num_steps: int
 
 
@@ -95,6 +100,7 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         corpus=corpus,
         model=model,
         support=_check_reference(config, model),
+        questions=open_questions(config),
         num_steps=min(steps, config.schedule.max_steps or steps),
     )
 

@@ -1,18 +1,16 @@
 """The training loop, for pre-training and instruction tuning alike."""
 
 import math
-import resource
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-import vikhr_kernels
 from vikhr_fast.companions import companions
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.console import logger
@@ -20,26 +18,22 @@ from vikhr_fast.corpus.packing import Batch, StepLoader
 from vikhr_fast.corpus.prefetch import prefetched
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score, score_shards
-from vikhr_fast.model import Operations
-from vikhr_fast.objective import Objective
-from vikhr_fast.plan.memory import Parameters
-from vikhr_fast.plan.speed import attention_flops, peak_flops
 from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.run_directory import locked
+from vikhr_fast.train.assembly import DTYPES, assemble
 from vikhr_fast.train.checkpoint import Checkpoints, TrainState, complete_checkpoints, step_of
+from vikhr_fast.train.evaluation import Evaluations
 from vikhr_fast.train.incidents import WINDOW, reason_to_skip, record_incident
-from vikhr_fast.train.inputs import Inputs, describe, has_reference, open_inputs, record_inputs
+from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, Tracker, forget_steps_after
-from vikhr_fast.train.optimizer import build_optimizer, learning_rate
+from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import phase, profiling
-from vikhr_fast.train.sharding import fsdp_module, load_sharded, save_gathered
-from vikhr_fast.train.split_adamw import SplitAdamW
+from vikhr_fast.train.sharding import fsdp_module, save_gathered
 from vikhr_fast.train.trackers import open_trackers
-from vikhr_kernels import reference
+from vikhr_fast.train.work import step_work
 
 MODEL, CHECKPOINTS = "model", "checkpoints"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 def train(config: TrainConfig) -> Path:
@@ -68,17 +62,6 @@ def train(config: TrainConfig) -> Path:
         return Training(config, inputs, ranks, interruption).run()
 
 
-def _operations(config: TrainConfig, ranks: Ranks) -> Operations:
-    """What the models run on; the loss head, whose chunks are the same either way, is told too.
-
-    Compiled layers need registered operations, eager ones inside where there are no kernels: their reference looks into
-    `cu_seqlens`.
-    """
-    on_gpu = ranks.device.type == "cuda"
-    vikhr_kernels.allow_triton(config.kernels != "eager")
-    return vikhr_kernels if config.runtime.compile or (on_gpu and config.kernels != "eager") else reference
-
-
 class Training:
     """One run: everything it needs, opened and checked, then stepped through."""
 
@@ -90,45 +73,11 @@ class Training:
         interruption: Interruption,
     ) -> None:
         self.config, self.inputs, self.ranks, self.interruption = config, inputs, ranks, interruption
-        compute = _DTYPES[config.runtime.dtype]
-        master = torch.float64 if compute == torch.float64 else torch.float32
-        ops = _operations(config, ranks)
-        split = config.optimizer.master == "split"
-        remainders: dict[str, Tensor] = {}
-        self.model = load_sharded(
-            config.model,
-            ranks,
-            ops=ops,
-            compute=compute,
-            storage=compute if split else master,
-            remainders=remainders if split else None,
-        )
-        self.model.set_checkpointing(config.runtime.checkpointing)
-        frozen = None
-        if has_reference(config):  # as it was before the first step, resumed or not
-            path = config.kl.reference or config.model
-            frozen = load_sharded(
-                path, ranks, ops=ops, compute=compute, storage=compute, float8=config.runtime.float8_reference
-            ).requires_grad_(False)
-        if config.runtime.compile:
-            for model in filter(None, (self.model, frozen)):
-                model.compile_layers()
-        self.objective = Objective(
-            config.kl,
-            self.model,
-            frozen,
-            sources=list(inputs.train),
-            support=None if inputs.support is None else torch.tensor(inputs.support, device=ranks.device),
-            chunk_tokens=config.runtime.chunk_tokens or None,
-        )
-        self.optimizer = (
-            SplitAdamW(self.model, remainders, config.optimizer, ranks)
-            if split
-            else build_optimizer(self.model, config.optimizer)
-        )
+        self.model, self.objective, self.optimizer = assemble(config, inputs, ranks)
         self.checkpoints = Checkpoints(config.output / CHECKPOINTS, config.schedule, ranks)
         self.state = TrainState()
         self.num_steps = inputs.num_steps
+        self._evaluations = Evaluations(config, inputs.questions, self.model, ranks, interruption, self.num_steps)
 
     def run(self) -> Path:
         """Trains from the last checkpoint, saves, and returns the model's directory."""
@@ -154,6 +103,8 @@ class Training:
                 logger.info(describe(config, self.inputs, self.ranks.count, self.state.step))
             if self.state.step == 0 and schedule.validate_every:
                 self._validate(metrics)
+            if not self._evaluations.owed(self.state.step, self.state.tokens, metrics):
+                self._stop()
             while True:
                 waited = time.monotonic()
                 following = self._next(steps)
@@ -165,6 +116,7 @@ class Training:
                 done, last = self.state.step, self.state.step == self.num_steps
                 if measured is not None and (last or _is_due(done, schedule.validate_every)):
                     self._validate(metrics)
+                is_through = measured is not None and self._evaluations.after(done, self.state.tokens, metrics)
                 exit_code, has_failed = self.ranks.most(self.interruption.exit_code, self.checkpoints.has_failed)
                 if has_failed:
                     checkpoints.finish()  # raises
@@ -173,12 +125,15 @@ class Training:
                     checkpoints.save(self.model, self.optimizer, self.state)
                 if last or exit_code:
                     checkpoints.finish()
-                if exit_code and not last:
-                    logger.info(f"stopped by a signal after step {done}; the same command goes on from there")
-                    raise SystemExit(exit_code)
+                if exit_code and not (last and is_through):
+                    self._stop()
         self._enter("writing the model")
         self._save_model(final)
         return final
+
+    def _stop(self) -> NoReturn:
+        logger.info(f"stopped by a signal after step {self.state.step}; the same command goes on from there")
+        raise SystemExit(self.ranks.most(self.interruption.exit_code)[0])
 
     def _next(self, steps: Iterator[tuple[int, list[Batch]]]) -> tuple[int, list[Batch]] | None:
         """The next step and its batches; none after the last."""
@@ -257,7 +212,7 @@ class Training:
             data_seconds=data_seconds,
             is_skipped=reason is not None,
             is_saving=is_saving,
-            **self._work(positions, pairs, seconds),
+            **step_work(config, self.inputs.model, ranks, positions, pairs, seconds),
         )
 
     def measure(self, batch: Batch) -> tuple[list[float], float]:
@@ -291,21 +246,6 @@ class Training:
                 "then go on with another incidents.most_in_a_row, or anew with a lower optimizer.learning_rate"
             )
 
-    def _work(self, positions: float, pairs: float, seconds: float) -> dict[str, Any]:
-        """The step's FLOPs over all ranks, their share of the peak, and the memory's high-water mark."""
-        shape, device = self.inputs.model, self.ranks.device
-        n, attention = Parameters.of(shape).multiplied, attention_flops(shape, pairs)
-        flops = 6 * n * positions + 3.5 * attention
-        on_gpu = device.type == "cuda"
-        peak = peak_flops(torch.cuda.get_device_name(device)) if on_gpu else None
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {
-            "flops": flops,
-            "reference_flops": (2 * n * positions + attention) if has_reference(self.config) else 0.0,
-            "mfu": None if peak is None else flops / seconds / self.ranks.count / peak,
-            "memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else resident,
-        }
-
     def _validate(self, metrics: MetricsWriter) -> None:
         if not self.inputs.validation:
             return
@@ -328,7 +268,7 @@ class Training:
 
     def _save_model(self, directory: Path) -> None:
         """Gathers the weights into a Hugging Face directory, with the tokenizer's files beside them."""
-        stored = _DTYPES[self.config.runtime.dtype]
+        stored = DTYPES[self.config.runtime.dtype]
         save_gathered(self.model, directory, self.ranks, stored, also=companions(self.config.model))
 
     def _on_device(self, values: tuple[float, ...]) -> Tensor:

@@ -15,7 +15,9 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.files import write_text
 
-METRICS, VALIDATION, INCIDENTS = "metrics.jsonl", "validation.jsonl", "incidents.jsonl"
+METRICS, VALIDATION, EVALUATIONS, INCIDENTS = (
+    "metrics.jsonl", "validation.jsonl", "evaluations.jsonl", "incidents.jsonl",
+)  # fmt: skip
 _TRACKED = (
     "loss", "ce", "kl", "grad_norm", "learning_rate", "tokens_per_second", "data_seconds", "mfu", "memory_bytes",
 )  # fmt: skip
@@ -142,6 +144,17 @@ class MetricsWriter:
         for tracker in self._trackers:
             tracker.log(step, values)
 
+    def evaluation(self, step: int, tokens: int, results: dict[str, dict[str, Any]]) -> None:
+        """Records the results of all benchmarks at one step."""
+        if not self._is_main:
+            return
+        self._append(EVALUATIONS, {"step": step, "tokens": tokens, "tasks": results})
+        described = (f"{name} {own['accuracy']:.1%} of {own['questions']:,}" for name, own in results.items())
+        logger.info(f"evaluation at step {step}: {', '.join(described)}")
+        values = {f"evaluation/{name}_accuracy": own["accuracy"] for name, own in results.items()}
+        for tracker in self._trackers:
+            tracker.log(step, values)
+
     def _append(self, name: str, values: dict[str, Any]) -> None:
         with (self._directory / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
@@ -159,7 +172,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def forget_steps_after(directory: Path, last_step: int) -> None:
-    """Drops the JSON lines past a step: the run does them again. Before the first, that includes a validation."""
-    for path in (directory / METRICS, directory / VALIDATION, directory / INCIDENTS):
+    """Drops the JSON lines past a step: the run does them again. Before the first, that includes a validation
+    and an evaluation.
+    """
+    for path in (directory / name for name in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)):
         kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))

@@ -92,6 +92,13 @@ def fsdp_module(model: Mistral) -> FSDPModule:
     return model
 
 
+def reshard(model: Mistral) -> None:
+    """Frees what a forward without a backward leaves gathered: the head, and what belongs to no layer."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def save_gathered(model: Mistral, directory: Path, ranks: Ranks, dtype: torch.dtype, also: list[Path]) -> None:
     """Writes a sharded model as a Hugging Face directory from rank 0, one gathered tensor at a time.
 
