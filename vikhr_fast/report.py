@@ -122,15 +122,21 @@ def line_plot(caption: str, alt: str, x_label: str, y_label: str, lines: Sequenc
 
 
 def bar_plot(
-    caption: str, alt: str, y_label: str, groups: Sequence[str], bars: Mapping[str, Sequence[float]]
+    caption: str,
+    alt: str,
+    y_label: str,
+    groups: Sequence[str],
+    bars: Mapping[str, Sequence[float]],
+    errors: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
-    """Bars side by side in groups: for each name in `bars`, a value a group."""
+    """Bars side by side in groups: for each name in `bars`, a value a group, and its standard error if given."""
 
     def draw(axes: "Axes") -> None:
         width = 0.8 / len(bars)
         for index, (name, values) in enumerate(bars.items()):
             places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
-            drawn = axes.bar(places, values, width * 0.92, label=name, color=_COLOURS[index % len(_COLOURS)])
+            colour, error = _COLOURS[index % len(_COLOURS)], (errors or {}).get(name)
+            drawn = axes.bar(places, values, width * 0.92, label=name, color=colour, yerr=error, ecolor=_INK, capsize=3)
             axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
         axes.set(ylabel=y_label)
         is_crowded = sum(max(map(len, group.split("\n"))) for group in groups) > _LABEL_CHARACTERS

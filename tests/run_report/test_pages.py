@@ -148,12 +148,42 @@ def test_answers_of_several_models_side_by_side(tmp_path: Path) -> None:
         report_run(Report((*files, other), tmp_path / "page.html"))
 
 
+def figure(*values: float) -> dict[str, Any]:
+    mean = sum(values) / len(values)
+    spread = sum((value - mean) ** 2 for value in values)
+    error = (spread / (len(values) - 1) / len(values)) ** 0.5 if len(values) > 1 else None
+    return {"values": values, "mean": mean, "standard_error": error}
+
+
+def test_an_ablation(tmp_path: Path) -> None:
+    bits = {"name": "russian.bits_per_byte", "label": "bits per byte, Russian", "digits": 3}
+    values = {
+        "format": "vikhr-fast ablation", "version": 1, "name": "kl", "table": 9, "scale": "demo",
+        "title": "the KL term", "text": "held-out Russian", "seeds": [0, 1, 2], "notes": ["One <b>note</b>."],
+        "columns": [{"name": "perplexity", "label": "perplexity", "digits": 2}, bits],
+        "arms": {
+            "ce": {"label": "CE", "figures": {"perplexity": figure(10, 12, 14), bits["name"]: figure(2, 2, 2)}},
+            "ce-kl": {"label": "CE + KL", "figures": {bits["name"]: figure(1, 2, 3)}},
+        },
+        "comparisons": [{"arm": "ce-kl", "against": "ce", "label": "KL", "figures": {bits["name"]: figure(-1, 0, 1)}}],
+    }  # fmt: skip
+    (tmp_path / "ablation.json").write_text(json.dumps(values))
+    page = shown(tmp_path, output=tmp_path / "page.html")
+    assert "Table 9, demo scale: the KL term" in page
+    assert '<th scope="row">CE</th><td>12.00 ± 1.15</td><td>2.000 ± 0.000</td>' in page
+    assert '<th scope="row">CE + KL</th><td>–</td><td>2.000 ± 0.577</td>' in page
+    assert '<th scope="row">KL</th><td>+0.000 ± 0.577</td>' in page
+    assert "CE 2.000; CE + KL 2.000" in page
+    assert page.count("<svg") == 1  # one column has a single arm
+
+
 Made = Callable[[Path], tuple[Any, ...]]
 
 
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
+        (lambda _: (), "name a directory"),
         (lambda path: (path / "absent",), "absent: no such directory"),
         (lambda path: (path,), r"nothing to report on; looked for .*metrics.jsonl \(a training run\), results.json"),
         (lambda path: (write_evaluation(path / "run", [0] * 4), write_answers(path / "a.jsonl", ["", ""])), "of diff"),

@@ -48,6 +48,8 @@ def report_run(options: Report) -> Path:
     Raises:
         InputError: nothing that there is a page for, a damaged directory, or several that don't go together.
     """
+    if not options.paths:
+        raise InputError("report: name a directory")
     paths = dict(zip(distinct_names(options.paths), options.paths, strict=True))
     kind, *others = dict.fromkeys(map(_kind_of, options.paths))
     if others:
@@ -97,6 +99,7 @@ def _kinds() -> tuple[_Kind, ...]:
     from vikhr_fast.instruct.convert import CONVERSATIONS
     from vikhr_fast.instruct.reward import SETTINGS
     from vikhr_fast.instruct.reward_report import reward_page
+    from vikhr_fast.run_report.ablation import ABLATION, ablation_page
     from vikhr_fast.run_report.conversations import conversations_page
     from vikhr_fast.run_report.evaluation import evaluation_page
     from vikhr_fast.run_report.stages import shards_page, stage_page
@@ -111,6 +114,7 @@ def _kinds() -> tuple[_Kind, ...]:
 
     return (
         _Kind("a demo", DemoPaths(Path()).run(0, "cpt").as_posix(), single(demo_page)),
+        _Kind("an ablation", ABLATION, single(ablation_page)),
         _Kind("a training run", METRICS, training_page, has_several=True),
         _Kind("an evaluation", RESULTS, evaluation_page, has_several=True),
         _Kind("a corpus", COLLECTED, single(corpus_page)),
