@@ -177,6 +177,14 @@ def test_an_ablation(tmp_path: Path) -> None:
     assert page.count("<svg") == 1  # one column has a single arm
 
 
+def write_conversations(directory: Path) -> Path:
+    directory.mkdir()
+    messages = [{"role": "user", "content": "Где?"}, {"role": "assistant", "content": "Тут."}]
+    row = {"id": "1", "source": "a", "language": "ru", "messages": messages}
+    write_jsonl(directory / "conversations.jsonl", [row])
+    return directory
+
+
 Made = Callable[[Path], tuple[Any, ...]]
 
 
@@ -187,6 +195,10 @@ Made = Callable[[Path], tuple[Any, ...]]
         (lambda path: (path / "absent",), "absent: no such directory"),
         (lambda path: (path,), r"nothing to report on; looked for .*metrics.jsonl \(a training run\), results.json"),
         (lambda path: (write_evaluation(path / "run", [0] * 4), write_answers(path / "a.jsonl", ["", ""])), "of diff"),
+        (
+            lambda path: (write_conversations(path / "a"), write_conversations(path / "b")),
+            "conversations: one at a time",
+        ),
         (lambda path: (write_evaluation(path / "run", [0] * 4),) * 2, "run: stands there twice; name each once"),
         (lambda path: (write_answers(path / "a.jsonl", ["", ""]),), "--output: name the page to write"),
         (lambda path: (write_evaluation(path / "x", [0] * 4), write_evaluation(path / "y", [0] * 4)), "--output: name"),
