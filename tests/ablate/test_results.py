@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vikhr_fast.ablate.page import markdown, section
+from vikhr_fast.ablate.page import ablation_page, markdown
 from vikhr_fast.ablate.results import (
     Ablation,
     Arm,
@@ -21,6 +21,7 @@ from vikhr_fast.ablate.results import (
 )
 from vikhr_fast.errors import InputError
 from vikhr_fast.report import Figure as Plot
+from vikhr_fast.report import Table
 
 values = st.floats(-1e6, 1e6, allow_nan=False)
 pairs = st.lists(st.tuples(values, values), min_size=1, max_size=9)
@@ -85,7 +86,7 @@ def test_the_file_gives_back_what_was_written(
     assert read_ablation(path) == ablation
 
 
-def test_the_table_says_what_the_file_says() -> None:
+def test_the_table_says_what_the_file_says(tmp_path: Path) -> None:
     ablation = example(Figure((1.25, 1.75)), Figure((2.0, 2.0)))
     text = markdown(ablation)
     assert "| control | 2.000 ± 0.000 | 5 ± 0 |" in text
@@ -93,9 +94,14 @@ def test_the_table_says_what_the_file_says() -> None:
     assert "| arm against control | -0.500 ± 0.250 |" in text
     assert "2 seeds, mean ± standard error; perplexity on a text" in text
     assert text.endswith("a note\n")
-    *_, plot = section(ablation).parts
+    write_ablation(tmp_path / "ablation.json", ablation)
+    _, bits, by_seed = ablation_page(tmp_path).sections
+    [plot] = bits.parts
     assert isinstance(plot, Plot)
-    assert "control bits 2.000; arm bits 1.500" in plot.alt
+    assert "control 2.000; arm 1.500" in plot.alt
+    [values] = by_seed.parts
+    assert isinstance(values, Table)
+    assert ("arm", "bits", "1.250", "1.750") in values.rows
 
 
 @pytest.mark.parametrize(

@@ -169,11 +169,12 @@ def _json(values: Any) -> Any:
 
 
 def _write(ablation: Ablation, directory: Path) -> None:
-    from vikhr_fast.ablate.page import markdown, tables, write_page
+    from vikhr_fast.ablate.page import ablation_page, markdown, tables
+    from vikhr_fast.report import write_report
 
     write_ablation(directory / ABLATION, ablation)
     write_text(directory / "table.md", markdown(ablation))
-    write_page(directory / "report.html", ablation)
+    write_report(directory / "report.html", *ablation_page(directory))
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
@@ -182,7 +183,7 @@ def _write(ablation: Ablation, directory: Path) -> None:
         console.print(table)
     for note in ablation.notes:
         console.print(note, highlight=False, markup=False)
-    logger.info(f"{directory / 'report.html'}: the same as a page, with a plot")
+    logger.info(f"{directory / 'report.html'}: the same as a page, with plots")
 
 
 def _show_plan(grids: list[Grid], every: Mapping[str, Works], parse: Parse) -> None:

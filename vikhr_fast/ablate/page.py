@@ -1,14 +1,13 @@
-"""An ablation's table for the terminal, in Markdown, and as a page with a plot."""
+"""An ablation's table for the terminal, in Markdown, and as a page with plots."""
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table as Terminal
 
-from vikhr_fast.ablate.results import Ablation, Column, Figure
-from vikhr_fast.report import Section, Table, bar_plot, write_report
+from vikhr_fast.ablate.results import ABLATION, Ablation, Arm, Column, Figure, read_ablation
+from vikhr_fast.report import Page, Section, Table, bar_plot
 
 _MISSING = "–"
 _TICK_CHARACTERS = 16
@@ -40,27 +39,37 @@ def markdown(ablation: Ablation) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def write_page(path: Path, ablation: Ablation) -> None:
-    """Writes the page, complete or not at all."""
-    summary = f"{_seeds(ablation).capitalize()}; perplexity on {ablation.text}."
-    write_report(path, _title(ablation), summary, [replace(section(ablation), title="Figures and differences")])
-
-
-def section(ablation: Ablation) -> Section:
-    """The table as part of a page, with a plot of all bits per byte in it."""
+def ablation_page(directory: Path) -> Page:
+    """The page of what `vikhr-fast ablate` left in a directory; InputError where it left nothing."""
+    ablation = read_ablation(directory / ABLATION)
     parts = [
         Table(caption, columns, tuple(rows)) for caption, columns, rows in (_figures(ablation), _differences(ablation))
     ]
-    plotted = [column for column in ablation.columns if column.name.endswith(".bits_per_byte")]
-    arms = [arm for arm in ablation.arms.values() if all(column.name in arm.figures for column in plotted)]
-    if not plotted or not arms:
-        return Section(_title(ablation), ablation.notes, tuple(parts))
+    sections = [Section("Figures", ablation.notes, tuple(parts))]
+    sections += [_plot(column, shown) for column in ablation.columns if len(shown := _arms_with(column, ablation)) > 1]
+    rows = tuple(
+        (arm.label, column.label, *(f"{value:.{column.digits}f}" for value in arm.figures[column.name].values))
+        for column in ablation.columns
+        for arm in _arms_with(column, ablation)
+    )
+    header = ("", "figure", *(f"seed {seed}" for seed in ablation.seeds))
+    sections.append(Section("By seed", parts=(Table("Every value.", header, rows),)))
+    return Page(_title(ablation), f"{_seeds(ablation).capitalize()}; perplexity on {ablation.text}.", sections)
+
+
+def _arms_with(column: Column, ablation: Ablation) -> list[Arm]:
+    return [arm for arm in ablation.arms.values() if column.name in arm.figures]
+
+
+def _plot(column: Column, arms: list[Arm]) -> Section:
+    """A column's means with their standard errors, a bar an arm."""
+    figures = [arm.figures[column.name] for arm in arms]
     groups = [textwrap.fill(arm.label, _TICK_CHARACTERS) for arm in arms]
-    bars = {column.label: [arm.figures[column.name].mean for arm in arms] for column in plotted}
-    caption = f"Held-out bits per byte, lower is better; means of {_seeds(ablation)}."
-    said = (f"{arm.label} {', '.join(_said(arm.figures[c.name], c) for c in plotted)}" for arm in arms)
-    figure = bar_plot(caption, f"{caption} {'; '.join(said)}.", "bits per byte", groups, bars)
-    return Section(_title(ablation), ablation.notes, (*parts, figure))
+    said = "; ".join(f"{arm.label} {one.mean:.{column.digits}f}" for arm, one in zip(arms, figures, strict=True))
+    caption = f"{column.label}, means over the seeds."
+    means, errors = [one.mean for one in figures], [one.standard_error or 0.0 for one in figures]
+    plot = bar_plot(caption, f"Bars: {caption} {said}.", column.label, groups, {"mean": means}, {"mean": errors})
+    return Section(column.label, parts=(plot,))
 
 
 def _title(ablation: Ablation) -> str:
@@ -70,10 +79,6 @@ def _title(ablation: Ablation) -> str:
 def _seeds(ablation: Ablation) -> str:
     count = len(ablation.seeds)
     return "one seed" if count == 1 else f"{count} seeds"
-
-
-def _said(figure: Figure, column: Column) -> str:
-    return f"{column.label} {figure.mean:.{column.digits}f}"
 
 
 def _figures(ablation: Ablation) -> tuple[str, tuple[str, ...], Rows]:

@@ -89,6 +89,8 @@ def _kind_of(path: Path) -> _Kind:
 @cache
 def _kinds() -> tuple[_Kind, ...]:
     """Those of directories, the more particular ones first."""
+    from vikhr_fast.ablate.page import ablation_page
+    from vikhr_fast.ablate.results import ABLATION
     from vikhr_fast.corpus.layout import COLLECTED
     from vikhr_fast.corpus.mix import TRAIN_TOML
     from vikhr_fast.corpus.stats import corpus_page
@@ -99,7 +101,6 @@ def _kinds() -> tuple[_Kind, ...]:
     from vikhr_fast.instruct.convert import CONVERSATIONS
     from vikhr_fast.instruct.reward import SETTINGS
     from vikhr_fast.instruct.reward_report import reward_page
-    from vikhr_fast.run_report.ablation import ABLATION, ablation_page
     from vikhr_fast.run_report.conversations import conversations_page
     from vikhr_fast.run_report.evaluation import evaluation_page
     from vikhr_fast.run_report.stages import shards_page, stage_page
