@@ -11,7 +11,6 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +108,7 @@ def floor() -> float:
     return float(printed)
 
 
-def run_one(name: str, texts: Kind, threads: int, times: int, repeats: int) -> Iterator[dict[str, Any]]:
+def run_one(name: str, texts: Kind, threads: int, times: int) -> dict[str, Any]:
     settings = {
         "name": name.removesuffix("_rc"),
         "model": str(model()),
@@ -118,52 +117,62 @@ def run_one(name: str, texts: Kind, threads: int, times: int, repeats: int) -> I
         "threads": threads,
         "times": times,
     }
-    for _ in range(repeats):
-        path = RELEASE_CANDIDATE if name.endswith("_rc") else None
-        if path is not None and not path.is_dir():
-            raise ContestantError(f"{path} is missing: `make bench-native` fills it", is_missing=True)
-        yield run_contestant(HERE / "bpe_contestant.py", settings, cores=threads, path=path)
+    path = RELEASE_CANDIDATE if name.endswith("_rc") else None
+    if path is not None and not path.is_dir():
+        raise ContestantError(f"{path} is missing: `make bench-native` fills it", is_missing=True)
+    return run_contestant(HERE / "bpe_contestant.py", settings, cores=threads, path=path)
 
 
 def measure(names: list[str], repeats: int) -> tuple[list[Measurement], list[Missing]]:
-    """Every contestant in every setting; SentencePiece is always there, for its ids."""
-    settings: list[tuple[Kind, int, int]] = [("documents", 1, 1), ("strings", 1, 1), ("documents", 2, 1)]
-    settings += [("documents", 1, times) for times in TIMES]
+    """Every contestant in every setting; SentencePiece is always there, for its ids.
+
+    Runs with one and with two threads take turns, so that a machine's faster and slower minutes are shared alike.
+    """
+    settings: list[tuple[Kind, tuple[int, ...], int]] = [("documents", (1, 2), 1), ("strings", (1,), 1)]
+    settings += [("documents", (1,), times) for times in TIMES]
     measurements: list[Measurement] = []
     missing: dict[str, Missing] = {}
-    truths: dict[tuple[Kind, int], dict[str, Any]] = {}
-    for texts, threads, times in settings:
-        if (texts, times) not in truths:
-            truths[texts, times] = next(run_one("sentencepiece", texts, 1, times, 1))
-        truth = truths[texts, times]
+    for texts, counts, times in settings:
+        truth = run_one("sentencepiece", texts, 1, times)
         for name in names:
             if (times > 1 and name not in GROWING) or name in missing:
                 continue
+            runs: dict[int, list[dict[str, Any]]] = {threads: [] for threads in counts}
             try:
-                runs = list(run_one(name, texts, threads, times, repeats if times == 1 else 1))
+                for _ in range(repeats if times == 1 else 1):
+                    for threads, own in runs.items():
+                        own.append(run_one(name, texts, threads, times))
             except ContestantError as error:
                 missing[name] = Missing(contestant=name, reason=str(error))
                 continue
-            middle = statistics.median_low(run["seconds"] for run in runs)
-            run = next(run for run in runs if run["seconds"] == middle)
-            measurement = Measurement(
-                contestant=name,
-                texts=texts,
-                threads=threads,
-                times=times,
-                num_bytes=run["bytes"],
-                tokens=run["tokens"],
-                seconds=middle,
-                all_seconds=[run["seconds"] for run in runs],
-                warm_seconds=run["warm_seconds"],
-                load_seconds=run["load_seconds"],
-                beyond_output_bytes=max(0, run["peak_bytes"] - 4 * run["tokens"]),
-                is_identical=run["sha256"] == truth["sha256"],
-                is_identical_on_special_texts=run["special"] == truth["special"],
-            )
-            measurements.append(measurement)
-            print(f"{name}, {texts}, {threads} threads, {times} times: {rate(measurement):.1f} MB/s", file=sys.stderr)
+            for threads, own in runs.items():
+                measurements.append(summary(name, texts, threads, times, own, truth))
+                speed = f"{rate(measurements[-1]):.1f} MB/s"
+                print(f"{name}, {texts}, {threads} threads, {times} times: {speed}", file=sys.stderr)
     return measurements, list(missing.values())
+
+
+def summary(
+    name: str, texts: Kind, threads: int, times: int, runs: list[dict[str, Any]], truth: dict[str, Any]
+) -> Measurement:
+    """The middle one of the runs, beside SentencePiece's ids."""
+    middle = statistics.median_low(run["seconds"] for run in runs)
+    run = next(run for run in runs if run["seconds"] == middle)
+    return Measurement(
+        contestant=name,
+        texts=texts,
+        threads=threads,
+        times=times,
+        num_bytes=run["bytes"],
+        tokens=run["tokens"],
+        seconds=middle,
+        all_seconds=[run["seconds"] for run in runs],
+        warm_seconds=run["warm_seconds"],
+        load_seconds=run["load_seconds"],
+        beyond_output_bytes=max(0, run["peak_bytes"] - 4 * run["tokens"]),
+        is_identical=run["sha256"] == truth["sha256"],
+        is_identical_on_special_texts=run["special"] == truth["special"],
+    )
 
 
 def rate(measurement: Measurement) -> float:
