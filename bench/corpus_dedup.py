@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 
 from vikhr_fast.corpus.documents import Documents, count_documents, part_name, write_manifest, write_part
 from vikhr_fast.report import Line, Section, Table, line_plot, write_report
+from vikhr_fast.run_directory import environment
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 PART_PARAGRAPHS = 250_000
@@ -115,12 +117,20 @@ def measure(scratch: Path, paragraphs: int) -> dict[str, float]:
 
 def main() -> None:
     out = Path(sys.argv[1])
+    places = [Path(place) for place in sys.argv[1:]]
+    for place in places:  # now, not after minutes
+        place.mkdir(parents=True, exist_ok=True)
     results = []
-    with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as scratch:
+    with tempfile.TemporaryDirectory(dir=places[1] if len(places) > 1 else None) as scratch:
         for paragraphs in SIZES:
             results.append(measure(Path(scratch), paragraphs))
             print(json.dumps(results[-1]), flush=True)
-    record = {"memory_gib": MEMORY, "threads": THREADS, "results": results}
+    write(out, {"memory_gib": MEMORY, "threads": THREADS, "results": results, "made_with": environment(None)})
+
+
+def write(out: Path, record: dict[str, Any]) -> None:
+    """The figures and their plot."""
+    results = record["results"]
     (out / "corpus-dedup.json").write_text(json.dumps(record, indent=2) + "\n")
     millions = [own["paragraphs"] / 1e6 for own in results]
     lines = [
