@@ -32,6 +32,7 @@ from torch import Tensor
 from vikhr_fast.config import TrainConfig, config_values, read_toml, train_config
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.files import write_text
+from vikhr_fast.run_directory import environment
 from vikhr_fast.train import assembly, loop
 from vikhr_fast.train.checkpoint import complete_checkpoints
 from vikhr_fast.train.metrics import METRICS, read_lines
@@ -200,6 +201,7 @@ def main() -> int:
             for a, b in (("split", "fused"), ("loop", "fused"), ("split", "fsdp"), ("fused", "fsdp"))
             if a in runs and b in runs
         },
+        "made_with": environment(config.seed),
         "losses": {way: [loss for loss, _ in losses(path)] for way, path in runs.items()},
     }
     write_text(options.out / "masters.json", json.dumps(results, indent=1) + "\n")

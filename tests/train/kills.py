@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from training_runs import make_config, make_workspace, start_ranks, write_config
 
+from vikhr_fast.run_directory import environment
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 STEPS = 120
@@ -126,7 +127,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results = [measure(int(ranks), options.kills, options.seed) for ranks in options.ranks.split(",")]
-    text = json.dumps(results, indent=2) + "\n"
+    text = json.dumps({"made_with": environment(options.seed), "results": results}, indent=2) + "\n"
     print(text, end="")
     if options.out:
         options.out.write_text(text)
