@@ -10,6 +10,7 @@ or where a peer isn't installed; `--allow-missing` lets peers be missing.
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -119,22 +120,32 @@ class Truth:
         return len(right.intersection(self.edits)) / len(self.edits), len(right) / max(1, len(removed))
 
 
-def measure(name: str, file: Path, paragraphs: int, threads: int, repeats: int, truth: Truth | None) -> Measurement:
-    out = BUILD / f"matches-{name}.npy"
+def run_one(name: str, file: Path, paragraphs: int, threads: int, *, signs: bool) -> dict[str, Any]:
+    """One fresh process; `signs` also times the signatures alone."""
     settings = {
         "name": name,
         "file": str(file if name == "ours" else folded_file(file)),
         "paragraphs": paragraphs,
         "threads": threads,
-        "signatures": truth is not None,
-        "out": str(out),
+        "signatures": signs,
+        "out": str(matches_of(name)),
     }
-    runs = [run_contestant(HERE / "dedup_contestant.py", settings, cores=threads) for _ in range(repeats)]
+    return run_contestant(HERE / "dedup_contestant.py", settings, cores=threads)
+
+
+def matches_of(name: str) -> Path:
+    """Where a contestant's last run left what each text matches."""
+    return BUILD / f"matches-{name}.npy"
+
+
+def summary(name: str, threads: int, runs: list[dict[str, Any]], truth: Truth | None) -> Measurement:
+    """The middle one of the runs."""
     middle = statistics.median_low(run["job_seconds"] for run in runs)
     run = next(run for run in runs if run["job_seconds"] == middle)
-    matches = np.load(out)
+    matches = np.load(matches_of(name))
     recall, precision = truth.score(matches) if truth else (None, None)
-    measurement = Measurement(
+    print(f"{name}, {run['paragraphs']} paragraphs, {threads} threads: {middle:.2f} s", file=sys.stderr)
+    return Measurement(
         contestant=name,
         threads=threads,
         paragraphs=run["paragraphs"],
@@ -147,26 +158,33 @@ def measure(name: str, file: Path, paragraphs: int, threads: int, repeats: int, 
         recall=recall,
         precision=precision,
     )
-    print(f"{name}, {run['paragraphs']} paragraphs, {threads} threads: {middle:.2f} s", file=sys.stderr)
-    return measurement
 
 
 def compare(names: list[str], repeats: int) -> Results:
+    """All contestants take turns, so that a machine's faster and slower minutes are shared alike."""
     machine = describe_machine(PACKAGES)
     file = text_file(MEGABYTES)
     truth = Truth(file)
     paragraphs = sum(1 for _ in file.open(encoding="utf-8"))
-    measurements, missing = [], []
-    for name in names:
-        try:
-            measurements.append(measure(name, file, paragraphs, 1, repeats, truth))
-        except ContestantError as error:
-            missing.append(Missing(contestant=name, reason=str(error)))
+    runs: dict[tuple[str, int], list[dict[str, Any]]] = {(name, 1): [] for name in names}
     if "ours" in names:
-        measurements.append(measure("ours", file, paragraphs, 2, repeats, truth))
+        runs["ours", 2] = []
+    missing: dict[str, Missing] = {}
+    for _ in range(repeats):
+        for (name, threads), own in runs.items():
+            try:
+                if name not in missing:
+                    own.append(run_one(name, file, paragraphs, threads, signs=True))
+            except ContestantError as error:
+                missing[name] = Missing(contestant=name, reason=str(error))
+    measurements = [summary(name, threads, own, truth) for (name, threads), own in runs.items() if name not in missing]
+    if "ours" in names:
         large = text_file(GROWTH_MEGABYTES)
-        measurements += [measure("ours", large, size, 1, 1, None) for size in GROWTH]
-    return Results(machine=machine, planted_pairs=len(truth.edits), measurements=measurements, missing=missing)
+        for size in GROWTH:
+            measurements.append(summary("ours", 1, [run_one("ours", large, size, 1, signs=False)], None))
+    return Results(
+        machine=machine, planted_pairs=len(truth.edits), measurements=measurements, missing=list(missing.values())
+    )
 
 
 def markdown(results: Results) -> str:
