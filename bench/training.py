@@ -272,7 +272,7 @@ class TrainBench:
 
     def _steps(self, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
         inputs = Inputs(
-            train={"random": None}, validation={}, corpus=None, model=self.sizes.model, support=None,
+            train={"random": None}, validation={}, corpus=None, model=self.sizes.model, support=None, questions={},
             num_steps=1 + STEPS,
         )  # fmt: skip
         training = loop.Training(config, inputs, ranks, Interruption())
