@@ -11,7 +11,19 @@ from vikhr_fast.model import Mistral
 from vikhr_fast.tokenizer.load import Encoder
 
 
-class HarnessModel(LM):
+class ChoiceModel(LM):
+    """A model that is asked for choices alone, by `loglikelihood`."""
+
+    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+        """No task here asks for it: texts are scored by `evaluate.perplexity`."""
+        raise NotImplementedError
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """No task here asks for it."""
+        raise NotImplementedError
+
+
+class HarnessModel(ChoiceModel):
     """A model that scores the requests of the harness, and keeps a log of what it has scored.
 
     Args:
@@ -51,11 +63,3 @@ class HarnessModel(LM):
                 found |= dict(zip(numbers, answers, strict=True))
             self.advance(len(batch))
         return [(own.log, own.is_greedy) for own in (found[number] for number in range(len(requests)))]
-
-    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        """No task here asks for it: texts are scored by `evaluate.perplexity`."""
-        raise NotImplementedError
-
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """No task here asks for it."""
-        raise NotImplementedError

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lm_eval.api.model import LM
 
 from vikhr_fast.corpus.packing import IGNORED
 from vikhr_fast.errors import InputError
+from vikhr_fast.evaluate.harness import ChoiceModel
 from vikhr_fast.evaluate.likelihood import Pair, encode_pair
 from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import Ranks
 from vikhr_fast.tokenizer.load import Encoder
 
 
-class ShardedModel(LM):
+class ShardedModel(ChoiceModel):
     """Scores the requests of the harness on all ranks at once; each gets every answer.
 
     A sharded model runs only as a whole, the same number of times on each rank, so that nothing is cached as
@@ -63,14 +63,6 @@ class ShardedModel(LM):
             if mine < len(packs):
                 logs[pack] = found
         return [(log, False) for log in self._ranks.sum(logs).tolist()]
-
-    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        """No task here asks for it."""
-        raise NotImplementedError
-
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """No task here asks for it."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def _score(self, texts: list[Pair]) -> torch.Tensor:
