@@ -11,6 +11,7 @@ import pytest
 
 from vikhr_fast.ablate.results import read_ablation
 from vikhr_fast.cli import main
+from vikhr_fast.train.checkpoint import complete_checkpoints
 
 SECONDS = 300
 
@@ -71,9 +72,9 @@ def test_a_killed_ablation_goes_on_and_ends_with_the_same_bytes(
     assert "english_at_equal_russian" not in ablation.arms["fast"].figures
 
     process = start(grids, killed)
-    metrics = killed / "kl" / "seed-1" / "fast" / "metrics.jsonl"
+    checkpoints = killed / "kl" / "seed-1" / "fast" / "checkpoints"
     deadline = time.monotonic() + SECONDS
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 6):
+    while not complete_checkpoints(checkpoints):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
