@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vikhr_fast.config import RuntimeConfig
-from vikhr_fast.errors import InputError, RankLostError
-from vikhr_fast.watch import Watch, shared_store
+from vikhr_fast.errors import InputError
+from vikhr_fast.meeting import meet
+from vikhr_fast.watch import Watch
 
 _GRACE_SECONDS = 60  # after which collectives end that the watch hasn't ended
 
@@ -102,25 +103,14 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     backend = "nccl" if kind == "cuda" else "gloo"
     timeout = timedelta(seconds=config.timeout_seconds + _GRACE_SECONDS)
-    if "WORLD_SIZE" in os.environ:
-        try:
-            dist.init_process_group(backend, timeout=timeout)
-        except dist.DistError as error:
-            reason = str(error).splitlines()[0]
-            raise RankLostError(f"the {os.environ['WORLD_SIZE']} ranks didn't come together: {reason}") from None
-    else:
-        dist.init_process_group(
-            backend,
-            store=dist.HashStore(),  # type: ignore[attr-defined]  # public, but not in __all__
-            rank=0,
-            world_size=1,
-            timeout=timeout,
-        )
-    rank, count = dist.get_rank(), dist.get_world_size()
+    meeting = meet(timeout)
+    rank, count = meeting.rank, meeting.count
+    dist.init_process_group(backend, store=meeting.store, rank=rank, world_size=count, timeout=timeout)
     try:
         mesh = _mesh(kind, count, config.replicas)
         control = dist.new_group(backend="gloo", timeout=timeout)
-        with Watch(rank, count, config.timeout_seconds, shared_store(config.timeout_seconds)) as watch:
+        connection = meeting.connection(timedelta(seconds=config.timeout_seconds))
+        with Watch(rank, count, config.timeout_seconds, connection) as watch:
             try:
                 yield Ranks(rank, count, device, mesh, watch, control)
             except RuntimeError as error:

@@ -10,10 +10,9 @@ import os
 import threading
 import time
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
+from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not in __all__
 
 from vikhr_fast.console import logger
 from vikhr_fast.errors import ExitCode, RankLostError
@@ -95,14 +94,14 @@ class Watch:
 
     def _publish(self, beat: _Beat) -> None:
         if self._store is not None:
-            self._store.set(str(self._rank), json.dumps(asdict(beat)))
+            self._store.set(_key(self._rank), json.dumps(asdict(beat)))
 
     def _read(self) -> list[_Beat]:
         assert self._store is not None
         found = []
         for rank in range(self._count):
-            known = self._store.check([str(rank)])
-            found.append(_Beat(**json.loads(self._store.get(str(rank)))) if known else _Beat())
+            known = self._store.check([_key(rank)])
+            found.append(_Beat(**json.loads(self._store.get(_key(rank)))) if known else _Beat())
         return found
 
     def _give_up(self, mine: _Beat) -> None:
@@ -133,17 +132,8 @@ class Watch:
         return _describe(late, after, "hangs in") + f", while others wait in {ahead}"
 
 
-def shared_store(timeout_seconds: float) -> Store | None:
-    """A connection of its own to the store through which torchrun's ranks met; none for a process alone."""
-    if "WORLD_SIZE" not in os.environ:
-        return None
-    store = TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=False,
-        timeout=timedelta(seconds=timeout_seconds),
-    )
-    return PrefixStore(f"watch-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+def _key(rank: int) -> str:
+    return f"watch/{rank}"
 
 
 def _describe(ranks: list[int], beats: list[_Beat], verb: str) -> str:
