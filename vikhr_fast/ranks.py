@@ -102,15 +102,15 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
             raise InputError(f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
         torch.cuda.set_device(device)
     backend = "nccl" if kind == "cuda" else "gloo"
-    timeout = timedelta(seconds=config.timeout_seconds + _GRACE_SECONDS)
-    meeting = meet(timeout)
+    patience = timedelta(seconds=config.timeout_seconds)
+    timeout = patience + timedelta(seconds=_GRACE_SECONDS)
+    meeting = meet(patience)
     rank, count = meeting.rank, meeting.count
     dist.init_process_group(backend, store=meeting.store, rank=rank, world_size=count, timeout=timeout)
     try:
         mesh = _mesh(kind, count, config.replicas)
         control = dist.new_group(backend="gloo", timeout=timeout)
-        connection = meeting.connection(timedelta(seconds=config.timeout_seconds))
-        with Watch(rank, count, config.timeout_seconds, connection) as watch:
+        with Watch(rank, count, config.timeout_seconds, meeting.connection(patience)) as watch:
             try:
                 yield Ranks(rank, count, device, mesh, watch, control)
             except RuntimeError as error:

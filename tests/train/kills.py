@@ -34,7 +34,7 @@ def start(workspace: Path, output: Path, ranks: int) -> list[subprocess.Popen[st
         output,
         data={"validation": {"held_out": workspace / "validation"}, "epochs": 40},
         batch={"micro_batch": 2, "sequences_per_step": 8},
-        runtime={"dtype": "float32", "timeout_seconds": 60},
+        runtime={"dtype": "float32", "timeout_seconds": 20},
         schedule={"max_steps": STEPS, "checkpoint_every": 2, "validate_every": 20},
     )
     return start_ranks(write_config(config, output.with_suffix(".toml")), ranks)
