@@ -327,3 +327,25 @@ def test_run_directory_keeps_config_and_environment(workspace: Path, capsys: pyt
     assert environment["seed"] == 7
     assert environment["packages"]["torch"]
     assert json.loads((workspace / "run" / "config.json").read_text())["schedule"]["max_steps"] == 1
+
+
+def test_a_rank_names_itself_where_it_knows_its_number(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    command = (
+        "corpus",
+        "shard",
+        "--input",
+        tmp_path / "none.txt",
+        "--tokenizer",
+        tmp_path,
+        "--output",
+        tmp_path / "out",
+    )
+    code, _, error = run(capsys, *command)
+    assert (code, error.startswith("vikhr-fast: error: ")) == (3, True)
+    monkeypatch.setenv("RANK", "1")
+    code, _, error = run(capsys, *command)
+    assert (code, error.startswith("vikhr-fast: rank 1: error: ")) == (3, True)

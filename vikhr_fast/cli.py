@@ -391,6 +391,7 @@ def _fail(code: ExitCode, message: str, level: str) -> NoReturn:
         import traceback
 
         traceback.print_exc()
-    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    among_others = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    rank = f"rank {os.environ['RANK']}: " if among_others else ""
     sys.stderr.write(f"vikhr-fast: {rank}error: {' '.join(message.split())}\n")  # at once: ranks share the terminal
     sys.exit(code)

@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public
 
-from vikhr_fast.errors import RankLostError
+from vikhr_fast.errors import InputError, RankLostError
 
 _POLL_SECONDS = 0.02
 
@@ -41,6 +41,7 @@ def meet(timeout: timedelta) -> Meeting:
     """Waits for all ranks that torchrun has started; without torchrun a process is alone.
 
     Raises:
+        InputError: what torchrun sets is incomplete or no number.
         RankLostError: not all ranks came.
     """
     if "WORLD_SIZE" not in os.environ:
@@ -48,6 +49,8 @@ def meet(timeout: timedelta) -> Meeting:
     try:
         store, rank, count = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]  # public
         name = name_start(store, rank, count, timeout)
+    except ValueError as error:
+        raise InputError(f"WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT: not as torchrun sets them: {error}") from None
     except dist.DistError as error:
         reason = str(error).splitlines()[0]
         raise RankLostError(f"the {os.environ['WORLD_SIZE']} ranks didn't come together: {reason}") from None

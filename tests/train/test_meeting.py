@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from vikhr_fast.errors import RankLostError
+from vikhr_fast.errors import InputError, RankLostError
 from vikhr_fast.meeting import meet, name_start
 
 LONG = timedelta(seconds=60)
@@ -75,3 +75,14 @@ def test_a_process_without_torchrun_is_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     meeting = meet(LONG)
     assert (meeting.rank, meeting.count, meeting.connection(LONG)) == (0, 1, None)
+
+
+@pytest.mark.parametrize(("variable", "value"), [("RANK", None), ("RANK", "first"), ("MASTER_PORT", "70000")])
+def test_half_of_torchruns_variables_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None
+) -> None:
+    for name, complete in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, complete)
+    monkeypatch.setenv(variable, value) if value else monkeypatch.delenv(variable)
+    with pytest.raises(InputError, match="not as torchrun sets them"):
+        meet(LONG)
