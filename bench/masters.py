@@ -9,7 +9,7 @@ keeping the masters, from the same gradients' code:
     whole       float32 masters, the same AdamW as written in `vikhr_kernels.reference`
     fused       float32 masters, torch.optim.AdamW(fused=True)
     loop        float32 masters, torch.optim.AdamW(foreach=False): what two right roundings of one formula differ by
-    fsdp        float32 masters under FSDP2's mixed precision, optimizer.master = "float32"
+    float32     optimizer.master = "float32": the same, on several ranks under FSDP2's mixed precision
     resumed     split, gone on with from the checkpoint half-way
 
 Writes OUT/masters.json; the exit code is 1 unless split, whole and resumed are equal bit for bit.
@@ -36,10 +36,11 @@ from vikhr_fast.run_directory import environment
 from vikhr_fast.train import assembly, loop
 from vikhr_fast.train.checkpoint import complete_checkpoints
 from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.sharding import local
 from vikhr_fast.train.split_adamw import SplitAdamW
 from vikhr_kernels import join_master, reference, split_master
 
-WAYS = ("split", "whole", "fused", "loop", "fsdp")
+WAYS = ("split", "whole", "fused", "loop", "float32")
 
 
 class WholeMasters(SplitAdamW):
@@ -50,8 +51,8 @@ class WholeMasters(SplitAdamW):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._masters = {
-            parameter: join_master(parameter.to_local(), self.state[parameter]["remainder"].to_local())
-            for parameter in self._gradients
+            parameter: join_master(local(parameter.detach()), local(self.state[parameter]["remainder"]))
+            for parameter in self.stored.values()
         }
         groups = [{**group, "params": [self._masters[p] for p in group["params"]]} for group in self.param_groups]
         chosen = {"fused": {"fused": True}, "loop": {"foreach": False}}.get(self.way)
@@ -62,7 +63,7 @@ class WholeMasters(SplitAdamW):
         for number, group in enumerate(self.param_groups):
             states = [self.state[parameter] for parameter in group["params"]]
             masters = [self._masters[parameter] for parameter in group["params"]]
-            gradients = [self._gradients[parameter] for parameter in group["params"]]
+            gradients = [self._gradients.of(parameter) for parameter in group["params"]]
             for state in states:
                 state["step"] += 1
             if self._torch is not None:
@@ -70,7 +71,7 @@ class WholeMasters(SplitAdamW):
                 for master, gradient in zip(masters, gradients, strict=True):
                     master.grad = gradient * scale
             else:
-                moments = ([state[name].to_local() for state in states] for name in ("exp_avg", "exp_avg_sq"))
+                moments = ([local(state[name]) for state in states] for name in ("exp_avg", "exp_avg_sq"))
                 reference.adamw(
                     masters, None, gradients, *moments, step=int(states[0]["step"]), learning_rate=group["lr"],
                     betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"], gradient_scale=scale,
@@ -78,12 +79,12 @@ class WholeMasters(SplitAdamW):
         if self._torch is not None:
             self._torch.step()
         for parameter, master in self._masters.items():
-            parameter.to_local().copy_(split_master(master)[0])
+            local(parameter.detach()).copy_(split_master(master)[0])
 
 
 def train_one(config: TrainConfig, way: str) -> None:
     """Trains on this rank with the masters kept in one way."""
-    if way not in ("split", "fsdp"):
+    if way not in ("split", "float32"):
         assembly.SplitAdamW = type(way, (WholeMasters,), {"way": way})  # type: ignore[misc]
     loop.train(config)
 
@@ -124,7 +125,7 @@ def variant(config: TrainConfig, output: Path, way: str, steps: int, ranks: int)
         output=output,
         data=dataclasses.replace(config.data, validation={}),
         batch=dataclasses.replace(batch, micro_batch=micro_batch),
-        optimizer=dataclasses.replace(config.optimizer, master="float32" if way == "fsdp" else "split"),
+        optimizer=dataclasses.replace(config.optimizer, master="float32" if way == "float32" else "split"),
         runtime=dataclasses.replace(config.runtime, device="cpu", dtype="bfloat16", threads=1),
         schedule=dataclasses.replace(
             config.schedule, max_steps=steps, checkpoint_every=steps // 2, keep_checkpoints=2, validate_every=0
@@ -198,7 +199,7 @@ def main() -> int:
         "equal_bits_with_split": equal,
         "largest_relative_loss_difference": {
             f"{a}, {b}": difference(runs[a], runs[b])
-            for a, b in (("split", "fused"), ("loop", "fused"), ("split", "fsdp"), ("fused", "fsdp"))
+            for a, b in (("split", "fused"), ("loop", "fused"), ("split", "float32"), ("fused", "float32"))
             if a in runs and b in runs
         },
         "made_with": environment(config.seed),

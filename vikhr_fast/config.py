@@ -130,11 +130,6 @@ class RuntimeConfig:
     """Groups of ranks, each with all weights sharded inside it (HSDP): as many as nodes keeps gathering in a node."""
     checkpointing: Literal["none", "selective", "full"] = "none"
     """What backward computes again of each layer, to keep less: nothing, all but attention, or all."""
-    compile: bool = False
-    """torch.compile each layer: fuses what the kernels leave, for a minute at the beginning."""
-    float8_reference: bool = False
-    """The frozen reference's layers multiply in float8 with a scale a row, its head as ever; a GPU needs compute
-    capability 8.9, a CPU emulates it."""
     reduce_each_micro_batch: bool = False
     """Reduce gradients each micro-batch, not once a step: more communication, less memory."""
     timeout_seconds: Annotated[int, Field(ge=1, le=10**7)] = 1800

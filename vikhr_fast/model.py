@@ -4,7 +4,7 @@ Parameters are named as in Hugging Face checkpoints. Inside, a batch is one row 
 after another; `cu_seqlens` says where each begins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
@@ -18,7 +18,7 @@ import vikhr_kernels
 from vikhr_fast.files import atomic_directory
 from vikhr_fast.model_config import ModelConfig, read_config, write_config
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
-from vikhr_kernels import reference
+from vikhr_kernels import linear, reference, stack
 
 __all__ = ["Head", "Mistral", "ModelConfig", "Operations"]
 
@@ -80,14 +80,19 @@ class Attention(nn.Module):
         self.flash_attention = ops.flash_attention
 
     def forward(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
-        q, k, v = (
-            projection(hidden).unflatten(-1, (-1, self.head_dim))  # [T, heads, D]
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = self.project(hidden)
         q, k = self.rope(q, k, positions, self.rope_theta)
         attended = self.flash_attention(q, k, v, cu_seqlens=cu_seqlens, window=self.window)
-        output: Tensor = self.o_proj(attended.flatten(-2))
+        (output,) = linear(attended.flatten(-2), self.o_proj.weight)
         return output
+
+    def project(self, hidden: Tensor) -> Iterator[Tensor]:
+        """Queries, keys and values [..., heads, D] of hidden states [..., H]."""
+        return (x.unflatten(-1, (-1, self.head_dim)) for x in linear(hidden, *self.sharing_input()))
+
+    def sharing_input(self) -> list[Tensor]:
+        """The weights that are multiplied with the same hidden states."""
+        return [self.q_proj.weight, self.k_proj.weight, self.v_proj.weight]
 
 
 class MLP(nn.Module):
@@ -101,12 +106,21 @@ class MLP(nn.Module):
         self.swiglu = ops.swiglu
 
     def forward(self, hidden: Tensor) -> Tensor:
-        output: Tensor = self.down_proj(self.swiglu(self.gate_proj(hidden), self.up_proj(hidden)))
+        gate, up = linear(hidden, *self.sharing_input())
+        (output,) = linear(self.swiglu(gate, up), self.down_proj.weight)
         return output
+
+    def sharing_input(self) -> list[Tensor]:
+        """The weights that are multiplied with the same hidden states."""
+        return [self.gate_proj.weight, self.up_proj.weight]
 
 
 class DecoderLayer(nn.Module):
-    """Attention, then the feed-forward network, each on a normalised input and added to the residual stream."""
+    """Attention, then the feed-forward network, each on a normalised input and added to the residual stream.
+
+    The addition at a layer's end is fused into the norm that begins the next one: between layers the stream [T, H] is
+    two summands, the last branch and the rest.
+    """
 
     def __init__(self, config: ModelConfig, ops: Operations) -> None:
         super().__init__()
@@ -116,22 +130,34 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
 
-    def forward(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+    def forward(
+        self, branch: Tensor, residual: Tensor | None, positions: Tensor, cu_seqlens: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if self.checkpointing == "none" or not torch.is_grad_enabled():
-            return self._compute(hidden, positions, cu_seqlens)
+            return self._compute(branch, residual, positions, cu_seqlens)
+        hidden = branch if residual is None else branch + residual  # one tensor to keep instead of two
         # Inside the module: FSDP2's own hooks then run once a pass, not again when the layer is computed again.
         saved = _SAVED if self.checkpointing == "selective" else []
-        computed: Tensor = checkpoint(
-            self._compute, hidden, positions, cu_seqlens, use_reentrant=False, preserve_rng_state=False,
+        computed: tuple[Tensor, Tensor] = checkpoint(
+            self._compute, hidden, None, positions, cu_seqlens, use_reentrant=False, preserve_rng_state=False,
             context_fn=partial(create_selective_checkpoint_contexts, saved),
         )  # fmt: skip
         return computed
 
-    def _compute(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
-        attended: Tensor = self.self_attn(self.input_layernorm(hidden), positions, cu_seqlens)
+    def _compute(
+        self, branch: Tensor, residual: Tensor | None, positions: Tensor, cu_seqlens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        normalised, hidden = self.begin(branch, residual)
+        attended: Tensor = self.self_attn(normalised, positions, cu_seqlens)
         normalised, hidden = self.post_attention_layernorm.add(attended, hidden)
         transformed: Tensor = self.mlp(normalised)
-        return hidden + transformed
+        return transformed, hidden
+
+    def begin(self, branch: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The normalised input, and the input itself; the first layer's has no second summand."""
+        if residual is None:
+            return self.input_layernorm(branch), branch
+        return self.input_layernorm.add(branch, residual)
 
 
 class Decoder(nn.Module):
@@ -144,10 +170,11 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
 
     def forward(self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
-        hidden: Tensor = self.embed_tokens(tokens)
+        branch, residual = self.embed_tokens(tokens), None
         for layer in self.layers:
-            hidden = layer(hidden, positions, cu_seqlens)
-        normalised: Tensor = self.norm(hidden)
+            branch, residual = layer(branch, residual, positions, cu_seqlens)
+        assert residual is not None
+        normalised, _ = self.norm.add(branch, residual)
         return normalised
 
 
@@ -235,10 +262,20 @@ class Mistral(nn.Module):
             assert isinstance(layer, DecoderLayer)
             layer.checkpointing = checkpointing
 
-    def compile_layers(self) -> None:
-        """Compiles each layer, with what it computes again in backward; the registered operations stay as they are."""
+    def sharing_input(self) -> Iterator[list[Tensor]]:
+        """The weights that each share their input: q, k and v; gate and up."""
         for layer in self.model.layers:
-            layer.forward = torch.compile(layer.forward)  # inside the module: FSDP2's hooks stay outside
+            assert isinstance(layer, DecoderLayer)
+            yield layer.self_attn.sharing_input()
+            yield layer.mlp.sharing_input()
+
+    def stack_weights(self) -> None:
+        """Lays weights that share an input one after another in memory, so that they are one product (`linear`).
+
+        Moving them to another dtype or device parts them again.
+        """
+        for weights in self.sharing_input():
+            stack(weights)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of final hidden states [..., H]."""
@@ -256,7 +293,7 @@ class Mistral(nn.Module):
     ) -> "Mistral":
         """Reads a Hugging Face Mistral directory, one tensor at a time.
 
-        Host memory: the weights in `dtype` where `device` is the CPU, plus one tensor.
+        Host memory: the weights in `dtype` where `device` is the CPU, plus one layer's gate and up.
 
         Raises:
             InputError: one line that names everything wrong with the config, or with the tensors.
@@ -268,6 +305,7 @@ class Mistral(nn.Module):
         files.require(shapes)
         values: Mapping[str, Tensor] = {name: files.read(name, dtype, device) for name in shapes}
         model.load_state_dict(values, assign=True)
+        model.stack_weights()
         return model
 
     def save_pretrained(self, directory: Path | str, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:

@@ -115,7 +115,8 @@ def _differences(
     changed: set[str] = set()
     for key in earlier.keys() | config.keys():
         name, before, now = f"{prefix}{key}", earlier.get(key), config.get(key)
-        if name in may_change or before == now:
+        is_gone = before is False and key not in config  # an option that was off and doesn't exist any more
+        if name in may_change or before == now or is_gone:
             continue
         if isinstance(before, dict) and isinstance(now, dict):
             changed |= _differences(before, now, may_change, f"{name}.")

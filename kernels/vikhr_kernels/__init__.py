@@ -4,6 +4,8 @@ from vikhr_kernels import reference
 from vikhr_kernels.adamw import adamw
 from vikhr_kernels.dispatch import allow_triton
 from vikhr_kernels.flash_attention import flash_attention
+from vikhr_kernels.gradient_sum import GradientSum
+from vikhr_kernels.linear import linear, stack
 from vikhr_kernels.linear_ce_kl import linear_ce_kl
 from vikhr_kernels.reference import join_master, split_master
 from vikhr_kernels.rms_norm import rms_norm
@@ -11,14 +13,17 @@ from vikhr_kernels.rope import rope
 from vikhr_kernels.swiglu import swiglu
 
 __all__ = [
+    "GradientSum",
     "adamw",
     "allow_triton",
     "flash_attention",
     "join_master",
+    "linear",
     "linear_ce_kl",
     "reference",
     "rms_norm",
     "rope",
     "split_master",
+    "stack",
     "swiglu",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vikhr_kernels.arguments import require, require_like, require_shape
 from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.gradient_sum import gradient_sum, multiply_into
 from vikhr_kernels.reference import accumulation_dtype
 
 # Both models' logits of a default chunk. A GPU's are all that the kernels hold beyond inputs and gradients, so that
@@ -232,16 +233,6 @@ def _divergence(logits: Tensor, ref_logits: Tensor, support: Tensor | None, forw
     return weighted.sub_(excess).sum(-1, keepdim=True), p.mul_(log_ratio.sub_(mean_log_ratio))
 
 
-def _gemm_wide(a: Tensor, b: Tensor, out: Tensor, beta: int = 0) -> None:
-    """out = a @ b + beta * out, accumulated and stored in the accumulation dtype, which is that of `out`."""
-    if a.dtype == out.dtype:
-        torch.addmm(out, a, b, beta=beta, out=out)
-    elif a.is_cuda:
-        torch.addmm(out, a, b, out.dtype, beta=beta, out=out)  # 16-bit operands, float32 result: one GEMM
-    else:
-        torch.addmm(out, a.to(out.dtype), b.to(out.dtype), beta=beta, out=out)
-
-
 @torch.library.custom_op("vikhr::linear_ce_kl", mutates_args=())
 def _chunked_loss(
     hidden: Tensor,
@@ -271,11 +262,11 @@ def _chunked_loss(
     for start in range(0, count, chunk_tokens):
         rows = slice(start, min(start + chunk_tokens, count))
         logits = logits_memory[: rows.stop - start]  # [n, V]
-        _gemm_wide(hidden[rows], weight.T, logits)
+        multiply_into(logits, hidden[rows], weight.T)
         ref_logits = None
         if ref_hidden is not None and ref_weight is not None and ref_logits_memory is not None:
             ref_logits = ref_logits_memory[: rows.stop - start]
-            _gemm_wide(ref_hidden[rows], ref_weight.T, ref_logits)
+            multiply_into(ref_logits, ref_hidden[rows], ref_weight.T)
         coefficients = (ce_coefficient[rows], kl_coefficient[rows], z_coefficient[rows])
         results = (losses[rows], ce[rows], kl[rows])
         row_step = _triton_row_step if runs_on_triton(hidden) else eager_row_step
@@ -286,7 +277,7 @@ def _chunked_loss(
         if with_gradient:
             torch.mm(gradient, weight, out=d_hidden[rows])
             # In the hidden states' dtype, sums over chunks would lose small contributions.
-            _gemm_wide(gradient.T, hidden[rows], d_weight, beta=int(start > 0))
+            multiply_into(d_weight, gradient.T, hidden[rows], beta=int(start > 0))
     return losses.sum(), losses, ce, kl, d_hidden, d_weight
 
 
@@ -307,6 +298,7 @@ def _(hidden: Tensor, weight: Tensor, *rest: object) -> tuple[Tensor, ...]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.deferred = not inputs[-1]
+    ctx.sum = gradient_sum(inputs[1])
     if ctx.deferred:
         ctx.save_for_backward(*inputs[:9])
         ctx.settings = inputs[9:-1]
@@ -322,10 +314,16 @@ def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor |
     without_gradient = [None] * 10
     if not ctx.deferred:
         d_hidden, d_weight = ctx.saved_tensors
+        if ctx.sum is not None:
+            ctx.sum.add_scaled(d_weight, d_total)
+            return d_hidden * d_total, None, *without_gradient
         return d_hidden * d_total, _scaled(d_weight, d_total, ctx.weight_dtype), *without_gradient
     *head, ce_coefficient, kl_coefficient, z_coefficient, support = ctx.saved_tensors
     coefficients = (c * d_losses for c in (ce_coefficient, kl_coefficient, z_coefficient))
     *_, d_hidden, d_weight = _chunked_loss(*head, *coefficients, support, *ctx.settings, True)
+    if ctx.sum is not None:
+        ctx.sum.add(d_weight)
+        return d_hidden, None, *without_gradient
     return d_hidden, d_weight.to(head[1].dtype), *without_gradient
 
 

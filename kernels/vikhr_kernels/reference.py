@@ -68,6 +68,11 @@ def rope(q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor,
     return rotate(q), rotate(k)
 
 
+def linear(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """x [..., K] times each weight [N_i, K] transposed: [..., N_i]."""
+    return tuple(F.linear(x, weight) for weight in weights)
+
+
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """`silu(gate) * up` (Shazeer 2020), elementwise over equal shapes."""
     return F.silu(gate) * up

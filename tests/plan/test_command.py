@@ -41,7 +41,7 @@ def test_one_large_gpu_holds_the_preset_made_for_it(capsys: pytest.CaptureFixtur
 def test_what_does_not_fit_names_the_nearest_that_does(capsys: pytest.CaptureFixture[str]) -> None:
     result = numbers(capsys, gpu="h200", gpus=1)
     assert not result["fits"]
-    assert result["nearest_fit"] == "runtime.reduce_each_micro_batch = true, batch.micro_batch = 2"
+    assert result["nearest_fit"] == 'optimizer.master = "split", batch.micro_batch = 2'
     plan(Plan(gpu="h200", gpus=1))
     assert "Does not fit. Nearest that does: runtime.reduce_each" in " ".join(capsys.readouterr().out.split())
     assert numbers(capsys, gpus=1)["nearest_fit"].startswith("--gpus ")
@@ -64,18 +64,6 @@ def test_replicas_take_the_memory_of_one_and_the_time_of_their_sums(
     assert two["speed"]["communication_seconds"] > one["speed"]["communication_seconds"] / 2 + 0.1
     with pytest.raises(InputError, match=r"runtime.replicas 2 of .* doesn't divide it"):
         plan(Plan(config=file, gpus=1))
-
-
-def test_a_float8_reference_takes_half_the_bytes_and_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    preset = (PRESETS / "vikhr-7b-1gpu.toml").read_text()
-    file = tmp_path / "float8.toml"
-    file.write_text(preset.replace("[runtime]", "[runtime]\nfloat8_reference = true"))
-    whole = numbers(capsys, config=Path("vikhr-7b-1gpu"), gpu="h200", gpus=1)
-    narrow = numbers(capsys, config=file, gpu="h200", gpus=1)
-    assert narrow["memory_bytes"]["reference"] == pytest.approx(whole["memory_bytes"]["reference"] / 2, rel=0.05)
-    assert narrow["speed"]["step_seconds"] == pytest.approx(whole["speed"]["step_seconds"] * 9 / 10, rel=0.02)
-    with pytest.raises(InputError, match=r"float8.toml: runtime.float8_reference: A100-80GB has no float8"):
-        plan(Plan(config=file, gpus=8))
 
 
 def test_measured_rates_replace_the_data_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

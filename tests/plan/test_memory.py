@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 from training_runs import make_config
 
@@ -32,10 +31,6 @@ SHAPE = ModelConfig(
     max_position_embeddings=512,
 )
 TOKENS = 384
-
-
-def local_bytes(tensor: Tensor) -> int:
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes
 
 
 def test_parameters_are_counted() -> None:
@@ -91,7 +86,7 @@ def test_loss_head(chunk_tokens: int, with_reference: bool, monkeypatch: pytest.
         return logits.view(torch.bfloat16)[:, -logits.shape[1] :]
 
     monkeypatch.setattr(module, "eager_row_step", row_step)
-    monkeypatch.setattr(module, "_gemm_wide", lambda a, b, out, beta=0: out.fill_(beta))  # noqa: ARG005
+    monkeypatch.setattr(module, "multiply_into", lambda out, a, b, beta=0: out.fill_(beta))  # noqa: ARG005
     monkeypatch.setattr(torch, "mm", lambda a, b, out: out.zero_())  # noqa: ARG005
     monkeypatch.setattr(module, "_scaled", lambda x, _, dtype: x.to(dtype))  # a CPU makes a float32 copy on the way
     monkeypatch.setattr(module, "_CHUNK_BYTES", {"cpu": 960 << 20})
@@ -129,8 +124,7 @@ def test_weights_moments_and_gradients(workspace: Path, tmp_path: Path, master: 
         update, gradients = training.optimizer.update, []
 
         def record(norm: Tensor, max_norm: float) -> None:
-            own = getattr(training.optimizer, "_gradients", {})
-            gradients.extend(own.values() or [p.grad for p in training.model.parameters() if p.grad is not None])
+            gradients.extend(parameter.gradient_sum.total for parameter in training.model.parameters())
             update(norm, max_norm)
 
         training.optimizer.update = record  # type: ignore[method-assign]
@@ -138,15 +132,16 @@ def test_weights_moments_and_gradients(workspace: Path, tmp_path: Path, master: 
             training._step(step, batches)
         states = training.optimizer.state.values()
         found = {
-            "moments": sum(local_bytes(state[name]) for state in states for name in ("exp_avg", "exp_avg_sq")),
-            "gradients": sum(map(local_bytes, gradients)),
-            "reference": sum(map(local_bytes, training.objective._reference.parameters())),
+            "moments": sum(state[name].nbytes for state in states for name in ("exp_avg", "exp_avg_sq")),
+            "gradients": sum(x.nbytes for x in gradients),
+            "reference": sum(x.nbytes for x in training.objective._reference.parameters()),
         }
-        weights = sum(map(local_bytes, training.model.parameters()))
-        found["parameters" if master == "split" else "master weights"] = weights
+        found["parameters"] = sum(x.nbytes for x in training.model.parameters())
         if master == "split":
-            found["remainders"] = sum(local_bytes(state["remainder"]) for state in states)
-            assert all(parameter.grad is None for parameter in training.model.parameters())
+            found["remainders"] = sum(state["remainder"].nbytes for state in states)
+        else:
+            found["master weights"] = sum(x.nbytes for x in training.optimizer.stored.values())
+        assert all(parameter.grad is None for parameter in training.model.parameters())
     predicted = memory(config, inputs.model, 1)
     for name, size in found.items():
         assert size == pytest.approx(predicted[name], rel=0.05), name

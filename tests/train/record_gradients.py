@@ -17,6 +17,7 @@ from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.train import loop
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.interruption import Interruption
+from vikhr_fast.train.sharding import full
 
 # fully_shard calls the first or, in later versions of PyTorch, the second of each pair.
 COLLECTIVES = {"all_gather_into_tensor", "all_gather_single", "reduce_scatter_tensor", "reduce_scatter_single"}
@@ -48,7 +49,7 @@ def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
         return objective(*args, **kwargs)
 
     def recording_update(norm: torch.Tensor, max_norm: float) -> None:
-        gradients.append({name: p.grad.full_tensor().clone() for name, p in training.model.named_parameters()})
+        gradients.append({name: full(master.grad).clone() for name, master in training.optimizer.stored.items()})
         update(norm, max_norm)
 
     recording_objective.weights = objective.weights  # type: ignore[attr-defined]

@@ -23,11 +23,10 @@ from vikhr_fast.evaluate.sharded import ShardedModel
 from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import process_group
 from vikhr_fast.tokenizer.load import load_encoder
-from vikhr_fast.train.assembly import DTYPES
 from vikhr_fast.train.checkpoint import Checkpoints
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.sharding import load_sharded
+from vikhr_fast.train.sharding import load_model
 from vikhr_fast.watch import Watch
 from vikhr_kernels import reference
 
@@ -105,9 +104,7 @@ def test_log_likelihoods_are_those_with_a_cache(workspace: Path, sequence_length
     plain = Mistral.from_pretrained(workspace / "model", torch.float64)
     expected = [likelihoods(plain, [[encode_pair(encoder, *text)]])[0][0].log for text in texts]
     with process_group(RuntimeConfig(device="cpu", threads=1)) as ranks:
-        model = load_sharded(
-            workspace / "model", ranks, ops=reference, compute=DTYPES["float64"], storage=DTYPES["float64"]
-        )
+        model = load_model(workspace / "model", ranks, ops=reference, compute=torch.float64)
         entered = []
         sharded = ShardedModel(model, encoder, ranks, sequence_length, micro_batch, 50, lambda: entered.append(1))
         found = [log for log, _ in sharded.loglikelihood([Request(*text) for text in texts])]

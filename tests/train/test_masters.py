@@ -22,7 +22,7 @@ def compare(root: Path, output: Path, *arguments: object) -> dict[str, Any]:
     return results
 
 
-@pytest.mark.parametrize(("ranks", "other"), [(1, "fsdp"), (2, "whole")])
+@pytest.mark.parametrize(("ranks", "other"), [(1, "float32"), (2, "float32")])
 def test_split_masters_are_float32_ones(
     workspace: Path, tmp_path: Path, pytestconfig: pytest.Config, ranks: int, other: str
 ) -> None:

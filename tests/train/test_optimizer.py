@@ -1,11 +1,14 @@
-"""The learning-rate schedule and the parameter groups."""
+"""The learning-rate schedule, the parameter groups and what an optimiser keeps."""
 
 import pytest
-from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict
+import torch
 
-from vikhr_fast.config import OptimizerConfig
-from vikhr_fast.train.optimizer import build_optimizer, learning_rate
+from vikhr_fast.config import OptimizerConfig, RuntimeConfig
+from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.ranks import process_group
+from vikhr_fast.train.checkpoint import _values
+from vikhr_fast.train.optimizer import MasterAdamW, learning_rate
+from vikhr_fast.train.split_adamw import SplitAdamW
 
 
 def rates(num_steps: int = 21, **options: object) -> list[float]:
@@ -34,20 +37,34 @@ def test_run_no_longer_than_warm_up() -> None:
     assert rates(num_steps=5, schedule="linear")[-1] == pytest.approx(0.2)
 
 
-def test_only_matrices_are_decayed() -> None:
-    model = nn.Sequential(nn.Embedding(3, 4), nn.LayerNorm(4), nn.Linear(4, 2, bias=False))
-    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.3, beta1=0.8, beta2=0.7, eps=1e-3))
+@pytest.fixture(params=["float32", "split"])
+def optimizer(request: pytest.FixtureRequest) -> MasterAdamW | SplitAdamW:
+    split = request.param == "split"
+    shape = ModelConfig(
+        vocab_size=3, hidden_size=4, intermediate_size=6, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=2, max_position_embeddings=8,
+    )  # fmt: skip
+    model = Mistral(shape, dtype=torch.bfloat16 if split else torch.float32)
+    masters = {name: parameter.detach().float() for name, parameter in model.named_parameters()}
+    config = OptimizerConfig(weight_decay=0.3, beta1=0.8, beta2=0.7, eps=1e-3)
+    with process_group(RuntimeConfig(device="cpu", threads=1)) as ranks:
+        return (SplitAdamW if split else MasterAdamW)(model, masters, config, ranks)
+
+
+def test_only_matrices_are_decayed(optimizer: MasterAdamW | SplitAdamW) -> None:
     decayed, plain = optimizer.param_groups
-    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 4), (2, 4)]
+    assert [p.dim() for p in decayed["params"]] == [2] * 9
+    assert [tuple(p.shape) for p in plain["params"]] == [(4,)] * 3
     assert decayed["weight_decay"] == 0.3
     assert plain["weight_decay"] == 0.0
     assert decayed["betas"] == (0.8, 0.7)
     assert decayed["eps"] == 1e-3
 
 
-def test_a_checkpoint_before_the_first_update_is_not_a_step_of_the_optimiser() -> None:
-    """As after a first step that was skipped: PyTorch fills an empty state by a step without gradients."""
-    model = nn.Linear(2, 2)
-    optimizer = build_optimizer(model, OptimizerConfig())
-    get_state_dict(model, optimizer)
-    assert [float(state["step"]) for state in optimizer.state.values()] == [0.0, 0.0]
+def test_a_checkpoint_before_the_first_update_holds_all(optimizer: MasterAdamW | SplitAdamW) -> None:
+    """As after a first step that was skipped."""
+    values = _values(optimizer)
+    assert len(values["model"]) == 12
+    for name, state in values["optimizer"]["state"].items():
+        assert float(state.pop("step")) == 0.0
+        assert all(tensor.shape == values["model"][name].shape for tensor in state.values())

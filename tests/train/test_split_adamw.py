@@ -11,9 +11,9 @@ from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
+from vikhr_fast.train.gradients import ReducedGradients
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
-from vikhr_fast.train.split_adamw import SplitAdamW
 
 
 def small_run(workspace: Path, output: Path, moments: str = "float32", **changes: Any) -> TrainConfig:
@@ -92,7 +92,7 @@ def test_a_gradient_that_is_still_being_added_is_not_given_to_the_next_module(mo
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the hook's stream")
     parameter = torch.zeros(3, 2)
-    taking = SimpleNamespace(_gradients={parameter: torch.ones(3, 2)}, _shards=1)
-    SplitAdamW._take(cast(SplitAdamW, taking), [parameter], torch.ones(6).as_subclass(OnGpu))
+    taking = SimpleNamespace(_sums={parameter: torch.ones(3, 2)}, _shards=1)
+    ReducedGradients._take(cast(ReducedGradients, taking), [parameter], torch.ones(6).as_subclass(OnGpu))
     assert events == ["the hook's stream"]
-    assert torch.equal(taking._gradients[parameter], torch.full((3, 2), 2.0))
+    assert torch.equal(taking._sums[parameter], torch.full((3, 2), 2.0))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vikhr_fast.model import Attention, DecoderLayer, Mistral
+from vikhr_kernels import linear
 
 _CHUNK = 1024  # prompt tokens read at once: the scores of a chunk with all before it exist at once
 
@@ -88,24 +89,23 @@ class CachedModel:
         mask = seen <= positions[..., None]  # [B, N, S]
         if window is not None:
             mask &= seen > positions[..., None] - window
-        hidden: Tensor = decoder.embed_tokens(tokens)
+        branch, residual = decoder.embed_tokens(tokens), None
         for layer, (keys, values) in zip(decoder.layers, self._caches, strict=True):
             assert isinstance(layer, DecoderLayer)
-            attended = _attend(layer.self_attn, layer.input_layernorm(hidden), positions, keys, values, mask)
-            normalised, hidden = layer.post_attention_layernorm.add(attended, hidden)
-            hidden = hidden + layer.mlp(normalised)
-        normalised_output: Tensor = decoder.norm(hidden)
-        return normalised_output
+            normalised, hidden = layer.begin(branch, residual)
+            attended = _attend(layer.self_attn, normalised, positions, keys, values, mask)
+            normalised, residual = layer.post_attention_layernorm.add(attended, hidden)
+            branch = layer.mlp(normalised)
+        assert residual is not None
+        normalised, _ = decoder.norm.add(branch, residual)
+        return normalised
 
 
 def _attend(
     attention: Attention, hidden: Tensor, positions: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 ) -> Tensor:
     """Attention of [B, N, H] to everything cached, itself included."""
-    q, k, v = (
-        projection(hidden).unflatten(-1, (-1, attention.head_dim))  # [B, N, heads, D]
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
+    q, k, v = attention.project(hidden)  # [B, N, heads, D]
     q, k = (
         x.unflatten(0, positions.shape)
         for x in attention.rope(q.flatten(0, 1), k.flatten(0, 1), positions.flatten(), attention.rope_theta)
@@ -120,5 +120,5 @@ def _attend(
         attn_mask=mask[:, None],
         enable_gqa=True,
     )
-    output: Tensor = attention.o_proj(attended.transpose(1, 2).flatten(-2))
+    (output,) = linear(attended.transpose(1, 2).flatten(-2), attention.o_proj.weight)
     return output

@@ -1,6 +1,7 @@
 """`vikhr-fast plan`: what a run would need and cost, and what to change where it doesn't fit."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -91,8 +92,6 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
             f"plan: gpus: {options.gpus}: runtime.replicas {config.runtime.replicas} of {options.config} "
             "doesn't divide it"
         )
-    if config.runtime.float8_reference and not hardware.float8:
-        raise InputError(f"plan: {options.config}: runtime.float8_reference: {hardware.name} has no float8")
     if config.batch.sequences_per_step % (config.batch.micro_batch * options.gpus):
         raise InputError(
             f"plan: gpus: {options.gpus}: batch.sequences_per_step {config.batch.sequences_per_step} of "
@@ -145,30 +144,32 @@ def _nearest_fit(config: TrainConfig, model: ModelConfig, hardware: Hardware, gp
 
 def _changes(config: TrainConfig, gpus: int) -> Iterator[tuple[str, TrainConfig, int]]:
     """What can be changed without changing what is learnt: less memory for more time, then more GPUs."""
-    batch, runtime = config.batch, config.runtime
-    for factor in (1, 2, 4, 8, 16, 32, 64, 128):
+    batch, optimizer, runtime = config.batch, config.optimizer, config.runtime
+    choices = itertools.product(
+        (1, 2, 4, 8, 16, 32, 64, 128),
+        dict.fromkeys((optimizer.master, "split")) if runtime.dtype == "bfloat16" else [optimizer.master],
+        sorted({runtime.reduce_each_micro_batch, True}),
+        dict.fromkeys((runtime.checkpointing, "selective", "full")),
+        range(batch.micro_batch, 0, -1),
+    )
+    for factor, master, reduce, checkpointing, micro_batch in choices:
         count = gpus * factor
-        more = [f"--gpus {count}"] if factor > 1 else []
-        for reduce in sorted({runtime.reduce_each_micro_batch, True}):
-            for checkpointing in dict.fromkeys((runtime.checkpointing, "selective", "full")):
-                for micro_batch in range(batch.micro_batch, 0, -1):
-                    if batch.sequences_per_step % (micro_batch * count):
-                        continue
-                    changed = dataclasses.replace(
-                        config,
-                        batch=dataclasses.replace(batch, micro_batch=micro_batch),
-                        runtime=dataclasses.replace(
-                            runtime, reduce_each_micro_batch=reduce, checkpointing=checkpointing
-                        ),
-                    )
-                    words = list(more)
-                    if reduce != runtime.reduce_each_micro_batch:
-                        words.append("runtime.reduce_each_micro_batch = true")
-                    if checkpointing != runtime.checkpointing:
-                        words.append(f'runtime.checkpointing = "{checkpointing}"')
-                    if micro_batch != batch.micro_batch:
-                        words.append(f"batch.micro_batch = {micro_batch}")
-                    yield ", ".join(words), changed, count
+        if batch.sequences_per_step % (micro_batch * count):
+            continue
+        changed = dataclasses.replace(
+            config,
+            batch=dataclasses.replace(batch, micro_batch=micro_batch),
+            optimizer=dataclasses.replace(optimizer, master=master),
+            runtime=dataclasses.replace(runtime, reduce_each_micro_batch=reduce, checkpointing=checkpointing),
+        )
+        words = {
+            f"--gpus {count}": factor > 1,
+            f'optimizer.master = "{master}"': master != optimizer.master,
+            "runtime.reduce_each_micro_batch = true": reduce != runtime.reduce_each_micro_batch,
+            f'runtime.checkpointing = "{checkpointing}"': checkpointing != runtime.checkpointing,
+            f"batch.micro_batch = {micro_batch}": micro_batch != batch.micro_batch,
+        }
+        yield ", ".join(word for word, differs in words.items() if differs), changed, count
 
 
 def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[str, Any]) -> None:

@@ -30,11 +30,6 @@ class Parameters:
         return cls(layer, head, model.num_hidden_layers * layer + 2 * head + model.hidden_size)
 
     @property
-    def in_float8(self) -> int:
-        """Those that a float8 reference has in float8: the layers', but for norms that don't count."""
-        return self.total - 2 * self.head
-
-    @property
     def multiplied(self) -> int:
         """Those that a token is multiplied with: all but the embedding."""
         return self.total - self.head
@@ -81,29 +76,28 @@ def loss_bytes(model: ModelConfig, tokens: int, chunk_tokens: int, reference: bo
 def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]:
     """Bytes a GPU at the peak of a step, in bf16, by category."""
     count = Parameters.of(model)
-    shards = gpus // config.runtime.replicas
-    shard = count.total / shards
+    shard = count.total / (gpus // config.runtime.replicas)
     reference = config.kl.combine == "slerp" or config.kl.weight > 0
-    narrow = reference and config.runtime.float8_reference  # a byte less for each element
     split = config.optimizer.master == "split"
     tokens = config.batch.micro_batch * config.data.sequence_length
-    accumulation = config.batch.sequences_per_step // (config.batch.micro_batch * gpus)
-    # Gathered: the heads from their forward to the end of their backward, and two layers, one of them on its way.
-    gathered = _HALF * (count.head + 2 * count.layer)
-    waiting = accumulation > 1 and not config.runtime.reduce_each_micro_batch
-    gradients = {
-        "gradients": _WIDE * shard,
-        "gradients not yet reduced": _WIDE * (count.total if waiting else count.layer),
-    }
+    sharded = {}
+    if gpus > 1:
+        accumulation = config.batch.sequences_per_step // (config.batch.micro_batch * gpus)
+        waiting = accumulation > 1 and not config.runtime.reduce_each_micro_batch
+        sharded = {
+            "gradients not yet reduced": _WIDE * (count.total if waiting else count.layer),
+            # the heads from their forward to the end of their backward, and two layers, one of them on its way
+            "gathered parameters": _HALF * (count.head + 2 * count.layer) * (1 + reference),
+        }
     return {
         name: round(size)
         for name, size in {
-            "parameters" if split else "master weights": (_HALF if split else _WIDE) * shard,
-            **({"remainders": _HALF * shard} if split else {}),
+            **({"parameters": _HALF * shard} if split or gpus == 1 else {}),
+            **({"remainders": _HALF * shard} if split else {"master weights": _WIDE * shard}),
             "moments": 2 * (_WIDE if config.optimizer.moments == "float32" else _HALF) * shard,
-            **gradients,
-            **({"reference": _HALF * shard - narrow * count.in_float8 / shards} if reference else {}),
-            "gathered parameters": gathered * (1 + reference) - narrow * 2 * count.layer,
+            "gradients": _WIDE * shard,
+            **({"reference": _HALF * shard} if reference else {}),
+            **sharded,
             "activations": layers_bytes(model, tokens, config.runtime.checkpointing),
             "loss head": loss_bytes(model, tokens, config.runtime.chunk_tokens, reference),
         }.items()

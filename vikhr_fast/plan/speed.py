@@ -17,13 +17,12 @@ class Hardware:
     bandwidth: float  # bytes of memory a second
     link: float  # bytes a second to its neighbours in the node, one direction
     watts: float
-    float8: bool
 
 
 HARDWARE = {
-    "a100-80": Hardware("A100-80GB", 79 * GIB, 312e12, 2.04e12, 300e9, 400, False),
-    "h100": Hardware("H100-80GB", 79 * GIB, 989e12, 3.35e12, 450e9, 700, True),
-    "h200": Hardware("H200-141GB", 139 * GIB, 989e12, 4.8e12, 450e9, 700, True),
+    "a100-80": Hardware("A100-80GB", 79 * GIB, 312e12, 2.04e12, 300e9, 400),
+    "h100": Hardware("H100-80GB", 79 * GIB, 989e12, 3.35e12, 450e9, 700),
+    "h200": Hardware("H200-141GB", 139 * GIB, 989e12, 4.8e12, 450e9, 700),
 }
 LINK_SHARE = 0.7  # of the link's rate that collectives reach
 NETWORK = 20e9  # bytes a second of each GPU between nodes, where replicas sum their gradients
@@ -82,15 +81,13 @@ def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int
     training, frozen = flops_per_token(model, config.data.sequence_length)
     if config.kl.combine == "sum" and config.kl.weight == 0:
         frozen = 0.0
-    narrow = frozen > 0 and config.runtime.float8_reference
-    frozen_time = frozen - narrow * count.in_float8  # of 2 a parameter: twice as fast
     again = {"none": 0.0, "selective": training / 3, "full": training / 3}[config.runtime.checkpointing]
-    compute = tokens * (training + frozen_time + again) / (hardware.flops * efficiency)
+    compute = tokens * (training + frozen + again) / (hardware.flops * efficiency)
     micro_batches = batch.sequences_per_step / (batch.micro_batch * gpus)
     replicas = config.runtime.replicas
     shards = gpus // replicas
     moved = (shards - 1) / shards * count.total
-    bytes_gathered = 4 + (0 if frozen == 0 else 1 if narrow else 2)  # bf16 before forward and backward, the reference's
+    bytes_gathered = 4 + (0 if frozen == 0 else 2)  # bf16 before forward and backward, the reference's
     reductions = micro_batches if config.runtime.reduce_each_micro_batch else 1
     communication = (micro_batches * bytes_gathered + 4 * reductions) * moved / (hardware.link * LINK_SHARE)
     between = reductions * 2 * (replicas - 1) / replicas * 4 * count.total / shards / NETWORK

@@ -22,17 +22,17 @@ import pydantic
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.distributed.tensor import DTensor
 
 from vikhr_fast.config import ScheduleConfig
 from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of, sync_directory, write_text
-from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import Ranks
+from vikhr_fast.train.optimizer import MasterAdamW
+from vikhr_fast.train.sharding import local
+from vikhr_fast.train.split_adamw import SplitAdamW
 
 _MANIFEST, _STATE = "manifest.json", "state.json"
 _SPARE_BYTES = 1 << 20  # for what isn't tensors
@@ -85,7 +85,7 @@ class Checkpoints:
         """Whether `finish` will raise here."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
-    def save(self, model: Mistral, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+    def save(self, optimizer: MasterAdamW | SplitAdamW, state: TrainState) -> None:
         """Copies everything, then writes `step-N` in the background; the one before is finished first.
 
         Does nothing where that is the newest checkpoint already, and before the first step.
@@ -99,7 +99,7 @@ class Checkpoints:
         self._newest = state.step
         final = self._directory / f"step-{state.step:08d}"
         unfinished = self._directory / f".{final.name}.partial"
-        values = _sharded_values(model, optimizer)
+        values = _values(optimizer)
         needed = torch.tensor(_local_bytes(values) + _SPARE_BYTES, device=self._ranks.device)
         num_bytes = int(self._ranks.sum(needed)) // self._ranks.replicas  # one of them writes
 
@@ -122,7 +122,7 @@ class Checkpoints:
         """Waits for the writing thread, without asking how it ended."""
         self._writer.shutdown()
 
-    def load_last(self, model: Mistral, optimizer: torch.optim.Optimizer) -> TrainState:
+    def load_last(self, optimizer: MasterAdamW | SplitAdamW) -> TrainState:
         """Fills model and optimiser from the newest checkpoint that is whole, written by any number of ranks.
 
         Damaged ones are set aside. Without any checkpoint the run begins.
@@ -133,7 +133,7 @@ class Checkpoints:
         self._ranks.on_main(lambda: remove_leftovers(self._directory))
         while checkpoints := complete_checkpoints(self._directory):
             try:
-                state = load_checkpoint(checkpoints[-1], model, optimizer, self._ranks)
+                state = load_checkpoint(checkpoints[-1], optimizer, self._ranks)
             except InputError as error:  # on every rank
                 if len(checkpoints) == 1:
                     raise
@@ -169,16 +169,15 @@ class Checkpoints:
             raise failures[0]
 
 
-def load_checkpoint(path: Path, model: Mistral, optimizer: torch.optim.Optimizer, ranks: Ranks) -> TrainState:
+def load_checkpoint(path: Path, optimizer: MasterAdamW | SplitAdamW, ranks: Ranks) -> TrainState:
     """Fills model and optimiser from a checkpoint of this run, written by any number of ranks.
 
     Raises:
         InputError: a file is missing, damaged or cut short.
     """
     ranks.together(lambda: verify(path, ranks.rank, ranks.count))
-    values = _sharded_values(model, optimizer)
-    load(values, checkpoint_id=path)
-    set_state_dict(model, optimizer, model_state_dict=values["model"], optim_state_dict=values["optimizer"])
+    load(_values(optimizer), checkpoint_id=path)  # in place
+    optimizer.loaded()
     return read_state(path)
 
 
@@ -270,9 +269,11 @@ def _delete(checkpoints: list[Path]) -> None:
         shutil.rmtree(doomed)
 
 
-def _sharded_values(model: Mistral, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    model_values, optimizer_values = get_state_dict(model, optimizer)
-    return {"model": model_values, "optimizer": optimizer_values}
+def _values(optimizer: MasterAdamW | SplitAdamW) -> dict[str, Any]:
+    """What a checkpoint holds, under the names of the model's parameters: the tensors themselves, not copies."""
+    stored = {name: tensor.detach() for name, tensor in optimizer.stored.items()}
+    states = {name: optimizer.state[tensor] for name, tensor in optimizer.stored.items()}
+    return {"model": stored, "optimizer": {"state": states}}
 
 
 def _require_space(directory: Path, num_bytes: int) -> None:
@@ -297,6 +298,4 @@ def _local_bytes(values: Any) -> int:
     """Bytes of this rank's shards of all tensors in nested dictionaries."""
     if isinstance(values, dict):
         return sum(map(_local_bytes, values.values()))
-    if isinstance(values, DTensor):
-        return values.to_local().nbytes
-    return values.nbytes if isinstance(values, torch.Tensor) else 0
+    return local(values).nbytes if isinstance(values, torch.Tensor) else 0

@@ -17,7 +17,6 @@ from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.model_config import read_config
 from vikhr_fast.run_directory import record_run
 from vikhr_fast.train.evaluation import open_questions
-from vikhr_fast.train.float8 import require_float8
 from vikhr_fast.weights import WeightFiles
 
 ADAPTATION = "adapt.json"
@@ -34,7 +33,7 @@ _MAY_CHANGE = (  # when a run is resumed
     "runtime.threads",
     "runtime.chunk_tokens",
     "runtime.checkpointing",
-    "runtime.compile",
+    "runtime.compile",  # of earlier versions
     "runtime.replicas",
     "runtime.reduce_each_micro_batch",
     "runtime.timeout_seconds",
@@ -88,10 +87,6 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         _open_shards(named, config.model, model, data.sequence_length, verify)
         for named in (data.train, data.validation)
     )
-    if config.runtime.float8_reference:
-        if not has_reference(config):
-            raise InputError("runtime.float8_reference: kl.weight is 0, so that there is no reference")
-        require_float8(config.runtime, model)
     corpus = PackedCorpus(train, data.sequence_length, data.epochs, config.seed)
     steps = -(-corpus.num_sequences // config.batch.sequences_per_step)
     return Inputs(

@@ -29,7 +29,7 @@ from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, Tracker, forget_steps_after
 from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import phase, profiling
-from vikhr_fast.train.sharding import fsdp_module, save_gathered
+from vikhr_fast.train.sharding import save_model, set_gradient_reduction
 from vikhr_fast.train.trackers import open_trackers
 from vikhr_fast.train.work import step_work
 
@@ -82,7 +82,7 @@ class Training:
     def run(self) -> Path:
         """Trains from the last checkpoint, saves, and returns the model's directory."""
         config, schedule = self.config, self.config.schedule
-        self.state = self.checkpoints.load_last(self.model, self.optimizer)
+        self.state = self.checkpoints.load_last(self.optimizer)
         final = config.output / MODEL
         self.ranks.on_main(lambda: forget_steps_after(config.output, self.state.step))
         trackers: list[Tracker] = []
@@ -122,7 +122,7 @@ class Training:
                     checkpoints.finish()  # raises
                 if last or exit_code or _is_due(done, schedule.checkpoint_every):
                     self._enter(f"the checkpoint of step {done}")
-                    checkpoints.save(self.model, self.optimizer, self.state)
+                    checkpoints.save(self.optimizer, self.state)
                 if last or exit_code:
                     checkpoints.finish()
                 if exit_code and not (last and is_through):
@@ -172,7 +172,7 @@ class Training:
                 self.optimizer.skip()
                 return None
             is_last = number == len(batches) - 1
-            fsdp_module(self.model).set_requires_gradient_sync(is_last or config.runtime.reduce_each_micro_batch)
+            set_gradient_reduction(self.model, is_last or config.runtime.reduce_each_micro_batch)
             with phase("forward"):
                 loss, losses = self.objective(
                     batch.tokens, batch.targets, batch.cu_seqlens, batch.sources, num_tokens=num_tokens, weights=weights
@@ -269,7 +269,7 @@ class Training:
     def _save_model(self, directory: Path) -> None:
         """Gathers the weights into a Hugging Face directory, with the tokenizer's files beside them."""
         stored = DTYPES[self.config.runtime.dtype]
-        save_gathered(self.model, directory, self.ranks, stored, also=companions(self.config.model))
+        save_model(self.model, directory, self.ranks, stored, also=companions(self.config.model))
 
     def _on_device(self, values: tuple[float, ...]) -> Tensor:
         """The values in float64; a GPU isn't waited for."""

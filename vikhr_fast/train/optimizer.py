@@ -1,60 +1,93 @@
 """AdamW's parameter groups, clipping and step, and the learning rate of a step."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from vikhr_fast.config import OptimizerConfig
+from vikhr_fast.model import Mistral
+from vikhr_fast.ranks import Ranks
+from vikhr_fast.train.gradients import LocalGradients
+from vikhr_fast.train.sharding import full, local
 
 
 class MasterAdamW(torch.optim.AdamW):
-    """PyTorch's fused AdamW on parameters that are the masters themselves."""
+    """PyTorch's fused AdamW on masters in float32 or wider.
+
+    On several ranks the masters are the model's own shards, from which FSDP2 gathers what it computes with. On one rank
+    they are the parameters too, unless those are narrower: then the parameters are a copy, made anew each step.
+
+    Args:
+        model: whose parameters are trained.
+        masters: this rank's part of each, by the parameters' names.
+        config: rate, betas, eps and weight decay.
+        ranks: of the run.
+    """
+
+    def __init__(self, model: Mistral, masters: dict[str, Tensor], config: OptimizerConfig, ranks: Ranks) -> None:
+        self._copies: dict[Tensor, Tensor] = {}  # by master; none where the masters are the parameters
+        self._gradients: LocalGradients | None = None  # FSDP2's are in the parameters' .grad
+        self.stored: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            master: Tensor = parameter
+            if local(parameter).dtype != masters[name].dtype:
+                master = nn.Parameter(masters[name])
+                self._copies[master] = parameter
+            self.stored[name] = master
+        if ranks.count == 1:
+            self._gradients = LocalGradients(model, next(iter(masters.values())).dtype)
+        super().__init__(
+            parameter_groups(self.stored.values(), config),
+            lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, fused=True,
+        )  # fmt: skip
+        for master in self.stored.values():  # a checkpoint before the first update has them, too
+            self.state[master] = {
+                "step": torch.zeros((), dtype=torch.float32, device=master.device),
+                **{name: torch.zeros_like(master, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")},
+            }
 
     def gradient_norm(self) -> Tensor:
         """The global norm [] of the gradients as they are."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters() if p.grad is not None])
-        assert isinstance(norm, DTensor)
-        return norm.full_tensor()
+        if self._gradients is not None:
+            for master in self.stored.values():
+                master.grad = self._gradients.of(self._copies.get(master, master))
+        gradients = [master.grad for master in self.stored.values() if master.grad is not None]
+        if len(gradients) < len(self.stored):  # AdamW would skip the others in silence
+            missing = (name for name, master in self.stored.items() if master.grad is None)
+            raise RuntimeError(f"no gradient reached {', '.join(missing)}")
+        return full(torch.nn.utils.get_total_norm(gradients))
 
     def update(self, norm: Tensor, max_norm: float) -> None:
         """One step with gradients of the global norm `norm` [] scaled down to at most `max_norm`; 0 doesn't scale."""
         if max_norm:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters(), max_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(list(self.stored.values()), max_norm, norm)
         self.step()
-        self.zero_grad()
+        self.skip()
+        self.loaded()
 
     def skip(self) -> None:
         """Forgets the gradients."""
         self.zero_grad()
+        if self._gradients is not None:
+            self._gradients.clear()
 
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
+    @torch.no_grad()
+    def loaded(self) -> None:
+        """Brings what is computed with up to date with the masters."""
+        if self._copies:
+            torch._foreach_copy_(list(self._copies.values()), list(self._copies))
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(parameters: Iterable[Tensor], config: OptimizerConfig) -> list[dict[str, Any]]:
     """Two groups: matrices (embeddings and head included) with weight decay, norm scales without."""
-    parameters = list(model.parameters())
+    parameters = list(parameters)
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-
-
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> MasterAdamW:
-    """AdamW over parameters stored as masters."""
-    betas = (config.beta1, config.beta2)
-    optimizer = MasterAdamW(
-        parameter_groups(model, config), lr=config.learning_rate, betas=betas, eps=config.eps, fused=True
-    )
-    for parameter in model.parameters():  # a checkpoint before the first update would make them by a step of its own
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            **{name: torch.zeros_like(parameter, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")},
-        }
-    return optimizer
 
 
 def learning_rate(step: int, num_steps: int, config: OptimizerConfig) -> float:

@@ -51,7 +51,7 @@ def replay_incident(config: TrainConfig, number: int) -> list[Replayed]:
         before = _checkpoint_before(config.output, incident["step"])
         training = Training(config, inputs, ranks, interruption)
         if before is not None:
-            training.state = load_checkpoint(before, training.model, training.optimizer, ranks)
+            training.state = load_checkpoint(before, training.optimizer, ranks)
         logger.info(f"incident {number}: step {incident['step']}, {incident['reason']}; from {before or config.model}")
         rows = [_replay(training, inputs, sequence) for sequence in range(*incident["sequences"])]
     return sorted(rows, key=_badness, reverse=True)

@@ -1,4 +1,7 @@
-"""Models under FSDP2 (`fully_shard`): one code path from a single CPU process to many GPUs."""
+"""Where a model's tensors live: whole on a single rank, sharded by FSDP2 (`fully_shard`) on several.
+
+What differs between the two is told apart here and in `gradients`; everything else takes either.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -13,97 +16,116 @@ from vikhr_fast.files import atomic_directory
 from vikhr_fast.model import Mistral, Operations
 from vikhr_fast.model_config import read_config, write_config
 from vikhr_fast.ranks import Ranks
-from vikhr_fast.train.float8 import FLOAT8, quantise, replace_linears
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
-from vikhr_kernels import split_master
 
 
-def load_sharded(
+def load_model(
     directory: Path,
     ranks: Ranks,
     *,
     ops: Operations,
     compute: torch.dtype,
-    storage: torch.dtype,
-    remainders: dict[str, Tensor] | None = None,
-    float8: bool = False,
+    storage: torch.dtype | None = None,
+    masters: dict[str, Tensor] | None = None,
 ) -> Mistral:
-    """A model with its parameters sharded over the ranks, read tensor by tensor.
+    """A model whose forward and backward compute in one dtype, read tensor by tensor.
 
-    Embedding, each layer and the head are gathered apart. The head stays gathered from its forward, which makes
-    its gradient, to its backward, which only scales that: one gather and one reduce-scatter a micro-batch.
+    On several ranks embedding, each layer and the head are gathered apart. The head stays gathered from its forward,
+    which makes its gradient, to its backward, which only scales that: one gather and one reduce-scatter a micro-batch.
+    FSDP2 on one rank would copy every parameter three times a micro-batch and every gradient twice: there nothing is
+    sharded, and weights that share an input are one product.
 
     Args:
         directory: Hugging Face directory.
         ranks: this process's place.
         ops: what the model runs on.
         compute: dtype of forward and backward.
-        storage: dtype of the sharded parameters, and of their gradients' reduction unless it is bfloat16.
-        remainders: where given, filled with what bf16 parameters lack of the float32 values, see
-            `vikhr_kernels.split_master`: int16 local shards by the parameters' names.
-        float8: the layers' products in float8, see `Float8Linear`; for a model that stays frozen.
+        storage: dtype of the shards on several ranks, `compute` by default; a single rank stores what it computes with.
+        masters: where given, filled with this rank's part of each value in float32 or, for float64, in that, by the
+            parameters' names: the parameter's own memory where it is that wide.
     """
-    read_as = storage if remainders is None else torch.float32
-    model = Mistral(read_config(directory), ops=ops, device="meta", dtype=storage)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    if float8:
-        replace_linears(model)
+    alone = ranks.count == 1
+    model = Mistral(read_config(directory), ops=ops, device="meta", dtype=compute if alone else storage or compute)
+    if not alone:
+        _shard(model, ranks, compute)
+    model.to_empty(device=ranks.device)
+    if alone:
+        model.stack_weights()
+    files, parameters = WeightFiles(directory), dict(model.named_parameters())
+    files.require({name: tuple(parameter.shape) for name, parameter in parameters.items()})
+    for name, parameter in parameters.items():
+        own = local(parameter.detach())
+        wide = torch.promote_types(own.dtype, torch.float32)
+        value = shard_of(files.read(name, own.dtype if masters is None else wide, ranks.device), parameter)
+        own.copy_(value)
+        if masters is not None:
+            masters[name] = own if own.dtype == wide else value
+    return model
+
+
+def _shard(model: Mistral, ranks: Ranks, compute: torch.dtype) -> None:
     # Inputs keep their dtypes: hidden states have the compute dtype already, loss weights need their full precision.
-    gather_as = compute if storage != compute else None  # None leaves float8 as it is
-    precision = MixedPrecisionPolicy(param_dtype=gather_as, reduce_dtype=read_as, cast_forward_inputs=False)
+    reduce = torch.promote_types(compute, torch.float32)
+    precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce, cast_forward_inputs=False)
     for module in (model.model.embed_tokens, *model.model.layers):
         fully_shard(module, mesh=ranks.mesh, mp_policy=precision)
     fully_shard(model.lm_head, mesh=ranks.mesh, mp_policy=precision, reshard_after_forward=False)
     fully_shard(model, mesh=ranks.mesh, mp_policy=precision)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)  # the loss is normalised by the global token count already
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
-    model.to_empty(device=ranks.device)
-    files = WeightFiles(directory)
-    files.require(shapes)
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name in shapes:
-            whole = files.read(name, read_as, ranks.device)
-            if parameters[name].dtype == FLOAT8:
-                whole, scale = quantise(whole)
-                _fill(parameters[name.removesuffix("weight") + "scale"], scale)
-            remainder = _fill(parameters[name], whole, split=remainders is not None)
-            if remainders is not None and remainder is not None:
-                remainders[name] = remainder
-    return model
+    for fsdp in sharded_modules(model):
+        fsdp.set_gradient_divide_factor(1.0)  # the loss is normalised by the global token count already
+        fsdp.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
-def _fill(parameter: Tensor, whole: Tensor, split: bool = False) -> Tensor | None:
-    """Sets this rank's shard of a parameter; split, to the upper half of a master, whose remainder is returned."""
-    assert isinstance(parameter, DTensor)
-    value = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
-    remainder = None
-    if split:
-        value, remainder = split_master(value)
-    parameter.to_local().copy_(value)
-    return remainder
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor: its shard, or all of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def fsdp_module(model: Mistral) -> FSDPModule:
-    """The model as what `fully_shard` made of it."""
-    assert isinstance(model, FSDPModule)
-    return model
+def shard_of(whole: Tensor, parameter: Tensor) -> Tensor:
+    """What this rank has of a whole tensor that is laid out as a parameter."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    shards = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return shards.to_local().clone()  # or it might keep the whole
+
+
+def laid_out_as(parameter: Tensor, shard: Tensor) -> Tensor:
+    """This rank's part of a tensor as the whole tensor that it belongs to, laid out as a parameter is."""
+    if not isinstance(parameter, DTensor):
+        return shard
+    return DTensor.from_local(
+        shard, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape,
+        stride=parameter.stride(),
+    )  # fmt: skip
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole tensor; on several ranks all of them call it together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def set_gradient_reduction(model: Mistral, is_wanted: bool) -> None:
+    """Whether the next backward sums the gradients over the ranks."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_wanted)
 
 
 def reshard(model: Mistral) -> None:
     """Frees what a forward without a backward leaves gathered: the head, and what belongs to no layer."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    for module in sharded_modules(model):
+        module.reshard()
 
 
-def save_gathered(model: Mistral, directory: Path, ranks: Ranks, dtype: torch.dtype, also: list[Path]) -> None:
-    """Writes a sharded model as a Hugging Face directory from rank 0, one gathered tensor at a time.
+def sharded_modules(model: Mistral) -> Iterator[FSDPModule]:
+    """What FSDP2 gathers one by one; nothing of a model on a single rank."""
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
+
+
+def save_model(model: Mistral, directory: Path, ranks: Ranks, dtype: torch.dtype, also: list[Path]) -> None:
+    """Writes a model as a Hugging Face directory from rank 0, one gathered tensor at a time.
 
     Args:
-        model: the sharded model.
+        model: sharded or not.
         directory: to be made.
         ranks: this process's place.
         dtype: to store the weights in.
@@ -112,9 +134,7 @@ def save_gathered(model: Mistral, directory: Path, ranks: Ranks, dtype: torch.dt
 
     def gathered() -> Iterator[tuple[str, Tensor]]:
         for name, parameter in model.named_parameters():
-            value = parameter.detach()
-            assert isinstance(value, DTensor)
-            yield name, value.full_tensor().to(dtype=dtype, device="cpu")
+            yield name, full(parameter.detach()).to(dtype=dtype, device="cpu")
 
     if ranks.is_main:
         with atomic_directory(directory) as temporary:
