@@ -48,7 +48,15 @@ def compare(
     # A token that sees itself alone has no gradient by q and k: what is left there is the rounding of two sums.
     some = [bool(t.any()) for t in truth]
     assert all(float(a.abs().max()) < 1e-5 for a, any_ in zip(ours, some, strict=True) if not any_)
-    assert_as_right(*(tuple(itertools.compress(results, some)) for results in (ours, plain, truth)))
+    results = (tuple(itertools.compress(results, some)) for results in (ours, plain, truth))
+    assert_as_right(*results, size=score_size(*given[:2], options.get("softmax_scale")))
+
+
+def score_size(q: Tensor, k: Tensor, softmax_scale: float | None) -> float:
+    """The root mean square of the scaled scores."""
+    queries = q.double().unflatten(-2, (k.shape[-2], -1))  # [..., Hkv, G, D]
+    scores = torch.einsum("...ihgd,...jhd->...hgij", queries, k.double())
+    return float(scores.square().mean().sqrt()) * (softmax_scale or q.shape[-1] ** -0.5)
 
 
 @pytest.mark.usefixtures("tiles")
