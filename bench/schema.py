@@ -85,6 +85,7 @@ class Results(_Strict):
 
     version: Literal[1] = 1
     dry_run: bool
+    how: str = Field(default="", description="what was run, where it isn't the command as it stands")
     commit: str
     created: str
     device: str

@@ -117,3 +117,10 @@ def test_a_contestant_that_breaks_loses_no_other(gpu: Any) -> None:
     bench.measure(case)
     assert [skipped.contestant for skipped in bench.skipped] == ["broken"]
     assert {m.contestant for m in bench.measurements} == {"ours", "eager", "torch.compile"}
+
+
+def test_recorded_results_are_of_the_schema(pytestconfig: pytest.Config, gpu: Any) -> None:
+    recorded = list((pytestconfig.rootpath / "bench" / "results").glob("nvidia-*/*/results.json"))
+    assert recorded
+    for path in recorded:
+        assert not gpu.Results.model_validate_json(path.read_text(encoding="utf-8")).dry_run
