@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -74,6 +74,21 @@ def test_measured_rates_replace_the_data_sheet(tmp_path: Path, capsys: pytest.Ca
         file.write_bytes(damaged)
         with pytest.raises(InputError, match=r"results.json: no results.json of bench/gpu.py, or a damaged one$"):
             plan(Plan(measured=file))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "measured"),
+    [
+        ("a100-80", "nothing on this GPU yet"),
+        ("h100", "at 796 to 804 TFLOP/s"),
+        ("h200", "64.6% with 3 x 1,024 tokens, 74.0%"),
+    ],
+)
+def test_beside_what_is_assumed_stands_what_was_measured(
+    capsys: pytest.CaptureFixture[str], gpu: Literal["a100-80", "h100", "h200"], measured: str
+) -> None:
+    plan(Plan(gpu=gpu))
+    assert measured in " ".join(capsys.readouterr().out.split()).partition("Measured: ")[2]
 
 
 @pytest.mark.parametrize(

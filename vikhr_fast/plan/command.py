@@ -204,6 +204,7 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         f"between replicas; memory copied at "
         f"{hardware.bandwidth / 1e12:.2f} TB/s; {RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no "
         "cooling, no host",
+        f"Measured: {hardware.measured}",
     ]
     for line in lines:
         console.print(line, highlight=False)
