@@ -161,8 +161,10 @@ def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
             inputs["ref_weight"] = inputs["weight"].detach().clone()
         return inputs
 
+    vectors = 2 if with_reference else 1  # CE and KL of each token
+
     def by(operations: Any) -> Forward:
-        return lambda i: operations.linear_ce_kl(**i)[:1]
+        return lambda i: operations.linear_ce_kl(**i)[: 1 + vectors]
 
     def bare_gemms() -> Run:
         def run(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -206,7 +208,7 @@ def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
     products = 8 if with_reference else 6
     return Case(
         "linear_ce_kl" if with_reference else "linear_ce", make, by, sizes.tokens, peers,
-        flops=lambda tokens: products * tokens * sizes.hidden * sizes.vocabulary,
+        flops=lambda tokens: products * tokens * sizes.hidden * sizes.vocabulary, vectors=vectors,
     )  # fmt: skip
 
 

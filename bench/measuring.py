@@ -56,6 +56,8 @@ class Case:
         compiles: whether torch.compile of the reference is a contestant.
         eager_sizes: at which the reference is measured; None is all.
         make_checked: inputs for the comparison with float64; None are those of the smallest size.
+        vectors: how many vectors, an element a token, follow the first output, which is the mean of their sum. One
+            number's error is luck; it is judged by what theirs may be. Peers don't give them.
     """
 
     kernel: str
@@ -70,6 +72,7 @@ class Case:
     compiles: bool = True
     eager_sizes: tuple[int, ...] | None = None
     make_checked: Callable[[torch.device, torch.dtype], Inputs] | None = None
+    vectors: int = 0
 
     @property
     def ours(self) -> Run:
