@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inc)
 
-.PHONY: setup demo ablations test lint format bench-native sanitize fuzz
+.PHONY: setup demo ablations test lint format bench-native gpu sanitize fuzz
 
 setup: $(VENV)/.installed
 
@@ -50,6 +50,17 @@ bench-native: setup build/bench/.installed
 build/bench/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench-native]'
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target build/bench/tokenizers-rc 'tokenizers==1.0.0rc3'
+	@touch $@
+
+# On a machine with a GPU: its tests, then training step and kernels beside their peers, as much as BUDGET seconds allow.
+BUDGET ?= 600
+gpu: setup build/gpu/.installed
+	$(BIN)/python -m pytest -m gpu --numprocesses 8 tests/kernels/test_gpu.py tests/train/test_gpu_step.py
+	$(BIN)/python bench/gpu.py --budget $(BUDGET) --allow-missing --out build/gpu/results
+
+build/gpu/.installed: pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	@mkdir -p $(@D)
 	@touch $@
 
 # The tests of the C++ code in a build that watches memory and undefined behaviour, then those with threads in one that watches

@@ -69,23 +69,20 @@ def _flex(what: What, mask: Callable[[Inputs], Any]) -> Callable[[], Run]:
 def _varlen(what: What, window: Callable[[Inputs], int | None]) -> Callable[[], Run]:
     """PyTorch's FlashAttention-2 for packed documents."""
 
-    def make() -> Run:
-        from torch.nn.attention.varlen import varlen_attn
+    def forward(i: Inputs) -> Tensor:
+        size = window(i)
+        return varlen(i["q"], i["k"], i["v"], i["cu_seqlens"], i["longest"], (-1 if size is None else size - 1, 0))
 
-        # Before PyTorch had a flag for grouped queries it took them without one.
-        grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    return lambda: measured(what, forward)
 
-        def forward(i: Inputs) -> Tensor:
-            size = window(i)
-            sides = (-1, 0) if size is None else (size - 1, 0)
-            bounds = i["cu_seqlens"]
-            return varlen_attn(
-                i["q"], i["k"], i["v"], bounds, bounds, i["longest"], i["longest"], window_size=sides, **grouped
-            )
 
-        return measured(what, forward)
+def varlen(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, sides: tuple[int, int]) -> Tensor:
+    """PyTorch's FlashAttention-2 for packed documents, [T, heads, D]."""
+    from torch.nn.attention.varlen import varlen_attn
 
-    return make
+    # Before PyTorch had a flag for grouped queries it took them without one.
+    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    return varlen_attn(q, k, v, bounds, bounds, longest, longest, window_size=sides, **grouped)
 
 
 def causal_case(sizes: Sizes, what: What) -> Case:

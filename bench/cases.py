@@ -184,6 +184,16 @@ def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
             lambda i: loss(i["hidden"], i["weight"], i["ref_hidden"], i["ref_weight"], i["targets"])
         )
 
+    def orda() -> Run:
+        from orda_kernel import SeparateTeacher, distillation_loss
+
+        return forward_and_backward(
+            lambda i: distillation_loss(
+                i["hidden"], i["weight"], i["targets"], SeparateTeacher(i["ref_hidden"], i["ref_weight"]),
+                kl_weight=1.0, kl_divergence="reverse",
+            ).loss
+        )  # fmt: skip
+
     def liger_ce() -> Run:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
@@ -204,7 +214,9 @@ def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
         return forward_and_backward(lambda i: linear_cross_entropy(i["hidden"], i["weight"], i["targets"]))
 
     peers = {"bare GEMMs": bare_gemms}
-    peers |= {"liger": liger_jsd} if with_reference else {"torch": torch_ce, "liger": liger_ce, "cut": cut_ce}
+    peers |= (
+        {"liger": liger_jsd, "orda": orda} if with_reference else {"torch": torch_ce, "liger": liger_ce, "cut": cut_ce}
+    )
     products = 8 if with_reference else 6
     return Case(
         "linear_ce_kl" if with_reference else "linear_ce", make, by, sizes.tokens, peers,
@@ -213,9 +225,9 @@ def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
 
 
 def all_cases(sizes: Sizes) -> dict[str, Case]:
-    """Every case, by the name of its kernel."""
+    """Every case, by the name of its kernel; the most valuable first."""
     cases = [
-        loss_case(sizes, with_reference=True), loss_case(sizes, with_reference=False), rms_norm_case(sizes),
-        rope_case(sizes), swiglu_case(sizes), adamw_case(sizes), *attention_cases(sizes),
+        *attention_cases(sizes), loss_case(sizes, with_reference=True), loss_case(sizes, with_reference=False),
+        rms_norm_case(sizes), rope_case(sizes), swiglu_case(sizes), adamw_case(sizes),
     ]  # fmt: skip
     return {case.kernel: case for case in cases}

@@ -48,9 +48,20 @@ class Measurement(_Strict):
     flops_per_second: float | None = Field(description="of its matrix products alone")
 
 
+class EqualWork(_Strict):
+    """A contestant of the training step beside documents that are trained on one at a time, small weights."""
+
+    contestant: str
+    loss_error: float = Field(ge=0, description="relative")
+    gradient_error: float = Field(ge=0, description="of all gradients as one vector, relative to its norm")
+    bound: float = Field(gt=0, description="of both; who exceeds it isn't timed")
+    passed: bool
+
+
 class Training(_Strict):
     """Forward and backward of one micro-batch, or a whole optimiser step over several."""
 
+    model: str
     contestant: str
     sequences: int = Field(gt=0, description="of a micro-batch")
     tokens: int = Field(gt=0, description="of a micro-batch, padding counted")
@@ -62,6 +73,7 @@ class Training(_Strict):
     fastest: float = Field(gt=0)
     slowest: float = Field(gt=0)
     repeats: int = Field(gt=0)
+    turns: int = Field(default=1, gt=0, description="that the runs were made in; others had theirs between them")
     loss: float = Field(description="of the first micro-batch, before any step")
     flops: float = Field(gt=0, description="6 N + 3.5 attention, and 2 N + attention of the reference")
     flops_per_second: float = Field(gt=0)
@@ -80,6 +92,17 @@ class Skipped(_Strict):
     reason: str
 
 
+class DeviceState(_Strict):
+    """What nvidia-smi says of the GPU; None where it says nothing."""
+
+    after: str = Field(description="the measurement that just ended")
+    sm_mhz: float | None
+    memory_mhz: float | None
+    watts: float | None
+    watts_limit: float | None
+    celsius: float | None
+
+
 class Results(_Strict):
     """One run of bench/gpu.py."""
 
@@ -94,8 +117,11 @@ class Results(_Strict):
     checks: list[Check]
     ceilings: Ceilings
     measurements: list[Measurement]
-    training: list[Training] = Field(default=[], description="of --train")
+    equal_work: list[EqualWork] = []
+    training: list[Training] = []
     skipped: list[Skipped]
+    left_out: list[str] = Field(default=[], description="steps that --budget had no time for")
+    device_states: list[DeviceState] = []
 
 
 if __name__ == "__main__":

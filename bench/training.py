@@ -1,7 +1,7 @@
-"""bench/gpu.py --train: a training step, CE + KL against a frozen copy, beside transformers' model doing the same.
+"""The training step, CE + KL against a frozen copy, beside transformers' model doing the same.
 
-Random weights, documents of random tokens packed into sequences. Both begin with the same weights and batches, and
-their losses are compared: a contestant that does other work shows.
+Random weights, documents of random tokens packed into sequences. All contestants begin with the same weights and
+batches; `equal_work` proves beforehand, on weights to which it matters, that they do the same.
 """
 
 import gc
@@ -9,21 +9,23 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
+import equal_work
 import torch
-import torch.nn.functional as F
-from schema import Skipped, Training
+from contestants import Contestant, Make, contestants, local
+from findings import Findings
+from schema import EqualWork, Training
+from stopwatch import Lane, Stopwatch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-import vikhr_kernels
 from vikhr_fast.config import (
     BatchConfig,
     DataConfig,
-    KLConfig,
     OptimizerConfig,
     RuntimeConfig,
     TrainConfig,
@@ -31,34 +33,33 @@ from vikhr_fast.config import (
 from vikhr_fast.corpus.packing import IGNORED, Batch
 from vikhr_fast.model import Checkpointing, Mistral, ModelConfig
 from vikhr_fast.model_config import write_config
-from vikhr_fast.objective import Objective
 from vikhr_fast.plan.command import MISTRAL_7B_40K
-from vikhr_fast.plan.memory import Parameters, memory
+from vikhr_fast.plan.memory import GIB, Parameters, memory
 from vikhr_fast.plan.speed import RESERVED, attention_flops
 from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.train import loop
 from vikhr_fast.train.inputs import Inputs
 from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.train.sharding import load_sharded
 from vikhr_fast.weights import write_weights
-
-if TYPE_CHECKING:
-    from gpu import Bench
 
 MEAN_LENGTH = 400  # of a document
 ACCUMULATION = 8
 STEPS = 3  # of the optimiser that are timed, after one that isn't
+TOGETHER = 4096  # tokens of a micro-batch: larger ones fill the memory alone, and contestants come one after the other
 # What leaves less in memory for more time, in the order of trying: dtype of the moments, what is computed again.
 SETTINGS: tuple[tuple[str, Checkpointing], ...] = (
     ("float32", "none"), ("bfloat16", "none"), ("float32", "selective"), ("bfloat16", "selective"),
     ("bfloat16", "full"),
 )  # fmt: skip
+Setting = TypeVar("Setting")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class TrainSizes:
     """A model and the micro-batches that are measured."""
 
+    name: str = "Mistral-7B, 40,000 pieces"
     model: ModelConfig = MISTRAL_7B_40K
     length: int = 1024
     sequences: tuple[int, ...] = (3, 16)
@@ -67,6 +68,7 @@ class TrainSizes:
     def tiny(cls) -> "TrainSizes":
         """For a machine without a GPU."""
         return cls(
+            "tiny",
             ModelConfig(
                 vocab_size=211, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
                 num_key_value_heads=2, head_dim=8, max_position_embeddings=64, initializer_range=0.3,
@@ -75,12 +77,28 @@ class TrainSizes:
             (2,),
         )  # fmt: skip
 
+    def cut(self, layers: int) -> "TrainSizes":
+        """The same with fewer layers, for GPUs that don't hold all of them."""
+        whole = self.model.num_hidden_layers
+        if layers == whole:
+            return self
+        return replace(
+            self,
+            name=f"{self.name}, {layers} of {whole} layers",
+            model=replace(self.model, num_hidden_layers=layers),
+        )
 
-def random_batch(sizes: TrainSizes, sequences: int, seed: int) -> Batch:
+
+def layers_that_fit(available: float) -> int:
+    """Of the 7B model in so many bytes: all 32 on a GPU of 141 GB, half on one of 80."""
+    return 32 if available > 130 * GIB else 16
+
+
+def random_batch(sizes: TrainSizes, sequences: int, seed: int, mean: int = MEAN_LENGTH) -> Batch:
     """Sequences filled with documents of random tokens and lengths; no target crosses from one to the next."""
     generator = torch.Generator().manual_seed(seed)
     total, bounds = sequences * sizes.length, [0]
-    mean = min(MEAN_LENGTH, sizes.length // 2)
+    mean = min(mean, sizes.length // 2)
     while bounds[-1] < total:
         drawn = int(torch.empty(()).exponential_(1 / mean, generator=generator)) + 2
         bounds.append(min(bounds[-1] + drawn, (bounds[-1] // sizes.length + 1) * sizes.length))
@@ -90,9 +108,11 @@ def random_batch(sizes: TrainSizes, sequences: int, seed: int) -> Batch:
     return Batch(tokens, targets, torch.tensor(bounds, dtype=torch.int32), torch.zeros_like(tokens))
 
 
-def write_random_model(directory: Path, shape: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+def write_random_model(
+    directory: Path, shape: ModelConfig, device: torch.device, dtype: torch.dtype, seed: int = 0
+) -> None:
     """A Hugging Face directory of normal weights, drawn on the device tensor by tensor."""
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for name, parameter in Mistral(shape, device="meta").named_parameters():
@@ -115,73 +135,6 @@ def flops(shape: ModelConfig, batch: Batch) -> float:
     return 8 * work + 4.5 * attention
 
 
-MicroBatch = Callable[[Batch], Tensor]  # makes gradients and returns the loss
-
-
-def ours(model: Path, ranks: Ranks, dtype: torch.dtype, checkpointing: Checkpointing, **options: bool) -> MicroBatch:
-    """This package's micro-batch, as the trainer runs it on one GPU, its gradients in the compute dtype."""
-    compiled = options.get("compiled", False)
-    ops = vikhr_kernels if compiled or ranks.device.type == "cuda" else vikhr_kernels.reference
-    arguments: dict[str, Any] = {"ops": ops, "compute": dtype, "storage": dtype}
-    student = load_sharded(model, ranks, **arguments)
-    student.set_checkpointing(checkpointing)
-    frozen = load_sharded(model, ranks, **arguments, float8=options.get("float8", False)).requires_grad_(False)
-    if compiled:
-        student.compile_layers()
-        frozen.compile_layers()
-    objective = Objective(KLConfig(), student, frozen, sources=["random"])
-
-    def run(batch: Batch) -> Tensor:
-        num_tokens = (batch.targets != IGNORED).sum()
-        loss, _ = objective(
-            batch.tokens, batch.targets, batch.cu_seqlens, batch.sources, num_tokens=num_tokens, weights=(1.0, 1.0)
-        )
-        loss.backward()
-        return loss.detach()
-
-    return run
-
-
-def transformers(
-    directory: Path, ranks: Ranks, dtype: torch.dtype, checkpointing: Checkpointing, *, length: int, liger: bool
-) -> MicroBatch:
-    """Hugging Face's Mistral with SDPA, compiled, Liger's kernels inside, the KL in plain PyTorch."""
-    from transformers import AutoModelForCausalLM
-
-    if liger:
-        from liger_kernel.transformers import apply_liger_kernel_to_mistral
-
-        apply_liger_kernel_to_mistral(
-            rope=True, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False
-        )
-    student, frozen = (
-        AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa").to(ranks.device)
-        for _ in range(2)
-    )
-    frozen.requires_grad_(False)
-    if checkpointing != "none":
-        student.gradient_checkpointing_enable({"use_reentrant": False})
-    backend = "inductor" if ranks.device.type == "cuda" else "aot_eager"
-    compiled, frozen_compiled = (torch.compile(model, backend=backend) for model in (student.train(), frozen.eval()))
-
-    def run(batch: Batch) -> Tensor:
-        rows = batch.tokens.view(-1, length)
-        starts = batch.cu_seqlens[:-1].repeat_interleave(batch.cu_seqlens.diff(), output_size=len(batch.tokens))
-        positions = (torch.arange(len(batch.tokens), device=starts.device) - starts).view(-1, length)
-        inputs = {"input_ids": rows, "position_ids": positions, "use_cache": False}
-        with torch.no_grad():
-            log_q = frozen_compiled(**inputs).logits.flatten(0, 1).float().log_softmax(-1)
-        logits = compiled(**inputs).logits.flatten(0, 1).float()
-        kept = batch.targets != IGNORED
-        log_p = logits.log_softmax(-1)
-        divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
-        loss = F.cross_entropy(logits, batch.targets) + (divergence * kept).sum() / kept.sum()
-        loss.backward()
-        return loss.detach()
-
-    return run
-
-
 def train_config(model: Path, sizes: TrainSizes, sequences: int, moments: str, checkpointing: str) -> TrainConfig:
     """One optimiser step over 8 micro-batches, as vikhr-7b-1gpu makes it."""
     return TrainConfig(
@@ -198,7 +151,7 @@ def resident_bytes(training: loop.Training) -> dict[str, int]:
     """Bytes of what lives from step to step, under the names that the plan has for them."""
 
     def size(tensors: Iterator[Tensor]) -> int:
-        return sum((x.to_local() if isinstance(x, DTensor) else x).nbytes for x in tensors)
+        return sum(local(x).nbytes for x in tensors)
 
     states = list(training.optimizer.state.values())
     return {
@@ -210,74 +163,143 @@ def resident_bytes(training: loop.Training) -> dict[str, int]:
     }
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A contestant that has made its first micro-batch."""
+
+    contestant: Contestant
+    checkpointing: Checkpointing
+    loss: float
+    peak_bytes: int | None
+
+
 class TrainBench:
-    """The measurements of --train, into the lists of a `Bench`."""
+    """Measures training steps on one rank, while its context lasts."""
 
-    def __init__(self, bench: "Bench", sizes: TrainSizes, gemm: float, save: Callable[[], object]) -> None:
-        self.bench, self.sizes, self.gemm, self.save = bench, sizes, gemm, save
-
-    def run(self) -> None:
-        """Every contestant at every size, then whole steps."""
+    def __init__(
+        self,
+        findings: Findings,
+        stopwatch: Stopwatch,
+        sizes: TrainSizes,
+        dtype: torch.dtype,
+        gemm: float,
+        threads: int = 1,
+    ) -> None:
+        self.findings, self.stopwatch, self.sizes, self.dtype, self.gemm = findings, stopwatch, sizes, dtype, gemm
         # without phases of training, nobody could tell a hang from a long measurement
-        runtime = RuntimeConfig(device=self.bench.device.type, threads=1, timeout_seconds=10**6)
-        with tempfile.TemporaryDirectory() as scratch, process_group(runtime) as ranks:
-            model = Path(scratch) / "model"
-            write_random_model(model, self.sizes.model, ranks.device, self.bench.dtype)
-            for sequences in self.sizes.sequences:
-                self._micro_batches(model, ranks, sequences)
-            for sequences in self.sizes.sequences:
-                self._whole_step(model, ranks, sequences)
+        self._runtime = RuntimeConfig(device=stopwatch.device.type, threads=threads, timeout_seconds=10**6)
+        self._on_gpu = stopwatch.device.type == "cuda"
 
-    def _micro_batches(self, model: Path, ranks: Ranks, sequences: int) -> None:
-        dtype, dry = self.bench.dtype, self.bench.dry_run
-        float8 = not dry and torch.cuda.get_device_capability() >= (8, 9)
-        contestants: dict[str, Callable[[Checkpointing], MicroBatch]] = {
-            "ours": lambda again: ours(model, ranks, dtype, again),
-            "ours, compiled layers": lambda again: ours(model, ranks, dtype, again, compiled=True),
-            **(
-                {"ours, float8 reference": lambda again: ours(model, ranks, dtype, again, float8=True)}
-                if float8 or dry
-                else {}
-            ),
-            "transformers" if dry else "transformers + Liger": lambda again: transformers(
-                model, ranks, dtype, again, length=self.sizes.length, liger=not dry
-            ),
-        }
-        batches = [random_batch(self.sizes, sequences, seed).to(ranks.device) for seed in range(2)]
-        for name, make in contestants.items():
+    def __enter__(self) -> "TrainBench":
+        with ExitStack() as stack:
+            self._scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._ranks: Ranks = stack.enter_context(process_group(self._runtime))
+            self._stack = stack.pop_all()
+        return self
 
-            def measure(again: Checkpointing, make: Callable[[Checkpointing], MicroBatch] = make) -> dict[str, Any]:
-                return self._measure(make(again), batches)
+    def __exit__(self, *problem: object) -> None:
+        self._stack.close()
 
-            self._try(name, sequences, measure, ("none", "selective"))
+    @cached_property
+    def _model(self) -> Path:
+        directory = self._scratch / "model"
+        write_random_model(directory, self.sizes.model, self._ranks.device, self.dtype)
+        return directory
 
-    def _measure(self, run: MicroBatch, batches: list[Batch]) -> dict[str, Any]:
-        loss = float(run(batches[0]))
-        times = self.bench.time(run, batches, least=10)
-        return {"loss": loss, "times": times, "flops": flops(self.sizes.model, batches[0]), "batches": 1}
+    @cached_property
+    def _equal(self) -> list[str]:
+        """Those whose work is proved equal; the others are skipped."""
+        paths = [self._scratch / name for name in ("equal", "equal-reference")]
+        for seed, path in enumerate(paths):
+            write_random_model(path, equal_work.SHAPE, self._ranks.device, self.dtype, seed)
+        shape = TrainSizes("", equal_work.SHAPE, equal_work.LENGTH)
+        batch = random_batch(shape, equal_work.SEQUENCES, seed=0, mean=equal_work.MEAN_LENGTH)
+        truth = equal_work.documents_alone(*paths, batch)  # before Liger's kernels replace what a CPU can run
+        makers = contestants(*paths, self._ranks, self.dtype, equal_work.LENGTH)
+        equal = []
+        for found in equal_work.compare(makers, truth, batch.to(self._ranks.device), self.dtype):
+            if not isinstance(found, EqualWork):
+                self.findings.skip("training", *found)
+                continue
+            self.findings.equal_work.append(found)
+            if found.passed:
+                equal.append(found.contestant)
+            else:
+                problem = (
+                    f"does other work: loss off by {found.loss_error:.1e}, gradients by {found.gradient_error:.1e}"
+                )
+                self.findings.skip("training", found.contestant, RuntimeError(problem))
+        return equal
 
-    def _whole_step(self, model: Path, ranks: Ranks, sequences: int) -> None:
-        available = torch.cuda.get_device_properties(0).total_memory if not self.bench.dry_run else float("inf")
-        fitting = [
-            (moments, again)
-            for moments, again in SETTINGS
-            if sum(memory(train_config(model, self.sizes, sequences, moments, again), self.sizes.model, 1).values())
-            + RESERVED
-            <= available
-        ]
-        for moments, again in fitting:
-            config = train_config(model, self.sizes, sequences, moments, again)
-            if self._try("ours", sequences, lambda _, c=config: self._steps(c, ranks), (again,), moments):
-                return
+    def micro_batches(self, sequences: int) -> None:
+        """Every contestant in turns, or one after the other where memory holds no two."""
+        batches = [random_batch(self.sizes, sequences, seed).to(self._ranks.device) for seed in range(2)]
+        together = sequences * self.sizes.length <= TOGETHER
+        for names in [self._equal] if together else [[name] for name in self._equal]:
+            self._in_turns(names, sequences, batches)
+            self._clear()
 
-    def _steps(self, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
+    def _in_turns(self, names: list[str], sequences: int, batches: list[Batch]) -> None:
+        makers = contestants(self._model, self._model, self._ranks, self.dtype, self.sizes.length)
+        ready: dict[str, Ready] = {}
+        for name in names:
+            prepare = partial(self._prepare, makers[name], batches[0])
+            found = self._first_that_fits(name, sequences, prepare, ("none", "selective"))
+            if found:
+                ready[name] = found
+        del makers
+        lanes = {name: Lane(r.contestant.run, batches, r.contestant.forget_gradients) for name, r in ready.items()}
+        times = self.stopwatch.in_turns(
+            lanes, lambda name, problem: self.findings.skip(f"training x {sequences}", name, problem)
+        )
+        for name, found in times.items():
+            self._record(
+                contestant=name, sequences=sequences, times=found, flops=flops(self.sizes.model, batches[0]),
+                turns=self.stopwatch.turns if len(lanes) > 1 else 1, checkpointing=ready[name].checkpointing,
+                loss=ready[name].loss, peak_bytes=ready[name].peak_bytes,
+            )  # fmt: skip
+
+    def _prepare(self, make: Make, batch: Batch, again: Checkpointing) -> Ready:
+        contestant, before = make(again), 0
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()  # others' weights, too
+        loss = float(contestant.run(batch))
+        peak = torch.cuda.max_memory_allocated() - before + contestant.parameter_bytes if self._on_gpu else None
+        contestant.forget_gradients()
+        return Ready(contestant, again, loss, peak)
+
+    def whole_step(self, sequences: int) -> None:
+        """AdamW over several micro-batches, with the first settings whose memory suffices."""
+        available = torch.cuda.get_device_properties(0).total_memory if self._on_gpu else float("inf")
+        configs = {
+            setting: train_config(self._model, self.sizes, sequences, *setting)
+            for setting in SETTINGS
+        }  # fmt: skip
+        fitting = tuple(
+            setting
+            for setting, config in configs.items()
+            if sum(memory(config, self.sizes.model, 1).values()) + RESERVED <= available
+        )
+        found = self._first_that_fits(
+            "ours, whole step", sequences, lambda setting: (setting, self._steps(configs[setting])), fitting
+        )
+        if found:
+            (moments, again), fields = found
+            self._record(
+                contestant="ours", sequences=sequences, checkpointing=again, moments=moments,
+                micro_batches=ACCUMULATION, optimiser=True, **fields,
+            )  # fmt: skip
+        self._clear()
+
+    def _steps(self, config: TrainConfig) -> dict[str, Any]:
         inputs = Inputs(
             train={"random": None}, validation={}, corpus=None, model=self.sizes.model, support=None, questions={},
             num_steps=1 + STEPS,
         )  # fmt: skip
-        training = loop.Training(config, inputs, ranks, Interruption())
+        training = loop.Training(config, inputs, self._ranks, Interruption())
         batches = [random_batch(self.sizes, config.batch.micro_batch, seed) for seed in range(ACCUMULATION)]
-        if ranks.device.type == "cuda":
+        if self._on_gpu:
             batches = [batch.pinned() for batch in batches]
         first, times = training._step(0, batches), []
         for step in range(1, 1 + STEPS):
@@ -288,73 +310,56 @@ class TrainBench:
             "loss": first.loss,
             "times": sorted(times),
             "flops": sum(flops(self.sizes.model, batch) for batch in batches),
-            "batches": ACCUMULATION,
-            "resident": resident_bytes(training),
-            "planned": memory(config, self.sizes.model, 1),
+            "peak_bytes": torch.cuda.max_memory_allocated() if self._on_gpu else None,
+            "resident_bytes": resident_bytes(training),
+            "planned_bytes": memory(config, self.sizes.model, 1),
         }
 
-    def _try(
-        self,
-        name: str,
-        sequences: int,
-        measure: Callable[[Checkpointing], dict[str, Any]],
-        settings: tuple[Checkpointing, ...],
-        moments: str | None = None,
-    ) -> bool:
-        """Measures with the first setting whose memory suffices; whether there was one."""
-        on_gpu, reasons = self.bench.device.type == "cuda", []
-        for again in settings:
-            torch._dynamo.reset()
-            gc.collect()
-            if on_gpu:
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+    def _first_that_fits(
+        self, name: str, sequences: int, attempt: Callable[[Setting], Found], settings: tuple[Setting, ...]
+    ) -> Found | None:
+        """What the first setting whose memory suffices gives; None, and the reasons, where none does."""
+        reasons = ["no memory for any setting, by the plan"] if not settings else []
+        for setting in settings:
+            self._clear()
             try:
-                found = measure(again)
+                return attempt(setting)
             except Exception as problem:  # whatever a peer raises, what the others took must not be lost
-                missing = "missing: " if isinstance(problem, ImportError) else ""
-                reasons.append(f"{missing}{again}: {(str(problem) or repr(problem)).splitlines()[0]}")
                 if not isinstance(problem, torch.OutOfMemoryError):
-                    break
-                continue
-            seconds, tokens = statistics.median(found["times"]) / 1e3, sequences * self.sizes.length
-            self.bench.training.append(
-                Training(
-                    contestant=name,
-                    sequences=sequences,
-                    tokens=tokens,
-                    micro_batches=found["batches"],
-                    optimiser=moments is not None,
-                    checkpointing=again,
-                    moments=moments,
-                    milliseconds=seconds * 1e3,
-                    fastest=found["times"][0],
-                    slowest=found["times"][-1],
-                    repeats=len(found["times"]),
-                    loss=found["loss"],
-                    flops=found["flops"],
-                    flops_per_second=found["flops"] / seconds,
-                    gemm_share=found["flops"] / seconds / self.gemm,
-                    tokens_per_second=found["batches"] * tokens / seconds,
-                    peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else None,
-                    resident_bytes=found.get("resident"),
-                    planned_bytes=found.get("planned"),
-                )
+                    self.findings.skip(f"training x {sequences}", name, problem)
+                    return None
+                reasons.append(f"{setting}: {str(problem).splitlines()[0]}")
+        self.findings.skip(f"training x {sequences}", name, RuntimeError("; ".join(reasons)))
+        return None
+
+    def _clear(self) -> None:
+        gc.collect()
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def _record(
+        self, *, sequences: int, times: list[float], flops: float, micro_batches: int = 1, **fields: Any
+    ) -> None:
+        seconds, tokens = statistics.median(times) / 1e3, sequences * self.sizes.length
+        defaults = {"optimiser": False, "moments": None, "resident_bytes": None, "planned_bytes": None}
+        self.findings.training.append(
+            Training(
+                model=self.sizes.name, sequences=sequences, tokens=tokens, micro_batches=micro_batches,
+                milliseconds=seconds * 1e3, fastest=times[0], slowest=times[-1], repeats=len(times),
+                flops=flops, flops_per_second=flops / seconds, gemm_share=flops / seconds / self.gemm,
+                tokens_per_second=micro_batches * tokens / seconds, **defaults | fields,
             )
-            self.save()
-            return True
-        skipped = Skipped(kernel=f"training x {sequences}", contestant=name, reason="; ".join(reasons))
-        self.bench.skipped.append(skipped)
-        return False
+        )  # fmt: skip
 
 
-def unlike(training: list[Training], dry_run: bool) -> list[str]:
+def unlike(training: list[Training], dtype: torch.dtype) -> list[str]:
     """Contestants whose loss is another than ours on the same batch: they do other work."""
-    tolerance = 1e-4 if dry_run else 2e-3
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-3
     expected = {t.sequences: t.loss for t in training if t.contestant == "ours" and not t.optimiser}
     return [
         f"{t.contestant} x {t.sequences}: loss {t.loss:.6f}, not {expected[t.sequences]:.6f}"
         for t in training
-        if not t.optimiser and t.sequences in expected and "float8" not in t.contestant
+        if not t.optimiser and t.sequences in expected
         and abs(t.loss - expected[t.sequences]) > tolerance * abs(expected[t.sequences])
     ]  # fmt: skip
