@@ -135,6 +135,19 @@ def test_documents_that_see_each_other_are_refused_before_timing(gpu: Any, monke
     assert skipped.reason.startswith("does other work: loss off by")
 
 
+def test_the_step_on_a_cpu_has_the_same_contestants(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cpu_step = importlib.import_module("cpu_step")
+    monkeypatch.setattr(cpu_step, "SHAPES", {"tiny": gpu.TrainSizes.tiny()})
+    assert cpu_step.main([str(tmp_path / "out.json"), "--threads", "1", "--seconds", "0", "--shapes", "tiny"]) == 0
+    results = gpu.Results.model_validate_json((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert [t.contestant for t in results.training] == ["ours", "transformers, dense mask", "transformers, varlen"]
+    with pytest.raises(SystemExit):
+        cpu_step.main([str(tmp_path / "out.json"), "--shapes", "large"])
+    assert "--shapes: no large; there are tiny" in capsys.readouterr().err
+
+
 def test_a_contestant_that_does_other_work_at_full_size_is_named(gpu: Any) -> None:
     same = {"sequences": 3, "optimiser": False}
     training = importlib.import_module("schema").Training
