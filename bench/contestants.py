@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from attention import varlen
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 import vikhr_kernels
 from vikhr_fast.config import KLConfig
@@ -19,7 +18,8 @@ from vikhr_fast.corpus.packing import IGNORED, Batch
 from vikhr_fast.model import Checkpointing
 from vikhr_fast.objective import Objective
 from vikhr_fast.ranks import Ranks
-from vikhr_fast.train.sharding import load_sharded
+from vikhr_fast.train.gradients import LocalGradients
+from vikhr_fast.train.sharding import load_model
 
 MicroBatch = Callable[[Batch], Tensor]  # adds to the gradients, and returns the loss
 Make = Callable[[Checkpointing], "Contestant"]
@@ -32,24 +32,26 @@ class Contestant:
     student: nn.Module
     frozen: nn.Module
     run: MicroBatch
+    sums: LocalGradients | None = None
+    """Where its gradients are added; None: autograd's own, in the parameters' dtype."""
 
     def gradients(self) -> dict[str, Tensor]:
         """By Hugging Face's names."""
-        return {name: local(x.grad) for name, x in self.student.named_parameters() if x.grad is not None}
+        named = self.student.named_parameters()
+        if self.sums is not None:
+            return {name: self.sums.of(x) for name, x in named}
+        return {name: x.grad for name, x in named if x.grad is not None}
 
     def forget_gradients(self) -> None:
-        """Frees them; the next run begins anew."""
+        """The next run begins anew."""
         self.student.zero_grad(set_to_none=True)
+        if self.sums is not None:
+            self.sums.clear()
 
     @property
     def parameter_bytes(self) -> int:
         """Of both models."""
-        return sum(local(x).nbytes for model in (self.student, self.frozen) for x in model.parameters())
-
-
-def local(x: Tensor) -> Tensor:
-    """What of a tensor lies here: on one rank, all of it."""
-    return x.to_local() if isinstance(x, DTensor) else x
+        return sum(x.nbytes for model in (self.student, self.frozen) for x in model.parameters())
 
 
 def contestants(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype, length: int) -> dict[str, Make]:
@@ -64,10 +66,9 @@ def contestants(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype
 
 
 def ours(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype, checkpointing: Checkpointing) -> Contestant:
-    """This package's micro-batch, as the trainer runs it on one rank, its gradients in the compute dtype."""
+    """This package's micro-batch, as the trainer runs it on one rank, its gradients added up in float32 or wider."""
     ops = vikhr_kernels if ranks.device.type == "cuda" else vikhr_kernels.reference
-    arguments: dict[str, Any] = {"ops": ops, "compute": dtype, "storage": dtype}
-    model, frozen = (load_sharded(directory, ranks, **arguments) for directory in (student, reference))
+    model, frozen = (load_model(directory, ranks, ops=ops, compute=dtype) for directory in (student, reference))
     model.set_checkpointing(checkpointing)
     objective = Objective(KLConfig(), model, frozen.requires_grad_(False), sources=["random"])
 
@@ -79,7 +80,7 @@ def ours(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype, check
         loss.backward()
         return loss.detach()
 
-    return Contestant(model, frozen, run)
+    return Contestant(model, frozen, run, LocalGradients(model, torch.promote_types(dtype, torch.float32)))
 
 
 def dense_rows(batch: Batch, length: int) -> dict[str, Tensor]:

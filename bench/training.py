@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import equal_work
 import torch
-from contestants import Contestant, Make, contestants, local
+from contestants import Contestant, Make, contestants
 from findings import Findings
 from schema import EqualWork, Training
 from stopwatch import Lane, Stopwatch
@@ -143,7 +143,7 @@ def train_config(model: Path, sizes: TrainSizes, sequences: int, moments: str, c
         data=DataConfig(train={"random": model}, sequence_length=sizes.length),
         batch=BatchConfig(micro_batch=sequences, sequences_per_step=ACCUMULATION * sequences),
         optimizer=OptimizerConfig(master="split", moments=moments, warmup_steps=0, learning_rate=1e-5),
-        runtime=RuntimeConfig(dtype="bfloat16", reduce_each_micro_batch=True, checkpointing=checkpointing),
+        runtime=RuntimeConfig(dtype="bfloat16", checkpointing=checkpointing),
     )
 
 
@@ -151,14 +151,14 @@ def resident_bytes(training: loop.Training) -> dict[str, int]:
     """Bytes of what lives from step to step, under the names that the plan has for them."""
 
     def size(tensors: Iterator[Tensor]) -> int:
-        return sum(local(x).nbytes for x in tensors)
+        return sum(x.nbytes for x in tensors)
 
     states = list(training.optimizer.state.values())
     return {
         "parameters": size(iter(training.model.parameters())),
         "remainders": size(state["remainder"] for state in states),
         "moments": size(state[name] for state in states for name in ("exp_avg", "exp_avg_sq")),
-        "gradients": size(iter(training.optimizer._gradients.values())),
+        "gradients": size(map(training.optimizer._gradients.of, training.model.parameters())),
         "reference": size(iter(training.objective._reference.parameters())),
     }
 

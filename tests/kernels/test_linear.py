@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -98,6 +98,28 @@ def test_weights_that_lie_together_are_one_product_each_way() -> None:
     assert [y.stride(0) for y in outputs] == [sum(SIZES)] * 3
 
 
+@pytest.mark.parametrize("layout", ["slices", "swapped", "apart", "one after another", "narrow"])
+def test_gradients_may_lie_anywhere(layout: str) -> None:
+    x, weights = make(torch.float64, together=True)
+    wide = torch.randn(5, 2 * sum(SIZES), dtype=torch.float64)
+    first, second, third, *_ = wide[:, : sum(SIZES)].clone().split(SIZES, dim=-1)
+    if layout == "swapped":  # the third's columns before the second's
+        first, third, second = wide[:, : sum(SIZES)].clone().split((6, 3, 2), dim=-1)
+    if layout == "apart":
+        third = wide[:, 9:12]
+    if layout == "one after another":
+        first, second, third = (
+            part.view(5, -1) for part in wide.flatten()[: 5 * sum(SIZES)].split([5 * n for n in SIZES])
+        )
+    if layout == "narrow":  # adjacent columns of rows that are longer
+        first, second, third, _ = wide.split((*SIZES, sum(SIZES)), dim=-1)
+    d = [first, second, third]
+    found = torch.autograd.grad(linear(x, *weights), [x, *weights], d)
+    right = torch.autograd.grad(reference.linear(x, *weights), [x, *weights], [y.clone() for y in d])
+    for actual, expected in zip(found, right, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
+
+
 def test_stacked_weights_keep_identity_and_values() -> None:
     _, weights = make(torch.float32, together=False)
     before = [(id(weight), weight.detach().clone()) for weight in weights]
@@ -111,6 +133,7 @@ def test_stacked_weights_keep_identity_and_values() -> None:
     assert stacked([weights[0], weights[2]]) is None
 
 
+@example(together=(True, False), micro_batches=[3, 2], attached=[True] * 3, seed=0)
 @settings(deadline=None, max_examples=60)
 @given(
     together=st.tuples(st.booleans(), st.booleans()), micro_batches=st.lists(st.integers(0, 7), min_size=1, max_size=4),

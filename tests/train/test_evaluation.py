@@ -179,10 +179,10 @@ def test_a_run_killed_before_its_checkpoint_repeats_no_line(
     config = config_of(workspace, tmp_path / "run", questions)
     real = Checkpoints.save
 
-    def save(self: Checkpoints, model: Any, optimizer: Any, state: Any) -> None:
+    def save(self: Checkpoints, optimizer: Any, state: Any) -> None:
         if state.step == 4:
             raise KeyboardInterrupt
-        real(self, model, optimizer, state)
+        real(self, optimizer, state)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save)
