@@ -116,10 +116,19 @@ MUTATIONS = [
     Mutation(ROPE, "b_sin = -b_sin", "b_sin = b_sin", ROPE_TESTS),
     Mutation(ROPE, "p_k += i_token * stride_k_token", "p_k += i_token * stride_q_token", ROPE_TESTS),
     Mutation(ROPE, "(o_head < HEADS) & (o_half < HALF)", "(o_head < HEADS) & (o_half < HALF - 1)", ROPE_TESTS),
+    Mutation("rope.py", "x if x.stride(-1) == 1 else x.contiguous()", "x", ROPE_TESTS),
+    Mutation("rope.py", "x if x.stride(-1) == 1 else x.contiguous()", "x.contiguous()", ROPE_TESTS),
     Mutation("rope.py", "device=device) / half)", "device=device) / (2 * half))", ROPE_TESTS),
     # SwiGLU
     Mutation(SWIGLU, "(1 + b_gate * (1 - b_sigmoid))", "(1 + b_gate * b_sigmoid)", SWIGLU_TESTS),
-    Mutation(SWIGLU, "(b_d_output * b_gate * b_sigmoid)", "(b_d_output * b_sigmoid)", SWIGLU_TESTS),
+    Mutation(SWIGLU, "b_d_output * b_gate * b_sigmoid", "b_d_output * b_sigmoid", SWIGLU_TESTS),
+    Mutation(SWIGLU, "gate.stride(0), up.stride(0)", "gate.stride(0), gate.stride(0)", f"{SWIGLU_TESTS} slices"),
+    Mutation(SWIGLU, "for x in (d_output, gate, up))", "for x in (d_output, up, gate))", f"{SWIGLU_TESTS} slices"),
+    Mutation(SWIGLU, "p_d_output + i_row * stride_d_output", "p_d_output + i_row * size", f"{SWIGLU_TESTS} slices"),
+    Mutation(SWIGLU, "i_row * (2 * size)", "i_row * size", SWIGLU_TESTS),
+    Mutation(SWIGLU, "rows if rows.stride(1) == 1 else rows.contiguous()", "rows", SWIGLU_TESTS),
+    Mutation(SWIGLU, "rows if rows.stride(1) == 1 else rows.contiguous()", "rows.contiguous()", SWIGLU_TESTS),
+    Mutation("swiglu.py", "upstream * x, sigmoid", "upstream, sigmoid", "test_operations.py equals_the_reference"),
     # Flash attention, forward
     Mutation(ATTENTION, "o_key <= o_query[:, None]", "o_key < o_query[:, None]", ATTENTION_TESTS),
     Mutation(ATTENTION, "(b_first[:, None] <= o_key)", "(b_first[:, None] < o_key)", ATTENTION_TESTS),
@@ -138,6 +147,7 @@ MUTATIONS = [
     Mutation(ATTENTION, "column + D // 2, T, stride, KEYS", "column, T, stride, KEYS", ATTENTION_TESTS),
     Mutation(ATTENTION, "i_head // GROUP * head_k", "i_head * head_k", ATTENTION_TESTS),
     Mutation(ATTENTION, "softmax_scale * LOG2_E", "softmax_scale", ATTENTION_TESTS),
+    Mutation(ATTENTION, "element == 1 and apart", "element == 1", "interpreter/test_flash_attention.py copied"),
     # Its gradients
     Mutation(GRADIENTS, "tl.where((o_key[:, None] <= o_query[None, :])", "tl.where((o_key[:, None] < o_query[None, :])",
              ATTENTION_TESTS),

@@ -56,6 +56,7 @@ def _rows(width: int, count: int = 2, dtype: torch.dtype = DTYPE) -> Tensor:
 
 
 # A sample call of the launchers for each kernel: what it is given in training, in the shape that picks the entry.
+# Slices of one product's rows and tensors of their own have one signature: all steps are multiples of 16.
 
 
 def _call_rms_norm_forward(configuration: Configuration) -> None:
@@ -71,17 +72,17 @@ def _call_rms_norm_backward(configuration: Configuration) -> None:
 
 def _call_rope(configuration: Configuration) -> None:
     size = 2 * configuration.block
-    q, k = torch.ones(16, 32, size, dtype=DTYPE), torch.ones(16, 8, size, dtype=DTYPE)
+    q, k, _ = torch.ones(16, 48, size, dtype=DTYPE).split((32, 8, 8), 1)
     for inverse in (False, True):
         rope.rotate(q, k, torch.zeros(16, dtype=torch.int32), torch.ones(configuration.block), inverse)
 
 
 def _call_swiglu_forward(configuration: Configuration) -> None:
-    swiglu.forward(_rows(configuration.block), _rows(configuration.block))
+    swiglu.forward(*_rows(2 * configuration.block).chunk(2, 1))
 
 
 def _call_swiglu_backward(configuration: Configuration) -> None:
-    swiglu.backward(*[_rows(configuration.block) for _ in range(3)])
+    swiglu.backward(_rows(configuration.block), *_rows(2 * configuration.block).chunk(2, 1))
 
 
 def _call_adamw(configuration: Configuration) -> None:
@@ -124,10 +125,10 @@ def _call_visible_range(configuration: Configuration) -> None:
 
 def _call_flash_attention(configuration: AttentionConfiguration) -> None:
     tokens, size = 256, configuration.head_size
-    q, k = (torch.ones(tokens, heads, size, dtype=DTYPE) for heads in (32, 8))
+    q, k, v = torch.ones(tokens, 48, size, dtype=DTYPE).split((32, 8, 8), 1)
     ranges = visible_range.visible_range(torch.tensor([0, tokens], dtype=torch.int32), tokens, tokens)
-    out, lse = flash_attention.forward(q, k, k, ranges[0], 1.0)
-    flash_attention_backward.backward(out, q, k, k, out, lse, *ranges, 1.0)
+    out, lse = flash_attention.forward(q, k, v, ranges[0], 1.0)
+    flash_attention_backward.backward(out, q, k, v, out, lse, *ranges, 1.0)
 
 
 SAMPLE_CALLS: dict[str, Callable[[Any], None]] = {

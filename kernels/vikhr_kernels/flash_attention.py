@@ -32,6 +32,10 @@ def flash_attention(
     cost; keys out of every query's sight are never loaded. Beyond inputs and gradients it keeps one float32 a query
     and head for the backward pass, which takes another. Sums are made in a fixed order: equal bits every time.
 
+    q, k and v may be slices of longer rows, as those of one product are: where rows and heads start at multiples of 16
+    bytes and of 16 elements, they are read, and kept for the backward pass, without a copy; else each pass copies. What
+    is returned is contiguous, the gradients too.
+
     On a GPU heads have 64 or 128 elements. `cu_seqlens` is not looked into, which would wait for the GPU: it must
     rise from 0 to T.
 

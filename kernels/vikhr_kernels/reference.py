@@ -74,7 +74,7 @@ def linear(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """`silu(gate) * up` (Shazeer 2020), elementwise over equal shapes."""
+    """`silu(gate) * up` (Shazeer 2020), elementwise over equal shapes [..., F]."""
     return F.silu(gate) * up
 
 

@@ -16,7 +16,8 @@ def rope(q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor,
     """`reference.rope` with its arguments and results: queries and keys in one kernel.
 
     The kernel rotates in float32 by angles that aren't rounded to the dtype of `q`. On a GPU heads have at most 256
-    elements.
+    elements. Heads may be slices of longer rows: where the elements of a head lie side by side, they are read without a
+    copy. What is returned is contiguous.
 
     Raises:
         ValueError: an argument's shape, dtype or device doesn't fit; it is named.

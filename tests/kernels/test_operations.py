@@ -163,12 +163,45 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.vikhr, name).default, OPCHECKS[name]())
 
 
-@pytest.mark.parametrize("layout", ["transposed", "expanded", "strided"])
+def within_nan(x: Tensor) -> Tensor:
+    """`x` as a slice of rows three times as long, of heads or elements, that are NaN elsewhere."""
+    dimension = max(1, x.dim() - 2)
+    around = torch.full_like(x, torch.nan)
+    return torch.cat((around, x, around), dimension).narrow(dimension, x.shape[dimension], x.shape[dimension])
+
+
+@pytest.mark.parametrize("name", ["rope", "swiglu", "swiglu_backward", "flash_attention", "flash_attention_backward"])
+def test_opcheck_with_slices(name: str) -> None:
+    given = [within_nan(x) if isinstance(x, Tensor) and x.dim() > 1 and x.numel() else x for x in OPCHECKS[name]()]
+    torch.library.opcheck(getattr(torch.ops.vikhr, name).default, tuple(given))
+
+
+@pytest.mark.parametrize("name", ["swiglu", "flash_attention", "flash_attention_batch"])
+def test_slices_are_kept_for_backward_as_they_are(name: str) -> None:
+    operation, inputs = by_name(name)
+    slices = [within_nan(x.detach()).requires_grad_() for x in inputs]
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):
+        output = operation(*slices)
+    assert {x.data_ptr() for x in slices} <= set(kept)
+    assert output.is_contiguous()
+
+
+def test_swiglu_gradients_are_halves_of_one_tensor() -> None:
+    gate, up = (x.requires_grad_() for x in within_nan(normal(5, 14)).chunk(2, 1))
+    d_gate, d_up = torch.autograd.grad(swiglu(gate, up).sum(), (gate, up))
+    assert d_gate.untyped_storage().data_ptr() == d_up.untyped_storage().data_ptr()
+    assert [x.stride() for x in (d_gate, d_up)] == [(14, 1)] * 2
+    assert [x.storage_offset() for x in (d_gate, d_up)] == [0, 7]
+
+
+@pytest.mark.parametrize("layout", ["transposed", "expanded", "strided", "within NaN"])
 def test_strided_inputs_and_upstream(layout: str) -> None:
     make = {
         "transposed": lambda x: x.clone().transpose(0, 1).contiguous().transpose(0, 1),
         "expanded": lambda x: x[:1].expand_as(x),
         "strided": lambda x: torch.stack((x, x), -1)[..., 0],
+        "within NaN": within_nan,
     }[layout]
     for name in ("rms_norm_residual", "rope", "swiglu", "flash_attention"):
         operation, inputs = by_name(name)
@@ -212,6 +245,7 @@ ERRORS: list[tuple[str, Callable]] = [
     ("k is torch.float16", lambda: rope(torch.ones(2, 3, 4), torch.ones(2, 1, 4, dtype=HALF), torch.zeros(2), 1e4)),
     ("positions must be int32", lambda: rope(torch.ones(2, 3, 4), torch.ones(2, 1, 4), torch.zeros(2), 1e4)),
     (r"positions must be \[2\]", lambda: rope(torch.ones(2, 3, 4), torch.ones(2, 1, 4), POSITIONS, 1e4)),
+    ("gate must be", lambda: swiglu(torch.ones(()), torch.ones(()))),
     ("up must be", lambda: swiglu(torch.ones(2), torch.ones(3))),
     ("up is torch.float16", lambda: swiglu(torch.ones(2), torch.ones(2, dtype=HALF))),
     ("2 gradients for 1", lambda: adamw(STATE[0], None, STATE[1] * 2, *STATE[2:], **ADAMW)),

@@ -115,8 +115,9 @@ def test_batches_are_documents_of_their_own(
 @pytest.mark.parametrize("layout", ["fused", "heads first", "odd", "expanded"])
 def test_strided_inputs_and_upstream(layout: str) -> None:
     fused = torch.randn(41, 8, 64, generator=torch.Generator().manual_seed(0))
+    wide = torch.cat((fused, torch.full((41, 2, 64), torch.nan)), 1)  # whatever lies beyond a slice is NaN
     q, k, v = {
-        "fused": lambda: (fused[:, :4], fused[:, 4:6], fused[:, 6:]),
+        "fused": lambda: (wide[:, :4], wide[:, 4:6], wide[:, 6:8]),
         "heads first": lambda: tuple(x.transpose(0, 1).contiguous().transpose(0, 1) for x in fused.split((4, 2, 2), 1)),
         "odd": lambda: (fused[:, :4], *(torch.randn(41, 2, 65)[..., 1:] for _ in range(2))),
         "expanded": lambda: (fused[:, :4], fused[:, 4:5].expand(-1, 2, -1), fused[:1, 6:].expand(41, -1, -1)),

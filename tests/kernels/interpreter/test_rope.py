@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from vikhr_kernels import reference, rope
+from vikhr_kernels.gpu import rope as gpu
 
 
 def inputs(tokens: int, heads: tuple[int, int], size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -49,12 +50,21 @@ def test_backward_undoes_forward() -> None:
         torch.testing.assert_close(a, e)
 
 
-def test_strided_inputs() -> None:
-    fused = torch.randn(6, 4, 8)  # queries and keys side by side
-    q, k, positions = fused[:, :3], fused[:, 3:], torch.arange(6)
+def test_slices_of_one_product(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read where they lie; what lies around them is NaN."""
+    wide = torch.full((6, 7, 8), torch.nan, dtype=dtype)
+    wide[:, 1:5] = torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(1))
+    q, k, positions = wide[:, 1:4], wide[:, 4:5], torch.arange(6)
+    given = []
+    monkeypatch.setattr(gpu, "rotate", lambda *x, rotate=gpu.rotate: given.append(x[:2]) or rotate(*x))
     for a, e in zip(rope(q, k, positions, 1e4), rope(q.contiguous(), k.contiguous(), positions, 1e4), strict=True):
         assert torch.equal(a, e)
-    transposed = torch.randn(6, 8, 3).transpose(1, 2)
+        assert a.is_contiguous()
+    assert [x.data_ptr() for x in given[0]] == [q.data_ptr(), k.data_ptr()]
+
+
+def test_what_heads_cannot_be_read_from_is_copied() -> None:
+    transposed, k, positions = torch.randn(6, 8, 3).transpose(1, 2), torch.randn(6, 1, 8), torch.arange(6)
     a, _ = rope(transposed, k, positions, 1e4)
     e, _ = rope(transposed.contiguous(), k, positions, 1e4)
     assert torch.equal(a, e)
