@@ -101,6 +101,26 @@ def swiglu_case(sizes: Sizes) -> Case:
     )  # fmt: skip
 
 
+def scale_case(sizes: Sizes) -> Case:
+    """A gradient summed in float32 into the dtype of its parameter: 4 bytes read and 2 written an element."""
+
+    def make(thousands: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+        x = _normal(device, torch.float32, 1000 * thousands)
+        return {"out": torch.empty_like(x, dtype=dtype), "x": x, "factor": torch.tensor(1 / 3, device=device)}
+
+    def by(operations: Any) -> Forward:
+        def scale(inputs: Inputs) -> Tensor:
+            operations.scale_into(**inputs, accumulate=False)
+            return inputs["out"]
+
+        return scale
+
+    return Case(
+        "scale", make, by, sizes.parameters,
+        traffic=lambda thousands: 6 * 1000 * thousands, what="forward", axis="thousands of elements",
+    )  # fmt: skip
+
+
 def adamw_case(sizes: Sizes) -> Case:
     """bf16 gradients on split masters: 14 bytes read and 12 written a parameter."""
 
@@ -228,6 +248,6 @@ def all_cases(sizes: Sizes) -> dict[str, Case]:
     """Every case, by the name of its kernel; the most valuable first."""
     cases = [
         *attention_cases(sizes), loss_case(sizes, with_reference=True), loss_case(sizes, with_reference=False),
-        rms_norm_case(sizes), rope_case(sizes), swiglu_case(sizes), adamw_case(sizes),
+        rms_norm_case(sizes), rope_case(sizes), swiglu_case(sizes), scale_case(sizes), adamw_case(sizes),
     ]  # fmt: skip
     return {case.kernel: case for case in cases}

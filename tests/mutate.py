@@ -45,6 +45,7 @@ LOSS_TESTS = "interpreter/test_loss_rows.py"
 NORM_TESTS = "interpreter/test_rms_norm.py"
 ROPE_TESTS = "interpreter/test_rope.py"
 SWIGLU_TESTS = "interpreter/test_swiglu.py"
+SCALE, SCALE_TESTS = "gpu/scale.py", "interpreter/test_scale.py"
 ADAMW_TESTS = "interpreter/test_adamw.py"
 ATTENTION, GRADIENTS, RANGE = (
     f"gpu/{name}.py" for name in ("flash_attention", "flash_attention_backward", "visible_range")
@@ -172,6 +173,14 @@ MUTATIONS = [
              ATTENTION_TESTS),
     Mutation(RANGE, "documents.bit_length()", "documents.bit_length() - 1", ATTENTION_TESTS),
     Mutation("flash_attention.py", "(p * d_p).sum(-1, keepdim=True)", "0", "test_operations.py equals_the_reference"),
+    # Scaling
+    Mutation(SCALE, "b_scaled += tl", "b_scaled = tl", f"{SCALE_TESTS} adds"),
+    Mutation(SCALE, ".to(tl.float32) * tl.load(p_factor)", " * tl.load(p_factor).to(p_x.dtype.element_ty)",
+             SCALE_TESTS),
+    Mutation(SCALE, "triton.cdiv(x.numel(), chosen.block)", "x.numel() // chosen.block", SCALE_TESTS),
+    Mutation("linear_ce_kl.py", "scale_into(scaled, x, factor", "scale_into(scaled, x, factor / factor",
+             "test_linear_ce_kl.py divided"),
+    Mutation("reference.py", "out.addcmul_(x, factor)", "out.add_(x)", "test_operations.py scaling"),
     # AdamW
     Mutation("gpu/adamw.py", "b_bits + 0x8000", "b_bits + 0x7FFF", ADAMW_TESTS),
     Mutation("gpu/adamw.py", "tl.where(b_master == b_master, b_bits, 0x7FC00000)", "b_bits", f"{ADAMW_TESTS} extremes"),

@@ -10,6 +10,7 @@ from vikhr_kernels.linear_ce_kl import linear_ce_kl
 from vikhr_kernels.reference import join_master, split_master
 from vikhr_kernels.rms_norm import rms_norm
 from vikhr_kernels.rope import rope
+from vikhr_kernels.scale import scale_into
 from vikhr_kernels.swiglu import swiglu
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "reference",
     "rms_norm",
     "rope",
+    "scale_into",
     "split_master",
     "stack",
     "swiglu",

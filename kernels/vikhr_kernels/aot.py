@@ -42,6 +42,7 @@ from vikhr_kernels.gpu import (
     loss_rows,
     rms_norm,
     rope,
+    scale,
     swiglu,
     visible_range,
 )
@@ -83,6 +84,12 @@ def _call_swiglu_forward(configuration: Configuration) -> None:
 
 def _call_swiglu_backward(configuration: Configuration) -> None:
     swiglu.backward(_rows(configuration.block), *_rows(2 * configuration.block).chunk(2, 1))
+
+
+def _call_scale(configuration: Configuration) -> None:
+    x, factor = torch.ones(2 * configuration.block), torch.ones(())
+    for accumulate, out in ((False, x.to(DTYPE)), (True, x)):
+        scale.scale_into(out, x, factor, accumulate)
 
 
 def _call_adamw(configuration: Configuration) -> None:
@@ -138,6 +145,7 @@ SAMPLE_CALLS: dict[str, Callable[[Any], None]] = {
     "rope_kernel": _call_rope,
     "swiglu_forward_kernel": _call_swiglu_forward,
     "swiglu_backward_kernel": _call_swiglu_backward,
+    "scale_kernel": _call_scale,
     "adamw_kernel": _call_adamw,
     "loss_rows_kernel": _call_loss_rows,
     "visible_range_kernel": _call_visible_range,

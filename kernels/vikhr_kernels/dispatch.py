@@ -78,6 +78,7 @@ def _table(*, loss_rows: Entries, walk_over_4096: Configuration) -> Table:
         "rope_kernel": _for_all_dtypes((Configuration(32, 4), Configuration(64, 4), Configuration(128, 8))),
         "swiglu_forward_kernel": _for_all_dtypes((Configuration(2048, 8),)),
         "swiglu_backward_kernel": _for_all_dtypes((Configuration(2048, 8),)),
+        "scale_kernel": _for_all_dtypes((Configuration(2048, 8),)),
         "adamw_kernel": _for_all_dtypes((Configuration(512, 4),)),
         "loss_rows_kernel": _for_all_dtypes(loss_rows),
         "visible_range_kernel": {torch.int32: (Configuration(256, 4),)},

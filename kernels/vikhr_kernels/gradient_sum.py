@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from vikhr_kernels.scale import scale_into
+
 
 class GradientSum:
     """Where the gradients of a parameter on one GPU or CPU are added up: Megatron's `main_grad`.
@@ -39,10 +41,7 @@ class GradientSum:
     @torch.no_grad()
     def add_scaled(self, gradient: Tensor, factor: Tensor) -> None:
         """Adds a gradient in the sum's dtype, times a factor []."""
-        if self._is_empty:
-            torch.mul(gradient, factor, out=self._total)
-        else:
-            self._total.addcmul_(gradient, factor)
+        scale_into(self._total, gradient, factor, accumulate=not self._is_empty)
         self._is_empty = False
 
 

@@ -14,6 +14,7 @@ from vikhr_kernels.arguments import require, require_like, require_shape
 from vikhr_kernels.dispatch import runs_on_triton
 from vikhr_kernels.gradient_sum import gradient_sum, multiply_into
 from vikhr_kernels.reference import accumulation_dtype
+from vikhr_kernels.scale import scale_into
 
 # Both models' logits of a default chunk. A GPU's are all that the kernels hold beyond inputs and gradients, so that
 # 1 GiB suffices for any number of tokens; the eager row step makes several more tensors of that size.
@@ -303,7 +304,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
         ctx.save_for_backward(*inputs[:9])
         ctx.settings = inputs[9:-1]
     else:
-        ctx.weight_dtype = inputs[1].dtype
+        ctx.dtype = inputs[1].dtype
         ctx.save_for_backward(*output[4:])
     ctx.set_materialize_grads(False)
 
@@ -316,8 +317,8 @@ def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor |
         d_hidden, d_weight = ctx.saved_tensors
         if ctx.sum is not None:
             ctx.sum.add_scaled(d_weight, d_total)
-            return d_hidden * d_total, None, *without_gradient
-        return d_hidden * d_total, _scaled(d_weight, d_total, ctx.weight_dtype), *without_gradient
+            return _scaled(d_hidden, d_total, ctx.dtype), None, *without_gradient
+        return *(_scaled(x, d_total, ctx.dtype) for x in ctx.saved_tensors), *without_gradient
     *head, ce_coefficient, kl_coefficient, z_coefficient, support = ctx.saved_tensors
     coefficients = (c * d_losses for c in (ce_coefficient, kl_coefficient, z_coefficient))
     *_, d_hidden, d_weight = _chunked_loss(*head, *coefficients, support, *ctx.settings, True)
@@ -328,8 +329,10 @@ def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor |
 
 
 def _scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`x * factor` rounded once to `dtype`, in one pass and without a temporary in the dtype of `x`."""
-    return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))
+    """`x * factor` rounded once to `dtype`."""
+    scaled = torch.empty_like(x, dtype=dtype)
+    scale_into(scaled, x, factor, accumulate=False)
+    return scaled
 
 
 _chunked_loss.register_autograd(_backward, setup_context=_setup_context)

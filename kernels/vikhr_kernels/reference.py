@@ -196,6 +196,22 @@ def linear_ce_kl(
     return loss, ce.detach(), kl.detach()
 
 
+@torch.no_grad()
+def scale_into(out: Tensor, x: Tensor, factor: Tensor, *, accumulate: bool) -> None:
+    """`x * factor` rounded once into `out`, or added to it, in place.
+
+    Args:
+        out: in the dtype of `x` or a narrower one; to be added to, float32 or float64 as `x`.
+        x: of the same shape and any floating dtype; multiplied in float32 or, if float64, in float64.
+        factor: [] in that dtype.
+        accumulate: add to what `out` holds.
+    """
+    if accumulate:
+        out.addcmul_(x, factor)
+    else:
+        torch.mul(x.to(factor.dtype), factor, out=out)
+
+
 _QUIET_NAN = 0x7FC00000  # its upper half is a NaN too; other NaNs could round to another bf16
 
 

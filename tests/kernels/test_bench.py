@@ -26,7 +26,7 @@ def test_dry_run_goes_through_everything(pytestconfig: pytest.Config, tmp_path: 
     assert finished.returncode == 0, finished.stdout + finished.stderr
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     attention = {f"attention{kind}_{way}" for kind in ("", "_packed", "_window") for way in ("forward", "backward")}
-    kernels = {"linear_ce_kl", "linear_ce", "rms_norm", "rope", "swiglu", "adamw"} | attention
+    kernels = {"linear_ce_kl", "linear_ce", "rms_norm", "rope", "swiglu", "scale", "adamw"} | attention
     assert {check["kernel"] for check in results["checks"] if check["passed"]} == kernels
     measured = {(m["kernel"], m["contestant"]) for m in results["measurements"]}
     assert {(kernel, "ours") for kernel in kernels} <= measured

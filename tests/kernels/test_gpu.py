@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import vikhr_kernels
-from vikhr_kernels import adamw, linear_ce_kl, reference, split_master
+from vikhr_kernels import adamw, linear_ce_kl, reference, scale_into, split_master
 
 pytestmark = [
     pytest.mark.gpu,
@@ -181,3 +181,28 @@ def test_adamw_bits_equal_the_reference_on_gpu_and_cpu(moment_dtype: torch.dtype
     ours = train(adamw, "cuda")
     for expected in (train(reference.adamw, "cuda"), train(reference.adamw, "cpu")):
         assert all(torch.equal(a, e) for a, e in zip(ours, expected, strict=True))
+
+
+@pytest.mark.parametrize("narrow", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_scaling_rounds_once_or_adds(narrow: torch.dtype) -> None:
+    x, before, factor = normal(1031, 97).float(), normal(1031, 97, seed=1).float(), torch.tensor(1 / 3, device="cuda")
+    out, added = torch.full(x.shape, torch.nan, dtype=narrow, device="cuda"), before.clone()
+    scale_into(out, x, factor, accumulate=False)
+    assert torch.equal(out, (x * factor).to(narrow))
+    scale_into(added, x, factor, accumulate=True)
+    torch.testing.assert_close(added.double(), before.double() + x.double() * factor.double(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["rope", "attention", "attention_window", "swiglu"])
+def test_slices_of_longer_rows_give_the_same_bits(name: str) -> None:
+    operation, inputs = CASES[name][0](vikhr_kernels), inputs_of(name)
+    wide = torch.cat((*inputs, torch.full_like(inputs[0], torch.nan)), 1)
+    slices = wide.split([x.shape[1] for x in (*inputs, inputs[0])], 1)[:-1]
+    results = []
+    for given in (inputs, slices):
+        leaves = [x.detach().requires_grad_() for x in given]
+        outputs = operation(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        results.append((*outputs, *torch.autograd.grad(outputs, leaves, [normal(*y.shape, seed=9) for y in outputs])))
+    for a, e in zip(*results, strict=True):
+        assert torch.equal(a, e)

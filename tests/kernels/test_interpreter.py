@@ -12,7 +12,7 @@ FILES = sorted((Path(__file__).parent / "interpreter").glob("test_*.py"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_in_the_interpreter(file: Path, pytestconfig: pytest.Config) -> None:
-    assert len(FILES) == 7
+    assert len(FILES) == 8
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(file)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     finished = subprocess.run(

@@ -191,6 +191,17 @@ def test_head_gradient_is_summed_in_float32_whatever_the_chunks() -> None:
     torch.testing.assert_close(many, one, rtol=2**-8, atol=0)  # one rounding at the end
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_a_loss_that_is_divided_has_divided_gradients(dtype: torch.dtype) -> None:
+    """Rounded once: as far from the truth as one rounding of it, and its share of the bf16 logits' gradient."""
+    inputs = make_inputs(dtype=dtype)
+    whole = gradients(linear_ce_kl(**inputs)[0], inputs)
+    divided = gradients(linear_ce_kl(**inputs)[0] / 3, inputs)
+    for a, e in zip(divided, whole, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), e.double() / 3, rtol=1.01 * torch.finfo(dtype).eps, atol=0)
+
+
 def test_opcheck() -> None:
     inputs = make_inputs()
     inputs["targets"] = inputs["targets"].clamp(min=0)  # the op underneath takes ids only

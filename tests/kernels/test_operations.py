@@ -22,6 +22,7 @@ from vikhr_kernels import (
     reference,
     rms_norm,
     rope,
+    scale_into,
     split_master,
     swiglu,
 )
@@ -85,6 +86,17 @@ def test_equals_the_reference_in_float64(name: str) -> None:
     torch.testing.assert_close(value, expected)
     for a, e in zip(torch.autograd.grad(value, inputs), torch.autograd.grad(expected, expected_inputs), strict=True):
         torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("narrow", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_scaling_rounds_once_or_adds(narrow: torch.dtype) -> None:
+    x, factor = normal(3, 7), torch.tensor(1 / 3, dtype=torch.float64)
+    out, added = torch.full((3, 7), torch.nan, dtype=narrow), normal(3, 7, seed=2)
+    expected = added + x * factor
+    scale_into(out, x, factor, accumulate=False)
+    assert torch.equal(out, (x * factor).to(narrow))
+    scale_into(added, x, factor, accumulate=True)
+    torch.testing.assert_close(added, expected)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -151,6 +163,7 @@ OPCHECKS = {
         *differentiable(normal(5, 4), normal(11, 4)), TARGETS.clamp(min=0), normal(5, 3), normal(11, 3),
         *(torch.ones(5, dtype=torch.float64) for _ in range(3)), torch.arange(11) < 6, False, 2, True,
     ),
+    "scale_into": lambda: (torch.empty(3, 7), normal(3, 7), torch.tensor(0.3, dtype=torch.float64), False),
     "adamw": lambda: (
         [split_master(normal(6).float())[0]], [torch.zeros(6, dtype=torch.int16)], [normal(6).float()],
         [torch.zeros(6)], [torch.zeros(6)], torch.ones(()), 1, 1e-3, 0.9, 0.95, 1e-8, 0.1, 0,
@@ -223,6 +236,7 @@ HALF = torch.float16
 ADAMW = {"step": 1, "learning_rate": 1.0, "betas": (0.9, 0.9), "eps": 1e-8, "weight_decay": 0.0}
 STATE = [[torch.zeros(3)] for _ in range(4)]
 Q, K = torch.ones(5, 4, 6), torch.ones(5, 2, 6)
+ONE = torch.ones(())
 
 ERRORS: list[tuple[str, Callable]] = [
     ("q must be", lambda: flash_attention(torch.ones(5, 6), K, K)),
@@ -248,6 +262,14 @@ ERRORS: list[tuple[str, Callable]] = [
     ("gate must be", lambda: swiglu(torch.ones(()), torch.ones(()))),
     ("up must be", lambda: swiglu(torch.ones(2), torch.ones(3))),
     ("up is torch.float16", lambda: swiglu(torch.ones(2), torch.ones(2, dtype=HALF))),
+    (r"out must be \[2\]", lambda: scale_into(torch.ones(3), torch.ones(2), ONE, accumulate=False)),
+    (r"factor must be \[\]", lambda: scale_into(torch.ones(2), torch.ones(2), torch.ones(1), accumulate=False)),
+    ("factor is torch.float32", lambda: scale_into(torch.ones(2), normal(2), ONE, accumulate=False)),
+    ("out is torch.float64, not narrower", lambda: scale_into(normal(2), torch.ones(2), ONE, accumulate=False)),
+    ("sums are float32", lambda: scale_into(torch.ones(2).half(), torch.ones(2), ONE, accumulate=True)),
+    ("out is torch.int32", lambda: scale_into(torch.ones(2).int(), torch.ones(2), ONE, accumulate=False)),
+    ("x is not contig", lambda: scale_into(torch.ones(2), torch.ones(4)[::2], ONE, accumulate=False)),
+    ("factor is on meta", lambda: scale_into(torch.ones(2), torch.ones(2), ONE.to("meta"), accumulate=False)),
     ("2 gradients for 1", lambda: adamw(STATE[0], None, STATE[1] * 2, *STATE[2:], **ADAMW)),
     (r"parameters\[0\] is torch.float32, not bf", lambda: adamw(STATE[0], STATE[1], *STATE[1:], **ADAMW)),
     (r"gradients\[0\] must be", lambda: adamw(STATE[0], None, [torch.ones(4)], *STATE[2:], **ADAMW)),
