@@ -92,6 +92,8 @@ MUTATIONS = [
     Mutation("linear.py", "or column.stride() != (width, 1)", "", "test_linear.py"),
     Mutation("linear.py", "elif any(wants_weights[index] for index in group)", "else", "test_linear.py"),
     Mutation("linear.py", "ctx.sums[index].add(d_weight)", "pass", "test_linear.py"),
+    Mutation("gradient_sum.py", "total.index_add_(0, indices, rows)", "total[indices] += rows", "test_linear.py"),
+    Mutation("embedding.py", "ctx.vocabulary, -1, False", "ctx.vocabulary, 0, False", "test_linear.py"),
     Mutation("gradient_sum.py", "self._total.zero_()", "pass", "test_linear.py"),
     Mutation("gradient_sum.py", "a.split([len(one._total) for one in sums])", "[a] * len(sums)", "test_linear.py"),
     Mutation("gradient_sum.py", "multiply_into(whole, a, b, beta=0 if sums[0]._is_empty else 1)",

@@ -18,7 +18,7 @@ import vikhr_kernels
 from vikhr_fast.files import atomic_directory
 from vikhr_fast.model_config import ModelConfig, read_config, write_config
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
-from vikhr_kernels import linear, reference, stack
+from vikhr_kernels import embedding, linear, reference, stack
 
 __all__ = ["Head", "Mistral", "ModelConfig", "Operations"]
 
@@ -160,12 +160,19 @@ class DecoderLayer(nn.Module):
         return self.input_layernorm.add(branch, residual)
 
 
+class Embedding(nn.Embedding):
+    """The vectors of tokens: [T] -> [T, H]."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return embedding(tokens, self.weight)
+
+
 class Decoder(nn.Module):
     """Embedding, layers and final norm: tokens [T] -> hidden [T, H]."""
 
     def __init__(self, config: ModelConfig, ops: Operations) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, ops) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
 

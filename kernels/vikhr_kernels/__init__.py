@@ -3,6 +3,7 @@
 from vikhr_kernels import reference
 from vikhr_kernels.adamw import adamw
 from vikhr_kernels.dispatch import allow_triton
+from vikhr_kernels.embedding import embedding
 from vikhr_kernels.flash_attention import flash_attention
 from vikhr_kernels.gradient_sum import GradientSum
 from vikhr_kernels.linear import linear, stack
@@ -17,6 +18,7 @@ __all__ = [
     "GradientSum",
     "adamw",
     "allow_triton",
+    "embedding",
     "flash_attention",
     "join_master",
     "linear",

@@ -9,8 +9,8 @@ from vikhr_kernels.scale import scale_into
 class GradientSum:
     """Where the gradients of a parameter on one GPU or CPU are added up: Megatron's `main_grad`.
 
-    `linear` and `linear_ce_kl` add to it where they make the gradient, and then give autograd none. What autograd gives
-    to such a parameter all the same, of its other uses, whoever made the sum has to `add`.
+    `linear`, `embedding` and `linear_ce_kl` add to it where they make the gradient, and then give autograd none. What
+    autograd gives to such a parameter all the same, of its other uses, whoever made the sum has to `add`.
 
     Args:
         total: shaped as the parameter, float32 or wider; its values are never read before they are written.
@@ -43,6 +43,20 @@ class GradientSum:
         """Adds a gradient in the sum's dtype, times a factor []."""
         scale_into(self._total, gradient, factor, accumulate=not self._is_empty)
         self._is_empty = False
+
+    @torch.no_grad()
+    def add_rows(self, indices: Tensor, rows: Tensor) -> None:
+        """Adds to rows of a matrix [V, H], those of one index in their order.
+
+        Args:
+            indices: [N] int64, each any number of times.
+            rows: [N, H].
+        """
+        total, rows = self.total, rows.to(self._total.dtype)
+        if total.is_cuda:  # sorts; the other one adds as its threads come
+            total.index_put_((indices,), rows, accumulate=True)
+        else:  # in turn; the other one's threads come in any order here
+            total.index_add_(0, indices, rows)
 
 
 def gradient_sum(parameter: Tensor) -> GradientSum | None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vikhr_kernels import GradientSum, linear, linear_ce_kl, reference, stack
+from vikhr_kernels import GradientSum, embedding, linear, linear_ce_kl, reference, stack
 from vikhr_kernels.gradient_sum import stacked
 
 SIZES = (6, 2, 3)
@@ -176,6 +176,27 @@ def test_sums_are_as_near_to_the_truth_as_float32_is(dtype: torch.dtype, wide: t
         truth += d_y.double().T @ x.detach().double()
         plain += d_y.to(wide).T @ x.detach().to(wide)
     assert (one.total - truth).norm() <= 2 * (plain - truth).norm()
+
+
+@settings(deadline=None, max_examples=40)
+@given(micro_batches=st.lists(st.lists(st.integers(0, 6), max_size=5), min_size=1, max_size=3), summed=st.booleans())
+def test_the_embeddings_gradient(micro_batches: list[list[int]], summed: bool) -> None:
+    weights = [nn.Parameter(torch.arange(28, dtype=torch.float64).view(7, 4)) for _ in range(2)]
+    ours, plain = weights
+    if summed:
+        ours.gradient_sum = one = GradientSum(torch.full_like(ours, torch.nan))  # type: ignore[attr-defined]
+        embedding(torch.tensor([[1, 2]]), ours).sum().backward()  # half-filled and forgotten
+        one.clear()
+    for number, ids in enumerate(micro_batches):
+        tokens = torch.tensor(ids, dtype=torch.int64)
+        factor = torch.randn(len(ids), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+        for weight, operation in ((ours, embedding), (plain, nn.functional.embedding)):
+            rows = operation(tokens, weight)
+            assert torch.equal(rows, weight[tokens])
+            (rows * factor).sum().backward()
+    found = one.total if summed else ours.grad
+    assert summed == (ours.grad is None)
+    torch.testing.assert_close(found, plain.grad, rtol=1e-12, atol=1e-12)
 
 
 def test_a_sum_to_which_nothing_was_added_is_zero() -> None:

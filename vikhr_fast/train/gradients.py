@@ -15,7 +15,7 @@ from vikhr_kernels import GradientSum
 class LocalGradients:
     """Of a model on one rank: the products that make weights' gradients add them up (`vikhr_kernels.linear`).
 
-    What reaches autograd's own `.grad` (of the embedding and the norms) is added and dropped as soon as it is there.
+    What reaches autograd's own `.grad` (the norms' gradients) is added and dropped as soon as it is there.
 
     Args:
         model: not sharded.
