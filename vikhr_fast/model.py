@@ -82,6 +82,7 @@ class Attention(nn.Module):
     def forward(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
         q, k, v = self.project(hidden)
         q, k = self.rope(q, k, positions, self.rope_theta)
+        v = v.contiguous()  # or what is kept for backward would be the whole product that it is a slice of
         attended = self.flash_attention(q, k, v, cu_seqlens=cu_seqlens, window=self.window)
         (output,) = linear(attended.flatten(-2), self.o_proj.weight)
         return output

@@ -41,10 +41,13 @@ def test_parameters_are_counted() -> None:
     assert count.multiplied == count.total - model.model.embed_tokens.weight.numel()
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
-def test_activations(checkpointing: Checkpointing) -> None:
+def test_activations(checkpointing: Checkpointing, stacked: bool) -> None:
     """What autograd keeps between forward and backward, each storage once, without the parameters."""
     model = Mistral(SHAPE, ops=vikhr_kernels, dtype=torch.bfloat16)
+    if stacked:
+        model.stack_weights()
     model.set_checkpointing(checkpointing)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
