@@ -59,24 +59,25 @@ def main(arguments: list[str] | None = None) -> int:
     stopwatch = Stopwatch(torch.device("cpu"), seconds=options.seconds, least=1)
     findings, dtype = Findings(), torch.float32
     ceilings = Stopwatch(stopwatch.device).ceilings(1 << 24, 1024, dtype)
+    commit, versions = machine.commit(), machine.versions()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         gemm = ceilings.gemm_flops_per_second
         with TrainBench(findings, stopwatch, SHAPES[name], dtype, gemm, options.threads) as bench:
             for sequences in SHAPES[name].sequences:
                 bench.micro_batches(sequences)
-    results = Results(
-        dry_run=False,
-        how=f"{options.threads} threads",
-        commit=machine.commit(),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        device=machine.device_name(),
-        dtype="float32",
-        versions=machine.versions(),
-        ceilings=ceilings,
-        **vars(findings),
-    )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        results = Results(
+            dry_run=False,
+            how=f"{options.threads} threads",
+            commit=commit,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            device=machine.device_name(),
+            dtype="float32",
+            versions=versions,
+            ceilings=ceilings,
+            **vars(findings),
+        )
+        options.out.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
     print_table(results, Console(width=None if sys.stdout.isatty() else 120))
     return int(bool(results.skipped))
 

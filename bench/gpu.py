@@ -138,7 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
             names = options.only.split(",") if options.only else cases
             steps += kernel_steps(KernelBench(findings, stopwatch, kernel_sizes, dtype), {n: cases[n] for n in names})
         if not options.only:
-            bench = TrainBench(findings, stopwatch, train_sizes, dtype, ceilings.gemm_flops_per_second)
+            fewer = dataclasses.replace(stopwatch, least=min(stopwatch.least, 2))  # runs, for each is long
+            bench = TrainBench(findings, fewer, train_sizes, dtype, ceilings.gemm_flops_per_second)
             train = training_steps(stack.enter_context(bench), train_sizes, options.train)
             steps = [*train[:-1], *steps, train[-1]]  # the last one says least
         for step in within(steps, options.budget, findings, dry_run=options.dry_run):
@@ -155,8 +156,8 @@ def training_steps(bench: TrainBench, sizes: TrainSizes, chosen: str | None) -> 
         step
         for n in sequences
         for step in (
-            Step(f"training x {n}", 120, lambda n=n: bench.micro_batches(n)),
-            Step(f"training x {n}, whole step", 60, lambda n=n: bench.whole_step(n)),
+            Step(f"training x {n}", 90 + 4 * n, lambda n=n: bench.micro_batches(n)),
+            Step(f"training x {n}, whole step", 30 + 3 * n, lambda n=n: bench.whole_step(n)),
         )
     ]
 

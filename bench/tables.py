@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
-from schema import Results
+from schema import Results, Training
 
 mpl.use("Agg")
 from matplotlib import pyplot
@@ -32,8 +32,9 @@ def print_table(results: Results, console: Console) -> None:
         table.add_row(m.kernel, str(m.tokens), m.contestant, f"{m.milliseconds:.3f}", factor, error, peak, *share)
     if results.measurements:
         console.print(table)
-    if results.training:
-        print_training(results, console)
+    for model in dict.fromkeys(t.model for t in results.training):
+        title = f"{model}, training on {results.device}, CE + KL"
+        print_training([t for t in results.training if t.model == model], title, console)
     for check in results.checks:
         verdict = "passed" if check.passed else "FAILED"
         bits = "equal" if check.equal_bits else "UNEQUAL"
@@ -64,16 +65,15 @@ def print_table(results: Results, console: Console) -> None:
         console.print(f"after {state.after}: {known}")
 
 
-def print_training(results: Results, console: Console) -> None:
+def print_training(training: list[Training], title: str, console: Console) -> None:
     """Training steps, each contestant's speed as a share of ours, and peak memory beside the plan's."""
     columns = (
         "sequences", "micro-batches", "contestant", "again", "moments", "ms", "tokens/s", "ours x", "% GEMM", "loss",
         "peak GiB", "planned",
     )  # fmt: skip
-    title = f"{results.training[0].model}, training on {results.device}, CE + KL"
     table = Table(*columns, title=title)
-    own = {(t.sequences, t.micro_batches): t.tokens_per_second for t in results.training if t.contestant == "ours"}
-    for t in results.training:
+    own = {(t.sequences, t.micro_batches): t.tokens_per_second for t in training if t.contestant == "ours"}
+    for t in training:
         factor = own.get((t.sequences, t.micro_batches), 0) / t.tokens_per_second
         peak = "" if t.peak_bytes is None else f"{t.peak_bytes / 2**30:.1f}"
         planned = "" if t.planned_bytes is None else f"{sum(t.planned_bytes.values()) / 2**30:.1f}"
@@ -83,7 +83,7 @@ def print_training(results: Results, console: Console) -> None:
             f"{t.loss:.4f}", peak, planned,
         )  # fmt: skip
     console.print(table)
-    for t in results.training:
+    for t in training:
         for name, size in (t.resident_bytes or {}).items():
             planned = (t.planned_bytes or {}).get(name, 0)
             console.print(f"x {t.sequences}: {name} {size / 2**30:.3f} GiB, planned {planned / 2**30:.3f}")

@@ -241,10 +241,11 @@ class TrainBench:
 
     def _in_turns(self, names: list[str], sequences: int, batches: list[Batch]) -> None:
         makers = contestants(self._model, self._model, self._ranks, self.dtype, self.sizes.length)
+        settings: tuple[Checkpointing, ...] = ("none", "selective")[: 2 if len(names) == 1 else 1]  # some share a model
         ready: dict[str, Ready] = {}
         for name in names:
             prepare = partial(self._prepare, makers[name], batches[0])
-            found = self._first_that_fits(name, sequences, prepare, ("none", "selective"))
+            found = self._first_that_fits(name, sequences, prepare, settings)
             if found:
                 ready[name] = found
         del makers
