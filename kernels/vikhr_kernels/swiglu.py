@@ -29,7 +29,9 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return output
 
 
-@torch.library.custom_op("vikhr::swiglu", mutates_args=())
+# Compiled graphs on a user's disk are found by this name alone: an operation whose backward returns other tensors than
+# it did needs a new one.
+@torch.library.custom_op("vikhr::swiglu_rows", mutates_args=())
 def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
     if runs_on_triton(gate):
         from vikhr_kernels.gpu import swiglu as gpu

@@ -18,8 +18,8 @@ pytest.importorskip("triton")
         ('table["unknown_kernel"] = {}', "unknown_kernel is not a kernel"),
         ('del aot.SAMPLE_CALLS["swiglu_forward_kernel"]', "swiglu_forward_kernel is not called by the gate"),
         (
-            'table["swiglu_forward_kernel"] = {b: (Configuration(64, 1), Configuration(2048, 8))}',
-            "no call reaches swiglu_forward_kernel with Configuration(block=64",
+            'table["swiglu_forward_kernel"] = {b: (Configuration(2048, 4), Configuration(2048, 8))}',
+            "no call reaches swiglu_forward_kernel with Configuration(block=2048, num_warps=8",
         ),
         ('table["loss_rows_kernel"] = {b: (Configuration(16384, 32),)}', "bytes spilled"),
         (

@@ -150,7 +150,7 @@ OPCHECKS = {
     "rms_norm": lambda: (*differentiable(normal(5, 8), normal(8)), 1e-5, normal(5, 8, seed=2).requires_grad_()),
     "rms_norm_backward": lambda: (normal(5, 8), normal(5, 8), normal(5, 8), normal(8), normal(5)),
     "rope": lambda: (*differentiable(normal(5, 4, 6), normal(5, 2, 6)), POSITIONS, 50.0, False),
-    "swiglu": lambda: differentiable(normal(3, 7), normal(3, 7)),
+    "swiglu_rows": lambda: differentiable(normal(3, 7), normal(3, 7)),
     "flash_attention": lambda: (
         *differentiable(normal(5, 4, 6), normal(5, 2, 6), normal(5, 2, 6, seed=1)), DOCUMENTS, 2, 0.4,
     ),
@@ -183,7 +183,9 @@ def within_nan(x: Tensor) -> Tensor:
     return torch.cat((around, x, around), dimension).narrow(dimension, x.shape[dimension], x.shape[dimension])
 
 
-@pytest.mark.parametrize("name", ["rope", "swiglu", "swiglu_backward", "flash_attention", "flash_attention_backward"])
+@pytest.mark.parametrize(
+    "name", ["rope", "swiglu_rows", "swiglu_backward", "flash_attention", "flash_attention_backward"]
+)
 def test_opcheck_with_slices(name: str) -> None:
     given = [within_nan(x) if isinstance(x, Tensor) and x.dim() > 1 and x.numel() else x for x in OPCHECKS[name]()]
     torch.library.opcheck(getattr(torch.ops.vikhr, name).default, tuple(given))
