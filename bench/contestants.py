@@ -49,9 +49,10 @@ class Contestant:
             self.sums.clear()
 
     @property
-    def parameter_bytes(self) -> int:
-        """Of both models."""
-        return sum(x.nbytes for model in (self.student, self.frozen) for x in model.parameters())
+    def resident_bytes(self) -> int:
+        """Of both models' parameters, and of the sums."""
+        parameters = (*self.student.parameters(), *self.frozen.parameters())
+        return sum(x.nbytes for x in parameters) + (self.sums.num_bytes if self.sums else 0)
 
 
 def contestants(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype, length: int) -> dict[str, Make]:

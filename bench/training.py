@@ -158,7 +158,7 @@ def resident_bytes(training: loop.Training) -> dict[str, int]:
         "parameters": size(iter(training.model.parameters())),
         "remainders": size(state["remainder"] for state in states),
         "moments": size(state[name] for state in states for name in ("exp_avg", "exp_avg_sq")),
-        "gradients": size(map(training.optimizer._gradients.of, training.model.parameters())),
+        "gradients": training.optimizer._gradients.num_bytes,
         "reference": size(iter(training.objective._reference.parameters())),
     }
 
@@ -266,7 +266,7 @@ class TrainBench:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()  # others' weights, too
         loss = float(contestant.run(batch))
-        peak = torch.cuda.max_memory_allocated() - before + contestant.parameter_bytes if self._on_gpu else None
+        peak = torch.cuda.max_memory_allocated() - before + contestant.resident_bytes if self._on_gpu else None
         contestant.forget_gradients()
         return Ready(contestant, again, loss, peak)
 

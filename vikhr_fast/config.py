@@ -131,7 +131,7 @@ class RuntimeConfig:
     checkpointing: Literal["none", "selective", "full"] = "none"
     """What backward computes again of each layer, to keep less: nothing, all but attention, or all."""
     reduce_each_micro_batch: bool = False
-    """Reduce gradients each micro-batch, not once a step: more communication, less memory."""
+    """Reduce gradients each micro-batch, not once a step: more communication, less memory; nothing on one rank."""
     timeout_seconds: Annotated[int, Field(ge=1, le=10**7)] = 1800
     """How long a rank waits for the others before the run fails."""
 

@@ -63,7 +63,10 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention inside each document, over a sliding window: [T, H] -> [T, H]."""
+    """Causal grouped-query attention inside each document, over a sliding window: [T, H] -> [T, H].
+
+    Of its linear layers the weights alone are used, by `vikhr_kernels.linear`; so it is in the MLP.
+    """
 
     def __init__(self, config: ModelConfig, ops: Operations) -> None:
         super().__init__()
@@ -301,7 +304,7 @@ class Mistral(nn.Module):
     ) -> "Mistral":
         """Reads a Hugging Face Mistral directory, one tensor at a time.
 
-        Host memory: the weights in `dtype` where `device` is the CPU, plus one layer's gate and up.
+        Host memory: the weights in `dtype` where `device` is the CPU, plus one tensor.
 
         Raises:
             InputError: one line that names everything wrong with the config, or with the tensors.
@@ -313,7 +316,6 @@ class Mistral(nn.Module):
         files.require(shapes)
         values: Mapping[str, Tensor] = {name: files.read(name, dtype, device) for name in shapes}
         model.load_state_dict(values, assign=True)
-        model.stack_weights()
         return model
 
     def save_pretrained(self, directory: Path | str, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:

@@ -6,7 +6,8 @@ from vikhr_kernels.dispatch import allow_triton
 from vikhr_kernels.embedding import embedding
 from vikhr_kernels.flash_attention import flash_attention
 from vikhr_kernels.gradient_sum import GradientSum
-from vikhr_kernels.linear import linear, stack
+from vikhr_kernels.layout import stack
+from vikhr_kernels.linear import linear
 from vikhr_kernels.linear_ce_kl import linear_ce_kl
 from vikhr_kernels.reference import join_master, split_master
 from vikhr_kernels.rms_norm import rms_norm

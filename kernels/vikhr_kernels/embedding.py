@@ -5,8 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from vikhr_kernels.gradient_sum import gradient_sum
+from vikhr_kernels.gradient_sum import GradientSum
 
 
 def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
@@ -21,6 +22,8 @@ def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
     Returns:
         [..., H].
     """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.embedding(tokens, weight)
     rows: Tensor = _Embedding.apply(tokens, weight)
     return rows
 
@@ -29,10 +32,11 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(tokens)
-        ctx.sum, ctx.vocabulary = gradient_sum(weight), len(weight)
+        ctx.sum, ctx.vocabulary = GradientSum.of(weight), len(weight)
         return F.embedding(tokens, weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor | None]:
         (tokens,) = ctx.saved_tensors
         if ctx.sum is None:

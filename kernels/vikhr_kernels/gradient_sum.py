@@ -1,48 +1,68 @@
-"""Sums of gradients over the micro-batches of a step, beside the parameter and in float32 or wider."""
+"""Sums of gradients over the micro-batches of a step, beside the parameter and in float32 (float64 for float64)."""
+
+from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from torch import Tensor
 
+from vikhr_kernels.layout import stacked
 from vikhr_kernels.scale import scale_into
 
 
 class GradientSum:
     """Where the gradients of a parameter on one GPU or CPU are added up: Megatron's `main_grad`.
 
-    `linear`, `embedding` and `linear_ce_kl` add to it where they make the gradient, and then give autograd none. What
-    autograd gives to such a parameter all the same, of its other uses, whoever made the sum has to `add`.
+    `linear`, `embedding` and `linear_ce_kl` add to it in backward, where they make the gradient, and give autograd
+    none. What autograd gives to the parameter all the same, of its other uses, whoever made the sum has to `add`.
 
     Args:
-        total: shaped as the parameter, float32 or wider; its values are never read before they are written.
+        total: shaped as the parameter, float32, or float64 for a parameter in that; never read before it is written.
     """
 
     def __init__(self, total: Tensor) -> None:
         self._total = total
-        self._is_empty = True
+        self.is_empty = True
+        """Whether nothing was added since `clear`."""
+
+    def attach(self, parameter: Tensor) -> None:
+        """Makes this the parameter's sum.
+
+        Raises:
+            RuntimeError: it has one, which would miss gradients from now on.
+        """
+        if hasattr(parameter, "_gradient_sum"):
+            raise RuntimeError("the parameter's gradients are summed elsewhere already")
+        parameter._gradient_sum = self  # type: ignore[attr-defined]
+
+    @staticmethod
+    def of(parameter: Tensor) -> Optional["GradientSum"]:
+        """The sum of a parameter that wants a gradient, if it has one."""
+        return getattr(parameter, "_gradient_sum", None) if parameter.requires_grad else None
 
     @property
     def total(self) -> Tensor:
-        """The sum, zeros where nothing was added."""
-        if self._is_empty:
+        """The sum; zeros are written where nothing was added."""
+        if self.is_empty:
             self._total.zero_()
-            self._is_empty = False
+            self.is_empty = False
         return self._total
 
     def clear(self) -> None:
         """Forgets the sum; nothing is written: what is added next replaces it."""
-        self._is_empty = True
+        self.is_empty = True
 
     @torch.no_grad()
     def add(self, gradient: Tensor) -> None:
         """Adds a gradient of any floating-point dtype."""
-        self._total.copy_(gradient) if self._is_empty else self._total.add_(gradient)
-        self._is_empty = False
+        self._total.copy_(gradient) if self.is_empty else self._total.add_(gradient)
+        self.is_empty = False
 
     @torch.no_grad()
     def add_scaled(self, gradient: Tensor, factor: Tensor) -> None:
         """Adds a gradient in the sum's dtype, times a factor []."""
-        scale_into(self._total, gradient, factor, accumulate=not self._is_empty)
-        self._is_empty = False
+        scale_into(self._total, gradient, factor, accumulate=not self.is_empty)
+        self.is_empty = False
 
     @torch.no_grad()
     def add_rows(self, indices: Tensor, rows: Tensor) -> None:
@@ -58,29 +78,23 @@ class GradientSum:
         else:  # in turn; the other one's threads come in any order here
             total.index_add_(0, indices, rows)
 
+    @staticmethod
+    def add_product(sums: Sequence["GradientSum"], a: Tensor, b: Tensor) -> None:
+        """Adds the rows of a @ b, one sum's after another's: by one product where the sums lie so in memory.
 
-def gradient_sum(parameter: Tensor) -> GradientSum | None:
-    """The sum attached to a parameter, if there is one."""
-    found: GradientSum | None = getattr(parameter, "gradient_sum", None)
-    return found
-
-
-def add_product(sums: list[GradientSum], a: Tensor, b: Tensor) -> None:
-    """Adds the rows of a @ b, one sum's after another's: one product where the sums lie so in memory.
-
-    Args:
-        sums: of [N_i, K].
-        a: [ΣN_i, T].
-        b: [T, K].
-    """
-    whole = stacked([one._total for one in sums])
-    if whole is not None and len({one._is_empty for one in sums}) == 1:
-        multiply_into(whole, a, b, beta=0 if sums[0]._is_empty else 1)
-    else:
-        for one, rows in zip(sums, a.split([len(one._total) for one in sums]), strict=True):
-            multiply_into(one._total, rows, b, beta=0 if one._is_empty else 1)
-    for one in sums:
-        one._is_empty = False
+        Args:
+            sums: of [N_i, K].
+            a: [ΣN_i, T].
+            b: [T, K].
+        """
+        whole = stacked([one._total for one in sums])
+        if whole is not None and len({one.is_empty for one in sums}) == 1:
+            multiply_into(whole, a, b, beta=0 if sums[0].is_empty else 1)
+        else:
+            for one, rows in zip(sums, a.split([len(one._total) for one in sums]), strict=True):
+                multiply_into(one._total, rows, b, beta=0 if one.is_empty else 1)
+        for one in sums:
+            one.is_empty = False
 
 
 def multiply_into(out: Tensor, a: Tensor, b: Tensor, beta: int = 0) -> None:
@@ -91,15 +105,3 @@ def multiply_into(out: Tensor, a: Tensor, b: Tensor, beta: int = 0) -> None:
         torch.addmm(out, a, b, out.dtype, beta=beta, out=out)  # 16-bit operands, float32 result: one GEMM
     else:
         torch.addmm(out, a.to(out.dtype), b.to(out.dtype), beta=beta, out=out)
-
-
-def stacked(matrices: list[Tensor]) -> Tensor | None:
-    """Contiguous matrices [N_i, K] as one [ΣN_i, K] without a copy; None where they don't lie one after another."""
-    first, end = matrices[0], matrices[0].data_ptr()
-    storage = first.untyped_storage().data_ptr()
-    for matrix in matrices:
-        follows = matrix.data_ptr() == end and matrix.untyped_storage().data_ptr() == storage
-        if not follows or not matrix.is_contiguous() or matrix.shape[1:] != first.shape[1:]:
-            return None
-        end += matrix.nbytes
-    return first.as_strided((sum(map(len, matrices)), *first.shape[1:]), first.stride())

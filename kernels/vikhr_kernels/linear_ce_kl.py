@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vikhr_kernels.arguments import require, require_like, require_shape
 from vikhr_kernels.dispatch import runs_on_triton
-from vikhr_kernels.gradient_sum import gradient_sum, multiply_into
+from vikhr_kernels.gradient_sum import GradientSum, multiply_into
 from vikhr_kernels.reference import accumulation_dtype
 from vikhr_kernels.scale import scale_into
 
@@ -299,7 +299,7 @@ def _(hidden: Tensor, weight: Tensor, *rest: object) -> tuple[Tensor, ...]:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.deferred = not inputs[-1]
-    ctx.sum = gradient_sum(inputs[1])
+    ctx.sum = GradientSum.of(inputs[1])
     if ctx.deferred:
         ctx.save_for_backward(*inputs[:9])
         ctx.settings = inputs[9:-1]
@@ -315,10 +315,11 @@ def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor |
     without_gradient = [None] * 10
     if not ctx.deferred:
         d_hidden, d_weight = ctx.saved_tensors
+        d_hidden = _scaled(d_hidden, d_total, ctx.dtype)
         if ctx.sum is not None:
             ctx.sum.add_scaled(d_weight, d_total)
-            return _scaled(d_hidden, d_total, ctx.dtype), None, *without_gradient
-        return *(_scaled(x, d_total, ctx.dtype) for x in ctx.saved_tensors), *without_gradient
+            return d_hidden, None, *without_gradient
+        return d_hidden, _scaled(d_weight, d_total, ctx.dtype), *without_gradient
     *head, ce_coefficient, kl_coefficient, z_coefficient, support = ctx.saved_tensors
     coefficients = (c * d_losses for c in (ce_coefficient, kl_coefficient, z_coefficient))
     *_, d_hidden, d_weight = _chunked_loss(*head, *coefficients, support, *ctx.settings, True)

@@ -7,10 +7,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import vikhr_kernels
-from vikhr_kernels import adamw, linear_ce_kl, reference, scale_into, split_master
+from vikhr_kernels import (
+    GradientSum,
+    adamw,
+    embedding,
+    linear,
+    linear_ce_kl,
+    reference,
+    scale_into,
+    split_master,
+    stack,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -206,3 +216,44 @@ def test_slices_of_longer_rows_give_the_same_bits(name: str) -> None:
         results.append((*outputs, *torch.autograd.grad(outputs, leaves, [normal(*y.shape, seed=9) for y in outputs])))
     for a, e in zip(*results, strict=True):
         assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("together", [True, False])
+def test_sums_of_gradients_over_micro_batches(dtype: torch.dtype, together: bool) -> None:
+    """The products that add into float32, wide and apart, and the embedding's rows: against float64, and equal bits."""
+    sizes, width, vocabulary = (384, 128, 128), 256, 40
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device="cuda").to(dtype)
+
+    values = [normal(n, width) for n in (*sizes, vocabulary)]
+    batches = [
+        (torch.randint(vocabulary, (500,), generator=generator, device="cuda"), [normal(500, n) for n in sizes])
+        for _ in range(3)
+    ]
+    batches[0][0][:] = 7  # one token again and again
+    found, plain, truth = [], [], []
+    for run in ("sums", "sums", "plain", "truth"):
+        wide = torch.float64 if run == "truth" else dtype
+        *weights, table = (nn.Parameter(value.to(wide)) for value in values)
+        if run == "sums":
+            if together:
+                stack(weights)
+            for weight, total in zip(
+                weights, torch.full((sum(sizes), width), torch.nan, device="cuda").split(sizes), strict=True
+            ):
+                GradientSum(total if together else total.clone()).attach(weight)
+            GradientSum(torch.full_like(table, torch.nan, dtype=torch.float32)).attach(table)
+        for tokens, d in batches:
+            if run == "sums":
+                outputs = linear(embedding(tokens, table), *weights)
+            else:
+                outputs = reference.linear(nn.functional.embedding(tokens, table), *weights)
+            torch.autograd.backward(outputs, [d_y.to(wide) for d_y in d])
+        kept = [GradientSum.of(x).total if run == "sums" else x.grad for x in (*weights, table)]
+        {"sums": found, "plain": plain, "truth": truth}[run].append(kept)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    for ours, theirs, right in zip(found[0], plain[0], truth[0], strict=True):
+        assert (ours - right).norm() <= 2 * (theirs - right).norm()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vikhr_kernels import GradientSum, embedding, linear, linear_ce_kl, reference, stack
-from vikhr_kernels.gradient_sum import stacked
+from vikhr_kernels.layout import stacked
 
 SIZES = (6, 2, 3)
 
@@ -46,7 +46,7 @@ def attach(weights: list[nn.Parameter], dtype: torch.dtype, *, together: bool) -
     )
     sums = [GradientSum(total) for total in totals]
     for weight, one in zip(weights, sums, strict=True):
-        weight.gradient_sum = one
+        one.attach(weight)
     return sums
 
 
@@ -147,7 +147,7 @@ def test_sums_are_the_gradients_of_the_whole_batch(
     sums = attach(weights, torch.float64, together=together[1])
     for weight, wanted in zip(weights, attached, strict=True):
         if not wanted:
-            del weight.gradient_sum  # type: ignore[attr-defined]
+            del weight._gradient_sum  # type: ignore[attr-defined]
     batches = [make(torch.float64, together=False, tokens=(n,), seed=seed + i)[0] for i, n in enumerate(micro_batches)]
     given_up, whole = batches[0].detach() + 1, torch.cat(batches)
     torch.autograd.backward(linear(given_up, *weights), upstream(reference.linear(given_up, *weights)))
@@ -167,7 +167,8 @@ def test_sums_are_the_gradients_of_the_whole_batch(
 def test_sums_are_as_near_to_the_truth_as_float32_is(dtype: torch.dtype, wide: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.zeros(48, 32, dtype=dtype))
-    weight.gradient_sum = one = GradientSum(torch.full((48, 32), torch.nan, dtype=wide))  # type: ignore[attr-defined]
+    one = GradientSum(torch.full((48, 32), torch.nan, dtype=wide))
+    one.attach(weight)
     truth, plain = torch.zeros(48, 32, dtype=torch.float64), torch.zeros(48, 32, dtype=wide)
     for _ in range(16):
         x, d_y = (torch.randn(40, n, generator=generator).to(dtype) for n in (32, 48))
@@ -184,7 +185,8 @@ def test_the_embeddings_gradient(micro_batches: list[list[int]], summed: bool) -
     weights = [nn.Parameter(torch.arange(28, dtype=torch.float64).view(7, 4)) for _ in range(2)]
     ours, plain = weights
     if summed:
-        ours.gradient_sum = one = GradientSum(torch.full_like(ours, torch.nan))  # type: ignore[attr-defined]
+        one = GradientSum(torch.full_like(ours, torch.nan))
+        one.attach(ours)
         embedding(torch.tensor([[1, 2]]), ours).sum().backward()  # half-filled and forgotten
         one.clear()
     for number, ids in enumerate(micro_batches):
@@ -210,7 +212,8 @@ def test_the_loss_head_adds_to_a_sum_too(reduction: str, chunk_tokens: int | Non
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(7, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     head, summing = (nn.Parameter(torch.linspace(-1, 1, 44, dtype=torch.float64).view(11, 4)) for _ in range(2))
-    summing.gradient_sum = one = GradientSum(torch.full_like(head, torch.nan))  # type: ignore[attr-defined]
+    one = GradientSum(torch.full_like(head, torch.nan))
+    one.attach(summing)
     targets = torch.tensor([1, 2, 3, -100, 5, 6, 7])
     for weight in (head, summing):
         for factor in (0.5, 3.0):  # what a user multiplies a loss by reaches the gradient

@@ -19,6 +19,7 @@ from vikhr_fast.ranks import process_group
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
+from vikhr_kernels import GradientSum
 
 SHAPE = ModelConfig(
     vocab_size=700,
@@ -127,7 +128,7 @@ def test_weights_moments_and_gradients(workspace: Path, tmp_path: Path, master: 
         update, gradients = training.optimizer.update, []
 
         def record(norm: Tensor, max_norm: float) -> None:
-            gradients.extend(parameter.gradient_sum.total for parameter in training.model.parameters())
+            gradients.extend(GradientSum.of(parameter).total for parameter in training.model.parameters())
             update(norm, max_norm)
 
         training.optimizer.update = record  # type: ignore[method-assign]

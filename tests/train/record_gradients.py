@@ -49,7 +49,7 @@ def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
         return objective(*args, **kwargs)
 
     def recording_update(norm: torch.Tensor, max_norm: float) -> None:
-        gradients.append({name: full(master.grad).clone() for name, master in training.optimizer.stored.items()})
+        gradients.append({name: full(found).clone() for name, found in training.optimizer.gradients().items()})
         update(norm, max_norm)
 
     recording_objective.weights = objective.weights  # type: ignore[attr-defined]

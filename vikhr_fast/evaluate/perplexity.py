@@ -43,7 +43,7 @@ def score_shards(
     """Scores every document once, each on its own; one longer than a sequence in windows without shared context.
 
     Args:
-        model: sharded over `ranks`, or plain when None.
+        model: that of the ranks, sharded over them or not.
         shards: the held-out text.
         sequence_length: tokens a sequence.
         micro_batch: sequences a forward.

@@ -1,9 +1,9 @@
 """Checkpoints by `torch.distributed.checkpoint`: complete or absent, verified before anything is read.
 
-A checkpoint directory holds the sharded model and optimiser, `state.json`, and `manifest.json` with the SHA-256 of
-every file. Nothing else is needed to go on bit for bit, on any number of ranks: the order of the data follows from
-the seed and the step, and training draws no random numbers. The format's metadata is a pickle: load only checkpoints
-that you trust.
+A checkpoint directory holds model and optimiser, in the shards of the ranks that wrote it, `state.json`, and
+`manifest.json` with the SHA-256 of every file. Nothing else is needed to go on bit for bit, on any number of ranks: the
+order of the data follows from the seed and the step, and training draws no random numbers. The format's metadata is a
+pickle: load only checkpoints that you trust.
 """
 
 import errno
@@ -177,7 +177,7 @@ def load_checkpoint(path: Path, optimizer: MasterAdamW | SplitAdamW, ranks: Rank
     """
     ranks.together(lambda: verify(path, ranks.rank, ranks.count))
     load(_values(optimizer), checkpoint_id=path)  # in place
-    optimizer.loaded()
+    optimizer.refresh()
     return read_state(path)
 
 

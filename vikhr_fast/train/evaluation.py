@@ -58,7 +58,7 @@ class Evaluations:
     Args:
         config: the run.
         questions: see `open_questions`.
-        model: the trained model, sharded.
+        model: in training, on all ranks.
         ranks: this process's place.
         interruption: of the run.
         num_steps: of the whole run.

@@ -29,15 +29,23 @@ class LocalGradients:
             buffer = weights[0].new_empty((sum(rows), *weights[0].shape[1:]), dtype=dtype)
             totals.update(zip(weights, buffer.split(rows), strict=True))
         self._sums: dict[Tensor, GradientSum] = {}
-        for parameter in model.parameters():
+        self._names: dict[Tensor, str] = {}
+        for name, parameter in model.named_parameters():
             total = totals.get(parameter)
             one = GradientSum(torch.empty_like(parameter, dtype=dtype) if total is None else total)
-            parameter.gradient_sum = one  # type: ignore[attr-defined]
+            one.attach(parameter)
             parameter.register_post_accumulate_grad_hook(partial(_take, one))
-            self._sums[parameter] = one
+            self._sums[parameter], self._names[parameter] = one, name
+        self.num_bytes = sum(parameter.numel() for parameter in self._sums) * dtype.itemsize
 
     def of(self, parameter: Tensor) -> Tensor:
-        """This rank's part of a parameter's sum since `clear`, zeros where nothing was added."""
+        """A parameter's sum since `clear`.
+
+        Raises:
+            RuntimeError: no gradient reached it.
+        """
+        if self._sums[parameter].is_empty:
+            raise RuntimeError(f"no gradient reached {self._names[parameter]}")
         return self._sums[parameter].total
 
     def clear(self) -> None:
@@ -88,6 +96,8 @@ class ReducedGradients:
             one.add_(reduced[start : start + one.numel()].view_as(one))
             rows = -(-parameter.shape[0] // self._shards)
             start += rows * (parameter.numel() // parameter.shape[0])
+        if start != reduced.numel():
+            raise RuntimeError("no gradient reached some of a module's parameters")
 
 
 def _drop_gradient(parameter: Tensor) -> None:

@@ -49,24 +49,35 @@ class MasterAdamW(torch.optim.AdamW):
                 **{name: torch.zeros_like(master, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")},
             }
 
+    def gradients(self) -> dict[str, Tensor]:
+        """By the parameters' names.
+
+        Raises:
+            RuntimeError: none reached one of them, which AdamW would skip in silence.
+        """
+        found = {}
+        for name, master in self.stored.items():
+            gradient = master.grad
+            if self._gradients is not None:
+                gradient = self._gradients.of(self._copies.get(master, master))
+            if gradient is None:
+                raise RuntimeError(f"no gradient reached {name}")
+            found[name] = gradient
+        return found
+
     def gradient_norm(self) -> Tensor:
         """The global norm [] of the gradients as they are."""
-        if self._gradients is not None:
-            for master in self.stored.values():
-                master.grad = self._gradients.of(self._copies.get(master, master))
-        gradients = [master.grad for master in self.stored.values() if master.grad is not None]
-        if len(gradients) < len(self.stored):  # AdamW would skip the others in silence
-            missing = (name for name, master in self.stored.items() if master.grad is None)
-            raise RuntimeError(f"no gradient reached {', '.join(missing)}")
-        return full(torch.nn.utils.get_total_norm(gradients))
+        return full(torch.nn.utils.get_total_norm(self.gradients().values()))
 
     def update(self, norm: Tensor, max_norm: float) -> None:
         """One step with gradients of the global norm `norm` [] scaled down to at most `max_norm`; 0 doesn't scale."""
+        for name, gradient in self.gradients().items():
+            self.stored[name].grad = gradient
         if max_norm:
-            torch.nn.utils.clip_grads_with_norm_(list(self.stored.values()), max_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.stored.values(), max_norm, norm)
         self.step()
         self.skip()
-        self.loaded()
+        self.refresh()
 
     def skip(self) -> None:
         """Forgets the gradients."""
@@ -75,7 +86,7 @@ class MasterAdamW(torch.optim.AdamW):
             self._gradients.clear()
 
     @torch.no_grad()
-    def loaded(self) -> None:
+    def refresh(self) -> None:
         """Brings what is computed with up to date with the masters."""
         if self._copies:
             torch._foreach_copy_(list(self._copies.values()), list(self._copies))

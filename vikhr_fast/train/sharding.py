@@ -51,6 +51,8 @@ def load_model(
     model.to_empty(device=ranks.device)
     if alone:
         model.stack_weights()
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()  # of the places where they lay apart
     files, parameters = WeightFiles(directory), dict(model.named_parameters())
     files.require({name: tuple(parameter.shape) for name, parameter in parameters.items()})
     for name, parameter in parameters.items():

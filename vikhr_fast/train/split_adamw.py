@@ -68,8 +68,8 @@ class SplitAdamW(torch.optim.Optimizer):
         """Forgets the gradients."""
         self._gradients.clear()
 
-    def loaded(self) -> None:
-        """A checkpoint fills parameters and state themselves: there is nothing to bring up to date."""
+    def refresh(self) -> None:
+        """Nothing: a checkpoint fills parameters and state themselves."""
 
     def _step(self, scale: Tensor) -> None:
         """The update itself, from gradients multiplied by `scale`."""
