@@ -52,6 +52,7 @@ ATTENTION, GRADIENTS, RANGE = (
 )
 ATTENTION_TESTS = "interpreter/test_flash_attention.py as_right and float32"
 HEAD_TESTS = f"{LOSS_TESTS} the_head"
+HEAD_BLOCKS = "test_linear_ce_kl.py blocks"
 
 MUTATIONS = [
     # The row step of the loss head
@@ -86,6 +87,8 @@ MUTATIONS = [
     Mutation("linear_ce_kl.py", "coefficients = (c * d_losses for", "coefficients = (c for", HEAD_TESTS),
     Mutation("linear_ce_kl.py", "dtype=wide, device=hidden.device)", "dtype=hidden.dtype, device=hidden.device)",
              "test_linear_ce_kl.py float32_whatever"),
+    Mutation("linear_ce_kl.py", "            gradient[block] = made", "            gradient = made", HEAD_BLOCKS),
+    Mutation("linear_ce_kl.py", "kl_coefficient[block],", "kl_coefficient[: len(targets[block])],", HEAD_BLOCKS),
     # Products of linear layers, and the sums of their gradients
     Mutation("linear.py", "d_x.addmm_(d_output, weight)", "torch.mm(d_output, weight)", "test_linear.py"),
     Mutation("layout.py", "tensor.data_ptr() != next_one or", "", "test_linear.py"),

@@ -19,6 +19,7 @@ from vikhr_kernels.scale import scale_into
 # Both models' logits of a default chunk. A GPU's are all that the kernels hold beyond inputs and gradients, so that
 # 1 GiB suffices for any number of tokens; the eager row step makes several more tensors of that size.
 _CHUNK_BYTES = {"cuda": 960 << 20, "cpu": 320 << 20}
+_BLOCK_BYTES = 2 << 20  # of the logits that the eager row step looks at at once on a CPU, to stay in its cache
 _SERIES_LIMIT = 1.0  # |log p - log q| under which p - q is taken by expm1
 
 
@@ -191,7 +192,8 @@ def eager_row_step(
     ce.copy_(((largest - logits.gather(-1, targets[:, None])) + log_sum).squeeze(-1))
     kl.zero_()
     if ref_logits is not None:
-        divergence, kl_gradient = _divergence(logits, ref_logits, kl_support, kl_forward)
+        partition = (largest, log_sum) if kl_support is None else None
+        divergence, kl_gradient = _divergence(logits, ref_logits, partition, kl_support, kl_forward)
         kl.copy_(divergence.squeeze(-1))
     losses.copy_(ce_coefficient * ce + kl_coefficient * kl + z_coefficient * log_partition.square())
     if gradient_dtype is None:
@@ -204,13 +206,45 @@ def eager_row_step(
     return gradient.to(gradient_dtype)
 
 
+def _eager_row_steps(
+    logits: Tensor,
+    ref_logits: Tensor | None,
+    targets: Tensor,
+    ce_coefficient: Tensor,
+    kl_coefficient: Tensor,
+    z_coefficient: Tensor,
+    kl_support: Tensor | None,
+    kl_forward: bool,
+    losses: Tensor,
+    ce: Tensor,
+    kl: Tensor,
+    gradient_dtype: torch.dtype | None,
+) -> Tensor:
+    """`eager_row_step`, on a CPU block by block."""
+    count, row_bytes = len(logits), logits.shape[1] * logits.itemsize
+    rows = count if logits.is_cuda else max(1, _BLOCK_BYTES // row_bytes)
+    in_place = gradient_dtype in (None, logits.dtype)
+    gradient = logits if in_place else torch.empty_like(logits, dtype=gradient_dtype)
+    for block in (slice(start, start + rows) for start in range(0, count, rows)):
+        made = eager_row_step(
+            logits[block], None if ref_logits is None else ref_logits[block], targets[block], ce_coefficient[block],
+            kl_coefficient[block], z_coefficient[block], kl_support, kl_forward, losses[block], ce[block], kl[block],
+            gradient_dtype,
+        )  # fmt: skip
+        if not in_place:
+            gradient[block] = made
+    return gradient
+
+
 def _log_partition(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The log of a softmax's denominator as two summands [n, 1]: their sum would lose the smaller one's digits."""
     largest = logits.amax(-1, keepdim=True)
     return largest, (logits - largest).exp_().sum(-1, keepdim=True).log_()
 
 
-def _divergence(logits: Tensor, ref_logits: Tensor, support: Tensor | None, forward: bool) -> tuple[Tensor, Tensor]:
+def _divergence(
+    logits: Tensor, ref_logits: Tensor, partition: tuple[Tensor, Tensor] | None, support: Tensor | None, forward: bool
+) -> tuple[Tensor, Tensor]:
     """The KL divergence [n, 1] of each token and its gradient [n, V] by the logits.
 
     With d = log p - log q, the reverse KL is summed as p·d - (p - q): the same value, because both distributions sum
@@ -219,7 +253,7 @@ def _divergence(logits: Tensor, ref_logits: Tensor, support: Tensor | None, forw
     """
     if support is not None:
         logits, ref_logits = (x.masked_fill(~support, -torch.inf) for x in (logits, ref_logits))
-    largest, log_sum = _log_partition(logits)
+    largest, log_sum = partition or _log_partition(logits)
     ref_largest, ref_log_sum = _log_partition(ref_logits)
     log_ratio = (logits - ref_logits).sub_((largest - ref_largest) + (log_sum - ref_log_sum))  # d
     if support is not None:
@@ -270,7 +304,7 @@ def _chunked_loss(
             multiply_into(ref_logits, ref_hidden[rows], ref_weight.T)
         coefficients = (ce_coefficient[rows], kl_coefficient[rows], z_coefficient[rows])
         results = (losses[rows], ce[rows], kl[rows])
-        row_step = _triton_row_step if runs_on_triton(hidden) else eager_row_step
+        row_step = _triton_row_step if runs_on_triton(hidden) else _eager_row_steps
         gradient = row_step(
             logits, ref_logits, targets[rows], *coefficients, kl_support, kl_forward, *results,
             hidden.dtype if with_gradient else None,

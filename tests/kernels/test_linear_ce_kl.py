@@ -5,6 +5,7 @@ every reduction, chunk sizes that divide N, don't, and exceed it.
 """
 
 import itertools
+import sys
 
 import pytest
 import torch
@@ -251,3 +252,24 @@ def test_a_second_derivative_is_refused(reduction: str) -> None:
     loss = linear_ce_kl(**inputs, reduction=reduction)[0].sum()
     with pytest.raises(RuntimeError, match="create_graph"):
         torch.autograd.grad(loss, inputs["hidden"], create_graph=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("with_support", [False, True])
+def test_blocks_of_rows_change_nothing(dtype: torch.dtype, with_support: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the row step takes a few tokens at a time; with other sizes of blocks it gives the same bits."""
+    module, results = sys.modules["vikhr_kernels.linear_ce_kl"], []
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(n, 6, generator=generator, dtype=torch.float64).to(dtype) for n in (7, 13, 7, 13)]
+    factors = torch.rand(2, 7, generator=generator, dtype=torch.float64)
+    support = torch.arange(13) % 3 > 0 if with_support else None
+    for rows in (100, 3, 1):
+        monkeypatch.setattr(module, "_BLOCK_BYTES", rows * 13 * torch.promote_types(dtype, torch.float32).itemsize)
+        hidden, weight, *frozen = (value.clone().requires_grad_() for value in values)
+        loss, ce, kl = linear_ce_kl(
+            hidden, weight, torch.arange(7), *frozen, ce_weight=factors[0], kl_weight=factors[1], z_loss=0.1,
+            kl_support=support,
+        )  # fmt: skip
+        results.append((loss, ce, kl, *torch.autograd.grad(loss, (hidden, weight))))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))

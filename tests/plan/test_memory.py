@@ -89,7 +89,7 @@ def test_loss_head(chunk_tokens: int, with_reference: bool, monkeypatch: pytest.
     def row_step(logits: Tensor, *_: object) -> Tensor:
         return logits.view(torch.bfloat16)[:, -logits.shape[1] :]
 
-    monkeypatch.setattr(module, "eager_row_step", row_step)
+    monkeypatch.setattr(module, "_eager_row_steps", row_step)
     monkeypatch.setattr(module, "multiply_into", lambda out, a, b, beta=0: out.fill_(beta))  # noqa: ARG005
     monkeypatch.setattr(torch, "mm", lambda a, b, out: out.zero_())  # noqa: ARG005
     monkeypatch.setattr(module, "_scaled", lambda x, _, dtype: x.to(dtype))  # a CPU makes a float32 copy on the way
