@@ -68,7 +68,7 @@ def contestants(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype
 
 def ours(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype, checkpointing: Checkpointing) -> Contestant:
     """This package's micro-batch, as the trainer runs it on one rank, its gradients added up in float32 or wider."""
-    ops = vikhr_kernels if ranks.device.type == "cuda" else vikhr_kernels.reference
+    ops = vikhr_kernels if ranks.device.type == "cuda" else vikhr_kernels.cpu
     model, frozen = (load_model(directory, ranks, ops=ops, compute=dtype) for directory in (student, reference))
     model.set_checkpointing(checkpointing)
     objective = Objective(KLConfig(), model, frozen.requires_grad_(False), sources=["random"])

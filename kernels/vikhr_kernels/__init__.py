@@ -1,6 +1,6 @@
 """The kernels of a Mistral training step, usable without the trainer; `reference` is their specification."""
 
-from vikhr_kernels import reference
+from vikhr_kernels import cpu, reference
 from vikhr_kernels.adamw import adamw
 from vikhr_kernels.dispatch import allow_triton
 from vikhr_kernels.embedding import embedding
@@ -19,6 +19,7 @@ __all__ = [
     "GradientSum",
     "adamw",
     "allow_triton",
+    "cpu",
     "embedding",
     "flash_attention",
     "join_master",

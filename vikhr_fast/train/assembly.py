@@ -14,7 +14,7 @@ from vikhr_fast.train.inputs import Inputs, has_reference
 from vikhr_fast.train.optimizer import MasterAdamW
 from vikhr_fast.train.sharding import load_model
 from vikhr_fast.train.split_adamw import SplitAdamW
-from vikhr_kernels import reference
+from vikhr_kernels import cpu, reference
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -59,6 +59,7 @@ def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Assembled:
 
 def _operations(config: TrainConfig, ranks: Ranks) -> Operations:
     """What the models run on; the loss head, whose chunks are the same either way, is told too."""
-    on_gpu = ranks.device.type == "cuda"
     vikhr_kernels.allow_triton(config.kernels != "eager")
-    return vikhr_kernels if on_gpu and config.kernels != "eager" else reference
+    if ranks.device.type == "cpu":
+        return cpu
+    return reference if config.kernels == "eager" else vikhr_kernels
