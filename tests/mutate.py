@@ -88,7 +88,7 @@ MUTATIONS = [
     Mutation("linear_ce_kl.py", "dtype=wide, device=hidden.device)", "dtype=hidden.dtype, device=hidden.device)",
              "test_linear_ce_kl.py float32_whatever"),
     Mutation("linear_ce_kl.py", "            gradient[block] = made", "            gradient = made", HEAD_BLOCKS),
-    Mutation("linear_ce_kl.py", "kl_coefficient[block],", "kl_coefficient[: len(targets[block])],", HEAD_BLOCKS),
+    Mutation("linear_ce_kl.py", "else x[block] for x in", "else x[: len(logits[block])] for x in", HEAD_BLOCKS),
     # Products of linear layers, and the sums of their gradients
     Mutation("linear.py", "d_x.addmm_(d_output, weight)", "torch.mm(d_output, weight)", "test_linear.py"),
     Mutation("layout.py", "tensor.data_ptr() != next_one or", "", "test_linear.py"),

@@ -206,31 +206,17 @@ def eager_row_step(
     return gradient.to(gradient_dtype)
 
 
-def _eager_row_steps(
-    logits: Tensor,
-    ref_logits: Tensor | None,
-    targets: Tensor,
-    ce_coefficient: Tensor,
-    kl_coefficient: Tensor,
-    z_coefficient: Tensor,
-    kl_support: Tensor | None,
-    kl_forward: bool,
-    losses: Tensor,
-    ce: Tensor,
-    kl: Tensor,
-    gradient_dtype: torch.dtype | None,
-) -> Tensor:
-    """`eager_row_step`, on a CPU block by block."""
+def _eager_row_steps(logits: Tensor, *arguments: Any) -> Tensor:
+    """`eager_row_step` with its arguments, on a CPU block by block."""
+    *given, kl_support, kl_forward, losses, ce, kl, gradient_dtype = arguments
     count, row_bytes = len(logits), logits.shape[1] * logits.itemsize
     rows = count if logits.is_cuda else max(1, _BLOCK_BYTES // row_bytes)
     in_place = gradient_dtype in (None, logits.dtype)
     gradient = logits if in_place else torch.empty_like(logits, dtype=gradient_dtype)
     for block in (slice(start, start + rows) for start in range(0, count, rows)):
-        made = eager_row_step(
-            logits[block], None if ref_logits is None else ref_logits[block], targets[block], ce_coefficient[block],
-            kl_coefficient[block], z_coefficient[block], kl_support, kl_forward, losses[block], ce[block], kl[block],
-            gradient_dtype,
-        )  # fmt: skip
+        of_block: list[Any] = [None if x is None else x[block] for x in (logits, *given)]
+        of_block += [kl_support, kl_forward, losses[block], ce[block], kl[block], gradient_dtype]
+        made = eager_row_step(*of_block)
         if not in_place:
             gradient[block] = made
     return gradient
