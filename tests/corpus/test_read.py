@@ -132,7 +132,7 @@ BROKEN: list[tuple[str, bytes, str]] = [
     ("a.txt", "да\r\n".encode() + b"\xff", r"line 2, byte 6: invalid UTF-8"),
     ("a.txt", b"\xef\xbb\xbf\xff", r"line 1, byte 3: invalid UTF-8"),
     ("a.txt", "текст".encode("utf-16"), r"line 1, byte 0: invalid UTF-8"),
-    ("a.txt.gz", gzip.compress(b"one\n\xff"), r"line 2, byte 4: invalid UTF-8"),
+    ("a.txt.gz", gzip.compress(b"one\n\xff", mtime=0), r"line 2, byte 4: invalid UTF-8"),
     ("a.txt.gz", b"not gzip", r"cannot be read on: .*gzip"),
     ("a.txt.zst", b"not zstd", r"cannot be read on: "),
     ("a.txt", b" \n\n", r"no text at all"),
