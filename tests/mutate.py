@@ -102,6 +102,10 @@ MUTATIONS = [
     Mutation("gradient_sum.py", "multiply_into(whole, a, b, beta=0 if sums[0].is_empty else 1)",
              "multiply_into(whole, a, b, beta=1)", "test_linear.py"),
     Mutation("gradient_sum.py", "rows, b, beta=0 if one.is_empty else 1", "rows, b, beta=1", "test_linear.py"),
+    Mutation("linear_ce_kl.py", ".copysign_(log_ratio)", "", "test_linear_ce_kl.py plain_formula"),
+    Mutation("linear_ce_kl.py", "mul_(torch.maximum(p, q))", "mul_(p)", "test_linear_ce_kl.py plain_formula"),
+    Mutation("linear_ce_kl.py", "(p, largest, log_sum) if kl_support is None else None", "(p, largest, log_sum)",
+             "test_linear_ce_kl.py plain_formula"),
     Mutation("linear_ce_kl.py", "ctx.sum.add(d_weight)", "pass", "test_linear.py"),
     # RMSNorm
     Mutation(NORM, "scale = tl.rsqrt(tl.sum(b_x * b_x, 0) / H + eps)",

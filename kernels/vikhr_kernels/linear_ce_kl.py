@@ -20,7 +20,6 @@ from vikhr_kernels.scale import scale_into
 # 1 GiB suffices for any number of tokens; the eager row step makes several more tensors of that size.
 _CHUNK_BYTES = {"cuda": 960 << 20, "cpu": 320 << 20}
 _BLOCK_BYTES = 2 << 20  # of the logits that the eager row step looks at at once on a CPU, to stay in its cache
-_SERIES_LIMIT = 1.0  # |log p - log q| under which p - q is taken by expm1
 
 
 def linear_ce_kl(
@@ -187,19 +186,18 @@ def eager_row_step(
     Returns:
         The gradient [n, V]; without a `gradient_dtype` what is returned means nothing.
     """
-    largest, log_sum = _log_partition(logits)
+    p, largest, log_sum = _softmax(logits)
     log_partition = (largest + log_sum).squeeze(-1)
     ce.copy_(((largest - logits.gather(-1, targets[:, None])) + log_sum).squeeze(-1))
     kl.zero_()
     if ref_logits is not None:
-        partition = (largest, log_sum) if kl_support is None else None
-        divergence, kl_gradient = _divergence(logits, ref_logits, partition, kl_support, kl_forward)
+        softmax = (p, largest, log_sum) if kl_support is None else None
+        divergence, kl_gradient = _divergence(logits, ref_logits, softmax, kl_support, kl_forward)
         kl.copy_(divergence.squeeze(-1))
     losses.copy_(ce_coefficient * ce + kl_coefficient * kl + z_coefficient * log_partition.square())
     if gradient_dtype is None:
         return logits
-    gradient = logits.sub_(largest).sub_(log_sum).exp_()  # p
-    gradient.mul_((ce_coefficient + 2 * z_coefficient * log_partition)[:, None])
+    gradient = torch.mul(p, (ce_coefficient + 2 * z_coefficient * log_partition)[:, None], out=logits)
     if ref_logits is not None:
         gradient.addcmul_(kl_gradient, kl_coefficient[:, None])
     gradient.scatter_add_(-1, targets[:, None], -ce_coefficient[:, None])
@@ -222,16 +220,22 @@ def _eager_row_steps(logits: Tensor, *arguments: Any) -> Tensor:
     return gradient
 
 
-def _log_partition(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The log of a softmax's denominator as two summands [n, 1]: their sum would lose the smaller one's digits."""
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities [n, V], and the log of their denominator as two summands [n, 1], whose sum would lose digits."""
     largest = logits.amax(-1, keepdim=True)
-    return largest, (logits - largest).exp_().sum(-1, keepdim=True).log_()
+    p = (logits - largest).exp_()
+    denominator = p.sum(-1, keepdim=True)
+    return p.div_(denominator), largest, denominator.log_()
 
 
 def _divergence(
-    logits: Tensor, ref_logits: Tensor, partition: tuple[Tensor, Tensor] | None, support: Tensor | None, forward: bool
+    logits: Tensor,
+    ref_logits: Tensor,
+    softmax: tuple[Tensor, Tensor, Tensor] | None,
+    support: Tensor | None,
+    forward: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The KL divergence [n, 1] of each token and its gradient [n, V] by the logits.
+    """The KL divergence [n, 1] of each token and its gradient [n, V] by the logits; `softmax` is theirs, where known.
 
     With d = log p - log q, the reverse KL is summed as p·d - (p - q): the same value, because both distributions sum
     to 1, but every summand is non-negative and of second order in d. A rounding error of a log-partition function
@@ -239,19 +243,18 @@ def _divergence(
     """
     if support is not None:
         logits, ref_logits = (x.masked_fill(~support, -torch.inf) for x in (logits, ref_logits))
-    largest, log_sum = partition or _log_partition(logits)
-    ref_largest, ref_log_sum = _log_partition(ref_logits)
+    p, largest, log_sum = softmax or _softmax(logits)
+    q, ref_largest, ref_log_sum = _softmax(ref_logits)
     log_ratio = (logits - ref_logits).sub_((largest - ref_largest) + (log_sum - ref_log_sum))  # d
     if support is not None:
         log_ratio.masked_fill_(~support, 0)  # where -inf - -inf made NaN
-    p = (logits - largest).sub_(log_sum).exp_()
-    q = (ref_logits - ref_largest).sub_(ref_log_sum).exp_()
-    excess = torch.where(log_ratio.abs() < _SERIES_LIMIT, -p * torch.expm1(-log_ratio), p - q)  # p - q, no cancellation
+    # p - q without cancellation: the larger one's relative excess, with d's sign.
+    excess = log_ratio.abs().neg_().expm1_().mul_(torch.maximum(p, q)).copysign_(log_ratio)
     if forward:
         return (-q * log_ratio).add_(excess).sum(-1, keepdim=True), excess
     weighted = p * log_ratio
     mean_log_ratio = weighted.sum(-1, keepdim=True)  # makes the gradient sum to 0
-    return weighted.sub_(excess).sum(-1, keepdim=True), p.mul_(log_ratio.sub_(mean_log_ratio))
+    return weighted.sub_(excess).sum(-1, keepdim=True), log_ratio.sub_(mean_log_ratio).mul_(p)
 
 
 @torch.library.custom_op("vikhr::linear_ce_kl", mutates_args=())
