@@ -1,7 +1,5 @@
 """The operations of a model on a CPU: the reference's, and attention by PyTorch's own kernel."""
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,11 +13,12 @@ def flash_attention(
     q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None = None, window: int | None = None
 ) -> Tensor:
     """`reference.flash_attention` of packed documents, each by `scaled_dot_product_attention`: no scores are kept."""
-    bounds = [0, len(q)] if cu_seqlens is None else cu_seqlens.tolist()
+    lengths = [len(q)] if cu_seqlens is None else cu_seqlens.diff().tolist()
     outputs = []
-    for start, end in itertools.pairwise(bounds):
-        queries, keys, values = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))  # [1, heads, L, D]
-        mask = visible(end - start, window, q.device) if window is not None and window < end - start else None
+    for document in zip(*(x.split(lengths) for x in (q, k, v)), strict=True):  # whose gradient is one concatenation
+        queries, keys, values = (x.transpose(0, 1)[None] for x in document)  # [1, heads, L, D]
+        length = len(document[0])
+        mask = visible(length, window, q.device) if window is not None and window < length else None
         attended = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
