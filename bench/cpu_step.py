@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--shapes: no {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    stopwatch = Stopwatch(torch.device("cpu"), seconds=options.seconds, least=1)
+    stopwatch = Stopwatch(torch.device("cpu"), turns=20, seconds=options.seconds, least=1)
     findings, dtype = Findings(), torch.float32
     ceilings = Stopwatch(stopwatch.device).ceilings(1 << 24, 1024, dtype)
     commit, versions = machine.commit(), machine.versions()

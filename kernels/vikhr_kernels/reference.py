@@ -62,7 +62,7 @@ def rope(q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor,
     cos, sin = (f(angles).to(q.dtype)[:, None, :] for f in (torch.cos, torch.sin))  # [T, 1, D/2]
 
     def rotate(x: Tensor) -> Tensor:
-        first, second = x[..., :half], x[..., half:]
+        first, second = x.chunk(2, -1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
     return rotate(q), rotate(k)
