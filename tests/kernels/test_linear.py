@@ -98,7 +98,7 @@ def test_weights_that_lie_together_are_one_product_each_way() -> None:
     assert [y.stride(0) for y in outputs] == [sum(SIZES)] * 3
 
 
-@pytest.mark.parametrize("layout", ["slices", "swapped", "apart", "one after another", "narrow"])
+@pytest.mark.parametrize("layout", ["slices", "swapped", "apart", "one after another", "narrow", "crosswise"])
 def test_gradients_may_lie_anywhere(layout: str) -> None:
     x, weights = make(torch.float64, together=True)
     wide = torch.randn(5, 2 * sum(SIZES), dtype=torch.float64)
@@ -113,6 +113,10 @@ def test_gradients_may_lie_anywhere(layout: str) -> None:
         )
     if layout == "narrow":  # adjacent columns of rows that are longer
         first, second, third, _ = wide.split((*SIZES, sum(SIZES)), dim=-1)
+    if layout == "crosswise":  # they begin where slices would, but their columns don't lie side by side
+        first, second, third = (
+            wide.as_strided((5, n), (1, 5), offset) for n, offset in zip(SIZES, (0, 6, 8), strict=True)
+        )
     d = [first, second, third]
     found = torch.autograd.grad(linear(x, *weights), [x, *weights], d)
     right = torch.autograd.grad(reference.linear(x, *weights), [x, *weights], [y.clone() for y in d])
