@@ -23,7 +23,7 @@ ablations: setup
 	$(BIN)/vikhr-fast ablate vocab filter kl instruct
 
 # Checked last are the two gates of the kernels, neither of which needs a GPU: every kernel compiles for A100 and H100
-# without spills, and every planted mistake in a kernel makes a test fail. Then a minute of fuzzing, where there is clang.
+# within its recorded cost, and every planted mistake in a kernel makes a test fail. Then fuzzing, where there is clang.
 test: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 120  # a mutation may loop for ever
+SECONDS = 300  # a mutation may loop for ever
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ ROPE_TESTS = "interpreter/test_rope.py"
 SWIGLU_TESTS = "interpreter/test_swiglu.py"
 SCALE, SCALE_TESTS = "gpu/scale.py", "interpreter/test_scale.py"
 ADAMW_TESTS = "interpreter/test_adamw.py"
-ATTENTION, GRADIENTS, RANGE = (
-    f"gpu/{name}.py" for name in ("flash_attention", "flash_attention_backward", "visible_range")
+ATTENTION, GRADIENTS, TILES, RANGE = (
+    f"gpu/{name}.py" for name in ("flash_attention", "flash_attention_backward", "tiles", "visible_range")
 )
 ATTENTION_TESTS = "interpreter/test_flash_attention.py as_right and float32"
 HEAD_TESTS = f"{LOSS_TESTS} the_head"
@@ -139,9 +139,9 @@ MUTATIONS = [
     Mutation(SWIGLU, "rows if rows.stride(1) == 1 else rows.contiguous()", "rows.contiguous()", SWIGLU_TESTS),
     Mutation("swiglu.py", "upstream * x, sigmoid", "upstream, sigmoid", "test_operations.py equals_the_reference"),
     # Flash attention, forward
-    Mutation(ATTENTION, "o_key <= o_query[:, None]", "o_key < o_query[:, None]", ATTENTION_TESTS),
-    Mutation(ATTENTION, "(b_first[:, None] <= o_key)", "(b_first[:, None] < o_key)", ATTENTION_TESTS),
-    Mutation(ATTENTION, "b_out * b_decay[:, None], input", "b_out, input", ATTENTION_TESTS),
+    Mutation(ATTENTION, "o_key <= (o_query - key)[:, None]", "o_key < (o_query - key)[:, None]", ATTENTION_TESTS),
+    Mutation(ATTENTION, "((b_first - key)[:, None] <= o_key)", "((b_first - key)[:, None] < o_key)", ATTENTION_TESTS),
+    Mutation(ATTENTION, "scale_parts(b_out, b_decay, PARTS)", "b_out", ATTENTION_TESTS),
     Mutation(ATTENTION, "b_sum * b_decay + tl.sum(b_p, 1)", "b_sum + tl.sum(b_p, 1)", ATTENTION_TESTS),
     Mutation(ATTENTION, "b_largest + tl.log2(b_sum) / scale", "b_largest + tl.log2(b_sum)", ATTENTION_TESTS),
     Mutation(ATTENTION, "tl.constexpr(-1.0e30)", 'tl.constexpr(float("-inf"))', ATTENTION_TESTS),
@@ -153,15 +153,25 @@ MUTATIONS = [
     Mutation(ATTENTION, "for key in range(common, diagonal, KEYS)", "for key in range(common + KEYS, diagonal, KEYS)",
              ATTENTION_TESTS),
     Mutation(ATTENTION, "tl.cdiv(last + 1 - diagonal, KEYS)", "tl.cdiv(last - diagonal, KEYS)", ATTENTION_TESTS),
-    Mutation(ATTENTION, "column + D // 2, T, stride, KEYS", "column, T, stride, KEYS", ATTENTION_TESTS),
+    Mutation(TILES, "column + D // 2, T, stride, ROWS", "column, T, stride, ROWS", ATTENTION_TESTS),
+    Mutation(TILES, "parts[1] * b_factor[:, None])", "parts[1])", ATTENTION_TESTS),
+    Mutation(TILES, "tl.dot(left[1], tl.trans(right[1])", "tl.dot(left[1], tl.trans(right[0])", ATTENTION_TESTS),
+    Mutation(TILES, "tl.dot(b_left, right[1], sums[1]", "tl.dot(b_left, right[1], sums[0]", ATTENTION_TESTS),
+    Mutation(TILES, "+ i * (D // PARTS)", "+ i", ATTENTION_TESTS),
     Mutation(ATTENTION, "i_head // GROUP * head_k", "i_head * head_k", ATTENTION_TESTS),
     Mutation(ATTENTION, "softmax_scale * LOG2_E", "softmax_scale", ATTENTION_TESTS),
-    Mutation(ATTENTION, "element == 1 and apart", "element == 1", "interpreter/test_flash_attention.py copied"),
+    Mutation(TILES, "element == 1 and apart", "element == 1", "interpreter/test_flash_attention.py copied"),
     # Its gradients
-    Mutation(GRADIENTS, "tl.where((o_key[:, None] <= o_query[None, :])", "tl.where((o_key[:, None] < o_query[None, :])",
+    Mutation(GRADIENTS, "((b_first - key)[:, None] <= o_key)", "((b_first - key)[:, None] < o_key)", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "o_key <= (o_query - key)[:, None]", "o_key < (o_query - key)[:, None]", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "((o_key - query)[:, None] <= o_query[None, :])",
+             "((o_key - query)[:, None] < o_query[None, :])", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "o_query[None, :] < (b_end - query)[:, None]", "o_query[None, :] <= (b_end - query)[:, None]",
              ATTENTION_TESTS),
-    Mutation(GRADIENTS, "(o_query[None, :] < b_end[:, None])", "(o_query[None, :] <= b_end[:, None])", ATTENTION_TESTS),
-    Mutation(GRADIENTS, "- b_delta[None, :]", "+ b_delta[None, :]", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_zeros, PARTS) - b_delta[None, :]", "b_zeros, PARTS)", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_zeros - b_delta[None, :]", "b_zeros", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "scale - (b_lse * scale)[None, :]", "scale", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_zeros - b_lse[None, :]", "b_zeros", ATTENTION_TESTS),
     Mutation(GRADIENTS, "b_p * (b_d_p - b_delta[:, None])", "b_p * b_d_p", ATTENTION_TESTS),
     Mutation(GRADIENTS, "torch.zeros_like(lse)", "torch.empty_like(lse)", ATTENTION_TESTS),
     Mutation(GRADIENTS, "tl.cdiv(last, QUERIES) * QUERIES", "last // QUERIES * QUERIES", ATTENTION_TESTS),
@@ -169,8 +179,9 @@ MUTATIONS = [
              "tl.cdiv(tl.load(p_end + start), QUERIES) * QUERIES", ATTENTION_TESTS),
     Mutation(GRADIENTS, "i_key_head * GROUP + i // all_", "i_key_head * GROUP", ATTENTION_TESTS),
     Mutation(GRADIENTS, "i_key_head * GROUP + i // some", "i_key_head + i // some", ATTENTION_TESTS),
-    Mutation(GRADIENTS, "(b_d_k * softmax_scale)", "(b_d_k * scale)", ATTENTION_TESTS),
-    Mutation(GRADIENTS, "(b_d_q * softmax_scale)", "(b_d_q * scale)", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_d_k, softmax_scale, D", "b_d_k, scale, D", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_d_q, softmax_scale, D", "b_d_q, scale, D", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "+ i * (D // PARTS)", "+ i", ATTENTION_TESTS),
     Mutation(GRADIENTS, "argsort(descending=True)", "argsort()", "interpreter/test_flash_attention.py longest"),
     Mutation(GRADIENTS, "end[lasts] - starts", "end[starts] - starts", "interpreter/test_flash_attention.py longest"),
     Mutation(GRADIENTS, "p_order + tl.program_id(0) // KEY_HEADS", "p_order + tl.program_id(0) % KEY_HEADS",

@@ -1,14 +1,19 @@
 """The static gate: compiles every kernel and configuration of the dispatch table without a GPU.
 
-    python -m vikhr_kernels.aot [--architecture 90] [--kernel NAME]
+    python -m vikhr_kernels.aot [--architecture 90] [--kernel NAME] [--record]
 
 The launchers run as they do in training, on tensors as aligned as a GPU's, up to the launch itself: what is compiled
 has the very signature of a real call, divisibility by 16 included. A table entry that no launch reaches, a kernel
-that the table doesn't know, a spilled register or too much shared memory is a failure (exit code 1).
+that the table doesn't know, too much shared memory or a spilled register is a failure (exit code 1).
+
+Attention is judged by its two loops over tiles, with a mask and without, instead: registers may spill outside of them.
+A loop may wait for spilled registers and for shared memory within limits, and cost no more than is recorded for this
+release of Triton in loop_costs.json, to 3%. `--record` writes what is found there; what a GPU measured overrules it.
 """
 
 import argparse
 import importlib
+import json
 import pkgutil
 import re
 import subprocess
@@ -16,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -46,10 +51,18 @@ from vikhr_kernels.gpu import (
     swiglu,
     visible_range,
 )
+from vikhr_kernels.machine_code import LoopCost, product_loops
 
 DTYPE = torch.bfloat16
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
+
+LOOPS = ("masked", "unmasked")  # of an attention kernel; the mask makes the first one longer
+PRODUCTS = dict(zip(attention_dispatch.KERNELS, (2, 3, 4), strict=True))  # of tiles, that a step makes
+RECORD = Path(__file__).with_name("loop_costs.json")
+TOLERANCE = 1.03
+MOST_LOCAL_BYTES = 64  # of a thread and a tile
+MOST_SHARED_A_TENSOR_CYCLE = {80: 1.4, 90: 1.4}
 
 
 def _rows(width: int, count: int = 2, dtype: torch.dtype = DTYPE) -> Tensor:
@@ -164,18 +177,46 @@ class Compiled:
     registers: int
     spilled: int  # bytes stored and loaded
     shared: int
-    matrix_instructions: str
+    loops: tuple[LoopCost, ...]  # those with matrix products, which only attention has
 
     @property
-    def wrong(self) -> str:
-        """What is wrong with it; empty where nothing is."""
+    def name(self) -> str:
+        """What its loops are recorded under."""
+        tile, warps = self.configuration.tile, self.configuration.num_warps
+        return f"sm_{self.architecture} {self.kernel} {self.variant} {tile}, {warps} warps"
+
+    def wrong(self, recorded: dict[str, Any] | None) -> str:
+        """What is wrong with it, given the costs recorded for this release of Triton; empty where nothing is."""
         limit = dispatch.ARCHITECTURES[self.architecture].shared_memory
-        if self.spilled:
-            return f"{self.spilled} bytes spilled"
+        if self.shared > limit:
+            return f"{self.shared} bytes of shared memory, over {limit}"
+        if self.kernel not in PRODUCTS:
+            return f"{self.spilled} bytes spilled" if self.spilled else ""
+        if len(self.loops) != len(LOOPS):
+            return f"{len(self.loops)} loops with matrix products, not {len(LOOPS)}"
+        complaints = [self._wrong_loop(name, cost, recorded) for name, cost in zip(LOOPS, self.loops, strict=True)]
+        return "; ".join(filter(None, complaints))
+
+    def _wrong_loop(self, name: str, cost: LoopCost, recorded: dict[str, Any] | None) -> str:
         matrix = "HGMMA" if self.architecture >= 90 else "HMMA"
-        if self.kernel in attention_dispatch.KERNELS and self.matrix_instructions != matrix:
-            return f"matrix instructions are {self.matrix_instructions}, not {matrix}"
-        return f"{self.shared} bytes of shared memory, over {limit}" if self.shared > limit else ""
+        if cost.matrix_instruction != matrix:
+            return f"{name} loop: matrix instructions are {cost.matrix_instruction}, not {matrix}"
+        if cost.local_bytes > MOST_LOCAL_BYTES:
+            return f"{name} loop: {cost.local_bytes:.0f} bytes of spilled registers a tile, over {MOST_LOCAL_BYTES}"
+        limit = MOST_SHARED_A_TENSOR_CYCLE[self.architecture]
+        if cost.shared_a_tensor_cycle > limit:
+            return f"{name} loop: {cost.shared_a_tensor_cycle:.2f} cycles of shared memory a tensor cycle, over {limit}"
+        if recorded is None:
+            return ""
+        if self.name not in recorded:
+            return f"no cost recorded for {self.name}"
+        before = recorded[self.name][name]
+        more = [
+            f"{value:.0f} {what.replace('_', ' ')}, recorded {before[what]:.0f}"
+            for what, value in asdict(cost).items()
+            if isinstance(value, float) and value > TOLERANCE * before[what]
+        ]
+        return f"{name} loop: {', '.join(more)}" if more else ""
 
 
 @dataclass
@@ -223,7 +264,7 @@ def find_kernels() -> dict[str, JITFunction[Any]]:
 
 
 def measure(compiled: Any, architecture: int) -> tuple[int, int, str]:
-    """Registers, spilled bytes and kinds of matrix instructions of a compiled kernel, from the bundled CUDA tools."""
+    """Registers, spilled bytes and machine code of a compiled kernel, from the bundled CUDA tools."""
     with tempfile.TemporaryDirectory() as directory:
         ptx, cubin = Path(directory) / "kernel.ptx", Path(directory) / "kernel.cubin"
         ptx.write_text(compiled.asm["ptx"])
@@ -241,8 +282,14 @@ def measure(compiled: Any, architecture: int) -> tuple[int, int, str]:
     spills, registers = SPILLS.search(log), REGISTERS.search(log)
     if spills is None or registers is None:
         raise RuntimeError(f"ptxas says nothing of registers and spills: {log}")
-    kinds = [kind for kind in ("HGMMA", "HMMA") if re.search(rf"\b{kind}\b", sass.stdout)]
-    return int(registers[1]), int(spills[2]) + int(spills[3]), "+".join(kinds) or "none"
+    return int(registers[1]), int(spills[2]) + int(spills[3]), sass.stdout
+
+
+def _loops(kernel: str, configuration: Any, listing: str, architecture: int) -> tuple[LoopCost, ...]:
+    if kernel not in PRODUCTS:
+        return ()
+    tile = configuration.queries * configuration.keys * configuration.head_size
+    return tuple(product_loops(listing, architecture, configuration.num_warps, PRODUCTS[kernel] * tile))
 
 
 def compile_all(architecture: int, only: str | None) -> tuple[list[Compiled], list[str]]:
@@ -269,9 +316,10 @@ def compile_all(architecture: int, only: str | None) -> tuple[list[Compiled], li
                 reached = True
                 variant = _variant(keywords.keys() - configuration.constants.keys(), keywords)
                 if (name, configuration, variant) not in results:
-                    registers, spilled, kinds = measure(compiled, architecture)
+                    registers, spilled, listing = measure(compiled, architecture)
+                    loops = _loops(name, configuration, listing, architecture)
                     results[name, configuration, variant] = Compiled(
-                        architecture, name, configuration, variant, registers, spilled, compiled.metadata.shared, kinds
+                        architecture, name, configuration, variant, registers, spilled, compiled.metadata.shared, loops
                     )
             if not reached:
                 missing.append(f"sm_{architecture}: no call reaches {name} with {configuration}")
@@ -287,32 +335,63 @@ def _variant(names: Set[str], keywords: dict[str, Any]) -> str:
     )
 
 
+def read_record() -> dict[str, Any] | None:
+    """Costs of loops by `Compiled.name` and loop, for this release of Triton; None where nobody recorded any."""
+    record: dict[str, Any] | None = json.loads(RECORD.read_text(encoding="utf-8")).get(triton.__version__)
+    return record
+
+
+def write_record(results: list[Compiled]) -> None:
+    """Records the costs for this release of Triton, in place of those of before."""
+    everything = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    everything[triton.__version__] = {
+        one.name: {loop: asdict(cost) for loop, cost in zip(LOOPS, one.loops, strict=True)}
+        for one in results
+        if one.loops
+    }
+    RECORD.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+
+
+def _costs(loops: tuple[LoopCost, ...]) -> str:
+    return " | ".join(
+        f"{loop.instructions:.0f} {loop.local_bytes:.0f} {loop.shared_cycles:.0f}/{loop.tensor_cycles:.0f}"
+        for loop in loops
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; 0 where every kernel holds, else 1."""
     parser = argparse.ArgumentParser(prog="vikhr_kernels.aot", description="The static gate of the Triton kernels.")
     parser.add_argument("--architecture", type=int, choices=sorted(dispatch.TABLE), help="only this one")
     parser.add_argument("--kernel", choices=sorted(SAMPLE_CALLS), help="only this one")
+    parser.add_argument("--record", action="store_true", help="write loop_costs.json instead of judging by it")
     options = parser.parse_args(arguments)
     if dispatch.INTERPRETED:
         parser.error("TRITON_INTERPRET is set: the interpreter and the compiler cannot share a process")
+    if options.record and (options.architecture or options.kernel):
+        parser.error("--record is for all kernels and architectures at once")
     chosen = [options.architecture] if options.architecture else sorted(dispatch.TABLE)
     results, missing = [], []
     for architecture in chosen:
         more, gaps = compile_all(architecture, options.kernel)
         results += more
         missing += gaps
-    table = Table("", "kernel", "tile", "warps", "variant", "regs", "spills", "shared", "matrix", title=str(DTYPE))
+    recorded = None if options.record else read_record()
+    table = Table("", "kernel", "tile", "warps", "variant", "regs", "spills", "shared", "loops", title=str(DTYPE))
     for one in results:
         shape = (one.configuration.tile, str(one.configuration.num_warps), one.variant)
-        found = (str(one.registers), str(one.spilled), str(one.shared), one.matrix_instructions)
-        table.add_row(f"sm_{one.architecture}", one.kernel, *shape, *found, style="red" if one.wrong else "")
+        found = (str(one.registers), str(one.spilled), str(one.shared), _costs(one.loops))
+        table.add_row(f"sm_{one.architecture}", one.kernel, *shape, *found, style="red" if one.wrong(recorded) else "")
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-    for one in results:
-        if one.wrong:
-            print(f"sm_{one.architecture}: {one.kernel} {one.configuration} {one.variant}: {one.wrong}")
-    for gap in missing:
-        print(gap)
-    return int(bool(missing) or any(one.wrong for one in results))
+    print("loops, masked | unmasked: instructions, bytes of spills, cycles of shared memory / of tensor cores")
+    failures = [f"{one.name}: {wrong}" for one in results if (wrong := one.wrong(recorded))] + missing
+    print(*failures, sep="\n")
+    if recorded is None and not options.record:
+        print(f"no costs are recorded for Triton {triton.__version__}: its loops are held to the fixed limits alone")
+    if options.record and not failures:
+        write_record(results)
+        print(f"recorded in {RECORD}")
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

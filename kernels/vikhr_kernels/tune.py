@@ -28,7 +28,7 @@ def candidates(kernel: str, dtype: torch.dtype, architecture: int, head_size: in
     """The table's configuration, then every other that is worth a try."""
     first = attention_dispatch.from_table(kernel, dtype, architecture, head_size)
     others = (
-        AttentionConfiguration(head_size, queries, keys, num_warps, num_stages, first.descriptors)
+        AttentionConfiguration(head_size, queries, keys, num_warps, num_stages, first.descriptors, first.parts)
         for queries, keys, num_warps, num_stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
     )
     return [first, *(other for other in others if other != first)]

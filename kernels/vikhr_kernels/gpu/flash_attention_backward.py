@@ -13,25 +13,34 @@ import triton.language as tl
 from torch import Tensor
 
 from vikhr_kernels import attention_dispatch
-from vikhr_kernels.gpu.flash_attention import LOG2_E, keys_seen, load_tile, source, tiled
+from vikhr_kernels.gpu.flash_attention import LOG2_E, keys_seen
+from vikhr_kernels.gpu.tiles import (
+    add_product,
+    load_parts,
+    multiply_parts,
+    source,
+    store_parts,
+    tiled,
+    zero_parts,
+)
 
 
 @triton.jit
 def _query_gradient_step(
     b_q, b_d_out, b_lse, b_delta, k, v, key, o_query, b_first, b_d_q, column_k, column_v, stride_k, stride_v, T, scale,
-    D: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    D: tl.constexpr, KEYS: tl.constexpr, PARTS: tl.constexpr, MASKED: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
     """What the keys from `key` on add to dQ, but for the scale."""
-    b_k = load_tile(k, key, column_k, T, stride_k, KEYS, D, MASKED, DESCRIPTORS)  # [KEYS, D]
-    b_v = load_tile(v, key, column_v, T, stride_v, KEYS, D, MASKED, DESCRIPTORS)  # [KEYS, D]
-    b_scores = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")  # [QUERIES, KEYS]
-    b_d_p = tl.dot(b_d_out, tl.trans(b_v), input_precision="ieee")  # [QUERIES, KEYS]
+    b_k = load_parts(k, key, column_k, T, stride_k, KEYS, D, PARTS, MASKED, DESCRIPTORS)  # [KEYS, D]
+    b_v = load_parts(v, key, column_v, T, stride_v, KEYS, D, PARTS, MASKED, DESCRIPTORS)  # [KEYS, D]
+    b_zeros = tl.zeros([b_lse.shape[0], KEYS], dtype=tl.float32)
+    b_scores = multiply_parts(b_q, b_k, b_zeros, PARTS)  # [QUERIES, KEYS]
+    b_d_p = multiply_parts(b_d_out, b_v, b_zeros, PARTS)  # [QUERIES, KEYS]
     b_p = tl.exp2(b_scores * scale - (b_lse * scale)[:, None])
     if MASKED:
-        o_key = key + tl.arange(0, KEYS)[None, :]
-        b_p = tl.where((b_first[:, None] <= o_key) & (o_key <= o_query[:, None]), b_p, 0.0)
-    b_d_scores = b_p * (b_d_p - b_delta[:, None])
-    return tl.dot(b_d_scores.to(b_k.dtype), b_k, b_d_q, input_precision="ieee")  # [QUERIES, D]
+        o_key = tl.arange(0, KEYS)[None, :]  # from `key` on: a constant of the program
+        b_p = tl.where(((b_first - key)[:, None] <= o_key) & (o_key <= (o_query - key)[:, None]), b_p, 0.0)
+    return add_product(b_d_q, b_p * (b_d_p - b_delta[:, None]), b_k, PARTS)  # [QUERIES, D]
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -60,6 +69,7 @@ def flash_attention_query_gradient_kernel(
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
@@ -74,53 +84,60 @@ def flash_attention_query_gradient_kernel(
     b_first = tl.load(p_first + o_query, mask=m_query, other=0)
     first, common, diagonal, before, after = keys_seen(p_first, start, last, KEYS)
 
-    b_d_out = load_tile(d_out, start, i_head * head_d_out, T, stride_d_out, QUERIES, D, True, DESCRIPTORS)
-    o_out = (tl.cast(o_query, tl.int64) * HEADS + i_head)[:, None] * D + tl.arange(0, D)[None, :]
-    b_out = tl.load(p_out + o_out, mask=m_query[:, None], other=0.0)  # [QUERIES, D]
-    b_delta = tl.sum(b_d_out.to(tl.float32) * b_out.to(tl.float32), 1)
+    b_d_out = load_parts(d_out, start, i_head * head_d_out, T, stride_d_out, QUERIES, D, PARTS, True, DESCRIPTORS)
+    o_out = (tl.cast(o_query, tl.int64) * HEADS + i_head) * D
+    b_delta = tl.zeros([QUERIES], dtype=tl.float32)
+    for i in tl.static_range(PARTS):
+        p_tile = p_out + o_out[:, None] + i * (D // PARTS) + tl.arange(0, D // PARTS)[None, :]
+        b_delta += tl.sum(b_d_out[i].to(tl.float32) * tl.load(p_tile, mask=m_query[:, None], other=0.0), 1)
     o_row = tl.cast(i_head, tl.int64) * stride_row + o_query
     tl.store(p_delta + o_row, b_delta, mask=m_query)
     b_lse = tl.load(p_lse + o_row, mask=m_query, other=0.0)
-    b_q = load_tile(q, start, i_head * head_q, T, stride_q, QUERIES, D, True, DESCRIPTORS)  # [QUERIES, D]
-    b_d_q = tl.zeros([QUERIES, D], dtype=tl.float32)
+    b_q = load_parts(q, start, i_head * head_q, T, stride_q, QUERIES, D, PARTS, True, DESCRIPTORS)  # [QUERIES, D]
+    b_d_q = zero_parts(QUERIES, D, PARTS)
     for i in range(before + after):
         key = tl.where(i < before, first + i * KEYS, diagonal + (i - before) * KEYS)
         b_d_q = _query_gradient_step(
             b_q, b_d_out, b_lse, b_delta, k, v, key, o_query, b_first, b_d_q, column_k, column_v, stride_k, stride_v, T,
-            scale, D, KEYS, True, DESCRIPTORS,
+            scale, D, KEYS, PARTS, True, DESCRIPTORS,
         )  # fmt: skip
     for key in range(common, diagonal, KEYS):
         b_d_q = _query_gradient_step(
             b_q, b_d_out, b_lse, b_delta, k, v, key, o_query, b_first, b_d_q, column_k, column_v, stride_k, stride_v, T,
-            scale, D, KEYS, False, DESCRIPTORS,
+            scale, D, KEYS, PARTS, False, DESCRIPTORS,
         )  # fmt: skip
-    tl.store(p_d_q + o_out, (b_d_q * softmax_scale).to(p_d_q.dtype.element_ty), mask=m_query[:, None])
+    store_parts(p_d_q + o_out, m_query, b_d_q, softmax_scale, D, PARTS)
 
 
 @triton.jit
 def _key_gradient_step(
     b_k, b_v, q, d_out, p_lse, p_delta, i_head, query, o_key, b_end, b_d_k, b_d_v, stride_q, stride_d_out, head_q,
-    head_d_out, T, stride_row, scale, D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr,
-    DESCRIPTORS: tl.constexpr,
+    head_d_out, T, stride_row, scale, D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PARTS: tl.constexpr,
+    MASKED: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
     """What one head's queries from `query` on add to dK, but for the scale, and to dV."""
-    o_query = query + tl.arange(0, QUERIES)
+    o_query = tl.arange(0, QUERIES)  # from `query` on: a constant of the program
     row = tl.cast(i_head, tl.int64) * stride_row + query
-    b_q = load_tile(q, query, i_head * head_q, T, stride_q, QUERIES, D, MASKED, DESCRIPTORS)  # [QUERIES, D]
-    b_d_out = load_tile(d_out, query, i_head * head_d_out, T, stride_d_out, QUERIES, D, MASKED, DESCRIPTORS)
-    b_lse = tl.load(p_lse + row + tl.arange(0, QUERIES))  # from T on whatever was there: no key sees it
-    b_delta = tl.load(p_delta + row + tl.arange(0, QUERIES))  # and 0
-    # Both products start at what is subtracted from them: the two rows then take no registers beside the tiles.
-    b_scores = tl.zeros([KEYS, QUERIES], dtype=tl.float32) - b_lse[None, :]
-    b_scores = tl.dot(b_k, tl.trans(b_q), b_scores, input_precision="ieee")  # [KEYS, QUERIES]
-    b_d_p = tl.zeros([KEYS, QUERIES], dtype=tl.float32) - b_delta[None, :]
-    b_d_p = tl.dot(b_v, tl.trans(b_d_out), b_d_p, input_precision="ieee")  # [KEYS, QUERIES]
-    b_p = tl.exp2(b_scores * scale)
+    b_q = load_parts(q, query, i_head * head_q, T, stride_q, QUERIES, D, PARTS, MASKED, DESCRIPTORS)  # [QUERIES, D]
+    b_d_out = load_parts(d_out, query, i_head * head_d_out, T, stride_d_out, QUERIES, D, PARTS, MASKED, DESCRIPTORS)
+    b_lse = tl.load(p_lse + row + o_query)  # from T on whatever was there: no key sees it
+    b_delta = tl.load(p_delta + row + o_query)  # and 0
+    b_zeros = tl.zeros([KEYS, QUERIES], dtype=tl.float32)
+    if DESCRIPTORS:
+        # dP is made while exponentials are; products that start at what is subtracted keep no row beside the tiles.
+        b_scores = multiply_parts(b_k, b_q, b_zeros - b_lse[None, :], PARTS)  # [KEYS, QUERIES]
+        b_d_p = multiply_parts(b_v, b_d_out, b_zeros - b_delta[None, :], PARTS)  # [KEYS, QUERIES]
+        b_p = tl.exp2(b_scores * scale)
+    else:
+        b_scores = multiply_parts(b_k, b_q, b_zeros, PARTS)  # [KEYS, QUERIES]
+        b_p = tl.exp2(b_scores * scale - (b_lse * scale)[None, :])
     if MASKED:
-        b_p = tl.where((o_key[:, None] <= o_query[None, :]) & (o_query[None, :] < b_end[:, None]), b_p, 0.0)
-    b_d_v = tl.dot(b_p.to(b_q.dtype), b_d_out, b_d_v, input_precision="ieee")  # [KEYS, D]
-    b_d_scores = b_p * b_d_p
-    b_d_k = tl.dot(b_d_scores.to(b_q.dtype), b_q, b_d_k, input_precision="ieee")  # [KEYS, D]
+        m_seen = ((o_key - query)[:, None] <= o_query[None, :]) & (o_query[None, :] < (b_end - query)[:, None])
+        b_p = tl.where(m_seen, b_p, 0.0)
+    b_d_v = add_product(b_d_v, b_p, b_d_out, PARTS)  # [KEYS, D]
+    if not DESCRIPTORS:
+        b_d_p = multiply_parts(b_v, b_d_out, b_zeros, PARTS) - b_delta[None, :]  # [KEYS, QUERIES]
+    b_d_k = add_product(b_d_k, b_p * b_d_p, b_q, PARTS)  # [KEYS, D]
     return b_d_k, b_d_v
 
 
@@ -151,6 +168,7 @@ def flash_attention_key_gradient_kernel(
     KEY_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
+    PARTS: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
@@ -170,28 +188,27 @@ def flash_attention_key_gradient_kernel(
     before, after = (common - first) // QUERIES, (end - leaving) // QUERIES
     some, all_ = before + after, (leaving - common) // QUERIES
 
-    b_k = load_tile(k, start, i_key_head * head_k, T, stride_k, KEYS, D, True, DESCRIPTORS)  # [KEYS, D]
-    b_v = load_tile(v, start, i_key_head * head_v, T, stride_v, KEYS, D, True, DESCRIPTORS)  # [KEYS, D]
-    b_d_k = tl.zeros([KEYS, D], dtype=tl.float32)
-    b_d_v = tl.zeros([KEYS, D], dtype=tl.float32)
+    b_k = load_parts(k, start, i_key_head * head_k, T, stride_k, KEYS, D, PARTS, True, DESCRIPTORS)  # [KEYS, D]
+    b_v = load_parts(v, start, i_key_head * head_v, T, stride_v, KEYS, D, PARTS, True, DESCRIPTORS)  # [KEYS, D]
+    b_d_k, b_d_v = zero_parts(KEYS, D, PARTS), zero_parts(KEYS, D, PARTS)
     for i in range(GROUP * some):  # one loop over heads and tiles: the pipeline never drains between heads
         i_tile = i % some
         query = tl.where(i_tile < before, first + i_tile * QUERIES, leaving + (i_tile - before) * QUERIES)
         b_d_k, b_d_v = _key_gradient_step(
             b_k, b_v, q, d_out, p_lse, p_delta, i_key_head * GROUP + i // some, query, o_key, b_end, b_d_k, b_d_v,
             stride_q, stride_d_out, head_q, head_d_out, T, stride_row, scale, D,
-            QUERIES, KEYS, True, DESCRIPTORS,
+            QUERIES, KEYS, PARTS, True, DESCRIPTORS,
         )  # fmt: skip
     for i in range(GROUP * all_):
         query = common + i % all_ * QUERIES
         b_d_k, b_d_v = _key_gradient_step(
             b_k, b_v, q, d_out, p_lse, p_delta, i_key_head * GROUP + i // all_, query, o_key, b_end, b_d_k, b_d_v,
             stride_q, stride_d_out, head_q, head_d_out, T, stride_row, scale, D,
-            QUERIES, KEYS, False, DESCRIPTORS,
+            QUERIES, KEYS, PARTS, False, DESCRIPTORS,
         )  # fmt: skip
-    o_out = (tl.cast(o_key, tl.int64) * KEY_HEADS + i_key_head)[:, None] * D + tl.arange(0, D)[None, :]
-    tl.store(p_d_k + o_out, (b_d_k * softmax_scale).to(p_d_k.dtype.element_ty), mask=m_key[:, None])
-    tl.store(p_d_v + o_out, b_d_v.to(p_d_v.dtype.element_ty), mask=m_key[:, None])
+    o_out = (tl.cast(o_key, tl.int64) * KEY_HEADS + i_key_head) * D
+    store_parts(p_d_k + o_out, m_key, b_d_k, softmax_scale, D, PARTS)
+    store_parts(p_d_v + o_out, m_key, b_d_v, 1.0, D, PARTS)
 
 
 def longest_first(end: Tensor, keys: int) -> Tensor:
@@ -222,10 +239,10 @@ def backward(
     shape = {"GROUP": heads // key_heads, "D": size}
     chosen = attention_dispatch.choose("flash_attention_query_gradient_kernel", q.dtype, q.device, size)
     flash_attention_query_gradient_kernel[(triton.cdiv(tokens, chosen.queries) * heads,)](
-        source(q, chosen.queries, chosen.descriptors),
-        source(k, chosen.keys, chosen.descriptors),
-        source(v, chosen.keys, chosen.descriptors),
-        source(d_out, chosen.queries, chosen.descriptors),
+        source(q, chosen.queries, chosen),
+        source(k, chosen.keys, chosen),
+        source(v, chosen.keys, chosen),
+        source(d_out, chosen.queries, chosen),
         out,
         lse,
         first,
@@ -242,10 +259,10 @@ def backward(
     chosen = attention_dispatch.choose("flash_attention_key_gradient_kernel", q.dtype, q.device, size)
     order = longest_first(end, chosen.keys)
     flash_attention_key_gradient_kernel[(order.numel() * key_heads,)](
-        source(q, chosen.queries, chosen.descriptors),
-        source(k, chosen.keys, chosen.descriptors),
-        source(v, chosen.keys, chosen.descriptors),
-        source(d_out, chosen.queries, chosen.descriptors),
+        source(q, chosen.queries, chosen),
+        source(k, chosen.keys, chosen),
+        source(v, chosen.keys, chosen),
+        source(d_out, chosen.queries, chosen),
         lse,
         delta,
         end,

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from vikhr_kernels import attention_dispatch, dispatch, flash_attention, reference
 from vikhr_kernels.attention_dispatch import AttentionConfiguration
-from vikhr_kernels.gpu.flash_attention import tiled
 from vikhr_kernels.gpu.flash_attention_backward import longest_first
+from vikhr_kernels.gpu.tiles import tiled
 from vikhr_kernels.gpu.visible_range import visible_range
 
-# (queries, keys, descriptors): tiles of queries shorter and longer than those of keys, both ways of loading
-TILES = [(32, 16, True), (16, 32, False)]
+# (queries, keys, descriptors, parts): tiles of queries shorter and longer than those of keys, both ways of loading
+TILES = [(32, 16, True, 1), (16, 32, False, 2)]
 
 
 @pytest.fixture(params=TILES, ids=str)
 def tiles(request: pytest.FixtureRequest) -> Iterator[None]:
-    queries, keys, descriptors = request.param
-    configuration = AttentionConfiguration(0, queries, keys, 4, 1, descriptors)
+    queries, keys, descriptors, parts = request.param
+    configuration = AttentionConfiguration(0, queries, keys, 4, 1, descriptors, parts)
     with contextlib.ExitStack() as stack:
         for kernel in attention_dispatch.KERNELS:
             stack.enter_context(attention_dispatch.forcing(kernel, configuration))
