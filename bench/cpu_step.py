@@ -54,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.shapes.split(",")
     if unknown := set(names) - set(SHAPES):
         parser.error(f"--shapes: no {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
+    if options.threads < 1:
+        parser.error(f"--threads: {options.threads}, not a positive number")
+    if options.out.is_dir():
+        parser.error(f"{options.out} is a directory, not a file for the results")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     stopwatch = Stopwatch(torch.device("cpu"), turns=20, seconds=options.seconds, least=1)

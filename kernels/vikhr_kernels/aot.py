@@ -62,7 +62,7 @@ PRODUCTS = dict(zip(attention_dispatch.KERNELS, (2, 3, 4), strict=True))  # of t
 RECORD = Path(__file__).with_name("loop_costs.json")
 TOLERANCE = 1.03
 MOST_LOCAL_BYTES = 64  # of a thread and a tile
-MOST_SHARED_A_TENSOR_CYCLE = {80: 1.4, 90: 1.4}
+MOST_SHARED_A_TENSOR_CYCLE = 1.4
 
 
 def _rows(width: int, count: int = 2, dtype: torch.dtype = DTYPE) -> Tensor:
@@ -203,9 +203,9 @@ class Compiled:
             return f"{name} loop: matrix instructions are {cost.matrix_instruction}, not {matrix}"
         if cost.local_bytes > MOST_LOCAL_BYTES:
             return f"{name} loop: {cost.local_bytes:.0f} bytes of spilled registers a tile, over {MOST_LOCAL_BYTES}"
-        limit = MOST_SHARED_A_TENSOR_CYCLE[self.architecture]
-        if cost.shared_a_tensor_cycle > limit:
-            return f"{name} loop: {cost.shared_a_tensor_cycle:.2f} cycles of shared memory a tensor cycle, over {limit}"
+        if (shared := cost.shared_a_tensor_cycle) > MOST_SHARED_A_TENSOR_CYCLE:
+            limit = MOST_SHARED_A_TENSOR_CYCLE
+            return f"{name} loop: {shared:.2f} cycles of shared memory a tensor cycle, over {limit}"
         if recorded is None:
             return ""
         if self.name not in recorded:
@@ -285,8 +285,10 @@ def measure(compiled: Any, architecture: int) -> tuple[int, int, str]:
     return int(registers[1]), int(spills[2]) + int(spills[3]), sass.stdout
 
 
-def _loops(kernel: str, configuration: Any, listing: str, architecture: int) -> tuple[LoopCost, ...]:
-    if kernel not in PRODUCTS:
+def _loops(
+    kernel: str, configuration: Configuration | AttentionConfiguration, listing: str, architecture: int
+) -> tuple[LoopCost, ...]:
+    if not isinstance(configuration, AttentionConfiguration):
         return ()
     tile = configuration.queries * configuration.keys * configuration.head_size
     return tuple(product_loops(listing, architecture, configuration.num_warps, PRODUCTS[kernel] * tile))
@@ -336,20 +338,33 @@ def _variant(names: Set[str], keywords: dict[str, Any]) -> str:
 
 
 def read_record() -> dict[str, Any] | None:
-    """Costs of loops by `Compiled.name` and loop, for this release of Triton; None where nobody recorded any."""
-    record: dict[str, Any] | None = json.loads(RECORD.read_text(encoding="utf-8")).get(triton.__version__)
-    return record
+    """Costs of loops by `Compiled.name` and loop, for this release of Triton; None where nobody recorded any.
+
+    Raises:
+        ValueError: the record is missing or damaged; it is named.
+    """
+    return _all_records().get(triton.__version__)
+
+
+def _all_records() -> dict[str, dict[str, Any]]:
+    try:
+        records: dict[str, dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{RECORD}: {error}; fetch it again") from None
+    return records
 
 
 def write_record(results: list[Compiled]) -> None:
-    """Records the costs for this release of Triton, in place of those of before."""
-    everything = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    everything[triton.__version__] = {
+    """Records the costs for this release of Triton, in place of those of before; written beside and renamed."""
+    records = _all_records()
+    records[triton.__version__] = {
         one.name: {loop: asdict(cost) for loop, cost in zip(LOOPS, one.loops, strict=True)}
         for one in results
         if one.loops
     }
-    RECORD.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    beside = RECORD.with_suffix(".beside")
+    beside.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    beside.replace(RECORD)
 
 
 def _costs(loops: tuple[LoopCost, ...]) -> str:
@@ -370,22 +385,27 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("TRITON_INTERPRET is set: the interpreter and the compiler cannot share a process")
     if options.record and (options.architecture or options.kernel):
         parser.error("--record is for all kernels and architectures at once")
+    try:
+        recorded = None if options.record else read_record()
+    except ValueError as error:
+        parser.error(str(error))
     chosen = [options.architecture] if options.architecture else sorted(dispatch.TABLE)
     results, missing = [], []
     for architecture in chosen:
         more, gaps = compile_all(architecture, options.kernel)
         results += more
         missing += gaps
-    recorded = None if options.record else read_record()
+    verdicts = [one.wrong(recorded) for one in results]
     table = Table("", "kernel", "tile", "warps", "variant", "regs", "spills", "shared", "loops", title=str(DTYPE))
-    for one in results:
+    for one, wrong in zip(results, verdicts, strict=True):
         shape = (one.configuration.tile, str(one.configuration.num_warps), one.variant)
         found = (str(one.registers), str(one.spilled), str(one.shared), _costs(one.loops))
-        table.add_row(f"sm_{one.architecture}", one.kernel, *shape, *found, style="red" if one.wrong(recorded) else "")
+        table.add_row(f"sm_{one.architecture}", one.kernel, *shape, *found, style="red" if wrong else "")
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print("loops, masked | unmasked: instructions, bytes of spills, cycles of shared memory / of tensor cores")
-    failures = [f"{one.name}: {wrong}" for one in results if (wrong := one.wrong(recorded))] + missing
-    print(*failures, sep="\n")
+    failures = [f"{one.name}: {wrong}" for one, wrong in zip(results, verdicts, strict=True) if wrong] + missing
+    for failure in failures:
+        print(failure)
     if recorded is None and not options.record:
         print(f"no costs are recorded for Triton {triton.__version__}: its loops are held to the fixed limits alone")
     if options.record and not failures:
