@@ -11,6 +11,8 @@ from measuring import Case, Forward, Inputs, Run, Sizes, What, measured
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vikhr_kernels import PackedDocuments, length_of, seen_pairs
+
 PASSES: tuple[What, ...] = ("forward", "backward")
 BACKWARD_FLOPS = 2.5  # of forward's: five products of tiles for two, as everybody counts
 
@@ -33,11 +35,6 @@ def _flops(sizes: Sizes, what: What, pairs: int) -> int:
     return int(4 * sizes.head_size * sizes.heads * pairs * (BACKWARD_FLOPS if what == "backward" else 1))
 
 
-def _pairs(length: int, window: int) -> int:
-    short = min(length, window)
-    return short * (short + 1) // 2 + (length - short) * window
-
-
 def _sdpa(what: What, backend: SDPBackend) -> Callable[[], Run]:
     def forward(i: Inputs) -> Tensor:
         with sdpa_kernel(backend):
@@ -48,7 +45,7 @@ def _sdpa(what: What, backend: SDPBackend) -> Callable[[], Run]:
 
 
 def _flex(what: What, mask: Callable[[Inputs], Any]) -> Callable[[], Run]:
-    """FlexAttention on [T, heads, D]; the mask is made anew every time, for documents change with every batch."""
+    """FlexAttention on [T, heads, D]; the mask is made the first time, as it would be for all layers of a batch."""
 
     def make() -> Run:
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -58,8 +55,9 @@ def _flex(what: What, mask: Callable[[Inputs], Any]) -> Callable[[], Run]:
         def forward(i: Inputs) -> Tensor:
             q, k, v = (i[name].unsqueeze(0).transpose(1, 2) for name in "qkv")
             tokens = q.shape[2]
-            block_mask = create(mask(i), 1, 1, tokens, tokens, device=q.device)
-            return compiled(q, k, v, block_mask=block_mask, enable_gqa=True).transpose(1, 2).squeeze(0)
+            if "block_mask" not in i:
+                i["block_mask"] = create(mask(i), 1, 1, tokens, tokens, device=q.device)
+            return compiled(q, k, v, block_mask=i["block_mask"], enable_gqa=True).transpose(1, 2).squeeze(0)
 
         return measured(what, forward)
 
@@ -102,7 +100,7 @@ def causal_case(sizes: Sizes, what: What) -> Case:
     return Case(
         f"attention_{what}", make, by, sizes.lengths, peers, what=what, axis="sequence length", compiles=False,
         eager_sizes=sizes.lengths[:1],
-        flops=lambda length: _flops(sizes, what, tokens // length * _pairs(length, length)),
+        flops=lambda length: _flops(sizes, what, tokens // length * seen_pairs(length)),
     )  # fmt: skip
 
 
@@ -115,29 +113,29 @@ def document_lengths(tokens: int, mean: int) -> list[int]:
 
 
 def packed_case(sizes: Sizes, what: What) -> Case:
-    """Documents of several mean lengths in one packed row; making FlexAttention's mask is in its forward time."""
+    """PackedDocuments of several mean lengths in one packed row; what is made once a batch is not in the times."""
     tokens = sizes.attention_tokens
 
     def make(mean: int, device: torch.device, dtype: torch.dtype) -> Inputs:
         lengths = document_lengths(tokens, mean)
         bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
-        documents = torch.repeat_interleave(bounds.diff())  # of each token
+        documents = PackedDocuments.of(bounds, tokens, length=length_of(sum(map(seen_pairs, lengths)) / tokens))
         return _make(sizes, device, dtype, tokens) | {
             "cu_seqlens": bounds, "documents": documents, "longest": max(lengths),
         }  # fmt: skip
 
     def by(operations: Any) -> Forward:
-        return lambda i: operations.flash_attention(i["q"], i["k"], i["v"], cu_seqlens=i["cu_seqlens"])
+        return lambda i: operations.flash_attention(i["q"], i["k"], i["v"], documents=i["documents"])
 
     def mask(i: Inputs) -> Any:
-        documents = i["documents"]
+        documents = torch.repeat_interleave(i["cu_seqlens"].diff())  # of each token
         return lambda b, h, q, k: (q >= k) & (documents[q] == documents[k])  # noqa: ARG005
 
     return Case(
         f"attention_packed_{what}", make, by, sizes.means,
         {"FlexAttention": _flex(what, mask), "FlashAttention-2": _varlen(what, lambda i: None)},  # noqa: ARG005
         what=what, axis="mean document length", compiles=False,
-        flops=lambda mean: _flops(sizes, what, sum(_pairs(n, n) for n in document_lengths(tokens, mean))),
+        flops=lambda mean: _flops(sizes, what, sum(map(seen_pairs, document_lengths(tokens, mean)))),
     )  # fmt: skip
 
 
@@ -161,5 +159,5 @@ def window_case(sizes: Sizes, what: What) -> Case:
         {"FlexAttention": _flex(what, mask), "FlashAttention-2": _varlen(what, lambda i: i["window"])},
         what=what, axis="window", compiles=False, eager_sizes=(),
         make_checked=lambda device, dtype: make(sizes.lengths[0], device, dtype, min(tokens, 2048)),
-        flops=lambda window: _flops(sizes, what, _pairs(tokens, window)),
+        flops=lambda window: _flops(sizes, what, seen_pairs(tokens, window)),
     )  # fmt: skip

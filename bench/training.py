@@ -296,7 +296,7 @@ class TrainBench:
     def _steps(self, config: TrainConfig) -> dict[str, Any]:
         inputs = Inputs(
             train={"random": None}, validation={}, corpus=None, model=self.sizes.model, support=None, questions={},
-            num_steps=1 + STEPS,
+            num_steps=1 + STEPS, length="short",
         )  # fmt: skip
         training = loop.Training(config, inputs, self._ranks, Interruption())
         batches = [random_batch(self.sizes, config.batch.micro_batch, seed) for seed in range(ACCUMULATION)]

@@ -51,6 +51,9 @@ ATTENTION, GRADIENTS, TILES, RANGE = (
     f"gpu/{name}.py" for name in ("flash_attention", "flash_attention_backward", "tiles", "visible_range")
 )
 ATTENTION_TESTS = "interpreter/test_flash_attention.py as_right and float32"
+BLOCK_TESTS, LENGTH_TESTS, ORDER_TESTS = (
+    f"interpreter/test_flash_attention.py {name}" for name in ("blocks", "whole_rows", "own_tiles and float32-80-64")
+)
 HEAD_TESTS = f"{LOSS_TESTS} the_head"
 HEAD_BLOCKS = "test_linear_ce_kl.py blocks"
 
@@ -182,10 +185,16 @@ MUTATIONS = [
     Mutation(GRADIENTS, "b_d_k, softmax_scale, D", "b_d_k, scale, D", ATTENTION_TESTS),
     Mutation(GRADIENTS, "b_d_q, softmax_scale, D", "b_d_q, scale, D", ATTENTION_TESTS),
     Mutation(GRADIENTS, "+ i * (D // PARTS)", "+ i", ATTENTION_TESTS),
-    Mutation(GRADIENTS, "argsort(descending=True)", "argsort()", "interpreter/test_flash_attention.py longest"),
-    Mutation(GRADIENTS, "end[lasts] - starts", "end[starts] - starts", "interpreter/test_flash_attention.py longest"),
-    Mutation(GRADIENTS, "p_order + tl.program_id(0) // KEY_HEADS", "p_order + tl.program_id(0) % KEY_HEADS",
-             ATTENTION_TESTS),
+    Mutation(GRADIENTS, "tl.load(p_order + i_tile // TILES)", "tl.load(p_order + i_tile % TILES)", ORDER_TESTS),
+    Mutation(GRADIENTS, "+ i_tile % TILES) * KEYS", ") * KEYS", ATTENTION_TESTS),
+    # What it knows of documents
+    Mutation("packed_documents.py", "argsort(descending=True)", "argsort()", BLOCK_TESTS),
+    Mutation("packed_documents.py", "end[starts[1:] - 1]", "end[starts[:-1]]", BLOCK_TESTS),
+    Mutation("packed_documents.py", "(distances.argsort(descending=True), starts[-1:] // BLOCK)",
+             "(starts[-1:] // BLOCK, distances.argsort(descending=True))", ORDER_TESTS),
+    Mutation("packed_documents.py", "min(window or tokens, max(tokens, 1))", "tokens", ATTENTION_TESTS),
+    Mutation("flash_attention.py", "seen_pairs(tokens, window)", "seen_pairs(tokens)", LENGTH_TESTS),
+    Mutation("flash_attention.py", "count * tokens, window, length)", "count * tokens, window)", LENGTH_TESTS),
     Mutation(ATTENTION, "tl.cdiv(T, QUERIES) - 1", "T // QUERIES", ATTENTION_TESTS),
     Mutation(RANGE, "o_token - window + 1", "o_token - window", ATTENTION_TESTS),
     Mutation(RANGE, "tl.load(p_cu_seqlens + b_middle) <= o_token", "tl.load(p_cu_seqlens + b_middle) < o_token",

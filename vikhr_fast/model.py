@@ -18,7 +18,7 @@ import vikhr_kernels
 from vikhr_fast.files import atomic_directory
 from vikhr_fast.model_config import ModelConfig, read_config, write_config
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
-from vikhr_kernels import embedding, linear, reference, stack
+from vikhr_kernels import Length, PackedDocuments, embedding, linear, reference, stack
 
 __all__ = ["Head", "Mistral", "ModelConfig", "Operations"]
 
@@ -32,9 +32,7 @@ class Operations(Protocol):
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, residual: Tensor) -> tuple[Tensor, Tensor]: ...
     def rope(self, q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor, Tensor]: ...  # noqa: D102
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor: ...  # noqa: D102
-    def flash_attention(  # noqa: D102
-        self, q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None, window: int | None
-    ) -> Tensor: ...
+    def flash_attention(self, q: Tensor, k: Tensor, v: Tensor, *, documents: PackedDocuments) -> Tensor: ...  # noqa: D102
 
 
 Checkpointing = Literal["none", "selective", "full"]
@@ -63,7 +61,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention inside each document, over a sliding window: [T, H] -> [T, H].
+    """Causal grouped-query attention inside each document: [T, H] -> [T, H].
 
     Of its linear layers the weights alone are used, by `vikhr_kernels.linear`; so it is in the MLP.
     """
@@ -72,7 +70,6 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.rope_theta = config.rope_theta
-        self.window = config.sliding_window
         query_size = config.num_attention_heads * config.head_dim
         key_size = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
@@ -82,11 +79,11 @@ class Attention(nn.Module):
         self.rope = ops.rope
         self.flash_attention = ops.flash_attention
 
-    def forward(self, hidden: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, positions: Tensor, documents: PackedDocuments) -> Tensor:
         q, k, v = self.project(hidden)
         q, k = self.rope(q, k, positions, self.rope_theta)
         v = v.contiguous()  # or what is kept for backward would be the whole product that it is a slice of
-        attended = self.flash_attention(q, k, v, cu_seqlens=cu_seqlens, window=self.window)
+        attended = self.flash_attention(q, k, v, documents=documents)
         (output,) = linear(attended.flatten(-2), self.o_proj.weight)
         return output
 
@@ -135,24 +132,24 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
 
     def forward(
-        self, branch: Tensor, residual: Tensor | None, positions: Tensor, cu_seqlens: Tensor
+        self, branch: Tensor, residual: Tensor | None, positions: Tensor, documents: PackedDocuments
     ) -> tuple[Tensor, Tensor]:
         if self.checkpointing == "none" or not torch.is_grad_enabled():
-            return self._compute(branch, residual, positions, cu_seqlens)
+            return self._compute(branch, residual, positions, documents)
         hidden = branch if residual is None else branch + residual  # one tensor to keep instead of two
         # Inside the module: FSDP2's own hooks then run once a pass, not again when the layer is computed again.
         saved = _SAVED if self.checkpointing == "selective" else []
         computed: tuple[Tensor, Tensor] = checkpoint(
-            self._compute, hidden, None, positions, cu_seqlens, use_reentrant=False, preserve_rng_state=False,
+            self._compute, hidden, None, positions, documents, use_reentrant=False, preserve_rng_state=False,
             context_fn=partial(create_selective_checkpoint_contexts, saved),
         )  # fmt: skip
         return computed
 
     def _compute(
-        self, branch: Tensor, residual: Tensor | None, positions: Tensor, cu_seqlens: Tensor
+        self, branch: Tensor, residual: Tensor | None, positions: Tensor, documents: PackedDocuments
     ) -> tuple[Tensor, Tensor]:
         normalised, hidden = self.begin(branch, residual)
-        attended: Tensor = self.self_attn(normalised, positions, cu_seqlens)
+        attended: Tensor = self.self_attn(normalised, positions, documents)
         normalised, hidden = self.post_attention_layernorm.add(attended, hidden)
         transformed: Tensor = self.mlp(normalised)
         return transformed, hidden
@@ -180,10 +177,10 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, ops) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
 
-    def forward(self, tokens: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, documents: PackedDocuments) -> Tensor:
         branch, residual = self.embed_tokens(tokens), None
         for layer in self.layers:
-            branch, residual = layer(branch, residual, positions, cu_seqlens)
+            branch, residual = layer(branch, residual, positions, documents)
         assert residual is not None
         normalised, _ = self.norm.add(branch, residual)
         return normalised
@@ -212,6 +209,9 @@ class Mistral(nn.Module):
         device: where the parameters live; on "meta" they stay without values.
         dtype: of the parameters.
         seed: of the initial values, see `initialise`.
+
+    Attributes:
+        length: of documents, see `vikhr_kernels.PackedDocuments`; the same throughout a run.
     """
 
     def __init__(
@@ -225,6 +225,7 @@ class Mistral(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.length: Length = "short"
         with torch.device("meta"):  # the layers' own initialisation then costs nothing
             self.model = Decoder(config, ops)
             self.lm_head = Head(config)
@@ -264,7 +265,8 @@ class Mistral(nn.Module):
             rows, length = tokens.shape
             cu_seqlens = torch.arange(rows + 1, dtype=torch.int32, device=tokens.device) * length
         positions = document_positions(cu_seqlens, tokens.numel())
-        hidden: Tensor = self.model(tokens.flatten(), positions, cu_seqlens)
+        documents = PackedDocuments.of(cu_seqlens, tokens.numel(), self.config.sliding_window, self.length)
+        hidden: Tensor = self.model(tokens.flatten(), positions, documents)
         return hidden if tokens.dim() == 1 else hidden.view(*tokens.shape, -1)
 
     def set_checkpointing(self, checkpointing: Checkpointing) -> None:

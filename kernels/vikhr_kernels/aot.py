@@ -37,7 +37,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 import vikhr_kernels.gpu
-from vikhr_kernels import attention_dispatch, dispatch
+from vikhr_kernels import attention_dispatch, dispatch, packed_documents
 from vikhr_kernels.attention_dispatch import AttentionConfiguration
 from vikhr_kernels.dispatch import Configuration
 from vikhr_kernels.gpu import (
@@ -146,9 +146,11 @@ def _call_visible_range(configuration: Configuration) -> None:
 def _call_flash_attention(configuration: AttentionConfiguration) -> None:
     tokens, size = 256, configuration.head_size
     q, k, v = torch.ones(tokens, 48, size, dtype=DTYPE).split((32, 8, 8), 1)
-    ranges = visible_range.visible_range(torch.tensor([0, tokens], dtype=torch.int32), tokens, tokens)
-    out, lse = flash_attention.forward(q, k, v, ranges[0], 1.0)
-    flash_attention_backward.backward(out, q, k, v, out, lse, *ranges, 1.0)
+    first = torch.zeros(tokens, dtype=torch.int32)
+    order = torch.zeros(tokens // packed_documents.BLOCK, dtype=torch.int32)
+    for length in attention_dispatch.LENGTHS:
+        out, lse = flash_attention.forward(q, k, v, first, length, 1.0)
+        flash_attention_backward.backward(out, q, k, v, out, lse, first, first, order, length, 1.0)
 
 
 SAMPLE_CALLS: dict[str, Callable[[Any], None]] = {
@@ -194,10 +196,13 @@ class Compiled:
             return f"{self.spilled} bytes spilled" if self.spilled else ""
         if len(self.loops) != len(LOOPS):
             return f"{len(self.loops)} loops with matrix products, not {len(LOOPS)}"
-        complaints = [self._wrong_loop(name, cost, recorded) for name, cost in zip(LOOPS, self.loops, strict=True)]
+        before = None if recorded is None else recorded.get(self.name)
+        complaints = [self._wrong_loop(name, cost, before) for name, cost in zip(LOOPS, self.loops, strict=True)]
+        if not any(complaints) and recorded is not None and before is None:
+            return "no cost is recorded for it"
         return "; ".join(filter(None, complaints))
 
-    def _wrong_loop(self, name: str, cost: LoopCost, recorded: dict[str, Any] | None) -> str:
+    def _wrong_loop(self, name: str, cost: LoopCost, before: dict[str, Any] | None) -> str:
         matrix = "HGMMA" if self.architecture >= 90 else "HMMA"
         if cost.matrix_instruction != matrix:
             return f"{name} loop: matrix instructions are {cost.matrix_instruction}, not {matrix}"
@@ -206,15 +211,12 @@ class Compiled:
         if (shared := cost.shared_a_tensor_cycle) > MOST_SHARED_A_TENSOR_CYCLE:
             limit = MOST_SHARED_A_TENSOR_CYCLE
             return f"{name} loop: {shared:.2f} cycles of shared memory a tensor cycle, over {limit}"
-        if recorded is None:
+        if before is None:
             return ""
-        if self.name not in recorded:
-            return f"no cost recorded for {self.name}"
-        before = recorded[self.name][name]
         more = [
-            f"{value:.0f} {what.replace('_', ' ')}, recorded {before[what]:.0f}"
+            f"{value:.0f} {what.replace('_', ' ')}, recorded {before[name][what]:.0f}"
             for what, value in asdict(cost).items()
-            if isinstance(value, float) and value > TOLERANCE * before[what]
+            if isinstance(value, float) and value > TOLERANCE * before[name][what]
         ]
         return f"{name} loop: {', '.join(more)}" if more else ""
 
@@ -305,31 +307,43 @@ def compile_all(architecture: int, only: str | None) -> tuple[list[Compiled], li
         for where, known in (("a kernel", kernels), ("in the table", table), ("called by the gate", SAMPLE_CALLS))
         if name not in known
     ]
-    results: dict[tuple[str, Configuration | AttentionConfiguration, str], Compiled] = {}
+    results: list[Compiled] = []
     for name in names:
-        entries = table.get(name, {})
-        for configuration in entries.get(DTYPE, entries.get(torch.int32, ())) if name in SAMPLE_CALLS else ():
-            with compiling(architecture) as launches:
-                SAMPLE_CALLS[name](configuration)
-            reached = False
-            for kernel, keywords, compiled in launches:
-                if kernel.__name__ != name or not configuration.constants.items() <= keywords.items():
-                    continue
-                reached = True
-                variant = _variant(keywords.keys() - configuration.constants.keys(), keywords)
-                if (name, configuration, variant) not in results:
-                    registers, spilled, listing = measure(compiled, architecture)
-                    loops = _loops(name, configuration, listing, architecture)
-                    results[name, configuration, variant] = Compiled(
-                        architecture, name, configuration, variant, registers, spilled, compiled.metadata.shared, loops
-                    )
-            if not reached:
+        for configuration in _configurations(architecture, name) if name in SAMPLE_CALLS else ():
+            compiled = compile_one(architecture, name, configuration)
+            results += compiled
+            if not compiled:
                 missing.append(f"sm_{architecture}: no call reaches {name} with {configuration}")
-    return list(results.values()), missing
+    return results, missing
+
+
+def _configurations(architecture: int, name: str) -> list[Configuration | AttentionConfiguration]:
+    """The table's for DTYPE, each once."""
+    if name in attention_dispatch.TABLE[architecture]:
+        return list(dict.fromkeys(attention_dispatch.TABLE[architecture][name][DTYPE].values()))
+    entries = dispatch.TABLE[architecture].get(name, {})
+    return list(entries.get(DTYPE, entries.get(torch.int32, ())))
+
+
+def compile_one(architecture: int, name: str, configuration: Configuration | AttentionConfiguration) -> list[Compiled]:
+    """What the sample calls make of a kernel with this configuration, one a signature; none if they take others."""
+    with compiling(architecture) as launches:
+        SAMPLE_CALLS[name](configuration)
+    results: dict[str, Compiled] = {}
+    for kernel, keywords, compiled in launches:
+        variant = _variant(keywords.keys() - configuration.constants.keys(), keywords)
+        if kernel.__name__ != name or not configuration.constants.items() <= keywords.items() or variant in results:
+            continue
+        registers, spilled, listing = measure(compiled, architecture)
+        loops = _loops(name, configuration, listing, architecture)
+        results[variant] = Compiled(
+            architecture, name, configuration, variant, registers, spilled, compiled.metadata.shared, loops
+        )
+    return list(results.values())
 
 
 def _variant(names: Set[str], keywords: dict[str, Any]) -> str:
-    hidden = {"enable_fp_fusion", "BLOCKS"}
+    hidden = {"enable_fp_fusion", "BLOCKS", "TILES"}
     return " ".join(
         key if value is True else f"{key}={value}"
         for key, value in keywords.items()

@@ -1,5 +1,6 @@
-"""Which tiles the kernels of flash attention run with, by architecture, dtype and head size.
+"""Which tiles the kernels of flash attention run with, by architecture, dtype, head size and length of documents.
 
+The length is a word, said by whoever knows the documents and never looked for on the device; it decides speed alone.
 The table is checked in; `python -m vikhr_kernels.tune` measures its neighbours on the GPU at hand and keeps the fastest
 in the user's cache, which goes first.
 """
@@ -13,7 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -62,7 +63,13 @@ class AttentionConfiguration:
         }
 
 
-Entries = tuple[AttentionConfiguration, ...]  # one a head size
+Length = Literal["short", "long"]
+LENGTHS: tuple[Length, ...] = ("short", "long")
+# Keys that a query of long documents sees, on average. On an H100 small tiles are faster up to 1,370 forward, up to 950
+# for dQ: as reckoned from times at 512 and 8,192, which grow evenly with the keys.
+LONG = 1024
+
+Entries = dict[tuple[int, Length], AttentionConfiguration]  # by head size
 HEAD_SIZES = (64, 128)
 KERNELS = (
     "flash_attention_forward_kernel",
@@ -71,9 +78,28 @@ KERNELS = (
 )
 
 
+def length_of(pairs: float) -> Length:
+    """Which of the two documents are whose queries see so many keys on average."""
+    return "long" if pairs >= LONG else "short"
+
+
+def seen_pairs(tokens: int, window: int | None = None) -> int:
+    """Pairs of a query and a key that it sees, in a document of so many tokens."""
+    short = tokens if window is None else min(tokens, window)
+    return short * (short + 1) // 2 + (tokens - short) * short
+
+
+def _always(configuration: AttentionConfiguration) -> Entries:
+    return {(configuration.head_size, length): configuration for length in LENGTHS}
+
+
+def _by_length(short: AttentionConfiguration, long: AttentionConfiguration) -> Entries:
+    return {(short.head_size, "short"): short, (long.head_size, "long"): long}
+
+
 def _table(*entries: Entries) -> dict[str, dict[torch.dtype, Entries]]:
     # float32 is for tests of models: right, but slow.
-    slow = tuple(AttentionConfiguration(size, 32, 32, num_warps=8, num_stages=1) for size in HEAD_SIZES)
+    slow = _always(_At(64, 32, 32, num_warps=8, num_stages=1)) | _always(_At(128, 32, 32, num_warps=8, num_stages=1))
     return {
         kernel: {torch.bfloat16: fast, torch.float16: fast, torch.float32: slow}
         for kernel, fast in zip(KERNELS, entries, strict=True)
@@ -85,30 +111,31 @@ _At = AttentionConfiguration
 # As measured fastest, sm_80's on an H100 that ran its code; those of 64 elements a head by their machine code.
 TABLE: dict[int, dict[str, dict[torch.dtype, Entries]]] = {
     80: _table(
-        (_At(64, 128, 64, 8, 3), _At(128, 128, 32, 4, 3, parts=2)),
-        (_At(64, 128, 64, 8, 2), _At(128, 64, 64, 4, 2, parts=2)),
-        (_At(64, 64, 128, 8, 2), _At(128, 64, 64, 4, 2, parts=2)),
+        _always(_At(64, 128, 64, 8, 3)) | _always(_At(128, 128, 32, 4, 3, parts=2)),
+        _always(_At(64, 128, 64, 8, 2)) | _always(_At(128, 64, 64, 4, 2, parts=2)),
+        _always(_At(64, 64, 128, 8, 2)) | _always(_At(128, 64, 64, 4, 2, parts=2)),
     ),
     90: _table(
-        (_At(64, 128, 128, 8, 3, True), _At(128, 128, 128, 8, 3, True)),
-        (_At(64, 128, 64, 8, 3, True), _At(128, 128, 64, 8, 3, True)),
-        (_At(64, 64, 128, 8, 3, True), _At(128, 64, 128, 8, 3, True)),
+        _always(_At(64, 128, 128, 8, 3, True))
+        | _by_length(_At(128, 64, 64, 4, 2, True), _At(128, 128, 128, 8, 3, True)),
+        _always(_At(64, 128, 64, 8, 3, True)) | _by_length(_At(128, 64, 64, 4, 2, True), _At(128, 128, 64, 8, 3, True)),
+        _always(_At(64, 64, 128, 8, 3, True)) | _always(_At(128, 64, 128, 8, 3, True)),
     ),
 }
 
 
-def choose(kernel: str, dtype: torch.dtype, device: torch.device, head_size: int) -> AttentionConfiguration:
-    """The configuration that `kernel` runs with: as forced, as tuned on this GPU, or the table's."""
+def choose(
+    kernel: str, dtype: torch.dtype, device: torch.device, head_size: int, length: Length
+) -> AttentionConfiguration:
+    """The configuration that `kernel` runs with: as forced, as tuned on this GPU, or the table's.
+
+    The head size is one of HEAD_SIZES.
+    """
     if kernel in _forced:
         return _forced[kernel]
-    configuration = _tuned(device).get((kernel, str(dtype), head_size)) if device.type == "cuda" else None
-    return configuration or from_table(kernel, dtype, architecture_of(device), head_size)
-
-
-def from_table(kernel: str, dtype: torch.dtype, architecture: int, head_size: int) -> AttentionConfiguration:
-    """The table's entry; the head size is one of HEAD_SIZES."""
-    (entry,) = (entry for entry in TABLE[architecture][kernel][dtype] if entry.head_size == head_size)
-    return entry
+    tuned = _tuned(device) if device.type == "cuda" else {}
+    found = tuned.get((kernel, str(dtype), head_size, length))
+    return found or TABLE[architecture_of(device)][kernel][dtype][head_size, length]
 
 
 _forced: dict[str, AttentionConfiguration] = {}
@@ -116,7 +143,7 @@ _forced: dict[str, AttentionConfiguration] = {}
 
 @contextlib.contextmanager
 def forcing(kernel: str, configuration: AttentionConfiguration) -> Iterator[None]:
-    """Makes `kernel` run with this configuration, whatever the table says of the dtype and the head size."""
+    """Makes `kernel` run with this configuration, whatever the table says."""
     _forced[kernel] = configuration
     try:
         yield
@@ -124,7 +151,7 @@ def forcing(kernel: str, configuration: AttentionConfiguration) -> Iterator[None
         del _forced[kernel]
 
 
-Tuned = dict[tuple[str, str, int], AttentionConfiguration]  # by kernel, dtype and head size
+Tuned = dict[tuple[str, str, int, Length], AttentionConfiguration]  # by kernel, dtype, head size and length
 
 
 def tuned_file(gpu: str) -> Path:
@@ -141,7 +168,10 @@ def write_tuned(gpu: str, tuned: Tuned) -> Path:
     """Keeps configurations for GPUs of this name; the file is written beside and renamed."""
     file = tuned_file(gpu)
     file.parent.mkdir(parents=True, exist_ok=True)
-    entries = [{"kernel": kernel, "dtype": dtype, **asdict(chosen)} for (kernel, dtype, _), chosen in tuned.items()]
+    entries = [
+        {"kernel": kernel, "dtype": dtype, "length": length, **asdict(chosen)}
+        for (kernel, dtype, _, length), chosen in tuned.items()
+    ]
     beside = file.with_suffix(f".{os.getpid()}")
     beside.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     beside.replace(file)
@@ -159,7 +189,7 @@ def read_tuned(gpu: str) -> Tuned:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
         return {
-            (entry.pop("kernel"), entry.pop("dtype"), entry["head_size"]): AttentionConfiguration(**entry)
+            (entry.pop("kernel"), entry.pop("dtype"), entry["head_size"], entry.pop("length")): _At(**entry)
             for entry in entries
         }
     except FileNotFoundError:

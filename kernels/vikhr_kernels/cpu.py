@@ -4,16 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vikhr_kernels.packed_documents import PackedDocuments
 from vikhr_kernels.reference import rms_norm, rope, swiglu, visible
 
 __all__ = ["flash_attention", "rms_norm", "rope", "swiglu"]
 
 
-def flash_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens: Tensor | None = None, window: int | None = None
-) -> Tensor:
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, documents: PackedDocuments) -> Tensor:
     """`reference.flash_attention` of packed documents, each by `scaled_dot_product_attention`: no scores are kept."""
-    lengths = [len(q)] if cu_seqlens is None else cu_seqlens.diff().tolist()
+    lengths, window = documents.cu_seqlens.diff().tolist(), documents.window
     outputs = []
     for document in zip(*(x.split(lengths) for x in (q, k, v)), strict=True):  # whose gradient is one concatenation
         queries, keys, values = (x.transpose(0, 1)[None] for x in document)  # [1, heads, L, D]

@@ -3,15 +3,16 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vikhr_kernels import reference
 from vikhr_kernels.arguments import require, require_floating, require_like, require_shape
-from vikhr_kernels.attention_dispatch import HEAD_SIZES
+from vikhr_kernels.attention_dispatch import HEAD_SIZES, Length, length_of, seen_pairs
 from vikhr_kernels.dispatch import is_for_triton, runs_on_triton
+from vikhr_kernels.packed_documents import PackedDocuments
 from vikhr_kernels.reference import accumulation_dtype
 
 MOST_TOKENS = 2**30  # positions, and positions a window further on, are int32
@@ -24,6 +25,7 @@ def flash_attention(
     *,
     cu_seqlens: Tensor | None = None,
     window: int | None = None,
+    documents: PackedDocuments | None = None,
     softmax_scale: float | None = None,
 ) -> Tensor:
     """`reference.flash_attention` with its arguments and results, in one kernel forward and two backward.
@@ -36,8 +38,9 @@ def flash_attention(
     bytes and of 16 elements, they are read, and kept for the backward pass, without a copy; else each pass copies. What
     is returned is contiguous, the gradients too.
 
-    On a GPU heads have 64 or 128 elements. `cu_seqlens` is not looked into, which would wait for the GPU: it must
-    rise from 0 to T.
+    `documents` are made once for all layers; from `cu_seqlens` and `window` each call makes its own, short ones where
+    packed, and of whole rows by their length. `cu_seqlens` is not looked into, which would wait for the GPU: it must
+    rise from 0 to T. On a GPU heads have 64 or 128 elements.
 
     Raises:
         ValueError: an argument's shape, dtype, device or value doesn't fit; it is named.
@@ -56,7 +59,6 @@ def flash_attention(
     require_shape("flash_attention", "v", v, k.shape)
     for name, tensor in (("k", k), ("v", v)):
         require_like("flash_attention", name, tensor, "q", q)
-    require(window is None or window >= 1, f"flash_attention: window must be at least 1, not {window}")
     softmax_scale = 1 / math.sqrt(size) if softmax_scale is None else softmax_scale
     require(
         math.isfinite(softmax_scale) and softmax_scale > 0,
@@ -64,38 +66,50 @@ def flash_attention(
     )
     tokens = math.prod(rows)
     require(tokens <= MOST_TOKENS, f"flash_attention: q has {tokens} tokens, more than {MOST_TOKENS}")
-    if cu_seqlens is None:
-        documents, length = rows if len(rows) == 2 else (1, tokens)
-        cu_seqlens = torch.arange(documents + 1, dtype=torch.int32, device=q.device) * length
+    if documents is None:
+        documents = _documents(q, cu_seqlens, window)
     else:
-        require(q.dim() == 3, "flash_attention: cu_seqlens is for packed documents, q [T, Hq, D]")
+        require(cu_seqlens is None and window is None, "flash_attention: documents go without cu_seqlens and window")
         require(
-            cu_seqlens.dim() == 1 and cu_seqlens.dtype == torch.int32 and cu_seqlens.device == q.device,
-            f"flash_attention: cu_seqlens must be [documents + 1] int32 on {q.device}, not "
-            f"{list(cu_seqlens.shape)} {cu_seqlens.dtype} on {cu_seqlens.device}",
+            q.dim() == 3 and documents.tokens == tokens,
+            f"flash_attention: the documents have {documents.tokens} tokens, q is {list(q.shape)}",
         )
-        require(cu_seqlens.shape[0] >= 2, "flash_attention: cu_seqlens has no document")
-    packed = (x.flatten(0, -3) for x in (q, k, v))
-    attended: Tensor = _flash_attention(*packed, cu_seqlens, min(window or tokens, max(tokens, 1)), softmax_scale)[0]
+    bounds, attended_window = documents.cu_seqlens, min(documents.window or tokens, max(tokens, 1))
+    require(bounds.device == q.device, f"flash_attention: cu_seqlens is on {bounds.device}, q on {q.device}")
+    attended: Tensor = _flash_attention(
+        *(x.flatten(0, -3) for x in (q, k, v)), bounds, documents.first, documents.end, documents.order,
+        attended_window, documents.length, softmax_scale,
+    )[0]  # fmt: skip
     return attended.view_as(q)
+
+
+def _documents(q: Tensor, cu_seqlens: Tensor | None, window: int | None) -> PackedDocuments:
+    """Of one call."""
+    if cu_seqlens is not None:
+        require(q.dim() == 3, "flash_attention: cu_seqlens is for packed documents, q [T, Hq, D]")
+        return PackedDocuments.of(cu_seqlens, q.shape[0], window)
+    count, tokens = q.shape[:2] if q.dim() == 4 else (1, q.shape[0])
+    length = length_of(seen_pairs(tokens, window) / max(tokens, 1))
+    bounds = torch.arange(count + 1, dtype=torch.int32, device=q.device) * tokens
+    return PackedDocuments.of(bounds, count * tokens, window, length)
 
 
 @torch.library.custom_op("vikhr::flash_attention", mutates_args=())
 def _flash_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, softmax_scale: float
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, first: Tensor, end: Tensor, order: Tensor, window: int,
+    length: str, softmax_scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """[T, H, D] -> attended [T, Hq, D] and what backward needs of the softmax, see `gpu.flash_attention.forward`."""
     if runs_on_triton(q) and q.numel():
         from vikhr_kernels.gpu import flash_attention as gpu
-        from vikhr_kernels.gpu.visible_range import visible_range
 
         require(
             q.shape[-1] in HEAD_SIZES,
             f"flash_attention: q has heads of {q.shape[-1]} elements; the kernels are for "
             f"{' and '.join(map(str, HEAD_SIZES))}",
         )
-        first, _ = visible_range(cu_seqlens.contiguous(), q.shape[0], window)
-        return gpu.forward(q, k, v, first, softmax_scale)
+        require(first.numel() == q.shape[0], "flash_attention: its documents were made while kernels were not allowed")
+        return gpu.forward(q, k, v, first, cast(Length, length), softmax_scale)
     out = reference.flash_attention(q, k, v, cu_seqlens=cu_seqlens, window=window, softmax_scale=softmax_scale)
     return out.contiguous(), _empty_statistics(q)
 
@@ -106,44 +120,32 @@ def _empty_statistics(q: Tensor) -> Tensor:
 
 
 @_flash_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, softmax_scale: float) -> tuple[Tensor, Tensor]:
+def _(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, first: Tensor, end: Tensor, order: Tensor, window: int,
+    length: str, softmax_scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return q.new_empty(q.shape), _empty_statistics(q)
 
 
 @torch.library.custom_op("vikhr::flash_attention_backward", mutates_args=())
 def _flash_attention_backward(
-    d_out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    window: int,
-    softmax_scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, first: Tensor, end: Tensor, order: Tensor,
+    out: Tensor, logsumexp: Tensor, window: int, length: str, softmax_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of q, k and v, contiguous."""
     if runs_on_triton(q) and q.numel():
         from vikhr_kernels.gpu import flash_attention_backward as gpu
-        from vikhr_kernels.gpu.visible_range import visible_range
 
-        ranges = visible_range(cu_seqlens.contiguous(), q.shape[0], window)
-        return gpu.backward(d_out, q, k, v, out, logsumexp, *ranges, softmax_scale)
+        ranges = (first, end, order)
+        return gpu.backward(d_out, q, k, v, out, logsumexp, *ranges, cast(Length, length), softmax_scale)
     return _eager_backward(d_out, q, k, v, cu_seqlens, window, softmax_scale)
 
 
 @_flash_attention_backward.register_fake
 def _(
-    d_out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    window: int,
-    softmax_scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, first: Tensor, end: Tensor, order: Tensor,
+    out: Tensor, logsumexp: Tensor, window: int, length: str, softmax_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
@@ -168,15 +170,17 @@ def _eager_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, cu_seqlens, ctx.window, ctx.softmax_scale = inputs
-    ctx.save_for_backward(q, k, v, cu_seqlens, *output)
+    *tensors, ctx.window, ctx.length, ctx.softmax_scale = inputs
+    ctx.save_for_backward(*tensors, *output)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, d_out: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    no_gradients = (None,) * 7
     if d_out is None:
-        return None, None, None, None, None, None
-    return *_flash_attention_backward(d_out, *ctx.saved_tensors, ctx.window, ctx.softmax_scale), None, None, None
+        return None, None, None, *no_gradients
+    arguments = (ctx.window, ctx.length, ctx.softmax_scale)
+    return *_flash_attention_backward(d_out, *ctx.saved_tensors, *arguments), *no_gradients
 
 
 _flash_attention.register_autograd(_backward, setup_context=_setup_context)

@@ -74,6 +74,10 @@ class LoopCost:
         """Above 1, shared memory is what the loop waits for."""
         return self.shared_cycles / self.tensor_cycles
 
+    def cycles(self, num_warps: int) -> float:
+        """What a tile takes a multiprocessor at best, which issues four instructions a cycle."""
+        return max(self.tensor_cycles, self.shared_cycles, self.instructions * num_warps / 4)
+
 
 def product_loops(listing: str, architecture: int, num_warps: int, multiplied: int) -> list[LoopCost]:
     """The innermost loops that hold matrix products, the longest first.

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vikhr_kernels.packed_documents import PackedDocuments
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that statistics of tensors of `dtype` are computed in."""
@@ -85,6 +87,7 @@ def flash_attention(
     *,
     cu_seqlens: Tensor | None = None,
     window: int | None = None,
+    documents: PackedDocuments | None = None,
     softmax_scale: float | None = None,
 ) -> Tensor:
     """Causal grouped-query attention over packed documents, with an optional sliding window.
@@ -97,11 +100,14 @@ def flash_attention(
         v: as k.
         cu_seqlens: [documents + 1] int32 cumulative lengths of packed documents, from 0 to T; None is one document.
         window: number of visible positions, the token itself included; None is unlimited.
+        documents: both of these at once, in their place.
         softmax_scale: None is 1 / sqrt(D).
 
     Returns:
         The attended values, in the shape of q.
     """
+    if documents is not None:
+        cu_seqlens, window = documents.cu_seqlens, documents.window
     if q.dim() == 4:
         return torch.stack(
             [flash_attention(*row, window=window, softmax_scale=softmax_scale) for row in zip(q, k, v, strict=True)]

@@ -1,50 +1,90 @@
 """Measures the tiles of flash attention on the GPU at hand and keeps the fastest for it.
 
-    python -m vikhr_kernels.tune [--head-size 128] [--dtype bfloat16] [--tokens 16384] [--length 4096]
+    python -m vikhr_kernels.tune [--head-size 128] [--dtype bfloat16] [--tokens 16384] [--lengths 1024 8192]
 
-Every candidate must give what the checked-in configuration gives, to rounding; those that don't compile or need more
-shared memory than there is are passed over. The result goes to the user's cache, from where every later run of the
+For short and for long documents each kernel is measured with the checked-in configuration and those others, up to five,
+that the static gate (`aot`) lets pass and whose loops promise most by their machine code. Each must give what the
+checked-in configuration gives, to rounding. The result goes to the user's cache, from where every later run of the
 kernels on such a GPU takes it; deleting the file named at the end goes back to the table.
 """
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vikhr_kernels import attention_dispatch, dispatch, flash_attention
-from vikhr_kernels.attention_dispatch import HEAD_SIZES, KERNELS, AttentionConfiguration
+from vikhr_kernels import aot, attention_dispatch, dispatch, flash_attention
+from vikhr_kernels.attention_dispatch import (
+    HEAD_SIZES,
+    KERNELS,
+    LENGTHS,
+    AttentionConfiguration,
+    Length,
+    length_of,
+    seen_pairs,
+)
 
 Measure = Callable[[str, AttentionConfiguration], float]  # milliseconds; RuntimeError where it cannot run
+Compile = Callable[[str, AttentionConfiguration], aot.Compiled]
+MOST = 6  # candidates of a kernel and length, the checked-in one included
+ROWS_A_WARP = 16  # at least, of a product of matrices
 
 
-def candidates(kernel: str, dtype: torch.dtype, architecture: int, head_size: int) -> list[AttentionConfiguration]:
-    """The table's configuration, then every other that is worth a try."""
-    first = attention_dispatch.from_table(kernel, dtype, architecture, head_size)
-    others = (
-        AttentionConfiguration(head_size, queries, keys, num_warps, num_stages, first.descriptors, first.parts)
-        for queries, keys, num_warps, num_stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
-    )
-    return [first, *(other for other in others if other != first)]
+def neighbours(kernel: str, like: AttentionConfiguration) -> list[AttentionConfiguration]:
+    """Every configuration that might be worth a try, loaded as `like` is."""
+    made = []
+    for rows, columns, num_warps, num_stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3)):
+        if rows >= ROWS_A_WARP * num_warps:
+            # a row of the kernel's products is a key where it makes keys' gradients, else a query
+            tile = (columns, rows) if kernel == "flash_attention_key_gradient_kernel" else (rows, columns)
+            made.append(
+                AttentionConfiguration(like.head_size, *tile, num_warps, num_stages, like.descriptors, like.parts)
+            )
+    return made
 
 
-def fastest(kernel: str, choices: list[AttentionConfiguration], measure: Measure) -> tuple[AttentionConfiguration, str]:
-    """The fastest of the choices, and a line on it; the first must run."""
-    times = {choices[0]: measure(kernel, choices[0])}
-    for choice in track(choices[1:], description=kernel, transient=True):
+def promised(compiled: aot.Compiled, length: Length) -> float:
+    """Cycles of a multiprocessor for a pair of a query and a key, at least; short documents are mostly masked."""
+    configuration = compiled.configuration
+    assert isinstance(configuration, AttentionConfiguration)
+    cost = compiled.loops[0 if length == "short" else 1]
+    return cost.cycles(configuration.num_warps) / (configuration.queries * configuration.keys)
+
+
+def candidates(
+    first: AttentionConfiguration, passed: list[aot.Compiled], length: Length
+) -> list[AttentionConfiguration]:
+    """The checked-in configuration, then those others of what passed the gate that promise most."""
+    by_promise = sorted(passed, key=lambda one: promised(one, length))
+    others = [one.configuration for one in by_promise if one.configuration != first]
+    return [first, *cast(list[AttentionConfiguration], others)[: MOST - 1]]
+
+
+def fastest(
+    kernel: str, choices: list[AttentionConfiguration], measure: Measure
+) -> tuple[AttentionConfiguration, list[str]]:
+    """The fastest of the choices, and lines on it and on those that failed; the first must run."""
+    times, lines = {choices[0]: measure(kernel, choices[0])}, []
+    for choice in choices[1:]:
         try:
             times[choice] = measure(kernel, choice)
-        except RuntimeError:  # of PyTorch, and Triton's of compilation and resources
-            continue
-    best = min(times, key=lambda choice: times[choice])
-    was = times[choices[0]]
-    return best, f"{kernel}: {best.tile}, {best.num_warps} warps: {times[best]:.3f} ms, as checked in {was:.3f} ms"
+        except RuntimeError as error:  # of PyTorch, and Triton's of compilation and resources
+            lines.append(f"{kernel}: {_words(choice)} is passed over: {error}")
+    best, was = min(times, key=lambda choice: times[choice]), times[choices[0]]
+    of = f"the fastest of {len(times)}"
+    lines.append(f"{kernel}: {_words(best)}, {of}: {times[best]:.3f} ms, as checked in {was:.3f} ms")
+    return best, lines
+
+
+def _words(configuration: AttentionConfiguration) -> str:
+    return f"{configuration.tile}, {configuration.num_warps} warps"
 
 
 def measure_on_gpu(dtype: torch.dtype, head_size: int, tokens: int, length: int) -> Measure:
@@ -89,27 +129,70 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--head-size", type=int, choices=HEAD_SIZES, default=128)
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--tokens", type=int, default=16384, help="of a batch")
-    parser.add_argument("--length", type=int, default=4096, help="of a document, which divides the tokens")
+    parser.add_argument(
+        "--lengths", type=int, nargs=2, default=(1024, 8192), metavar=("SHORT", "LONG"),
+        help="of documents, which divide the tokens",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.length < 1 or options.tokens < 1 or options.tokens % options.length:
-        parser.error(f"--length {options.length} doesn't divide --tokens {options.tokens}")
+    for length, tokens in zip(LENGTHS, options.lengths, strict=True):
+        if tokens < 1 or options.tokens < 1 or options.tokens % tokens:
+            parser.error(f"--lengths: {tokens} doesn't divide --tokens {options.tokens}")
+        if length_of(seen_pairs(tokens) / tokens) != length:
+            parser.error(f"--lengths: documents of {tokens} tokens aren't {length}")
     if not torch.cuda.is_available():
         parser.error("no CUDA device here: there is nothing to measure on")
     dtype: torch.dtype = getattr(torch, options.dtype)
     device = torch.device("cuda", torch.cuda.current_device())
     gpu = torch.cuda.get_device_name(device)
-    measure = measure_on_gpu(dtype, options.head_size, options.tokens, options.length)
-    return tune(gpu, dispatch.architecture_of(device), dtype, options.head_size, measure, Console())
+    architecture = dispatch.architecture_of(device)
+    measures = {
+        length: measure_on_gpu(dtype, options.head_size, options.tokens, tokens)
+        for length, tokens in zip(LENGTHS, options.lengths, strict=True)
+    }
+    return tune(gpu, architecture, dtype, options.head_size, compile_for(architecture), measures, Console())
 
 
-def tune(gpu: str, architecture: int, dtype: torch.dtype, head_size: int, measure: Measure, console: Any) -> int:
-    """Chooses a configuration for every kernel and keeps it with those that were tuned before."""
+def compile_for(architecture: int) -> Compile:
+    """Compiles one kernel with one configuration, without running it."""
+    from triton.compiler.errors import CompilationError
+    from triton.runtime.errors import PTXASError
+
+    def compile_one(kernel: str, configuration: AttentionConfiguration) -> aot.Compiled:
+        try:
+            with attention_dispatch.forcing(kernel, configuration):
+                (compiled,) = aot.compile_one(architecture, kernel, configuration)
+        except (CompilationError, PTXASError) as error:
+            raise RuntimeError(str(error)) from error
+        return compiled
+
+    return compile_one
+
+
+def tune(
+    gpu: str,
+    architecture: int,
+    dtype: torch.dtype,
+    head_size: int,
+    compile_one: Compile,
+    measures: dict[Length, Measure],
+    console: Any,
+) -> int:
+    """Chooses a configuration for every kernel and length and keeps it with those that were tuned before."""
     tuned = attention_dispatch.read_tuned(gpu)
     for kernel in KERNELS:
-        chosen, line = fastest(kernel, candidates(kernel, dtype, architecture, head_size), measure)
-        tuned[kernel, str(dtype), head_size] = chosen
-        console.print(line)
-        file = attention_dispatch.write_tuned(gpu, tuned)  # after every kernel: an interrupted run keeps what it has
+        entries = attention_dispatch.TABLE[architecture][kernel][dtype]
+        tried, compiled = neighbours(kernel, entries[head_size, "long"]), []
+        for one in track(tried, description=f"compiling {kernel}", transient=True):
+            with contextlib.suppress(RuntimeError):  # counted below
+                compiled.append(compile_one(kernel, one))
+        passed = [one for one in compiled if not one.wrong(None)]
+        console.print(f"{kernel}: {len(passed)} of {len(tried)} configurations pass the static gate")
+        for length, measure in measures.items():
+            chosen, lines = fastest(kernel, candidates(entries[head_size, length], passed, length), measure)
+            tuned[kernel, str(dtype), head_size, length] = chosen
+            for line in lines:
+                console.print(f"{length} documents: {line}")
+            file = attention_dispatch.write_tuned(gpu, tuned)  # at once: an interrupted run keeps what it has
     console.print(f"kept in {file}")
     return 0
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vikhr_fast.corpus.packing import IGNORED, PackedCorpus, StepLoader
+from vikhr_fast.corpus.packing import IGNORED, Batch, PackedCorpus, StepLoader
 from vikhr_fast.corpus.token_shards import TokenShards
 
 
@@ -70,6 +70,19 @@ def test_order_follows_from_the_seed_and_changes_with_epoch_and_seed(sources: di
     assert first != order(seed=2)
     half = len(first) // 2
     assert first[:half] != first[half : 2 * half]
+
+
+@pytest.mark.parametrize("window", [None, 1, 9, 1000])
+@pytest.mark.parametrize("sequence_length", [7, 64, 10_000])
+def test_mean_pairs_are_those_of_its_batches(
+    sources: dict[str, TokenShards], sequence_length: int, window: int | None
+) -> None:
+    corpus = PackedCorpus(sources, sequence_length, epochs=2, seed=0)
+    lengths = [window.length for index in range(corpus.num_sequences) for window in corpus.windows(index)]
+    pairs = [sum(min(i + 1, window or i + 1) for i in range(length)) for length in lengths]
+    assert corpus.mean_pairs(window) == pytest.approx(sum(pairs) / sum(lengths), rel=1e-12)
+    bounds = torch.tensor([0, *lengths]).cumsum(0).int()
+    assert Batch(bounds, bounds, bounds, bounds).seen_pairs(window) == sum(pairs)
 
 
 @pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 12), (1, 3), (2, 6), (2, 2), (4, 3)])

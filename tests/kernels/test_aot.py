@@ -26,24 +26,24 @@ SWIGLU, LOSS, ATTENTION = "swiglu_forward_kernel", "loss_rows_kernel", "flash_at
         ),
         (90, LOSS, "table[kernel] = {b: (Configuration(16384, 32),)}", "bytes spilled"),
         (
-            90, ATTENTION, "tiles[kernel] = {b: (AttentionConfiguration(128, 128, 128, 8, 4, True),)}",
+            90, ATTENTION, "tiles[kernel] = {b: {(128, 'long'): AttentionConfiguration(128, 128, 128, 8, 4, True)}}",
             "bytes of shared memory, over",
         ),
         (
-            90, ATTENTION, "tiles[kernel] = {b: (AttentionConfiguration(64, 16, 64, 4, 2),)}",
+            90, ATTENTION, "tiles[kernel] = {b: {(64, 'long'): AttentionConfiguration(64, 16, 64, 4, 2)}}",
             "masked loop: matrix instructions are HMMA, not HGMMA",
         ),
         (
-            80, ATTENTION, "tiles[kernel] = {b: (AttentionConfiguration(128, 64, 32, 8, 2),)}",
+            80, ATTENTION, "tiles[kernel] = {b: {(128, 'long'): AttentionConfiguration(128, 64, 32, 8, 2)}}",
             "cycles of shared memory a tensor cycle, over 1.4",
         ),
         (
-            80, ATTENTION, "tiles[kernel] = {b: (AttentionConfiguration(128, 128, 64, 4, 2),)}",
+            80, ATTENTION, "tiles[kernel] = {b: {(128, 'long'): AttentionConfiguration(128, 128, 64, 4, 2)}}",
             "bytes of spilled registers a tile, over 64",
         ),
         (
-            90, ATTENTION, "tiles[kernel] = {b: (AttentionConfiguration(64, 64, 64, 4, 2, True),)}",
-            "no cost recorded for sm_90 flash_attention_forward_kernel",
+            90, ATTENTION, "tiles[kernel] = {b: {(64, 'long'): AttentionConfiguration(64, 64, 64, 4, 2, True)}}",
+            "D=64 64x64, 2 stages, descriptors, 4 warps: no cost is recorded for it",
         ),
         (90, ATTENTION, "cheapen('masked')", "D=64 128x128, 3 stages, descriptors, 8 warps: masked loop:"),
         (90, ATTENTION, "cheapen('unmasked')", "D=64 128x128, 3 stages, descriptors, 8 warps: unmasked loop:"),
@@ -70,7 +70,7 @@ if kernel == "{LOSS}":
 if kernel == "{ATTENTION}":
     q = [torch.ones(256, 8, size, dtype=b) for size in (64, 128)]
     aot.SAMPLE_CALLS[kernel] = lambda c: aot.flash_attention.forward(
-        *[q[c.head_size // 128]] * 3, torch.zeros(256, dtype=torch.int32), 1.0)
+        *[q[c.head_size // 128]] * 3, torch.zeros(256, dtype=torch.int32), "long", 1.0)
 def cheapen(loop):
     record = aot.read_record()
     for cost in record.values():

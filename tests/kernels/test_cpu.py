@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vikhr_kernels import cpu, reference
+from vikhr_kernels import PackedDocuments, cpu, reference
 
 DOCUMENTS = [[0, 7], [0, 1, 2, 9, 20], [0, 3, 3, 11]]
 
@@ -14,10 +14,10 @@ def test_attention_equals_the_references(bounds: list[int], window: int | None) 
     generator = torch.Generator().manual_seed(0)
     wide = torch.full((bounds[-1], 12, 8), torch.nan, dtype=torch.float64)  # slices of one product, as in a model
     wide[:, :8] = torch.randn(bounds[-1], 8, 8, generator=generator, dtype=torch.float64)
-    cu_seqlens, results = torch.tensor(bounds, dtype=torch.int32), []
+    documents, results = PackedDocuments.of(torch.tensor(bounds, dtype=torch.int32), bounds[-1], window), []
     for operation in (cpu.flash_attention, reference.flash_attention):
         q, k, v = (x.detach().requires_grad_() for x in wide[:, :8].split((4, 2, 2), dim=1))
-        attended = operation(q, k, v, cu_seqlens=cu_seqlens, window=window)
+        attended = operation(q, k, v, documents=documents)
         upstream = torch.arange(attended.numel(), dtype=torch.float64).view_as(attended).cos()
         results.append((attended, *torch.autograd.grad(attended, (q, k, v), upstream)))
     for actual, expected in zip(*results, strict=True):
@@ -28,10 +28,10 @@ def test_attention_equals_the_references(bounds: list[int], window: int | None) 
 def test_attention_is_as_near_to_the_truth(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
     values = [torch.randn(150, heads, 16, generator=generator).to(dtype) for heads in (4, 2, 2)]
-    cu_seqlens, results = torch.tensor([0, 90, 150], dtype=torch.int32), []
+    documents, results = PackedDocuments.of(torch.tensor([0, 90, 150], dtype=torch.int32), 150), []
     for operation, wide in ((cpu, dtype), (reference, dtype), (reference, torch.float64)):
         q, k, v = (x.to(wide).requires_grad_() for x in values)
-        attended = operation.flash_attention(q, k, v, cu_seqlens=cu_seqlens)
+        attended = operation.flash_attention(q, k, v, documents=documents)
         results.append((attended, *torch.autograd.grad(attended.square().sum(), (q, k, v))))
     for ours, plain, truth in zip(*results, strict=True):
         assert (ours - truth).norm() <= 2 * (plain - truth).norm()

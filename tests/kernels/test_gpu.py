@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import vikhr_kernels
 from vikhr_kernels import (
     GradientSum,
+    Length,
+    PackedDocuments,
     adamw,
     embedding,
     linear,
@@ -41,10 +43,11 @@ def head(ops: object, **options: object) -> Callable:
     return lambda *x: ops.linear_ce_kl(*x[:2], targets, *x[2:], chunk_tokens=128, **options)
 
 
-def packed(ops: object, window: int | None) -> Callable:
+def packed(ops: object, window: int | None, length: Length = "short") -> Callable:
     lengths = torch.tensor([1, 200, 3, 0, 256, TOKENS - 460])
     cu_seqlens = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).int().cuda()
-    return lambda *x: ops.flash_attention(*x, cu_seqlens=cu_seqlens, window=window)
+    documents = PackedDocuments.of(cu_seqlens, TOKENS, window, length)
+    return lambda *x: ops.flash_attention(*x, documents=documents)
 
 
 def positions() -> Tensor:
@@ -61,6 +64,9 @@ CASES: dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]] = {
     "rope": (lambda ops: lambda q, k: ops.rope(q, k, positions(), 1e4), ((TOKENS, 32, 128), (TOKENS, 8, 128))),
     "attention": (lambda ops: ops.flash_attention, ((TOKENS, 32, 128), (TOKENS, 8, 128), (TOKENS, 8, 128))),
     "attention_packed": (lambda ops: packed(ops, None), ((TOKENS, 8, 128), (TOKENS, 1, 128), (TOKENS, 1, 128))),
+    "attention_packed_long": (
+        lambda ops: packed(ops, None, "long"), ((TOKENS, 32, 128), (TOKENS, 8, 128), (TOKENS, 8, 128)),
+    ),
     "attention_window": (lambda ops: packed(ops, 70), ((TOKENS, 8, 64), (TOKENS, 2, 64), (TOKENS, 2, 64))),
     "attention_batch_64": (
         lambda ops: lambda *x: ops.flash_attention(*x, window=100), ((2, 300, 6, 64), (2, 300, 6, 64), (2, 300, 6, 64)),
@@ -155,7 +161,7 @@ def test_attention_beyond_two_billion_elements() -> None:
 def test_head_memory_does_not_grow_with_the_tokens() -> None:
     weight, ref_weight = (normal(40000, 512, seed=i, scale=0.05).requires_grad_(i == 0) for i in range(2))
     peaks = []
-    for tokens in (4096, 16384):
+    for tokens in (8192, 16384):  # one chunk and two
         hidden, ref_hidden = normal(tokens, 512).requires_grad_(), normal(tokens, 512, seed=3)
         targets = torch.zeros(tokens, dtype=torch.int64, device="cuda")
         torch.cuda.synchronize()
@@ -165,7 +171,7 @@ def test_head_memory_does_not_grow_with_the_tokens() -> None:
         gradients = hidden.numel() * 2 + weight.numel() * 4
         peaks.append(torch.cuda.max_memory_allocated() - before - gradients)
         del loss
-    assert max(peaks) < 2**30
+    assert max(peaks) < 2.6 * 2**30
     assert peaks[1] - peaks[0] < 2**20
 
 

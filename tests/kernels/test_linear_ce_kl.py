@@ -14,8 +14,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vikhr_kernels import linear_ce_kl, reference
+from vikhr_kernels.linear_ce_kl import default_chunk
 
 TOKENS, HIDDEN, REF_HIDDEN, VOCABULARY = 23, 16, 12, 61
+
+
+@given(st.integers(0, 100_000), st.integers(1, 1 << 24), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_default_chunks_are_few_and_equal_and_fit(tokens: int, token_bytes: int, on_gpu: bool) -> None:
+    chunk = default_chunk(tokens, token_bytes, on_gpu=on_gpu)
+    most = max(128, (2560 << 20 if on_gpu else 320 << 20) // token_bytes // 128 * 128)
+    chunks = -(-tokens // most)
+    assert chunk % 128 == 0
+    assert chunk <= most
+    assert -(-tokens // chunk) == chunks
+    assert tokens == 0 or chunk < -(-tokens // chunks) + 128
 
 
 def make_inputs(seed: int = 0, dtype: torch.dtype = torch.float64, tokens: int = TOKENS) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from vikhr_kernels import (
+    PackedDocuments,
     adamw,
     dispatch,
     flash_attention,
@@ -58,6 +59,10 @@ OPERATIONS: dict[str, tuple[Callable, tuple[Tensor, ...]]] = {
     "swiglu": (lambda ops: ops.swiglu, (normal(3, 7), normal(3, 7, seed=1))),
     "flash_attention": (
         lambda ops: lambda q, k, v: ops.flash_attention(q, k, v, cu_seqlens=DOCUMENTS, window=2),
+        (normal(5, 4, 6), normal(5, 2, 6, seed=1), normal(5, 2, 6, seed=2)),
+    ),
+    "flash_attention_documents": (
+        lambda ops: lambda q, k, v: ops.flash_attention(q, k, v, documents=PackedDocuments.of(DOCUMENTS, 5, 2, "long")),
         (normal(5, 4, 6), normal(5, 2, 6, seed=1), normal(5, 2, 6, seed=2)),
     ),
     "flash_attention_batch": (
@@ -149,17 +154,20 @@ def differentiable(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.clone().requires_grad_() for x in tensors)
 
 
+NO_RANGES = [DOCUMENTS.new_empty(0) for _ in range(3)]
 OPCHECKS = {
+    "visible_range": lambda: (DOCUMENTS, 5, 2),
     "rms_norm": lambda: (*differentiable(normal(5, 8), normal(8)), 1e-5, normal(5, 8, seed=2).requires_grad_()),
     "rms_norm_backward": lambda: (normal(5, 8), normal(5, 8), normal(5, 8), normal(8), normal(5)),
     "rope": lambda: (*differentiable(normal(5, 4, 6), normal(5, 2, 6)), POSITIONS, 50.0, False),
     "swiglu_rows": lambda: differentiable(normal(3, 7), normal(3, 7)),
     "flash_attention": lambda: (
-        *differentiable(normal(5, 4, 6), normal(5, 2, 6), normal(5, 2, 6, seed=1)), DOCUMENTS, 2, 0.4,
+        *differentiable(normal(5, 4, 6), normal(5, 2, 6), normal(5, 2, 6, seed=1)), DOCUMENTS, *NO_RANGES, 2, "short",
+        0.4,
     ),
     "flash_attention_backward": lambda: (
-        normal(5, 4, 6), normal(5, 4, 6), normal(5, 2, 6), normal(5, 2, 6, seed=1), DOCUMENTS, normal(5, 4, 6),
-        torch.empty(0, 0), 2, 0.4,
+        normal(5, 4, 6), normal(5, 4, 6), normal(5, 2, 6), normal(5, 2, 6, seed=1), DOCUMENTS, *NO_RANGES,
+        normal(5, 4, 6), torch.empty(0, 0), 2, "short", 0.4,
     ),
     "swiglu_backward": lambda: (normal(3, 7), normal(3, 7), normal(3, 7)),
     "linear_ce_kl": lambda: (
@@ -254,6 +262,9 @@ ERRORS: list[tuple[str, Callable]] = [
     ("cu_seqlens is for packed", lambda: flash_attention(Q[None], K[None], K[None], cu_seqlens=DOCUMENTS)),
     ("cu_seqlens must be", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS.long())),
     ("cu_seqlens has no document", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS[:1])),
+    ("cu_seqlens is on meta", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS.to("meta"))),
+    ("documents go without", lambda: flash_attention(Q, K, K, window=3, documents=PackedDocuments.of(DOCUMENTS, 5))),
+    ("the documents have 6 tokens", lambda: flash_attention(Q, K, K, documents=PackedDocuments.of(DOCUMENTS, 6))),
     ("x is torch.int64", lambda: rms_norm(torch.ones(2, 3, dtype=torch.int64), torch.ones(3), 1e-5)),
     (r"weight must be \[3\]", lambda: rms_norm(torch.ones(2, 3), torch.ones(2), 1e-5)),
     ("weight is torch.float16", lambda: rms_norm(torch.ones(2, 3), torch.ones(3, dtype=HALF), 1e-5)),

@@ -1,6 +1,9 @@
-"""The tuner without a GPU: what it chooses, keeps and refuses; only the measuring itself needs one."""
+"""The tuner without a GPU: what it tries, chooses, keeps and refuses; only the measuring itself needs one."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,12 @@ import torch
 from rich.console import Console
 
 from vikhr_kernels import attention_dispatch, tune
-from vikhr_kernels.attention_dispatch import KERNELS, AttentionConfiguration
+from vikhr_kernels.aot import Compiled
+from vikhr_kernels.attention_dispatch import KERNELS, LENGTHS, TABLE, AttentionConfiguration
+from vikhr_kernels.machine_code import LoopCost
 
 GPU = "NVIDIA Test 1/80GB"
+FORWARD, QUERIES, KEYS = KERNELS
 
 
 @pytest.fixture(autouse=True)
@@ -19,31 +25,93 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def compiled(kernel: str, choice: AttentionConfiguration, masked: float = 100, unmasked: float = 100) -> Compiled:
+    loops = tuple(LoopCost("HGMMA", 1, 0, cycles, 10) for cycles in (masked, unmasked))
+    return Compiled(90, kernel, choice, "", registers=200, spilled=0, shared=1000, loops=loops)
+
+
+def of_equal_promise(kernel: str, choice: AttentionConfiguration) -> Compiled:
+    if 128 in (choice.queries, choice.keys) and choice.num_warps == 4:
+        raise RuntimeError("ptxas gave up")
+    return compiled(kernel, choice)
+
+
 def measure(kernel: str, choice: AttentionConfiguration) -> float:
-    if choice.num_stages == 4:
+    if (choice.queries, choice.keys, choice.num_stages) == (128, 128, 2):
         raise RuntimeError("out of resource: shared memory")
-    wanted = (64, 32, 4) if kernel == KERNELS[0] else (128, 64, 8)
+    wanted = (128, 128, 8) if kernel == FORWARD else (64, 64, 4)
     return 1.0 if (choice.queries, choice.keys, choice.num_warps) == wanted else 2.0
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
-def test_the_fastest_is_kept_and_read_again(architecture: int, cache: Path) -> None:
+def tuned_with(console: Console, head_size: int = 128) -> attention_dispatch.Tuned:
+    measures = {"short": measure, "long": lambda kernel, choice: 3 - measure(kernel, choice)}
+    assert tune.tune(GPU, 90, torch.bfloat16, head_size, of_equal_promise, measures, console) == 0
+    return attention_dispatch.read_tuned(GPU)
+
+
+def test_the_fastest_is_kept_and_read_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, width=200)
-    assert tune.tune(GPU, architecture, torch.bfloat16, 128, measure, console) == 0
-    tuned = attention_dispatch.read_tuned(GPU)
-    assert set(tuned) == {(kernel, "torch.bfloat16", 128) for kernel in KERNELS}
-    forward = tuned[KERNELS[0], "torch.bfloat16", 128]
-    assert (forward.queries, forward.keys, forward.num_warps) == (64, 32, 4)
-    assert forward.descriptors == (architecture == 90)
-    assert "1.000 ms, as checked in 2.000 ms" in console.export_text()
+    monkeypatch.setitem(TABLE[90], FORWARD, {torch.bfloat16: dict.fromkeys(
+        ((128, length) for length in LENGTHS), AttentionConfiguration(128, 128, 64, 8, 3, True))})  # fmt: skip
+    tuned = tuned_with(console)
+    assert set(tuned) == {(kernel, "torch.bfloat16", 128, length) for kernel in KERNELS for length in LENGTHS}
+    short, long = (tuned[FORWARD, "torch.bfloat16", 128, length] for length in LENGTHS)
+    assert (short.queries, short.keys, short.num_warps, short.descriptors) == (128, 128, 8, True)
+    assert (long.queries, long.keys, long.num_warps) != (128, 128, 8)
     (file,) = (cache / "vikhr_kernels").iterdir()
     assert file == attention_dispatch.tuned_file(GPU)
+    text = console.export_text()
+    assert f"{FORWARD}: 10 of 18 configurations pass the static gate" in text
+    assert "short documents: flash_attention_forward_kernel: 128x128, " in text
+    assert "1.000 ms, as checked in 2.000 ms" in text
+
+
+def test_what_cannot_run_is_named() -> None:
+    console = Console(record=True, width=200)
+    tuned_with(console)
+    named = re.findall(r"(\w+) is passed over: (.*)", console.export_text())
+    assert {reason for _, reason in named} == {"out of resource: shared memory"}
 
 
 def test_another_head_size_keeps_what_was_tuned_before() -> None:
     for head_size in (64, 128):
-        tune.tune(GPU, 90, torch.bfloat16, head_size, measure, Console(quiet=True))
-    assert {head_size for _, _, head_size in attention_dispatch.read_tuned(GPU)} == {64, 128}
+        tuned = tuned_with(Console(quiet=True), head_size)
+    assert {head_size for _, _, head_size, _ in tuned} == {64, 128}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_candidates_are_few_and_promise_most(kernel: str, length: str) -> None:
+    """By the loop that documents of this length spend their time in, and by the pairs that a tile holds."""
+    first = TABLE[90][kernel][torch.bfloat16][128, length]
+    tried = tune.neighbours(kernel, first)
+    assert len(tried) == 18
+    assert first in tried
+    rows = [one.keys if kernel == KEYS else one.queries for one in tried]
+    assert all(n >= 16 * one.num_warps for n, one in zip(rows, tried, strict=True))
+    in_turn = [compiled(kernel, one, 100 * i, 100 * (len(tried) - i)) for i, one in enumerate(tried)]
+    chosen = tune.candidates(first, in_turn, length)
+    assert chosen[0] == first
+    assert len(chosen) == len(set(chosen)) == tune.MOST
+    promise = {one.configuration: tune.promised(one, length) for one in in_turn}
+    left = [promise[one] for one in tried if one not in chosen]
+    assert max(promise[one] for one in chosen[1:]) <= min(left)
+    cycles = {one.configuration: one.loops[LENGTHS.index(length)].tensor_cycles for one in in_turn}
+    assert all(promise[one] * one.queries * one.keys == pytest.approx(max(cycles[one], 10)) for one in tried)
+
+
+def test_it_compiles_what_it_is_given() -> None:
+    """In a process of its own: the compiler and the interpreter cannot share one."""
+    program = """
+from vikhr_kernels import tune
+from vikhr_kernels.attention_dispatch import AttentionConfiguration
+slow = AttentionConfiguration(64, 64, 32, 8, 2)
+compiled = tune.compile_for(80)("flash_attention_forward_kernel", slow)
+assert compiled.configuration == slow and len(compiled.loops) == 2
+assert "cycles of shared memory a tensor cycle, over 1.4" in compiled.wrong(None)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_what_was_checked_in_must_run() -> None:
@@ -51,7 +119,7 @@ def test_what_was_checked_in_must_run() -> None:
         raise RuntimeError(f"{kernel} {choice}")
 
     with pytest.raises(RuntimeError, match="flash_attention_forward_kernel"):
-        tune.tune(GPU, 90, torch.bfloat16, 128, broken, Console(quiet=True))
+        tune.tune(GPU, 90, torch.bfloat16, 128, of_equal_promise, {"short": broken}, Console(quiet=True))
     assert attention_dispatch.read_tuned(GPU) == {}
 
 
@@ -67,7 +135,13 @@ def test_a_damaged_file_is_named(damage: str) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "no CUDA device"), (["--length", "1000"], "doesn't divide"), (["--length", "0"], "--length")],
+    [
+        ([], "no CUDA device"),
+        (["--lengths", "1024", "10000"], "--lengths: 10000 doesn't divide"),
+        (["--lengths", "0", "8192"], "--lengths: 0"),
+        (["--lengths", "8192", "1024"], "documents of 8192 tokens aren't short"),
+        (["--lengths", "1024"], "--lengths"),
+    ],
 )
 def test_wrong_use_is_one_clear_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

@@ -93,7 +93,7 @@ def test_loss_head(chunk_tokens: int, with_reference: bool, monkeypatch: pytest.
     monkeypatch.setattr(module, "multiply_into", lambda out, a, b, beta=0: out.fill_(beta))  # noqa: ARG005
     monkeypatch.setattr(torch, "mm", lambda a, b, out: out.zero_())  # noqa: ARG005
     monkeypatch.setattr(module, "_scaled", lambda x, _, dtype: x.to(dtype))  # a CPU makes a float32 copy on the way
-    monkeypatch.setattr(module, "_CHUNK_BYTES", {"cpu": 960 << 20})
+    monkeypatch.setattr(module, "_CHUNK_BYTES", dict.fromkeys(("cpu", "cuda"), 600 * 4 * SHAPE.vocab_size))
     head = torch.zeros(SHAPE.vocab_size, SHAPE.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     before = torch.zeros(TOKENS, SHAPE.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     targets = torch.zeros(TOKENS, dtype=torch.int64)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vikhr_fast import _native
 from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_kernels import seen_pairs
 
 IGNORED = -100
 _PACKING_BLOCK = 1 << 16  # documents packed together: enough to fill sequences, few enough to mix lengths
@@ -43,9 +44,7 @@ class Batch:
 
     def seen_pairs(self, window: int | None) -> int:
         """How many pairs of a query and a key see each other: causal, inside documents and the window."""
-        lengths = self.cu_seqlens.diff().to(torch.int64)
-        short = lengths if window is None else lengths.clamp(max=window)
-        return int((short * (short + 1) // 2 + (lengths - short) * short).sum())
+        return sum(seen_pairs(length, window) for length in self.cu_seqlens.diff().tolist())
 
     def pinned(self) -> "Batch":
         """The batch in memory that a GPU copies from without anybody waiting."""
@@ -108,6 +107,14 @@ class PackedCorpus:
     def num_sequences(self) -> int:
         """Sequences over all epochs."""
         return int(self._first_sequence[-1])
+
+    def mean_pairs(self, window: int | None) -> float:
+        """How many keys a query sees on average, inside its window of a document."""
+        positions = np.concatenate([shards.lengths - 1 for shards in self._shards])
+        whole, rest = np.divmod(positions, self.sequence_length)
+        counts = {int(n): int(count) for n, count in zip(*np.unique(rest, return_counts=True), strict=True)}
+        counts[self.sequence_length] = int(whole.sum())
+        return sum(n * seen_pairs(length, window) for length, n in counts.items()) / max(int(positions.sum()), 1)
 
     def require_unchanged(self) -> None:
         """As `TokenShards.require_unchanged`, for every source."""

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.model_config import ModelConfig
+from vikhr_kernels.linear_ce_kl import default_chunk
 
 GIB = 2**30
 _WIDE, _HALF = 4, 2  # bytes of float32 and of bf16
-_CHUNK_BYTES = 960 * 2**20  # of the logits that the loss head keeps at once, both models', by its own choice
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def loss_bytes(model: ModelConfig, tokens: int, chunk_tokens: int, reference: bo
     hidden states'; or, in backward, both gradients beside their results in bf16.
     """
     each = _WIDE * model.vocab_size * (1 + reference)
-    chunk = min(tokens, chunk_tokens or max(128, _CHUNK_BYTES // each // 128 * 128))
+    chunk = min(tokens, chunk_tokens or default_chunk(tokens, each, on_gpu=True))
     head = model.vocab_size * model.hidden_size
     hidden = _HALF * tokens * model.hidden_size
     return max((2 + reference) * hidden + chunk * each + _WIDE * head, (_WIDE + _HALF) * head + 2 * hidden)

@@ -42,9 +42,11 @@ def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Assembled:
         masters=masters,
     )
     model.set_checkpointing(config.runtime.checkpointing)
+    model.length = inputs.length
     frozen = None
     if has_reference(config):  # as it was before the first step, resumed or not
         frozen = load_model(config.kl.reference or config.model, ranks, ops=ops, compute=compute).requires_grad_(False)
+        frozen.length = inputs.length
     objective = Objective(
         config.kl,
         model,

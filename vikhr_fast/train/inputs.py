@@ -18,6 +18,7 @@ from vikhr_fast.model_config import read_config
 from vikhr_fast.run_directory import record_run
 from vikhr_fast.train.evaluation import open_questions
 from vikhr_fast.weights import WeightFiles
+from vikhr_kernels import Length, length_of
 
 ADAPTATION = "adapt.json"
 _MAY_CHANGE = (  # when a run is resumed
@@ -54,6 +55,8 @@ class Inputs:
     questions: dict[str, list[Question]]
     """Of the benchmarks that are asked along training."""
     num_steps: int
+    length: Length
+    """Of the documents, by which attention's tiles are chosen: throughout the run, whatever is in a batch."""
 
 
 def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
@@ -97,6 +100,7 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         support=_check_reference(config, model),
         questions=open_questions(config),
         num_steps=min(steps, config.schedule.max_steps or steps),
+        length=length_of(corpus.mean_pairs(model.sliding_window)),
     )
 
 

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vikhr_kernels import attention_dispatch
+from vikhr_kernels.attention_dispatch import Length
 from vikhr_kernels.gpu.tiles import (
     add_product,
     load_parts,
@@ -116,7 +117,9 @@ def flash_attention_forward_kernel(
     store_parts(p_rows, m_query, scale_parts(b_out, 1 / b_sum, PARTS), 1.0, D, PARTS)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, first: Tensor, softmax_scale: float) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, first: Tensor, length: Length, softmax_scale: float
+) -> tuple[Tensor, Tensor]:
     """q [T, Hq, D], k and v [T, Hkv, D], first visible keys [T] -> attended [T, Hq, D], logsumexp [Hq, T'].
 
     The logsumexp is that of the scaled scores over the scale: near the largest score it has no rounding but its own.
@@ -126,7 +129,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, first: Tensor, softmax_scale: float
     q, k, v = tiled(q), tiled(k), tiled(v)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(heads, triton.cdiv(tokens, 128) * 128, dtype=torch.float32, device=q.device)
-    chosen = attention_dispatch.choose("flash_attention_forward_kernel", q.dtype, q.device, size)
+    chosen = attention_dispatch.choose("flash_attention_forward_kernel", q.dtype, q.device, size, length)
     flash_attention_forward_kernel[(triton.cdiv(tokens, chosen.queries) * heads,)](
         source(q, chosen.queries, chosen),
         source(k, chosen.keys, chosen),

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vikhr_kernels import attention_dispatch
+from vikhr_kernels.attention_dispatch import Length
 from vikhr_kernels.gpu.flash_attention import LOG2_E, keys_seen
 from vikhr_kernels.gpu.tiles import (
     add_product,
@@ -23,6 +24,7 @@ from vikhr_kernels.gpu.tiles import (
     tiled,
     zero_parts,
 )
+from vikhr_kernels.packed_documents import BLOCK
 
 
 @triton.jit
@@ -166,6 +168,7 @@ def flash_attention_key_gradient_kernel(
     head_v,
     head_d_out,
     KEY_HEADS: tl.constexpr,
+    TILES: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
     PARTS: tl.constexpr,
@@ -174,7 +177,8 @@ def flash_attention_key_gradient_kernel(
     KEYS: tl.constexpr,
 ):
     """A tile of keys of one key/value head a program: dK and dV summed over the group's query heads in registers."""
-    start = tl.load(p_order + tl.program_id(0) // KEY_HEADS).to(tl.int32) * KEYS
+    i_tile = tl.program_id(0) // KEY_HEADS
+    start = (tl.load(p_order + i_tile // TILES) * TILES + i_tile % TILES) * KEYS
     i_key_head = tl.program_id(0) % KEY_HEADS
     o_key = start + tl.arange(0, KEYS)
     m_key = o_key < T
@@ -211,23 +215,13 @@ def flash_attention_key_gradient_kernel(
     store_parts(p_d_v + o_out, m_key, b_d_v, 1.0, D, PARTS)
 
 
-def longest_first(end: Tensor, keys: int) -> Tensor:
-    """Tiles of keys by falling distance to the end of the queries that see them.
-
-    A program for keys works for a whole group of heads: few and long, a long one that starts late runs on alone.
-    """
-    starts = torch.arange(0, end.numel(), keys, device=end.device)
-    lasts = (starts + keys - 1).clamp(max=end.numel() - 1)
-    return (end[lasts] - starts).argsort(descending=True)
-
-
 def backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, first: Tensor, end: Tensor,
-    softmax_scale: float,
+    order: Tensor, length: Length, softmax_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Upstream gradient and output [T, Hq, D], inputs, logsumexp [Hq, T'] and visible ranges [T] -> dQ, dK, dV.
+    """Upstream gradient and output [T, Hq, D], inputs, logsumexp [Hq, T'] and `PackedDocuments`' ranges -> dQ, dK, dV.
 
-    Memory beyond the gradients: delta, [Hq, T'] float32, and the order of the tiles of keys.
+    Memory beyond the gradients: delta, [Hq, T'] float32.
     """
     tokens, heads, size = q.shape
     d_out, q, k, v = (tiled(x) for x in (d_out, q, k, v))
@@ -237,7 +231,7 @@ def backward(
     scales = (softmax_scale, softmax_scale * LOG2_E)
     key_heads = k.shape[1]
     shape = {"GROUP": heads // key_heads, "D": size}
-    chosen = attention_dispatch.choose("flash_attention_query_gradient_kernel", q.dtype, q.device, size)
+    chosen = attention_dispatch.choose("flash_attention_query_gradient_kernel", q.dtype, q.device, size, length)
     flash_attention_query_gradient_kernel[(triton.cdiv(tokens, chosen.queries) * heads,)](
         source(q, chosen.queries, chosen),
         source(k, chosen.keys, chosen),
@@ -256,9 +250,8 @@ def backward(
         **shape,
         **chosen.constants,
     )
-    chosen = attention_dispatch.choose("flash_attention_key_gradient_kernel", q.dtype, q.device, size)
-    order = longest_first(end, chosen.keys)
-    flash_attention_key_gradient_kernel[(order.numel() * key_heads,)](
+    chosen = attention_dispatch.choose("flash_attention_key_gradient_kernel", q.dtype, q.device, size, length)
+    flash_attention_key_gradient_kernel[(triton.cdiv(tokens, chosen.keys) * key_heads,)](
         source(q, chosen.queries, chosen),
         source(k, chosen.keys, chosen),
         source(v, chosen.keys, chosen),
@@ -274,6 +267,7 @@ def backward(
         *scales,
         *steps,
         KEY_HEADS=key_heads,
+        TILES=BLOCK // chosen.keys,
         **shape,
         **chosen.constants,
     )

@@ -142,7 +142,6 @@ def loss_rows_kernel(
     ce = (largest - tl.load(p_logits + target)) + tl.log(total)
     z_slope = 2 * z_coefficient * log_partition
     share = 1 / total
-    tl.debug_barrier()  # every warp has read the target's logit before one overwrites it
 
     b_kl = tl.zeros([BLOCK], tl.float32)
     if HAS_REFERENCE or WITH_GRADIENT:
@@ -179,7 +178,7 @@ def loss_rows_kernel(
                     b_kl_gradient = b_p * (b_difference - mean_difference)
                 b_gradient += kl_coefficient * b_kl_gradient
             if WITH_GRADIENT:
-                tl.debug_barrier()  # every warp has read this block before one overwrites it
+                tl.debug_barrier()  # every warp has read this block, and the target's logit, before one overwrites it
                 tl.store(p_gradient + o_v, b_gradient.to(p_gradient.dtype.element_ty), mask=m_v)
 
     kl = tl.sum(b_kl, 0)

@@ -11,28 +11,34 @@ from vikhr_kernels import dispatch
 
 
 @triton.jit
-def _rotate(
-    p_x,
-    p_rotated,
-    stride_head,
-    b_cos,
-    b_sin,
-    HEADS: tl.constexpr,
-    HALF: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
-    BLOCK: tl.constexpr,
+def _heads(HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK: tl.constexpr):
+    """Heads and elements of their first halves, [BLOCK_HEADS, 1] and [1, BLOCK], and which of these there are."""
+    o_head, o_half = tl.arange(0, BLOCK_HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
+    return o_head, o_half, (o_head < HEADS) & (o_half < HALF)
+
+
+@triton.jit
+def _load_halves(
+    p_x, stride_head, HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Rotates the heads of one token by the angles of its position."""
-    o_head = tl.arange(0, BLOCK_HEADS)[:, None]
-    o_half = tl.arange(0, BLOCK)[None, :]
-    m_x = (o_head < HEADS) & (o_half < HALF)
-    o_x = o_head * stride_head + o_half
-    b_first = tl.load(p_x + o_x, mask=m_x).to(tl.float32)  # [BLOCK_HEADS, BLOCK]
-    b_second = tl.load(p_x + o_x + HALF, mask=m_x).to(tl.float32)  # [BLOCK_HEADS, BLOCK]
-    o_rotated = o_head * (2 * HALF) + o_half
+    """The halves of one token's heads, each [BLOCK_HEADS, BLOCK]."""
+    o_head, o_half, m_x = _heads(HEADS, HALF, BLOCK_HEADS, BLOCK)
+    p_first = p_x + o_head * stride_head + o_half
+    return tl.load(p_first, mask=m_x), tl.load(p_first + HALF, mask=m_x)
+
+
+@triton.jit
+def _store_rotated(
+    p_rotated, b_first, b_second, b_cos, b_sin, HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_HEADS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Writes them rotated by the angles of the token's position, heads side by side."""
+    o_head, o_half, m_x = _heads(HEADS, HALF, BLOCK_HEADS, BLOCK)
+    p_first = p_rotated + o_head * (2 * HALF) + o_half
     dtype = p_rotated.dtype.element_ty
-    tl.store(p_rotated + o_rotated, (b_first * b_cos - b_second * b_sin).to(dtype), mask=m_x)
-    tl.store(p_rotated + o_rotated + HALF, (b_second * b_cos + b_first * b_sin).to(dtype), mask=m_x)
+    b_first, b_second = b_first.to(tl.float32), b_second.to(tl.float32)
+    tl.store(p_first, (b_first * b_cos - b_second * b_sin).to(dtype), mask=m_x)
+    tl.store(p_first + HALF, (b_second * b_cos + b_first * b_sin).to(dtype), mask=m_x)
 
 
 @triton.jit
@@ -55,8 +61,12 @@ def rope_kernel(
     BLOCK_KEY_HEADS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One token a program: its angles once, for all heads."""
+    """One token a program: its angles once, for all heads, while these are on their way from memory."""
     i_token = tl.program_id(0).to(tl.int64)
+    p_q += i_token * stride_q_token
+    p_k += i_token * stride_k_token
+    b_q_first, b_q_second = _load_halves(p_q, stride_q_head, QUERY_HEADS, HALF, BLOCK_QUERY_HEADS, BLOCK)
+    b_k_first, b_k_second = _load_halves(p_k, stride_k_head, KEY_HEADS, HALF, BLOCK_KEY_HEADS, BLOCK)
     o_half = tl.arange(0, BLOCK)
     b_frequency = tl.load(p_frequencies + o_half, mask=o_half < HALF, other=0.0)
     b_angle = tl.load(p_positions + i_token).to(tl.float32) * b_frequency
@@ -65,10 +75,8 @@ def rope_kernel(
         b_sin = -b_sin
     p_rotated_q += i_token * (QUERY_HEADS * 2 * HALF)
     p_rotated_k += i_token * (KEY_HEADS * 2 * HALF)
-    p_q += i_token * stride_q_token
-    p_k += i_token * stride_k_token
-    _rotate(p_q, p_rotated_q, stride_q_head, b_cos, b_sin, QUERY_HEADS, HALF, BLOCK_QUERY_HEADS, BLOCK)
-    _rotate(p_k, p_rotated_k, stride_k_head, b_cos, b_sin, KEY_HEADS, HALF, BLOCK_KEY_HEADS, BLOCK)
+    _store_rotated(p_rotated_q, b_q_first, b_q_second, b_cos, b_sin, QUERY_HEADS, HALF, BLOCK_QUERY_HEADS, BLOCK)
+    _store_rotated(p_rotated_k, b_k_first, b_k_second, b_cos, b_sin, KEY_HEADS, HALF, BLOCK_KEY_HEADS, BLOCK)
 
 
 def rotate(q: Tensor, k: Tensor, positions: Tensor, frequencies: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:

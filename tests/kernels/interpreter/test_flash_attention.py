@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from vikhr_kernels import attention_dispatch, dispatch, flash_attention, reference
-from vikhr_kernels.attention_dispatch import AttentionConfiguration
-from vikhr_kernels.gpu.flash_attention_backward import longest_first
+from vikhr_kernels import PackedDocuments, attention_dispatch, dispatch, flash_attention, reference
+from vikhr_kernels.attention_dispatch import AttentionConfiguration, Length
+from vikhr_kernels.gpu import flash_attention as gpu
 from vikhr_kernels.gpu.tiles import tiled
 from vikhr_kernels.gpu.visible_range import visible_range
+from vikhr_kernels.packed_documents import BLOCK, longest_first
 
 # (queries, keys, descriptors, parts): tiles of queries shorter and longer than those of keys, both ways of loading
 TILES = [(32, 16, True, 1), (16, 32, False, 2)]
@@ -84,14 +85,50 @@ def test_as_right_as_plain_pytorch(
     compare(dtype, assert_as_right, differentiate, given, cu_seqlens=bounds(*lengths), window=window)
 
 
-@pytest.mark.parametrize("architecture", sorted(dispatch.ARCHITECTURES))
-@pytest.mark.parametrize("size", attention_dispatch.HEAD_SIZES)
+@pytest.mark.parametrize(
+    ("architecture", "size", "length"),
+    [(80, 64, "short"), (80, 128, "short"), (90, 64, "long"), (90, 128, "short"), (90, 128, "long")],
+)
 def test_with_the_tables_own_tiles(
-    architecture: int, size: int, dtype: torch.dtype, assert_as_right: Callable, differentiate: Callable
+    architecture: int, size: int, length: Length, dtype: torch.dtype, assert_as_right: Callable, differentiate: Callable
 ) -> None:
+    """Whatever is said of the length: a wrong word costs time alone."""
     with dispatch.compiling_for(architecture):
         given = inputs(293, (2, 1), size, dtype)
-        compare(dtype, assert_as_right, differentiate, given, cu_seqlens=bounds(131, 30, 132), window=100)
+        documents = PackedDocuments.of(bounds(131, 30, 132), 293, 100, length)
+        compare(dtype, assert_as_right, differentiate, given, documents=documents)
+
+
+def test_kernels_are_told_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Length]] = []
+    small = AttentionConfiguration(64, 16, 16, 4, 1)
+    monkeypatch.setattr(attention_dispatch, "choose", lambda kernel, *_: asked.append((kernel, _[-1])) or small)
+    given = [x.requires_grad_() for x in inputs(20, (1, 1), 64, torch.float32)]
+    for options, length in (({}, "short"), ({"length": "long"}, "long")):
+        documents = PackedDocuments.of(bounds(20), 20, **options)
+        flash_attention(*given, documents=documents).sum().backward()
+        assert asked == [(kernel, length) for kernel in attention_dispatch.KERNELS]
+        asked.clear()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "length"),
+    [
+        ((2, 2046), {}, "short"),
+        ((2, 2047), {}, "long"),
+        ((2, 4096), {"window": 1000}, "short"),
+        ((4096,), {}, "long"),
+        ((4096,), {"cu_seqlens": bounds(4096)}, "short"),
+    ],
+    ids=str,
+)
+def test_whole_rows_are_long_by_their_tokens_and_packed_ones_short(
+    shape: tuple[int, ...], options: dict[str, object], length: Length, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(gpu, "forward", lambda *x: asked.append(x[4]) or (x[0].clone(), x[0].new_zeros(1)))
+    flash_attention(*(torch.zeros(*shape, 1, 64) for _ in range(3)), **options)
+    assert asked == [length]
 
 
 @pytest.mark.usefixtures("tiles")
@@ -174,15 +211,23 @@ def test_what_tiles_cannot_be_loaded_from_is_copied(
     assert loadable.stride() == (strides if as_it_is else (128, 64, 1))
 
 
-@pytest.mark.parametrize("lengths", [(300,), (5, 100, 190, 2), (190, 7, 103)])
-def test_tiles_of_keys_start_with_the_longest(lengths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("lengths", [(1,), (128,), (1300,), (5, 100, 790, 2, 300), (190, 700, 207)])
+def test_blocks_of_keys_start_with_the_longest_and_end_with_the_last(lengths: tuple[int, ...]) -> None:
     """By the queries that see one of its keys; the last key sees as far as any."""
-    tokens, keys = sum(lengths), 32
+    tokens = sum(lengths)
     _, end = visible_range(bounds(*lengths), tokens, 1000)
-    order = longest_first(end, keys).tolist()
-    distances = [int(end[start : start + keys].max()) - start for start in range(0, tokens, keys)]
+    order = longest_first(end).tolist()
+    distances = [int(end[start : start + BLOCK].max()) - start for start in range(0, tokens, BLOCK)]
     assert sorted(order) == list(range(len(distances)))
-    assert [distances[tile] for tile in order] == sorted(distances, reverse=True)
+    assert [distances[block] for block in order] == [*sorted(distances[:-1], reverse=True), distances[-1]]
+
+
+def test_documents_made_where_no_kernel_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_allowed", False)
+    documents = PackedDocuments.of(bounds(5, 3), 8)
+    monkeypatch.setattr(dispatch, "_allowed", True)
+    with pytest.raises(ValueError, match="made while kernels were not allowed"):
+        flash_attention(*inputs(8, (2, 1), 64, torch.float32), documents=documents)
 
 
 def test_no_token_at_all() -> None:
