@@ -22,7 +22,7 @@ from vikhr_fast.ranks import process_group
 from vikhr_fast.train.inputs import open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
-from vikhr_kernels import GradientSum
+from vikhr_kernels import GradientSum, attention_dispatch
 from vikhr_kernels.layout import stacked
 
 WAYS = [("float32", "float32"), ("float64", "float32"), ("bfloat16", "float32"), ("bfloat16", "split")]
@@ -41,6 +41,34 @@ def opened(config: TrainConfig) -> Iterator[Training]:
 def config_of(workspace: Path, output: Path, dtype: str, master: str) -> TrainConfig:
     runtime, optimizer = {"dtype": dtype}, {"master": master, "warmup_steps": 0}
     return make_config(workspace, output, runtime=runtime, optimizer=optimizer)
+
+
+class Ranges(TorchDispatchMode):
+    """Counts how often it is worked out what attention sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        self.made += func is torch.ops.vikhr.visible_range.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("least", "length"), [(2, "long"), (1000, "short")])
+def test_attention_knows_its_documents_once_a_forward_and_their_length_once_a_run(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int, length: str
+) -> None:
+    monkeypatch.setattr(attention_dispatch, "LONG", least)
+    with opened(config_of(workspace, tmp_path / "run", "float32", "float32")) as training:
+        assert training.objective._reference is not None
+        models = [training.model, training.objective._reference]
+        assert [model.length for model in models] == [length, length]
+        assert len(models[0].model.layers) > 1
+        _, batches = next(training._loader().steps(0, 1))
+        with Ranges() as ranges:
+            training._step(0, batches)
+        assert ranges.made == 2 * len(batches)
 
 
 class Written(TorchDispatchMode):
