@@ -11,6 +11,9 @@ every check and every contestant that a CPU can, at tiny shapes, and its times m
 
 The training step is that of the 7B model with random weights and a frozen copy (15 GB of scratch in TMPDIR, best in
 memory, and most of a GPU of 141 GB); with 16 of its 32 layers on a smaller GPU, or with as many as `--layers` says.
+
+TRITON_OVERRIDE_ARCH=sm80 makes a newer GPU a stand-in for an A100: the kernels are compiled, and their tiles chosen, as
+they would be there.
 """
 
 import argparse

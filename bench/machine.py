@@ -1,6 +1,7 @@
 """Where a benchmark ran: packages, commit, the GPU's driver, clocks, power and temperature."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -55,9 +56,10 @@ def _smi() -> list[str]:
 
 
 def device_name() -> str:
-    """Of the GPU, or of the processor."""
+    """Of the GPU, and what kernels are compiled for where that is another; or of the processor."""
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        override = os.environ.get("TRITON_OVERRIDE_ARCH")
+        return torch.cuda.get_device_name() + (f", kernels for {override}" if override else "")
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -187,10 +187,15 @@ class Compiled:
         tile, warps = self.configuration.tile, self.configuration.num_warps
         return f"sm_{self.architecture} {self.kernel} {self.variant} {tile}, {warps} warps"
 
+    @property
+    def fits(self) -> bool:
+        """Whether the chip has as much shared memory."""
+        return self.shared <= dispatch.ARCHITECTURES[self.architecture].shared_memory
+
     def wrong(self, recorded: dict[str, Any] | None) -> str:
         """What is wrong with it, given the costs recorded for this release of Triton; empty where nothing is."""
-        limit = dispatch.ARCHITECTURES[self.architecture].shared_memory
-        if self.shared > limit:
+        if not self.fits:
+            limit = dispatch.ARCHITECTURES[self.architecture].shared_memory
             return f"{self.shared} bytes of shared memory, over {limit}"
         if self.kernel not in PRODUCTS:
             return f"{self.spilled} bytes spilled" if self.spilled else ""

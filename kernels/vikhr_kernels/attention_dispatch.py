@@ -154,19 +154,21 @@ def forcing(kernel: str, configuration: AttentionConfiguration) -> Iterator[None
 Tuned = dict[tuple[str, str, int, Length], AttentionConfiguration]  # by kernel, dtype, head size and length
 
 
-def tuned_file(gpu: str) -> Path:
+def tuned_file(gpu: str, architecture: int) -> Path:
     """Where the configurations tuned on GPUs of this name are kept; measured beside others they would be others."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     gpu_sources = Path(__file__).parent / "gpu"
     sources = [Path(__file__), gpu_sources / "tiles.py", *sorted(gpu_sources.glob("flash_attention*.py"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     name = "".join(letter if letter.isalnum() else "-" for letter in gpu)
-    return cache / "vikhr_kernels" / f"{name}-triton{importlib.metadata.version('triton')}-{digest}.json"
+    return (
+        cache / "vikhr_kernels" / f"{name}-sm{architecture}-triton{importlib.metadata.version('triton')}-{digest}.json"
+    )
 
 
-def write_tuned(gpu: str, tuned: Tuned) -> Path:
+def write_tuned(gpu: str, architecture: int, tuned: Tuned) -> Path:
     """Keeps configurations for GPUs of this name; the file is written beside and renamed."""
-    file = tuned_file(gpu)
+    file = tuned_file(gpu, architecture)
     file.parent.mkdir(parents=True, exist_ok=True)
     entries = [
         {"kernel": kernel, "dtype": dtype, "length": length, **asdict(chosen)}
@@ -179,13 +181,13 @@ def write_tuned(gpu: str, tuned: Tuned) -> Path:
     return file
 
 
-def read_tuned(gpu: str) -> Tuned:
+def read_tuned(gpu: str, architecture: int) -> Tuned:
     """What was tuned on GPUs of this name; empty where nothing was.
 
     Raises:
         ValueError: the file is damaged; it is named.
     """
-    file = tuned_file(gpu)
+    file = tuned_file(gpu, architecture)
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
         return {
@@ -200,4 +202,4 @@ def read_tuned(gpu: str) -> Tuned:
 
 @functools.cache
 def _tuned(device: torch.device) -> Tuned:
-    return read_tuned(torch.cuda.get_device_name(device))
+    return read_tuned(torch.cuda.get_device_name(device), architecture_of(device))

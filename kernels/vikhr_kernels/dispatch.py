@@ -116,10 +116,15 @@ def compiling_for(architecture: int) -> Iterator[None]:
 
 @functools.cache
 def _gpu_architecture(device: torch.device) -> int:
-    major, minor = torch.cuda.get_device_capability(device)
-    known = [architecture for architecture in TABLE if architecture <= 10 * major + minor]
+    if override := os.environ.get("TRITON_OVERRIDE_ARCH"):  # what Triton then compiles for, as in sm80 or sm90a
+        capability = int("".join(filter(str.isdigit, override)))
+    else:
+        major, minor = torch.cuda.get_device_capability(device)
+        capability = 10 * major + minor
+    known = [architecture for architecture in TABLE if architecture <= capability]
     if not known:
-        raise ValueError(f"the kernels need compute capability {min(TABLE) / 10} or more, {device} has {major}.{minor}")
+        least = min(TABLE) / 10
+        raise ValueError(f"the kernels need compute capability {least} or more, {device} has {capability / 10}")
     return max(known)
 
 

@@ -74,9 +74,13 @@ class LoopCost:
         """Above 1, shared memory is what the loop waits for."""
         return self.shared_cycles / self.tensor_cycles
 
-    def cycles(self, num_warps: int) -> float:
-        """What a tile takes a multiprocessor at best, which issues four instructions a cycle."""
-        return max(self.tensor_cycles, self.shared_cycles, self.instructions * num_warps / 4)
+    def pipes(self, num_warps: int) -> tuple[float, float, float]:
+        """Cycles of a multiprocessor by tile: of tensor cores, shared memory, and four instructions issued in each.
+
+        Spilled registers go the way of shared memory.
+        """
+        local_cycles = self.local_bytes * _WARP * num_warps / _SHARED_BYTES_A_CYCLE
+        return self.tensor_cycles, self.shared_cycles + local_cycles, self.instructions * num_warps / 4
 
 
 def product_loops(listing: str, architecture: int, num_warps: int, multiplied: int) -> list[LoopCost]:

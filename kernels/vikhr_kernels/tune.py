@@ -2,10 +2,10 @@
 
     python -m vikhr_kernels.tune [--head-size 128] [--dtype bfloat16] [--tokens 16384] [--lengths 1024 8192]
 
-For short and for long documents each kernel is measured with the checked-in configuration and those others, up to five,
-that the static gate (`aot`) lets pass and whose loops promise most by their machine code. Each must give what the
-checked-in configuration gives, to rounding. The result goes to the user's cache, from where every later run of the
-kernels on such a GPU takes it; deleting the file named at the end goes back to the table.
+For short and for long documents each kernel is measured with the checked-in configuration and the five others that
+promise most by the machine code of their loops. Each must give what the checked-in configuration gives, to rounding.
+The result goes to the user's cache, from where every later run of the kernels on such a GPU takes it; deleting the file
+named at the end goes back to the table.
 """
 
 import argparse
@@ -35,34 +35,41 @@ Measure = Callable[[str, AttentionConfiguration], float]  # milliseconds; Runtim
 Compile = Callable[[str, AttentionConfiguration], aot.Compiled]
 MOST = 6  # candidates of a kernel and length, the checked-in one included
 ROWS_A_WARP = 16  # at least, of a product of matrices
+MOST_SUMS = 192  # float32 a thread, of its 255 registers
+# Sums that a kernel keeps: [rows, D] from step to step, and [rows, columns] within one.
+SUMS = dict(zip(KERNELS, ((1, 1), (1, 2), (2, 2)), strict=True))
 
 
 def neighbours(kernel: str, like: AttentionConfiguration) -> list[AttentionConfiguration]:
-    """Every configuration that might be worth a try, loaded as `like` is."""
+    """Every configuration that might be worth a try, loaded as `like` is; in halves, too, where that saves anything."""
+    halves = (1, 2) if like.head_size == 128 and not like.descriptors else (1,)
+    kept, passing = SUMS[kernel]
     made = []
-    for rows, columns, num_warps, num_stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3)):
-        if rows >= ROWS_A_WARP * num_warps:
-            # a row of the kernel's products is a key where it makes keys' gradients, else a query
+    for rows, columns, num_warps, num_stages, parts in itertools.product(
+        (64, 128), (32, 64, 128), (4, 8), (2, 3), halves
+    ):
+        sums = rows * (kept * like.head_size + passing * columns) // (32 * num_warps)
+        if rows >= ROWS_A_WARP * num_warps and sums <= MOST_SUMS:
+            # a row is a key where it is the keys whose gradients are made, else a query
             tile = (columns, rows) if kernel == "flash_attention_key_gradient_kernel" else (rows, columns)
-            made.append(
-                AttentionConfiguration(like.head_size, *tile, num_warps, num_stages, like.descriptors, like.parts)
-            )
+            made.append(AttentionConfiguration(like.head_size, *tile, num_warps, num_stages, like.descriptors, parts))
     return made
 
 
-def promised(compiled: aot.Compiled, length: Length) -> float:
-    """Cycles of a multiprocessor for a pair of a query and a key, at least; short documents are mostly masked."""
+def promised(compiled: aot.Compiled, length: Length) -> tuple[float, float]:
+    """Cycles for a pair of a query and a key, of the busiest pipe and of all together; short documents are masked."""
     configuration = compiled.configuration
     assert isinstance(configuration, AttentionConfiguration)
-    cost = compiled.loops[0 if length == "short" else 1]
-    return cost.cycles(configuration.num_warps) / (configuration.queries * configuration.keys)
+    pipes = compiled.loops[LENGTHS.index(length)].pipes(configuration.num_warps)
+    pairs = configuration.queries * configuration.keys
+    return max(pipes) / pairs, sum(pipes) / pairs
 
 
 def candidates(
-    first: AttentionConfiguration, passed: list[aot.Compiled], length: Length
+    first: AttentionConfiguration, compiled: list[aot.Compiled], length: Length
 ) -> list[AttentionConfiguration]:
-    """The checked-in configuration, then those others of what passed the gate that promise most."""
-    by_promise = sorted(passed, key=lambda one: promised(one, length))
+    """The checked-in configuration, then those others that promise most."""
+    by_promise = sorted(compiled, key=lambda one: promised(one, length))
     others = [one.configuration for one in by_promise if one.configuration != first]
     return [first, *cast(list[AttentionConfiguration], others)[: MOST - 1]]
 
@@ -178,21 +185,23 @@ def tune(
     console: Any,
 ) -> int:
     """Chooses a configuration for every kernel and length and keeps it with those that were tuned before."""
-    tuned = attention_dispatch.read_tuned(gpu)
+    tuned = attention_dispatch.read_tuned(gpu, architecture)
     for kernel in KERNELS:
         entries = attention_dispatch.TABLE[architecture][kernel][dtype]
         tried, compiled = neighbours(kernel, entries[head_size, "long"]), []
         for one in track(tried, description=f"compiling {kernel}", transient=True):
             with contextlib.suppress(RuntimeError):  # counted below
                 compiled.append(compile_one(kernel, one))
-        passed = [one for one in compiled if not one.wrong(None)]
-        console.print(f"{kernel}: {len(passed)} of {len(tried)} configurations pass the static gate")
+        fitting = [one for one in compiled if one.fits and len(one.loops) == len(aot.LOOPS)]
+        console.print(f"{kernel}: {len(fitting)} of {len(tried)} configurations compile and fit")
         for length, measure in measures.items():
-            chosen, lines = fastest(kernel, candidates(entries[head_size, length], passed, length), measure)
+            chosen, lines = fastest(kernel, candidates(entries[head_size, length], fitting, length), measure)
             tuned[kernel, str(dtype), head_size, length] = chosen
             for line in lines:
                 console.print(f"{length} documents: {line}")
-            file = attention_dispatch.write_tuned(gpu, tuned)  # at once: an interrupted run keeps what it has
+            file = attention_dispatch.write_tuned(
+                gpu, architecture, tuned
+            )  # at once: an interrupted run keeps what it has
     console.print(f"kept in {file}")
     return 0
 
