@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vikhr_kernels.arguments import require
-from vikhr_kernels.attention_dispatch import Length
+from vikhr_kernels.attention_dispatch import LENGTHS, Length
 from vikhr_kernels.dispatch import handles, require_current
 
 BLOCK = 128  # tokens, a multiple of every tile: of which the order of keys is
@@ -43,7 +43,7 @@ class PackedDocuments:
         """The documents that `cu_seqlens` bounds; it is not looked into, which would wait for the GPU.
 
         Raises:
-            ValueError: the shape, dtype or window doesn't fit; it is named.
+            ValueError: the shape, dtype, window or length doesn't fit; it is named.
         """
         require(
             cu_seqlens.dim() == 1 and cu_seqlens.dtype == torch.int32,
@@ -51,6 +51,7 @@ class PackedDocuments:
         )
         require(cu_seqlens.shape[0] >= 2, "documents: cu_seqlens has no document")
         require(window is None or window >= 1, f"documents: window must be at least 1, not {window}")
+        require(length in LENGTHS, f"documents: length must be {' or '.join(LENGTHS)}, not {length}")
         ranges = _visible_range(cu_seqlens, tokens, min(window or tokens, max(tokens, 1)))
         return cls(cu_seqlens, tokens, window, length, *ranges)
 

@@ -263,6 +263,7 @@ ERRORS: list[tuple[str, Callable]] = [
     ("cu_seqlens must be", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS.long())),
     ("cu_seqlens has no document", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS[:1])),
     ("cu_seqlens is on meta", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS.to("meta"))),
+    ("length must be short or long, not medium", lambda: PackedDocuments.of(DOCUMENTS, 5, length="medium")),
     ("documents go without", lambda: flash_attention(Q, K, K, window=3, documents=PackedDocuments.of(DOCUMENTS, 5))),
     ("the documents have 6 tokens", lambda: flash_attention(Q, K, K, documents=PackedDocuments.of(DOCUMENTS, 6))),
     ("x is torch.int64", lambda: rms_norm(torch.ones(2, 3, dtype=torch.int64), torch.ones(3), 1e-5)),
