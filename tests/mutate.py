@@ -47,12 +47,11 @@ ROPE_TESTS = "interpreter/test_rope.py"
 SWIGLU_TESTS = "interpreter/test_swiglu.py"
 SCALE, SCALE_TESTS = "gpu/scale.py", "interpreter/test_scale.py"
 ADAMW_TESTS = "interpreter/test_adamw.py"
-ATTENTION, GRADIENTS, TILES, RANGE = (
-    f"gpu/{name}.py" for name in ("flash_attention", "flash_attention_backward", "tiles", "visible_range")
-)
+ATTENTION, GRADIENTS, TILES = (f"gpu/{name}.py" for name in ("flash_attention", "flash_attention_backward", "tiles"))
+PACKED = "packed_documents.py"
 ATTENTION_TESTS = "interpreter/test_flash_attention.py as_right and float32"
-BLOCK_TESTS, LENGTH_TESTS, ORDER_TESTS = (
-    f"interpreter/test_flash_attention.py {name}" for name in ("blocks", "whole_rows", "own_tiles and float32-80-64")
+LENGTH_TESTS, ORDER_TESTS = (
+    f"interpreter/test_flash_attention.py {name}" for name in ("whole_rows", "own_tiles and float32-80-64")
 )
 HEAD_TESTS = f"{LOSS_TESTS} the_head"
 HEAD_BLOCKS = "test_linear_ce_kl.py blocks"
@@ -188,18 +187,16 @@ MUTATIONS = [
     Mutation(GRADIENTS, "tl.load(p_order + i_tile // TILES)", "tl.load(p_order + i_tile % TILES)", ORDER_TESTS),
     Mutation(GRADIENTS, "+ i_tile % TILES) * KEYS", ") * KEYS", ATTENTION_TESTS),
     # What it knows of documents
-    Mutation("packed_documents.py", "argsort(descending=True)", "argsort()", BLOCK_TESTS),
-    Mutation("packed_documents.py", "end[starts[1:] - 1]", "end[starts[:-1]]", BLOCK_TESTS),
-    Mutation("packed_documents.py", "(distances.argsort(descending=True), starts[-1:] // BLOCK)",
+    Mutation(PACKED, "argsort(descending=True)", "argsort()", "test_packed_documents.py"),
+    Mutation(PACKED, "end[starts[1:] - 1]", "end[starts[:-1]]", "test_packed_documents.py"),
+    Mutation(PACKED, "(distances.argsort(descending=True), starts[-1:] // BLOCK)",
              "(starts[-1:] // BLOCK, distances.argsort(descending=True))", ORDER_TESTS),
-    Mutation("packed_documents.py", "min(window or tokens, max(tokens, 1))", "tokens", ATTENTION_TESTS),
+    Mutation(PACKED, "min(self.window or self.tokens, max(self.tokens, 1))", "self.tokens", ATTENTION_TESTS),
+    Mutation(PACKED, "token - window + 1", "token - window", ATTENTION_TESTS),
+    Mutation(PACKED, ", right=True)", ")", ATTENTION_TESTS),
     Mutation("flash_attention.py", "seen_pairs(tokens, window)", "seen_pairs(tokens)", LENGTH_TESTS),
     Mutation("flash_attention.py", "count * tokens, window, length)", "count * tokens, window)", LENGTH_TESTS),
     Mutation(ATTENTION, "tl.cdiv(T, QUERIES) - 1", "T // QUERIES", ATTENTION_TESTS),
-    Mutation(RANGE, "o_token - window + 1", "o_token - window", ATTENTION_TESTS),
-    Mutation(RANGE, "tl.load(p_cu_seqlens + b_middle) <= o_token", "tl.load(p_cu_seqlens + b_middle) < o_token",
-             ATTENTION_TESTS),
-    Mutation(RANGE, "documents.bit_length()", "documents.bit_length() - 1", ATTENTION_TESTS),
     Mutation("flash_attention.py", "(p * d_p).sum(-1, keepdim=True)", "0", "test_operations.py equals_the_reference"),
     # Scaling
     Mutation(SCALE, "b_scaled += tl", "b_scaled = tl", f"{SCALE_TESTS} adds"),

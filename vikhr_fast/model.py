@@ -18,7 +18,7 @@ import vikhr_kernels
 from vikhr_fast.files import atomic_directory
 from vikhr_fast.model_config import ModelConfig, read_config, write_config
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
-from vikhr_kernels import Length, PackedDocuments, embedding, linear, reference, stack
+from vikhr_kernels import Length, PackedDocuments, embedding, length_of, linear, reference, seen_pairs, stack
 
 __all__ = ["Head", "Mistral", "ModelConfig", "Operations"]
 
@@ -209,9 +209,6 @@ class Mistral(nn.Module):
         device: where the parameters live; on "meta" they stay without values.
         dtype: of the parameters.
         seed: of the initial values, see `initialise`.
-
-    Attributes:
-        length: of documents, see `vikhr_kernels.PackedDocuments`; the same throughout a run.
     """
 
     def __init__(
@@ -225,7 +222,6 @@ class Mistral(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.length: Length = "short"
         with torch.device("meta"):  # the layers' own initialisation then costs nothing
             self.model = Decoder(config, ops)
             self.lm_head = Head(config)
@@ -249,12 +245,13 @@ class Mistral(nn.Module):
                 drawn = torch.empty(parameter.shape, dtype=torch.float32)
                 parameter.copy_(drawn.normal_(0, self.config.initializer_range, generator=generator))
 
-    def forward(self, tokens: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cu_seqlens: Tensor | None = None, length: Length = "short") -> Tensor:
         """Final hidden states, to be given to `logits` or to `lm_head`.
 
         Args:
             tokens: [B, S] int64, one document a row; or, with `cu_seqlens`, [T] packed documents.
             cu_seqlens: [documents + 1] int32 cumulative document lengths, from 0 to T.
+            length: of packed documents, see `vikhr_kernels.PackedDocuments`; rows have theirs.
 
         Returns:
             [B, S, H] or [T, H].
@@ -262,10 +259,11 @@ class Mistral(nn.Module):
         if tokens.dim() != (2 if cu_seqlens is None else 1):
             raise ValueError(f"tokens must be [B, S], or [T] with cu_seqlens; they are {list(tokens.shape)}")
         if cu_seqlens is None:
-            rows, length = tokens.shape
-            cu_seqlens = torch.arange(rows + 1, dtype=torch.int32, device=tokens.device) * length
+            rows, size = tokens.shape
+            cu_seqlens = torch.arange(rows + 1, dtype=torch.int32, device=tokens.device) * size
+            length = length_of(seen_pairs(size, self.config.sliding_window) / max(size, 1))
         positions = document_positions(cu_seqlens, tokens.numel())
-        documents = PackedDocuments.of(cu_seqlens, tokens.numel(), self.config.sliding_window, self.length)
+        documents = PackedDocuments.of(cu_seqlens, tokens.numel(), self.config.sliding_window, length)
         hidden: Tensor = self.model(tokens.flatten(), positions, documents)
         return hidden if tokens.dim() == 1 else hidden.view(*tokens.shape, -1)
 

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from vikhr_fast.config import KLConfig
 from vikhr_fast.model import Head, Mistral
+from vikhr_kernels import Length
 
 _PARALLEL = 1e-6  # sin Ω under which spherical weights are replaced by their limit, the linear ones
 
@@ -42,6 +43,7 @@ class Objective:
         sources: names of the training sources, in the order of `Batch.sources`.
         support: [V] bool, the pieces the KL is restricted to, None for all.
         chunk_tokens: tokens whose logits exist at once; None lets the loss head choose.
+        length: of documents, see `vikhr_kernels.PackedDocuments`.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Objective:
         sources: Sequence[str],
         support: Tensor | None = None,
         chunk_tokens: int | None = None,
+        length: Length = "short",
     ) -> None:
         self._config = config
         self._model = model
         self._reference = reference
         self._support = support
         self._chunk_tokens = chunk_tokens
+        self._length = length
         weights = [config.source_weights.get(name, 1.0) for name in sources]
         device = next(model.parameters()).device
         self._source_weights = torch.tensor(weights, dtype=torch.float64, device=device)
@@ -95,8 +99,8 @@ class Objective:
         """
         ce_weight, kl_weight = weights
         source_weights = self._source_weights[sources]  # [T]
-        hidden = self._model(tokens, cu_seqlens=cu_seqlens)
-        with _reference_inputs(self._reference, tokens, cu_seqlens) as reference_inputs:
+        hidden = self._model(tokens, cu_seqlens=cu_seqlens, length=self._length)
+        with self._reference_inputs(tokens, cu_seqlens) as reference_inputs:
             loss, ce, kl = self._model.lm_head(
                 hidden,
                 targets=targets,
@@ -111,17 +115,16 @@ class Objective:
         weighted = source_weights * kl
         return loss, Losses(ce.sum(), kl.sum(), ce.square().sum(), weighted.square().sum(), (ce * weighted).sum())
 
-
-@contextmanager
-def _reference_inputs(reference: Mistral | None, tokens: Tensor, cu_seqlens: Tensor) -> Iterator[dict[str, Tensor]]:
-    """The reference's hidden states and, gathered for as long as the block lasts, its head."""
-    if reference is None:
-        yield {}
-        return
-    with torch.no_grad():
-        hidden = reference(tokens, cu_seqlens=cu_seqlens)
-    with gathered(reference.lm_head) as head:
-        yield {"ref_hidden": hidden, "ref_weight": head.weight.detach()}
+    @contextmanager
+    def _reference_inputs(self, tokens: Tensor, cu_seqlens: Tensor) -> Iterator[dict[str, Tensor]]:
+        """The reference's hidden states and, gathered for as long as the block lasts, its head."""
+        if self._reference is None:
+            yield {}
+            return
+        with torch.no_grad():
+            hidden = self._reference(tokens, cu_seqlens=cu_seqlens, length=self._length)
+        with gathered(self._reference.lm_head) as head:
+            yield {"ref_hidden": hidden, "ref_weight": head.weight.detach()}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ release of Triton in loop_costs.json, to 3%. `--record` writes what is found the
 import argparse
 import importlib
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -49,7 +50,6 @@ from vikhr_kernels.gpu import (
     rope,
     scale,
     swiglu,
-    visible_range,
 )
 from vikhr_kernels.machine_code import LoopCost, product_loops
 
@@ -139,10 +139,6 @@ def _call_loss_rows(configuration: Configuration) -> None:
                 )  # fmt: skip
 
 
-def _call_visible_range(configuration: Configuration) -> None:
-    visible_range.visible_range(torch.tensor([0, configuration.block], dtype=torch.int32), configuration.block, 4096)
-
-
 def _call_flash_attention(configuration: AttentionConfiguration) -> None:
     tokens, size = 256, configuration.head_size
     q, k, v = torch.ones(tokens, 48, size, dtype=DTYPE).split((32, 8, 8), 1)
@@ -163,7 +159,6 @@ SAMPLE_CALLS: dict[str, Callable[[Any], None]] = {
     "scale_kernel": _call_scale,
     "adamw_kernel": _call_adamw,
     "loss_rows_kernel": _call_loss_rows,
-    "visible_range_kernel": _call_visible_range,
     **dict.fromkeys(attention_dispatch.KERNELS, _call_flash_attention),
 }
 
@@ -326,8 +321,7 @@ def _configurations(architecture: int, name: str) -> list[Configuration | Attent
     """The table's for DTYPE, each once."""
     if name in attention_dispatch.TABLE[architecture]:
         return list(dict.fromkeys(attention_dispatch.TABLE[architecture][name][DTYPE].values()))
-    entries = dispatch.TABLE[architecture].get(name, {})
-    return list(entries.get(DTYPE, entries.get(torch.int32, ())))
+    return list(dispatch.TABLE[architecture].get(name, {}).get(DTYPE, ()))
 
 
 def compile_one(architecture: int, name: str, configuration: Configuration | AttentionConfiguration) -> list[Compiled]:
@@ -402,6 +396,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if dispatch.INTERPRETED:
         parser.error("TRITON_INTERPRET is set: the interpreter and the compiler cannot share a process")
+    if "TRITON_OVERRIDE_ARCH" in os.environ:
+        parser.error("TRITON_OVERRIDE_ARCH is set: everything would be compiled for it alone")
     if options.record and (options.architecture or options.kernel):
         parser.error("--record is for all kernels and architectures at once")
     try:

@@ -82,7 +82,6 @@ def _table(*, loss_rows: Entries, walk_over_4096: Configuration) -> Table:
         "scale_kernel": _for_all_dtypes((Configuration(2048, 8),)),
         "adamw_kernel": _for_all_dtypes((Configuration(512, 4),)),
         "loss_rows_kernel": _for_all_dtypes(loss_rows),
-        "visible_range_kernel": {torch.int32: (Configuration(256, 4),)},
     }
 
 
@@ -116,8 +115,8 @@ def compiling_for(architecture: int) -> Iterator[None]:
 
 @functools.cache
 def _gpu_architecture(device: torch.device) -> int:
-    if override := os.environ.get("TRITON_OVERRIDE_ARCH"):  # what Triton then compiles for, as in sm80 or sm90a
-        capability = int("".join(filter(str.isdigit, override)))
+    if override := os.environ.get("TRITON_OVERRIDE_ARCH"):  # what Triton then compiles for, as in sm80
+        capability = int(override.removeprefix("sm"))
     else:
         major, minor = torch.cuda.get_device_capability(device)
         capability = 10 * major + minor
@@ -169,14 +168,10 @@ def allow_triton(allowed: bool) -> None:
     _allowed = allowed
 
 
-def handles(device: torch.device) -> bool:
-    """Whether there are kernels for tensors on this device."""
-    return _allowed and (device.type == "cuda" or INTERPRETED)
-
-
 def is_for_triton(tensor: Tensor) -> bool:
     """Whether an operation on such a tensor, which may be fake, is a kernel's; the eager reference does the rest."""
-    return handles(tensor.device) and tensor.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    on_gpu = tensor.is_cuda or INTERPRETED
+    return _allowed and on_gpu and tensor.dtype in (torch.bfloat16, torch.float16, torch.float32)
 
 
 def runs_on_triton(tensor: Tensor) -> bool:
@@ -186,16 +181,6 @@ def runs_on_triton(tensor: Tensor) -> bool:
         ValueError: the tensor is on another GPU than the current one, where Triton would launch the kernel.
     """
     runs = is_for_triton(tensor)
-    if runs:
-        require_current(tensor.device)
+    if runs and tensor.is_cuda and tensor.device.index != (current := torch.cuda.current_device()):
+        raise ValueError(f"a kernel's tensors are on {tensor.device}, the current device is cuda:{current}: set_device")
     return runs
-
-
-def require_current(device: torch.device) -> None:
-    """Refuses tensors on another GPU than the current one, where Triton would launch their kernel.
-
-    Raises:
-        ValueError: they are.
-    """
-    if device.type == "cuda" and device.index != (current := torch.cuda.current_device()):
-        raise ValueError(f"a kernel's tensors are on {device}, the current device is cuda:{current}: set_device")

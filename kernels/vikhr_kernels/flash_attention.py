@@ -69,16 +69,17 @@ def flash_attention(
     if documents is None:
         documents = _documents(q, cu_seqlens, window)
     else:
-        require(cu_seqlens is None and window is None, "flash_attention: documents go without cu_seqlens and window")
-        require(
-            q.dim() == 3 and documents.tokens == tokens,
-            f"flash_attention: the documents have {documents.tokens} tokens, q is {list(q.shape)}",
-        )
-    bounds, attended_window = documents.cu_seqlens, min(documents.window or tokens, max(tokens, 1))
+        documents.require_fit(q, cu_seqlens, window)
+    bounds = documents.cu_seqlens
     require(bounds.device == q.device, f"flash_attention: cu_seqlens is on {bounds.device}, q on {q.device}")
+    first = end = order = bounds[:0]  # which only kernels ask for
+    if is_for_triton(q) and q.numel():
+        first, end = documents.ranges
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+            order = documents.order
     attended: Tensor = _flash_attention(
-        *(x.flatten(0, -3) for x in (q, k, v)), bounds, documents.first, documents.end, documents.order,
-        attended_window, documents.length, softmax_scale,
+        *(x.flatten(0, -3) for x in (q, k, v)), bounds, first, end, order, documents.positions_seen, documents.length,
+        softmax_scale,
     )[0]  # fmt: skip
     return attended.view_as(q)
 
@@ -108,7 +109,6 @@ def _flash_attention(
             f"flash_attention: q has heads of {q.shape[-1]} elements; the kernels are for "
             f"{' and '.join(map(str, HEAD_SIZES))}",
         )
-        require(first.numel() == q.shape[0], "flash_attention: its documents were made while kernels were not allowed")
         return gpu.forward(q, k, v, first, cast(Length, length), softmax_scale)
     out = reference.flash_attention(q, k, v, cu_seqlens=cu_seqlens, window=window, softmax_scale=softmax_scale)
     return out.contiguous(), _empty_statistics(q)

@@ -1,14 +1,13 @@
-# ruff: noqa: ARG001  (fake kernels have the signature they are called with)
-"""Packed documents with what attention needs to know of them: made once a batch, for all layers of all its models."""
+"""Packed documents with what attention needs to know of them: made once a forward pass, for all its layers."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from vikhr_kernels.arguments import require
 from vikhr_kernels.attention_dispatch import LENGTHS, Length
-from vikhr_kernels.dispatch import handles, require_current
 
 BLOCK = 128  # tokens, a multiple of every tile: of which the order of keys is
 
@@ -23,18 +22,12 @@ class PackedDocuments:
         window: number of visible positions, the token itself included; None is unlimited.
         length: which tiles attention takes. It decides speed, and bits as any change of tiles does: let it be the same
             throughout a run, `length_of` the keys that its queries see on average.
-        first: [T] int32 first key that a query sees; empty, as are the next two, where no kernel runs.
-        end: [T] int32 end of the queries that see a key.
-        order: [T / BLOCK] int32 blocks of keys, longest work first.
     """
 
     cu_seqlens: Tensor
     tokens: int
     window: int | None
     length: Length
-    first: Tensor
-    end: Tensor
-    order: Tensor
 
     @classmethod
     def of(
@@ -52,38 +45,48 @@ class PackedDocuments:
         require(cu_seqlens.shape[0] >= 2, "documents: cu_seqlens has no document")
         require(window is None or window >= 1, f"documents: window must be at least 1, not {window}")
         require(length in LENGTHS, f"documents: length must be {' or '.join(LENGTHS)}, not {length}")
-        ranges = _visible_range(cu_seqlens, tokens, min(window or tokens, max(tokens, 1)))
-        return cls(cu_seqlens, tokens, window, length, *ranges)
+        return cls(cu_seqlens, tokens, window, length)
 
+    def require_fit(self, q: Tensor, cu_seqlens: Tensor | None, window: int | None) -> None:
+        """Refuses queries of another shape, and what is said twice.
 
-@torch.library.custom_op("vikhr::visible_range", mutates_args=())
-def _visible_range(cu_seqlens: Tensor, tokens: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`PackedDocuments`' first, end and order."""
-    if not (tokens and handles(cu_seqlens.device)):
-        return _empty(cu_seqlens, 0)
-    from vikhr_kernels.gpu.visible_range import visible_range
+        Raises:
+            ValueError: the argument is named.
+        """
+        require(cu_seqlens is None and window is None, "flash_attention: documents go without cu_seqlens and window")
+        require(
+            q.dim() == 3 and q.shape[0] == self.tokens,
+            f"flash_attention: q must be [{self.tokens}, Hq, D] to fit the documents, not {list(q.shape)}",
+        )
 
-    require_current(cu_seqlens.device)
-    first, end = visible_range(cu_seqlens.contiguous(), tokens, window)
-    return first, end, longest_first(end)
+    @property
+    def positions_seen(self) -> int:
+        """The window, no wider than the row."""
+        return min(self.window or self.tokens, max(self.tokens, 1))
 
+    @cached_property
+    def ranges(self) -> tuple[Tensor, Tensor]:
+        """First key that a query sees, and end of the queries that see a key, each [T] int32; kernels ask for them.
 
-def longest_first(end: Tensor) -> Tensor:
-    """Blocks of keys by falling distance to the end of the queries that see them, [T] -> [T / BLOCK] int32.
+        Token i of a document sees its token j when 0 <= i - j < window: all j from first[i] to i, and j is seen by all
+        i from j to end[j]. Both never fall along the packed tokens, so the keys of a whole tile of queries are an
+        interval too: tiles need not begin where documents do, and many short documents share one.
+        """
+        bounds = self.cu_seqlens.contiguous()
+        token = torch.arange(self.tokens, dtype=torch.int32, device=bounds.device)
+        following = torch.searchsorted(bounds, token, right=True)  # bound; the one before it is not above the token
+        start, stop = bounds[following - 1], bounds[following]
+        window = self.positions_seen
+        return torch.maximum(start, token - window + 1), torch.minimum(stop, token + window)
 
-    A program for keys works for a whole group of heads: few and long, a long one that starts late runs on alone. The
-    last block, which may be cut short, has the shortest way anyhow, and comes last: it may have fewer tiles.
-    """
-    starts = torch.arange(0, end.numel(), BLOCK, device=end.device)
-    distances = end[starts[1:] - 1] - starts[:-1]
-    return torch.cat((distances.argsort(descending=True), starts[-1:] // BLOCK)).int()
+    @cached_property
+    def order(self) -> Tensor:
+        """[T / BLOCK] int32 blocks of keys by falling distance to the end of the queries that see them.
 
-
-@_visible_range.register_fake
-def _(cu_seqlens: Tensor, tokens: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(cu_seqlens, tokens if handles(cu_seqlens.device) else 0)
-
-
-def _empty(cu_seqlens: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    first, end = (cu_seqlens.new_empty(tokens) for _ in range(2))
-    return first, end, cu_seqlens.new_empty(-(-tokens // BLOCK))
+        A program for keys works for a whole group of heads: few and long, a long one that starts late runs on alone.
+        The last block, which may be cut short, has the shortest way anyhow, and comes last: it may have fewer tiles.
+        """
+        _, end = self.ranges
+        starts = torch.arange(0, self.tokens, BLOCK, device=end.device)
+        distances = end[starts[1:] - 1] - starts[:-1]
+        return torch.cat((distances.argsort(descending=True), starts[-1:] // BLOCK)).int()

@@ -107,6 +107,7 @@ def flash_attention(
         The attended values, in the shape of q.
     """
     if documents is not None:
+        documents.require_fit(q, cu_seqlens, window)
         cu_seqlens, window = documents.cu_seqlens, documents.window
     if q.dim() == 4:
         return torch.stack(

@@ -156,7 +156,6 @@ def differentiable(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 NO_RANGES = [DOCUMENTS.new_empty(0) for _ in range(3)]
 OPCHECKS = {
-    "visible_range": lambda: (DOCUMENTS, 5, 2),
     "rms_norm": lambda: (*differentiable(normal(5, 8), normal(8)), 1e-5, normal(5, 8, seed=2).requires_grad_()),
     "rms_norm_backward": lambda: (normal(5, 8), normal(5, 8), normal(5, 8), normal(8), normal(5)),
     "rope": lambda: (*differentiable(normal(5, 4, 6), normal(5, 2, 6)), POSITIONS, 50.0, False),
@@ -249,6 +248,8 @@ HALF = torch.float16
 ADAMW = {"step": 1, "learning_rate": 1.0, "betas": (0.9, 0.9), "eps": 1e-8, "weight_decay": 0.0}
 STATE = [[torch.zeros(3)] for _ in range(4)]
 Q, K = torch.ones(5, 4, 6), torch.ones(5, 2, 6)
+BATCH = Q[None], K[None], K[None]
+FIVE = PackedDocuments.of(DOCUMENTS, 5)
 ONE = torch.ones(())
 
 ERRORS: list[tuple[str, Callable]] = [
@@ -264,8 +265,17 @@ ERRORS: list[tuple[str, Callable]] = [
     ("cu_seqlens has no document", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS[:1])),
     ("cu_seqlens is on meta", lambda: flash_attention(Q, K, K, cu_seqlens=DOCUMENTS.to("meta"))),
     ("length must be short or long, not medium", lambda: PackedDocuments.of(DOCUMENTS, 5, length="medium")),
-    ("documents go without", lambda: flash_attention(Q, K, K, window=3, documents=PackedDocuments.of(DOCUMENTS, 5))),
-    ("the documents have 6 tokens", lambda: flash_attention(Q, K, K, documents=PackedDocuments.of(DOCUMENTS, 6))),
+    ("documents go without", lambda: flash_attention(Q, K, K, window=3, documents=FIVE)),
+    (r"q must be \[6, Hq, D\] to", lambda: flash_attention(Q, K, K, documents=PackedDocuments.of(DOCUMENTS, 6))),
+    (r"q must be \[5, Hq, D\] to", lambda: flash_attention(*BATCH, documents=FIVE)),
+    (
+        r"q must be \[5, Hq, D\] to",
+        lambda: reference.flash_attention(*BATCH, documents=PackedDocuments.of(DOCUMENTS, 5)),
+    ),
+    (
+        "documents go without",
+        lambda: reference.flash_attention(Q, K, K, window=3, documents=PackedDocuments.of(DOCUMENTS, 5)),
+    ),
     ("x is torch.int64", lambda: rms_norm(torch.ones(2, 3, dtype=torch.int64), torch.ones(3), 1e-5)),
     (r"weight must be \[3\]", lambda: rms_norm(torch.ones(2, 3), torch.ones(2), 1e-5)),
     ("weight is torch.float16", lambda: rms_norm(torch.ones(2, 3), torch.ones(3, dtype=HALF), 1e-5)),

@@ -130,7 +130,7 @@ def test_what_was_tuned_for_one_architecture_is_not_taken_for_another() -> None:
     assert attention_dispatch.read_tuned(GPU, 80) == {}
 
 
-@pytest.mark.parametrize(("override", "architecture"), [("sm80", 80), ("sm86", 80), ("sm90a", 90), ("sm100", 90)])
+@pytest.mark.parametrize(("override", "architecture"), [("sm80", 80), ("sm86", 80), ("sm90", 90), ("sm100", 90)])
 def test_the_table_is_that_of_what_triton_compiles_for(
     override: str, architecture: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

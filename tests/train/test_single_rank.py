@@ -1,7 +1,8 @@
 """A step on one rank: nothing is gathered, no parameter is copied, gradients add up where they are made."""
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,13 @@ from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.model import Mistral
+from vikhr_fast.model_config import read_config
 from vikhr_fast.ranks import process_group
+from vikhr_fast.train import inputs
 from vikhr_fast.train.inputs import open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
-from vikhr_kernels import GradientSum, attention_dispatch
+from vikhr_kernels import GradientSum, PackedDocuments, attention_dispatch
 from vikhr_kernels.layout import stacked
 
 WAYS = [("float32", "float32"), ("float64", "float32"), ("bfloat16", "float32"), ("bfloat16", "split")]
@@ -32,10 +35,10 @@ VOCABULARY = torch.Size((520, 32))
 
 @contextmanager
 def opened(config: TrainConfig) -> Iterator[Training]:
-    inputs = open_inputs(config)
-    record_inputs(config, inputs)
+    given = open_inputs(config)
+    record_inputs(config, given)
     with process_group(config.runtime) as ranks:
-        yield Training(config, inputs, ranks, Interruption())
+        yield Training(config, given, ranks, Interruption())
 
 
 def config_of(workspace: Path, output: Path, dtype: str, master: str) -> TrainConfig:
@@ -43,32 +46,35 @@ def config_of(workspace: Path, output: Path, dtype: str, master: str) -> TrainCo
     return make_config(workspace, output, runtime=runtime, optimizer=optimizer)
 
 
-class Ranges(TorchDispatchMode):
-    """Counts how often it is worked out what attention sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made = 0
-
-    def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
-        self.made += func is torch.ops.vikhr.visible_range.default
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(("least", "length"), [(2, "long"), (1000, "short")])
-def test_attention_knows_its_documents_once_a_forward_and_their_length_once_a_run(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int, length: str
+@pytest.mark.parametrize(("window", "length"), [(None, "long"), (3, "short")])
+def test_every_layer_attends_by_one_object_and_the_runs_length(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int | None, length: str
 ) -> None:
-    monkeypatch.setattr(attention_dispatch, "LONG", least)
+    """One a forward pass; its length is that of all documents under the model's window, whatever is in a batch."""
+    monkeypatch.setattr(attention_dispatch, "LONG", 4)
+    config = read_config(workspace / "model")
+    monkeypatch.setattr(inputs, "_check_model", lambda _: dataclasses.replace(config, sliding_window=window))
     with opened(config_of(workspace, tmp_path / "run", "float32", "float32")) as training:
-        assert training.objective._reference is not None
         models = [training.model, training.objective._reference]
-        assert [model.length for model in models] == [length, length]
-        assert len(models[0].model.layers) > 1
+        seen: list[list[PackedDocuments]] = [[] for _ in models]
+        for model, given in zip(models, seen, strict=True):
+            for layer in model.model.layers:
+                attend = layer.self_attn.flash_attention
+                layer.self_attn.flash_attention = partial(recorded, attend, given)
         _, batches = next(training._loader().steps(0, 1))
-        with Ranges() as ranges:
-            training._step(0, batches)
-        assert ranges.made == 2 * len(batches)
+        training._step(0, batches)
+    layers = training.model.config.num_hidden_layers
+    assert layers > 1
+    for given in seen:
+        assert {documents.length for documents in given} == {length}
+        assert [len(set(map(id, given[i : i + layers]))) for i in range(0, len(given), layers)] == [1] * len(batches)
+
+
+def recorded(
+    attend: Callable[..., Tensor], given: list[PackedDocuments], *x: Tensor, documents: PackedDocuments
+) -> Tensor:
+    given.append(documents)
+    return attend(*x, documents=documents)
 
 
 class Written(TorchDispatchMode):

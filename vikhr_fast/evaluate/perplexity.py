@@ -10,6 +10,7 @@ from vikhr_fast.corpus.prefetch import prefetched
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import Ranks
+from vikhr_kernels import length_of
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ def score_shards(
     rank, count = (ranks.rank, ranks.count) if ranks else (0, 1)
     device = next(model.parameters()).device
     corpus = PackedCorpus({"": shards}, sequence_length, epochs=1, seed=0)
+    length = length_of(corpus.mean_pairs(model.config.sliding_window))
     per_step = micro_batch * count
     loader = StepLoader(corpus, sequences_per_step=per_step, micro_batch=micro_batch, rank=rank, ranks=count)
     total = torch.zeros((), dtype=torch.float64, device=device)
     for _, batches in prefetched(loader.steps(0, -(-corpus.num_sequences // per_step))):
         for batch in (b.to(device) for b in batches):
-            hidden = model(batch.tokens, cu_seqlens=batch.cu_seqlens)
+            hidden = model(batch.tokens, cu_seqlens=batch.cu_seqlens, length=length)
             loss, _, _ = model.lm_head(hidden, targets=batch.targets, reduction="sum", chunk_tokens=chunk_tokens)
             total += loss
     nats = float(ranks.sum(total) if ranks else total)

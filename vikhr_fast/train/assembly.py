@@ -42,11 +42,9 @@ def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Assembled:
         masters=masters,
     )
     model.set_checkpointing(config.runtime.checkpointing)
-    model.length = inputs.length
     frozen = None
     if has_reference(config):  # as it was before the first step, resumed or not
         frozen = load_model(config.kl.reference or config.model, ranks, ops=ops, compute=compute).requires_grad_(False)
-        frozen.length = inputs.length
     objective = Objective(
         config.kl,
         model,
@@ -54,6 +52,7 @@ def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Assembled:
         sources=list(inputs.train),
         support=None if inputs.support is None else torch.tensor(inputs.support, device=ranks.device),
         chunk_tokens=config.runtime.chunk_tokens or None,
+        length=inputs.length,
     )
     optimizer = (SplitAdamW if split else MasterAdamW)(model, masters, config.optimizer, ranks)
     return Assembled(model, objective, optimizer)

@@ -12,8 +12,6 @@ from vikhr_kernels import PackedDocuments, attention_dispatch, dispatch, flash_a
 from vikhr_kernels.attention_dispatch import AttentionConfiguration, Length
 from vikhr_kernels.gpu import flash_attention as gpu
 from vikhr_kernels.gpu.tiles import tiled
-from vikhr_kernels.gpu.visible_range import visible_range
-from vikhr_kernels.packed_documents import BLOCK, longest_first
 
 # (queries, keys, descriptors, parts): tiles of queries shorter and longer than those of keys, both ways of loading
 TILES = [(32, 16, True, 1), (16, 32, False, 2)]
@@ -211,40 +209,11 @@ def test_what_tiles_cannot_be_loaded_from_is_copied(
     assert loadable.stride() == (strides if as_it_is else (128, 64, 1))
 
 
-@pytest.mark.parametrize("lengths", [(1,), (128,), (1300,), (5, 100, 790, 2, 300), (190, 700, 207)])
-def test_blocks_of_keys_start_with_the_longest_and_end_with_the_last(lengths: tuple[int, ...]) -> None:
-    """By the queries that see one of its keys; the last key sees as far as any."""
-    tokens = sum(lengths)
-    _, end = visible_range(bounds(*lengths), tokens, 1000)
-    order = longest_first(end).tolist()
-    distances = [int(end[start : start + BLOCK].max()) - start for start in range(0, tokens, BLOCK)]
-    assert sorted(order) == list(range(len(distances)))
-    assert [distances[block] for block in order] == [*sorted(distances[:-1], reverse=True), distances[-1]]
-
-
-def test_documents_made_where_no_kernel_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_allowed", False)
-    documents = PackedDocuments.of(bounds(5, 3), 8)
-    monkeypatch.setattr(dispatch, "_allowed", True)
-    with pytest.raises(ValueError, match="made while kernels were not allowed"):
-        flash_attention(*inputs(8, (2, 1), 64, torch.float32), documents=documents)
-
-
 def test_no_token_at_all() -> None:
     q, k, v = (x.requires_grad_() for x in inputs(0, (2, 1), 64, torch.float32))
     out = flash_attention(q, k, v)
     assert out.shape == (0, 2, 64)
     assert [g.shape for g in torch.autograd.grad(out.sum(), (q, k, v))] == [x.shape for x in (q, k, v)]
-
-
-@pytest.mark.parametrize("lengths", [(1,), (5, 0, 0, 7), (0, 3), (300, 1, 211), (1,) * 70, (2, 0)], ids=str)
-@pytest.mark.parametrize("window", [1, 3, 10_000])
-def test_visible_range(lengths: tuple[int, ...], window: int) -> None:
-    first, end = visible_range(bounds(*lengths), sum(lengths), window)
-    starts = list(itertools.accumulate(lengths, initial=0))
-    documents = [(s, s + n) for s, n in zip(starts, lengths, strict=False) for _ in range(n)]
-    assert first.tolist() == [max(s, i - window + 1) for i, (s, _) in enumerate(documents)]
-    assert end.tolist() == [min(e, i + window) for i, (_, e) in enumerate(documents)]
 
 
 def test_other_head_sizes_are_refused() -> None:
