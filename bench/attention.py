@@ -88,10 +88,16 @@ def causal_case(sizes: Sizes, what: What) -> Case:
     tokens = sizes.attention_tokens
 
     def make(length: int, device: torch.device, dtype: torch.dtype) -> Inputs:
-        return _make(sizes, device, dtype, tokens // length, length)
+        bounds = torch.arange(0, tokens + 1, length, dtype=torch.int32, device=device)
+        documents = PackedDocuments.of(bounds, tokens, length=length_of(seen_pairs(length) / length))
+        return _make(sizes, device, dtype, tokens // length, length) | {"documents": documents}
 
     def by(operations: Any) -> Forward:
-        return lambda i: operations.flash_attention(i["q"], i["k"], i["v"])
+        def forward(i: Inputs) -> Tensor:
+            packed = (i[name].flatten(0, 1) for name in "qkv")
+            return operations.flash_attention(*packed, documents=i["documents"]).view_as(i["q"])
+
+        return forward
 
     peers = {
         "FlashAttention-2": _sdpa(what, SDPBackend.FLASH_ATTENTION),
@@ -113,7 +119,7 @@ def document_lengths(tokens: int, mean: int) -> list[int]:
 
 
 def packed_case(sizes: Sizes, what: What) -> Case:
-    """PackedDocuments of several mean lengths in one packed row; what is made once a batch is not in the times."""
+    """Documents of several mean lengths in one packed row; what is made once a batch is not in the times."""
     tokens = sizes.attention_tokens
 
     def make(mean: int, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -145,10 +151,13 @@ def window_case(sizes: Sizes, what: What) -> Case:
 
     def make(window: int, device: torch.device, dtype: torch.dtype, tokens: int = sizes.attention_tokens) -> Inputs:
         bounds = torch.tensor([0, tokens], dtype=torch.int32, device=device)
-        return _make(sizes, device, dtype, tokens) | {"window": window, "cu_seqlens": bounds, "longest": tokens}
+        documents = PackedDocuments.of(bounds, tokens, window, length_of(seen_pairs(tokens, window) / tokens))
+        return _make(sizes, device, dtype, tokens) | {
+            "window": window, "cu_seqlens": bounds, "longest": tokens, "documents": documents,
+        }  # fmt: skip
 
     def by(operations: Any) -> Forward:
-        return lambda i: operations.flash_attention(i["q"], i["k"], i["v"], window=i["window"])
+        return lambda i: operations.flash_attention(i["q"], i["k"], i["v"], documents=i["documents"])
 
     def mask(i: Inputs) -> Any:
         window = i["window"]

@@ -187,6 +187,13 @@ class Compiled:
         """Whether the chip has as much shared memory."""
         return self.shared <= dispatch.ARCHITECTURES[self.architecture].shared_memory
 
+    @property
+    def resident_programs(self) -> int:
+        """Programs that a multiprocessor holds at once, by registers and shared memory; each takes 1 KiB more of it."""
+        threads = 32 * self.configuration.num_warps
+        shared = dispatch.ARCHITECTURES[self.architecture].shared_memory + 1024
+        return max(1, min(65536 // (self.registers * threads), shared // (self.shared + 1024)))
+
     def wrong(self, recorded: dict[str, Any] | None) -> str:
         """What is wrong with it, given the costs recorded for this release of Triton; empty where nothing is."""
         if not self.fits:

@@ -1,6 +1,6 @@
 """Which tiles the kernels of flash attention run with, by architecture, dtype, head size and length of documents.
 
-The length is a word, said by whoever knows the documents and never looked for on the device; it decides speed alone.
+The length is a word, said by whoever knows the documents and never looked for on the device; a wrong one costs time.
 The table is checked in; `python -m vikhr_kernels.tune` measures its neighbours on the GPU at hand and keeps the fastest
 in the user's cache, which goes first.
 """
@@ -65,8 +65,8 @@ class AttentionConfiguration:
 
 Length = Literal["short", "long"]
 LENGTHS: tuple[Length, ...] = ("short", "long")
-# Keys that a query of long documents sees, on average. On an H100 small tiles are faster up to 1,370 forward, up to 950
-# for dQ: as reckoned from times at 512 and 8,192, which grow evenly with the keys.
+# Keys that a query of long documents sees, on average. On an H100 small tiles are faster up to 1,150 forward and 1,000
+# for dQ: where straight lines through the times at 512 and at 8,192 cross.
 LONG = 1024
 
 Entries = dict[tuple[int, Length], AttentionConfiguration]  # by head size

@@ -11,6 +11,7 @@ named at the end goes back to the table.
 import argparse
 import contextlib
 import itertools
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any, cast
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vikhr_kernels import aot, attention_dispatch, dispatch, flash_attention
+from vikhr_kernels import PackedDocuments, aot, attention_dispatch, dispatch, flash_attention
 from vikhr_kernels.attention_dispatch import (
     HEAD_SIZES,
     KERNELS,
@@ -35,6 +36,7 @@ Measure = Callable[[str, AttentionConfiguration], float]  # milliseconds; Runtim
 Compile = Callable[[str, AttentionConfiguration], aot.Compiled]
 MOST = 6  # candidates of a kernel and length, the checked-in one included
 ROWS_A_WARP = 16  # at least, of a product of matrices
+MOST_LOCAL_BYTES = 128  # of a thread and a tile; once 116 were the fastest
 MOST_SUMS = 192  # float32 a thread, of its 255 registers
 # Sums that a kernel keeps: [rows, D] from step to step, and [rows, columns] within one.
 SUMS = dict(zip(KERNELS, ((1, 1), (1, 2), (2, 2)), strict=True))
@@ -56,13 +58,28 @@ def neighbours(kernel: str, like: AttentionConfiguration) -> list[AttentionConfi
     return made
 
 
-def promised(compiled: aot.Compiled, length: Length) -> tuple[float, float]:
-    """Cycles for a pair of a query and a key, of the busiest pipe and of all together; short documents are masked."""
+def promised(compiled: aot.Compiled, length: Length) -> float:
+    """Cycles of a multiprocessor for a pair of a query and a key.
+
+    Groups of four warps, of one program or of several, overlap with each other and wait within: what they take is the
+    sum of all pipes' cycles over the number of groups, and no less than the busiest pipe's.
+    """
     configuration = compiled.configuration
     assert isinstance(configuration, AttentionConfiguration)
-    pipes = compiled.loops[LENGTHS.index(length)].pipes(configuration.num_warps)
-    pairs = configuration.queries * configuration.keys
-    return max(pipes) / pairs, sum(pipes) / pairs
+    masked, unmasked = (loop.pipes(configuration.num_warps) for loop in compiled.loops)
+    # of a long document hardly any tile has a mask, of one of 400 tokens most have
+    pipes = [(m + u) / 2 for m, u in zip(masked, unmasked, strict=True)] if length == "short" else unmasked
+    groups = compiled.resident_programs * configuration.num_warps / 4
+    return max(*pipes, sum(pipes) / groups) / (configuration.queries * configuration.keys)
+
+
+def worth_measuring(compiled: aot.Compiled) -> bool:
+    """Whether it fits the chip, has the loops it should have, and spills little in them."""
+    return (
+        compiled.fits
+        and len(compiled.loops) == len(aot.LOOPS)
+        and all(loop.local_bytes <= MOST_LOCAL_BYTES for loop in compiled.loops)
+    )
 
 
 def candidates(
@@ -100,17 +117,19 @@ def measure_on_gpu(dtype: torch.dtype, head_size: int, tokens: int, length: int)
     from triton.compiler.errors import CompilationError
     from triton.runtime.errors import OutOfResources, PTXASError
 
-    shapes = [(tokens // length, length, heads, head_size) for heads in (32, 8, 8)]
+    shapes = [(tokens, heads, head_size) for heads in (32, 8, 8)]
     q, k, v = (torch.randn(shape, device="cuda", dtype=dtype).requires_grad_() for shape in shapes)
+    bounds = torch.arange(0, tokens + 1, length, dtype=torch.int32, device="cuda")
+    documents = PackedDocuments.of(bounds, tokens, length=length_of(seen_pairs(length) / length))
     upstream = torch.randn_like(q)
 
     def run(backward: bool) -> tuple[Tensor, ...]:
         if backward:
             return torch.autograd.grad(output, (q, k, v), upstream, retain_graph=True)
         with torch.no_grad():
-            return (flash_attention(q, k, v),)
+            return (flash_attention(q, k, v, documents=documents),)
 
-    output = flash_attention(q, k, v)
+    output = flash_attention(q, k, v, documents=documents)
     expected = {backward: run(backward) for backward in (False, True)}
 
     def measure(kernel: str, choice: AttentionConfiguration) -> float:
@@ -146,6 +165,8 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--lengths: {tokens} doesn't divide --tokens {options.tokens}")
         if length_of(seen_pairs(tokens) / tokens) != length:
             parser.error(f"--lengths: documents of {tokens} tokens aren't {length}")
+    if dispatch.INTERPRETED:
+        parser.error("TRITON_INTERPRET is set: the interpreter and the compiler cannot share a process")
     if not torch.cuda.is_available():
         parser.error("no CUDA device here: there is nothing to measure on")
     dtype: torch.dtype = getattr(torch, options.dtype)
@@ -168,7 +189,7 @@ def compile_for(architecture: int) -> Compile:
         try:
             with attention_dispatch.forcing(kernel, configuration):
                 (compiled,) = aot.compile_one(architecture, kernel, configuration)
-        except (CompilationError, PTXASError) as error:
+        except (CompilationError, PTXASError, subprocess.CalledProcessError) as error:
             raise RuntimeError(str(error)) from error
         return compiled
 
@@ -192,10 +213,10 @@ def tune(
         for one in track(tried, description=f"compiling {kernel}", transient=True):
             with contextlib.suppress(RuntimeError):  # counted below
                 compiled.append(compile_one(kernel, one))
-        fitting = [one for one in compiled if one.fits and len(one.loops) == len(aot.LOOPS)]
-        console.print(f"{kernel}: {len(fitting)} of {len(tried)} configurations compile and fit")
+        worthy = [one for one in compiled if worth_measuring(one)]
+        console.print(f"{kernel}: {len(worthy)} of {len(tried)} configurations compile, fit and spill little")
         for length, measure in measures.items():
-            chosen, lines = fastest(kernel, candidates(entries[head_size, length], fitting, length), measure)
+            chosen, lines = fastest(kernel, candidates(entries[head_size, length], worthy, length), measure)
             tuned[kernel, str(dtype), head_size, length] = chosen
             for line in lines:
                 console.print(f"{length} documents: {line}")

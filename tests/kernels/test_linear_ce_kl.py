@@ -277,7 +277,8 @@ def test_blocks_of_rows_change_nothing(dtype: torch.dtype, with_support: bool, m
     factors = torch.rand(2, 7, generator=generator, dtype=torch.float64)
     support = torch.arange(13) % 3 > 0 if with_support else None
     for rows in (100, 3, 1):
-        monkeypatch.setattr(module, "_BLOCK_BYTES", rows * 13 * torch.promote_types(dtype, torch.float32).itemsize)
+        row_bytes = 13 * torch.promote_types(dtype, torch.float32).itemsize
+        monkeypatch.setitem(module._BLOCK_BYTES, "cpu", rows * row_bytes)
         hidden, weight, *frozen = (value.clone().requires_grad_() for value in values)
         loss, ce, kl = linear_ce_kl(
             hidden, weight, torch.arange(7), *frozen, ce_weight=factors[0], kl_weight=factors[1], z_loss=0.1,

@@ -1,5 +1,6 @@
 """The tuner without a GPU: what it tries, chooses, keeps and refuses; only the measuring itself needs one."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -61,7 +62,7 @@ def test_the_fastest_is_kept_and_read_again(cache: Path, monkeypatch: pytest.Mon
     (file,) = (cache / "vikhr_kernels").iterdir()
     assert file == attention_dispatch.tuned_file(GPU, 90)
     text = console.export_text()
-    assert f"{FORWARD}: 10 of 16 configurations compile and fit" in text
+    assert f"{FORWARD}: 10 of 16 configurations compile, fit and spill little" in text
     assert "short documents: flash_attention_forward_kernel: 128x128, " in text
     assert "1.000 ms, as checked in 2.000 ms" in text
 
@@ -92,17 +93,60 @@ def test_candidates_are_few_and_promise_most(architecture: int, count: int, kern
     assert first in tried
     rows = [one.keys if kernel == KEYS else one.queries for one in tried]
     assert all(n >= 16 * one.num_warps for n, one in zip(rows, tried, strict=True))
-    in_turn = [compiled(kernel, one, 100 * i, 100 * (len(tried) - i)) for i, one in enumerate(tried)]
+    in_turn = [compiled(kernel, one, 100 * i, 100 * (len(tried) - i)) for i, one in enumerate(tried, 1)]
     chosen = tune.candidates(first, in_turn, length)
     assert chosen[0] == first
     assert len(chosen) == len(set(chosen)) == tune.MOST
     promise = {one.configuration: tune.promised(one, length) for one in in_turn}
     left = [promise[one] for one in tried if one not in chosen]
     assert max(promise[one] for one in chosen[1:]) <= min(left)
-    cycles = {one.configuration: one.loops[LENGTHS.index(length)].tensor_cycles for one in in_turn}
-    for one in tried:
-        pipes = (cycles[one], 10, one.num_warps / 4)
-        assert promise[one] == pytest.approx((max(pipes) / one.queries / one.keys, sum(pipes) / one.queries / one.keys))
+
+
+def test_the_promise_is_of_the_busiest_pipe_or_of_all_that_groups_of_warps_share() -> None:
+    """Two programs of 4 warps with 100 registers by shared memory, one of 8; masks count half in short documents."""
+    small, large = AttentionConfiguration(128, 64, 64, 4, 2, True), AttentionConfiguration(128, 128, 128, 8, 2, True)
+    loops = LoopCost("HGMMA", 100, 0, 900, 300), LoopCost("HGMMA", 60, 0, 500, 140)
+    two = Compiled(90, FORWARD, small, "", registers=100, spilled=0, shared=113 * 1024, loops=loops)
+    assert two.resident_programs == 2
+    assert tune.promised(two, "long") == pytest.approx(500 / 64**2)
+    assert tune.promised(two, "short") == pytest.approx(700 / 64**2)
+    one = dataclasses.replace(two, shared=114 * 1024)
+    assert one.resident_programs == 1
+    assert tune.promised(one, "long") == pytest.approx((500 + 140 + 60) / 64**2)
+    assert tune.promised(one, "short") == pytest.approx((700 + 220 + 80) / 64**2)
+    wide = dataclasses.replace(one, configuration=large)
+    assert tune.promised(wide, "long") == pytest.approx(500 / 128**2)
+    assert dataclasses.replace(two, registers=255).resident_programs == 2
+    assert dataclasses.replace(wide, registers=255).resident_programs == 1
+    assert dataclasses.replace(two, registers=64, shared=0).resident_programs == 8
+
+
+def test_what_does_not_fit_or_spills_much_is_not_measured() -> None:
+    good = compiled(FORWARD, TABLE[90][FORWARD][torch.bfloat16][128, "short"])
+    assert tune.worth_measuring(good)
+    spills = LoopCost("HGMMA", 1, tune.MOST_LOCAL_BYTES + 4, 100, 10)
+    for bad in ({"shared": 228 * 1024}, {"loops": good.loops[:1]}, {"loops": (good.loops[0], spills)}):
+        assert not tune.worth_measuring(dataclasses.replace(good, **bad))
+
+
+def test_all_together_but_for_the_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is too large is counted and never measured."""
+
+    def compile_one(kernel: str, choice: AttentionConfiguration) -> Compiled:
+        return dataclasses.replace(compiled(kernel, choice), shared=1 << 20 if choice.keys < 128 else 1000)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: GPU)
+    monkeypatch.setattr(dispatch, "architecture_of", lambda _: 90)
+    monkeypatch.setattr(tune, "measure_on_gpu", lambda *_: lambda _, choice: choice.queries * choice.keys)
+    monkeypatch.setattr(tune, "compile_for", lambda _: compile_one)
+    assert tune.main(["--lengths", "512", "4096"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{FORWARD}: 4 of 16 configurations compile, fit and spill little" in printed
+    tuned = attention_dispatch.read_tuned(GPU, 90)
+    keys = {length: tuned[FORWARD, "torch.bfloat16", 128, length].keys for length in LENGTHS}
+    assert keys == {"short": 64, "long": 128}  # as checked in, or among what fits
 
 
 def test_what_a_tile_takes_each_pipe() -> None:

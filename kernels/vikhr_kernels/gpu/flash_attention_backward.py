@@ -196,8 +196,8 @@ def flash_attention_key_gradient_kernel(
     b_v = load_parts(v, start, i_key_head * head_v, T, stride_v, KEYS, D, PARTS, True, DESCRIPTORS)  # [KEYS, D]
     b_d_k, b_d_v = zero_parts(KEYS, D, PARTS), zero_parts(KEYS, D, PARTS)
     for i in range(GROUP * some):  # one loop over heads and tiles: the pipeline never drains between heads
-        i_tile = i % some
-        query = tl.where(i_tile < before, first + i_tile * QUERIES, leaving + (i_tile - before) * QUERIES)
+        i_step = i % some
+        query = tl.where(i_step < before, first + i_step * QUERIES, leaving + (i_step - before) * QUERIES)
         b_d_k, b_d_v = _key_gradient_step(
             b_k, b_v, q, d_out, p_lse, p_delta, i_key_head * GROUP + i // some, query, o_key, b_end, b_d_k, b_d_v,
             stride_q, stride_d_out, head_q, head_d_out, T, stride_row, scale, D,

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vikhr_kernels import dispatch
 
+MOST_HEADS = 96  # whose elements the configuration's threads hold in registers; more need more threads
+
 
 @triton.jit
 def _heads(HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK: tl.constexpr):
@@ -102,6 +104,6 @@ def rotate(q: Tensor, k: Tensor, positions: Tensor, frequencies: Tensor, inverse
             BLOCK_QUERY_HEADS=triton.next_power_of_2(query_heads),
             BLOCK_KEY_HEADS=triton.next_power_of_2(key_heads),
             BLOCK=chosen.block,
-            num_warps=chosen.num_warps,
+            num_warps=chosen.num_warps * (1 if query_heads + key_heads <= MOST_HEADS else 4),
         )
     return rotated_q, rotated_k
