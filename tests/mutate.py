@@ -192,7 +192,7 @@ MUTATIONS = [
     Mutation(PACKED, "(distances.argsort(descending=True), starts[-1:] // BLOCK)",
              "(starts[-1:] // BLOCK, distances.argsort(descending=True))", ORDER_TESTS),
     Mutation(PACKED, "min(self.window or self.tokens, max(self.tokens, 1))", "self.tokens", ATTENTION_TESTS),
-    Mutation(PACKED, "token - window + 1", "token - window", ATTENTION_TESTS),
+    Mutation(PACKED, "token - self.positions_seen + 1", "token - self.positions_seen", ATTENTION_TESTS),
     Mutation(PACKED, ", right=True)", ")", ATTENTION_TESTS),
     Mutation("flash_attention.py", "seen_pairs(tokens, window)", "seen_pairs(tokens)", LENGTH_TESTS),
     Mutation("flash_attention.py", "count * tokens, window, length)", "count * tokens, window)", LENGTH_TESTS),

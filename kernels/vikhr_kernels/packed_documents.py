@@ -1,7 +1,6 @@
 """Packed documents with what attention needs to know of them: made once a forward pass, for all its layers."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ class PackedDocuments:
     tokens: int
     window: int | None
     length: Length
+    _made: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -64,7 +64,7 @@ class PackedDocuments:
         """The window, no wider than the row."""
         return min(self.window or self.tokens, max(self.tokens, 1))
 
-    @cached_property
+    @property
     def ranges(self) -> tuple[Tensor, Tensor]:
         """First key that a query sees, and end of the queries that see a key, each [T] int32; kernels ask for them.
 
@@ -72,21 +72,26 @@ class PackedDocuments:
         i from j to end[j]. Both never fall along the packed tokens, so the keys of a whole tile of queries are an
         interval too: tiles need not begin where documents do, and many short documents share one.
         """
-        bounds = self.cu_seqlens.contiguous()
-        token = torch.arange(self.tokens, dtype=torch.int32, device=bounds.device)
-        following = torch.searchsorted(bounds, token, right=True)  # bound; the one before it is not above the token
-        start, stop = bounds[following - 1], bounds[following]
-        window = self.positions_seen
-        return torch.maximum(start, token - window + 1), torch.minimum(stop, token + window)
+        if "first" not in self._made:  # functools.cached_property has a lock, which torch.compile doesn't take
+            bounds = self.cu_seqlens.contiguous()
+            token = torch.arange(self.tokens, dtype=torch.int32, device=bounds.device)
+            following = torch.searchsorted(bounds, token, right=True)  # bound; the one before it is not above the token
+            start, stop = bounds[following - 1], bounds[following]
+            self._made["first"] = torch.maximum(start, token - self.positions_seen + 1)
+            self._made["end"] = torch.minimum(stop, token + self.positions_seen)
+        return self._made["first"], self._made["end"]
 
-    @cached_property
+    @property
     def order(self) -> Tensor:
         """[T / BLOCK] int32 blocks of keys by falling distance to the end of the queries that see them.
 
         A program for keys works for a whole group of heads: few and long, a long one that starts late runs on alone.
         The last block, which may be cut short, has the shortest way anyhow, and comes last: it may have fewer tiles.
         """
-        _, end = self.ranges
-        starts = torch.arange(0, self.tokens, BLOCK, device=end.device)
-        distances = end[starts[1:] - 1] - starts[:-1]
-        return torch.cat((distances.argsort(descending=True), starts[-1:] // BLOCK)).int()
+        if "order" not in self._made:
+            _, end = self.ranges
+            starts = torch.arange(0, self.tokens, BLOCK, device=end.device)
+            distances = end[starts[1:] - 1] - starts[:-1]
+            longest_first = torch.cat((distances.argsort(descending=True), starts[-1:] // BLOCK))
+            self._made["order"] = longest_first.int()
+        return self._made["order"]

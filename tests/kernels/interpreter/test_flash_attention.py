@@ -209,6 +209,24 @@ def test_what_tiles_cannot_be_loaded_from_is_copied(
     assert loadable.stride() == (strides if as_it_is else (128, 64, 1))
 
 
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("made", ["before", "inside"])
+def test_compiles_without_a_graph_break(made: str) -> None:
+    torch._dynamo.reset()
+    given = [x.requires_grad_() for x in inputs(40, (2, 1), 64, torch.float32)]
+    documents = PackedDocuments.of(bounds(3, 37), 40, 7)
+
+    def operation(*x: Tensor) -> Tensor:
+        return flash_attention(
+            *x, documents=documents if made == "before" else PackedDocuments.of(bounds(3, 37), 40, 7)
+        )
+
+    compiled = torch.compile(operation, fullgraph=True, backend="aot_eager")
+    for run in range(2):  # the second with what the first has made
+        results = [(out := f(*given), *torch.autograd.grad(out.sum(), given)) for f in (compiled, operation)]
+        assert all(map(torch.equal, *results)), run
+
+
 def test_no_token_at_all() -> None:
     q, k, v = (x.requires_grad_() for x in inputs(0, (2, 1), 64, torch.float32))
     out = flash_attention(q, k, v)
