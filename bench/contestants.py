@@ -75,9 +75,8 @@ def ours(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype, check
 
     def run(batch: Batch) -> Tensor:
         num_tokens = (batch.targets != IGNORED).sum()
-        loss, _ = objective(
-            batch.tokens, batch.targets, batch.cu_seqlens, batch.sources, num_tokens=num_tokens, weights=(1.0, 1.0)
-        )
+        [(batch, compared)] = objective.with_reference([batch])
+        loss, _ = objective(batch, compared, num_tokens=num_tokens, weights=(1.0, 1.0))
         loss.backward()
         return loss.detach()
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vikhr_fast.config import KLConfig
+from vikhr_fast.corpus.packing import Batch
 from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.objective import Objective, slerp_weights
 
@@ -28,18 +29,13 @@ SHAPE = ModelConfig(
 TOKENS = 40
 
 
-def batch(seed: int = 0) -> dict[str, Tensor]:
+def batch(seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(67, (TOKENS,), generator=generator)
     targets = torch.randint(67, (TOKENS,), generator=generator)
     targets[::7] = -100
     cu_seqlens = torch.tensor([0, 11, 12, TOKENS], dtype=torch.int32)
-    return {
-        "tokens": tokens,
-        "targets": targets,
-        "cu_seqlens": cu_seqlens,
-        "sources": (torch.arange(TOKENS) >= 12).long(),
-    }
+    return Batch(tokens, targets, cu_seqlens, sources=(torch.arange(TOKENS) >= 12).long())
 
 
 def models(dtype: torch.dtype, perturbation: float = 0.0) -> tuple[Mistral, Mistral]:
@@ -56,7 +52,8 @@ def evaluate(dtype: torch.dtype, perturbation: float, mask: Tensor | None = None
     model, reference = models(dtype, perturbation)
     objective = Objective(KLConfig(**kl), model, reference, sources=["a", "b"], support=mask, chunk_tokens=9)
     previous = torch.tensor([0.0, 0.0, 5.0, 2.0, 1.0], dtype=torch.float64)
-    loss, losses = objective(**batch(), num_tokens=torch.tensor(34), weights=objective.weights(previous))
+    [(inputs, compared)] = objective.with_reference([batch()])
+    loss, losses = objective(inputs, compared, num_tokens=torch.tensor(34), weights=objective.weights(previous))
     loss.backward()
     return (loss.detach(), *losses), model
 
@@ -66,16 +63,16 @@ def plain(perturbation: float, mask: Tensor | None = None, **kl: Any) -> tuple[T
     config = KLConfig(**kl)
     model, reference = models(torch.float64, perturbation)
     inputs = batch()
-    log_p, log_q = (m.logits(m(inputs["tokens"], cu_seqlens=inputs["cu_seqlens"])) for m in (model, reference))
-    kept = inputs["targets"] != -100
-    ce = torch.nn.functional.cross_entropy(log_p, inputs["targets"], reduction="none")
+    log_p, log_q = (m.logits(m(inputs.tokens, cu_seqlens=inputs.cu_seqlens)) for m in (model, reference))
+    kept = inputs.targets != -100
+    ce = torch.nn.functional.cross_entropy(log_p, inputs.targets, reduction="none")
     if mask is not None:
         log_p, log_q = log_p[:, mask], log_q[:, mask]
     log_p, log_q = log_p.log_softmax(-1), log_q.log_softmax(-1)
     first, second = (log_p, log_q) if config.direction == "reverse" else (log_q, log_p)
     kl_each = (first.exp() * (first - second)).sum(-1) * kept
     source_weights = torch.tensor([config.source_weights.get(name, 1.0) for name in "ab"], dtype=torch.float64)
-    weighted = source_weights[inputs["sources"]] * kl_each
+    weighted = source_weights[inputs.sources] * kl_each
     if config.combine == "sum":
         ce_weight, kl_weight = 1.0, config.weight
     else:
@@ -115,7 +112,7 @@ def test_kl_is_exactly_zero_against_itself_in_float32() -> None:
     (loss, _, kl, *_), model = evaluate(torch.float32, 0.0)
     assert kl == 0
     alone = Objective(KLConfig(weight=0.0), plain_model := models(torch.float32)[0], None, sources=["a", "b"])
-    expected, _ = alone(**batch(), num_tokens=torch.tensor(34), weights=alone.weights(torch.zeros(5)))
+    expected, _ = alone(batch(), None, num_tokens=torch.tensor(34), weights=alone.weights(torch.zeros(5)))
     expected.backward()
     assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-6)
     for ours, theirs in zip(model.parameters(), plain_model.parameters(), strict=True):

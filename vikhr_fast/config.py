@@ -108,6 +108,9 @@ class KLConfig:
     """slerp interpolates spherically between the vectors of per-token CE and KL."""
     slerp_factor: _Fraction = 0.5
     """0 is all cross-entropy, 1 all KL."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each step's sequences that take the KL, drawn by the seed, multiplied by its inverse: the expected
+    gradient is the same, and the reference runs on the others not at all."""
     source_weights: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
     """Further factor of the KL on documents of the named training sources; 1 where not named."""
 
@@ -130,6 +133,12 @@ class RuntimeConfig:
     """Groups of ranks, each with all weights sharded inside it (HSDP): as many as nodes keeps gathering in a node."""
     checkpointing: Literal["none", "selective", "full"] = "none"
     """What backward computes again of each layer, to keep less: nothing, all but attention, or all."""
+    keep_gathered: bool = False
+    """Gather the trained weights once a step, not twice a micro-batch: more memory; nothing on one rank."""
+    whole_reference: bool = False
+    """Each rank has the whole reference, which is never gathered: more memory; nothing on one rank."""
+    reference_micro_batches: _Count = 1
+    """Micro-batches that one forward of the reference takes: one that is sharded is gathered once for all of them."""
     reduce_each_micro_batch: bool = False
     """Reduce gradients each micro-batch, not once a step: more communication, less memory; nothing on one rank."""
     timeout_seconds: Annotated[int, Field(ge=1, le=10**7)] = 1800
@@ -292,6 +301,11 @@ def _fill(cls: type, values: dict[str, Any], gap: Any) -> Any:
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             given[item.name] = gap
     return cls(**given)
+
+
+def default_values() -> dict[str, Any]:
+    """What each key is where it isn't given, as nested JSON values; None for those that must be given."""
+    return dataclasses.asdict(config_with_gaps({}, "no values", None))
 
 
 def config_values(config: TrainConfig) -> dict[str, Any]:

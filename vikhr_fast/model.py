@@ -164,6 +164,9 @@ class DecoderLayer(nn.Module):
 class Embedding(nn.Embedding):
     """The vectors of tokens: [T] -> [T, H]."""
 
+    def reset_parameters(self) -> None:
+        """Nothing: `Mistral.initialise` draws them. To draw normal values on "meta" is seconds of imports."""
+
     def forward(self, tokens: Tensor) -> Tensor:
         return embedding(tokens, self.weight)
 

@@ -2,21 +2,28 @@
 
 Over the trained tokens t of a whole optimiser step, all micro-batches and ranks together:
 
-    L = 1/N · Σ_t [ w_ce · CE_t + w_kl · s_t · KL_t ]
+    L = 1/N · Σ_t [ w_ce · CE_t + w_kl · f_t · s_t · KL_t ]
 
-N is their number, s_t a weight of token t's source. `combine = "sum"` has w_ce = 1 and w_kl = kl.weight;
-`combine = "slerp"` interpolates spherically between the vectors (CE_t)_t and (s_t · KL_t)_t of the previous step.
+N is their number, s_t a weight of token t's source, f_t the factor of its sequence under `kl.fraction`. `combine =
+"sum"` has w_ce = 1 and w_kl = kl.weight; `combine = "slerp"` interpolates spherically between the vectors (CE_t)_t and
+(s_t · KL_t)_t of the previous step.
+
+With `kl.fraction` f each step draws that share of its sequences: f_t is 1/f on their tokens and 0 on the others, where
+the reference doesn't run. Every sum over KL_t takes the factor, so that its expectation is the sum over all tokens.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.profiler import record_function
 
 from vikhr_fast.config import KLConfig
+from vikhr_fast.corpus.packing import Batch
 from vikhr_fast.model import Head, Mistral
 from vikhr_kernels import Length
 
@@ -27,10 +34,10 @@ class Losses(NamedTuple):
     """The sums over some tokens that a step is reported by, and that the next step's slerp weights come from."""
 
     ce: Tensor  # [] Σ CE
-    kl: Tensor  # [] Σ KL
+    kl: Tensor  # [] Σ f·KL
     ce_ce: Tensor  # [] Σ CE²
-    kl_kl: Tensor  # [] Σ (s·KL)²
-    ce_kl: Tensor  # [] Σ CE · s·KL
+    kl_kl: Tensor  # [] Σ f·(s·KL)²
+    ce_kl: Tensor  # [] Σ f·CE·s·KL
 
 
 class Objective:
@@ -79,10 +86,8 @@ class Objective:
 
     def __call__(
         self,
-        tokens: Tensor,
-        targets: Tensor,
-        cu_seqlens: Tensor,
-        sources: Tensor,
+        batch: Batch,
+        reference: "ReferenceOutput | None",
         *,
         num_tokens: Tensor,
         weights: tuple[float | Tensor, float | Tensor],
@@ -90,41 +95,76 @@ class Objective:
         """The micro-batch's share of L, ready for `backward`, and its sums.
 
         Args:
-            tokens: [T] int64.
-            targets: [T] int64, -100 where nothing is predicted.
-            cu_seqlens: [documents + 1] int32.
-            sources: [T] int64, which source a token is from.
+            batch: the micro-batch.
+            reference: what the frozen model made of it, see `with_reference`; without, there is no KL.
             num_tokens: [] N, over the whole step.
             weights: w_ce and w_kl.
         """
         ce_weight, kl_weight = weights
-        source_weights = self._source_weights[sources]  # [T]
-        hidden = self._model(tokens, cu_seqlens=cu_seqlens, length=self._length)
-        with self._reference_inputs(tokens, cu_seqlens) as reference_inputs:
-            loss, ce, kl = self._model.lm_head(
-                hidden,
-                targets=targets,
-                **reference_inputs,
-                ce_weight=ce_weight,
-                kl_weight=kl_weight * source_weights,
-                kl_direction=self._config.direction,
-                kl_support=self._support,
-                num_tokens=num_tokens,
-                chunk_tokens=self._chunk_tokens,
-            )
-        weighted = source_weights * kl
-        return loss, Losses(ce.sum(), kl.sum(), ce.square().sum(), weighted.square().sum(), (ce * weighted).sum())
+        source_weights = self._source_weights[batch.sources]  # [T]
+        hidden = self._model(batch.tokens, cu_seqlens=batch.cu_seqlens, length=self._length)
+        loss, ce, kl = self._model.lm_head(
+            hidden,
+            targets=batch.targets,
+            **({} if reference is None else reference._asdict()),
+            ce_weight=ce_weight,
+            kl_weight=kl_weight * batch.kl_factor * source_weights,
+            kl_direction=self._config.direction,
+            kl_support=self._support,
+            num_tokens=num_tokens,
+            chunk_tokens=self._chunk_tokens,
+        )
+        counted, weighted = batch.kl_factor * kl, source_weights * kl
+        return loss, Losses(
+            ce=ce.sum(),
+            kl=counted.sum(),
+            ce_ce=ce.square().sum(),
+            kl_kl=(batch.kl_factor * weighted.square()).sum(),
+            ce_kl=(ce * source_weights * counted).sum(),
+        )
 
-    @contextmanager
-    def _reference_inputs(self, tokens: Tensor, cu_seqlens: Tensor) -> Iterator[dict[str, Tensor]]:
-        """The reference's hidden states and, gathered for as long as the block lasts, its head."""
-        if self._reference is None:
-            yield {}
-            return
-        with torch.no_grad():
-            hidden = self._reference(tokens, cu_seqlens=cu_seqlens, length=self._length)
-        with gathered(self._reference.lm_head) as head:
-            yield {"ref_hidden": hidden, "ref_weight": head.weight.detach()}
+    def with_reference(
+        self, batches: Sequence[Batch], together: int = 1
+    ) -> Iterator[tuple[Batch, "ReferenceOutput | None"]]:
+        """Each micro-batch on the model's device, and what the frozen model makes of it where the KL is asked for.
+
+        Its forward takes so many micro-batches at once; then its head stays gathered until the last of them is done.
+        """
+        device = self._source_weights.device
+        for compares, group in _groups(batches, together):
+            group = [batch.to(device) for batch in group]
+            if self._reference is None or not compares:
+                yield from ((batch, None) for batch in group)
+                continue
+            with torch.no_grad(), record_function("reference"):
+                tokens, cu_seqlens = _joined(group)
+                hidden = self._reference(tokens, cu_seqlens=cu_seqlens, length=self._length)
+            with gathered(self._reference.lm_head) as head:
+                weight = head.weight.detach()
+                for batch, rows in zip(group, hidden.split([len(b.tokens) for b in group]), strict=True):
+                    yield batch, ReferenceOutput(rows, weight)
+
+
+class ReferenceOutput(NamedTuple):
+    """What the loss head needs of the frozen model."""
+
+    ref_hidden: Tensor  # [T, H]
+    ref_weight: Tensor  # [V, H]
+
+
+def _groups(batches: Sequence[Batch], together: int) -> Iterator[tuple[bool, Sequence[Batch]]]:
+    """Runs of micro-batches that are alike in whether the KL is asked for, at most so many in each."""
+    for has_kl, run in groupby(batches, key=lambda batch: batch.has_kl):
+        alike = list(run)
+        for start in range(0, len(alike), together):
+            yield has_kl, alike[start : start + together]
+
+
+def _joined(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """The tokens of several micro-batches and the bounds of their documents, one after another."""
+    starts = accumulate((len(batch.tokens) for batch in batches[:-1]), initial=0)
+    bounds = [batch.cu_seqlens[1:] + start for batch, start in zip(batches, starts, strict=True)]
+    return torch.cat([batch.tokens for batch in batches]), torch.cat([batches[0].cu_seqlens[:1], *bounds])
 
 
 @contextmanager

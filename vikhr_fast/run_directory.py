@@ -19,13 +19,20 @@ CONFIG, ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "transformers", "triton")
 
 
-def record_run(directory: Path, config: dict[str, Any], *, may_change: tuple[str, ...] = ()) -> None:
+def record_run(
+    directory: Path,
+    config: dict[str, Any],
+    *,
+    may_change: tuple[str, ...] = (),
+    defaults: dict[str, Any] | None = None,
+) -> None:
     """Writes config.json and environment.json on the first start; compares the config on later ones.
 
     Args:
         directory: made if missing.
         config: nested JSON values.
         may_change: dotted keys whose values, and all below them, may differ from the first start's.
+        defaults: what keys mean that a record of an earlier version lacks.
 
     Raises:
         InputError: the directory holds a run with another config, or files that are not a run's.
@@ -33,7 +40,7 @@ def record_run(directory: Path, config: dict[str, Any], *, may_change: tuple[str
     path = directory / CONFIG
     if path.exists():
         earlier = _read(path)
-        if changed := sorted(_differences(earlier, config, may_change)):
+        if changed := sorted(_differences(earlier, config, may_change, defaults or {})):
             raise InputError(f"{path}: this run began with other values of {', '.join(changed)}; use another --output")
         return
     if any(file.name != ENVIRONMENT and not file.name.startswith(".") for file in _files(directory)):
@@ -109,17 +116,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _differences(
-    earlier: dict[str, Any], config: dict[str, Any], may_change: tuple[str, ...], prefix: str = ""
+    earlier: dict[str, Any],
+    config: dict[str, Any],
+    may_change: tuple[str, ...],
+    defaults: dict[str, Any],
+    prefix: str = "",
 ) -> set[str]:
     """Dotted keys of the values that differ."""
     changed: set[str] = set()
     for key in earlier.keys() | config.keys():
-        name, before, now = f"{prefix}{key}", earlier.get(key), config.get(key)
+        name, before, now = f"{prefix}{key}", earlier.get(key, defaults.get(key)), config.get(key)
         is_gone = before is False and key not in config  # an option that was off and doesn't exist any more
         if name in may_change or before == now or is_gone:
             continue
         if isinstance(before, dict) and isinstance(now, dict):
-            changed |= _differences(before, now, may_change, f"{name}.")
+            changed |= _differences(before, now, may_change, defaults.get(key) or {}, f"{name}.")
         else:
             changed.add(name)
     return changed

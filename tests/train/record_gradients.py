@@ -53,6 +53,7 @@ def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
         update(norm, max_norm)
 
     recording_objective.weights = objective.weights  # type: ignore[attr-defined]
+    recording_objective.with_reference = objective.with_reference  # type: ignore[attr-defined]
     training.objective = recording_objective  # type: ignore[assignment]
     training.optimizer.update = recording_update  # type: ignore[method-assign]
     gradients.clear()

@@ -11,6 +11,7 @@ from training_runs import make_config, run_ranks, write_config
 
 from vikhr_fast.cli import main
 from vikhr_fast.config import IncidentsConfig, TrainConfig, config_values
+from vikhr_fast.corpus.packing import Batch
 from vikhr_fast.errors import InputError
 from vikhr_fast.objective import Objective
 from vikhr_fast.train.incidents import reason_to_skip
@@ -36,9 +37,9 @@ def poison(monkeypatch: pytest.MonkeyPatch, workspace: Path, tmp_path: Path) -> 
     bad = inputs.corpus.batch([BAD_SEQUENCE]).tokens
     whole = Objective.__call__
 
-    def poisoned(self: Objective, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        loss, losses = whole(self, tokens, *args, **kwargs)
-        is_bad = any(torch.equal(part, bad) for part in tokens.split(len(bad)))
+    def poisoned(self: Objective, batch: Batch, *args: Any, **kwargs: Any) -> Any:
+        loss, losses = whole(self, batch, *args, **kwargs)
+        is_bad = any(torch.equal(part, bad) for part in batch.tokens.split(len(bad)))
         return (loss * math.nan if is_bad else loss), losses
 
     monkeypatch.setattr(Objective, "__call__", poisoned)

@@ -205,8 +205,7 @@ def test_the_sums_are_autograds_gradients(workspace: Path, tmp_path: Path, dtype
         sums = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in plain.named_parameters()}
         num_tokens = torch.tensor(sum(batch.trained_tokens for batch in batches))
         for batch in batches:
-            arguments = (batch.tokens, batch.targets, batch.cu_seqlens, batch.sources)
-            training.objective(*arguments, num_tokens=num_tokens, weights=(1.0, 0.0))[0].backward()
+            training.objective(batch, None, num_tokens=num_tokens, weights=(1.0, 0.0))[0].backward()
             hidden = plain(batch.tokens, cu_seqlens=batch.cu_seqlens)
             plain.lm_head(hidden, targets=batch.targets, num_tokens=num_tokens)[0].backward()
             log_p = exact.logits(exact(batch.tokens, cu_seqlens=batch.cu_seqlens)).log_softmax(-1)

@@ -34,12 +34,13 @@ Parse = Callable[[list[str]], Any]
 class Ablate:
     """Measures what each choice buys: tables 7 to 10 of the paper as grids of runs (section 4.3).
 
-    vocab is table 7, filter 8, kl 9, instruct 10. Arms that are compared begin with the same weights and see the same
-    order of data; differences are paired by seed. The same command takes an interrupted ablation up again.
+    vocab is table 7, filter 8, kl 9, instruct 10; fraction is of `kl.fraction`, at the demo's scale. Arms that are
+    compared begin with the same weights and see the same order of data; differences are paired by seed. The same
+    command takes an interrupted ablation up again.
     Each table's OUTPUT/TABLE has ablation.json, table.md and report.html.
     """
 
-    tables: Annotated[tuple[Literal["vocab", "filter", "kl", "instruct"], ...], Positional]
+    tables: Annotated[tuple[Literal["vocab", "filter", "kl", "instruct", "fraction"], ...], Positional]
     """Which; several share what they have in common."""
     output: Path = Path("runs/ablations")
     """Directory of all tables; what is finished in it is not done again."""
@@ -69,7 +70,7 @@ def ablate(options: Ablate, parse: Parse, main: Main) -> None:
         InputError: impossible options, a wrong grid, a command that fails, an output of another ablation.
     """
     if not options.tables:
-        raise InputError("ablate: no table; give vocab, filter, kl or instruct")
+        raise InputError("ablate: no table; give vocab, filter, kl, instruct or fraction")
     for flag, value in (("--seeds", options.seeds), ("--jobs", options.jobs or None)):
         if value is not None and value < 1:
             raise InputError(f"{flag} {value}: must be 1 or more")
@@ -77,6 +78,8 @@ def ablate(options: Ablate, parse: Parse, main: Main) -> None:
     if not directory.is_dir():
         known = ", ".join(sorted(path.name for path in GRIDS.iterdir()))
         raise InputError(f"--scale {options.scale}: no such directory of grids; give one, or {known}")
+    if absent := [table for table in options.tables if not (directory / f"{table}.toml").is_file()]:
+        raise InputError(f"ablate: {directory} has no grid for {', '.join(absent)}")
     grids = [read_grid(directory / f"{table}.toml") for table in dict.fromkeys(options.tables)]
     inputs = _inputs(options, grids)
     every: dict[str, Works] = {
@@ -192,7 +195,8 @@ def _show_plan(grids: list[Grid], every: Mapping[str, Works], parse: Parse) -> N
     shown: set[Path] = set()
     total = 0.0
     for grid in grids:
-        console.print(f"{grid.name}, table {grid.table}: {grid.title}. Perplexity on {grid.text}.", markup=False)
+        table = "" if grid.table is None else f", table {grid.table}"
+        console.print(f"{grid.name}{table}: {grid.title}. Perplexity on {grid.text}.", markup=False)
         for name, one in grid.inputs.items():
             default = "" if one.default is None else f" (default: {one.default})"
             console.print(f"  input {name}: {one.help}{default}", markup=False)

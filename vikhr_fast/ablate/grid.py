@@ -137,13 +137,14 @@ class _Stages:
 class Grid(_Stages):
     """A table's grid; see the module's docstring."""
 
-    name: Literal["vocab", "filter", "kl", "instruct"]
-    table: _Count
+    name: Literal["vocab", "filter", "kl", "instruct", "fraction"]
     title: str
     text: str
     control: str
     arms: Annotated[dict[_Name, ArmSettings], Field(min_length=2)]
     columns: Annotated[tuple[ColumnSettings, ...], Field(min_length=1)]
+    table: _Count | None = None
+    """Of the paper, if it has one."""
     seeds: _Count = 3
     sequence_length: Annotated[int, Field(ge=2)] = 1024
     """Tokens of a held-out text that are read at once."""

@@ -73,7 +73,8 @@ def _plot(column: Column, arms: list[Arm]) -> Section:
 
 
 def _title(ablation: Ablation) -> str:
-    return f"Table {ablation.table}, {ablation.scale} scale: {ablation.title}"
+    table = "Beside the paper" if ablation.table is None else f"Table {ablation.table}"
+    return f"{table}, {ablation.scale} scale: {ablation.title}"
 
 
 def _seeds(ablation: Ablation) -> str:

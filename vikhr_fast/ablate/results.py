@@ -81,11 +81,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ablation:
-    """One table of the paper, measured anew."""
+    """One table of the paper, measured anew, or one that it doesn't have."""
 
     name: str
-    table: int
-    """Its number in the paper."""
+    table: int | None
+    """Its number in the paper; None of what isn't there."""
     scale: str
     title: str
     text: str

@@ -1,7 +1,8 @@
 """From token shards to packed batches, as a pure function of the seed and the sequence's number."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -36,6 +37,13 @@ class Batch:
     targets: Tensor  # [T] int64, IGNORED where nothing is predicted
     cu_seqlens: Tensor  # [documents + 1] int32
     sources: Tensor  # [T] int64, 0 on padding
+    kl_factor: float | Tensor = 1.0
+    """Of the KL, by `kl.fraction`: its inverse where the KL counts, else 0; [T] float64 where sequences differ."""
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether the KL is asked for: the same on all ranks, as a forward of the reference is made by all of them."""
+        return isinstance(self.kl_factor, Tensor) or self.kl_factor > 0
 
     @property
     def trained_tokens(self) -> int:
@@ -48,12 +56,15 @@ class Batch:
 
     def pinned(self) -> "Batch":
         """The batch in memory that a GPU copies from without anybody waiting."""
-        return Batch(*(x.pin_memory() for x in (self.tokens, self.targets, self.cu_seqlens, self.sources)))
+        return self._mapped(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device; from pinned memory, without waiting for it."""
-        tensors = (self.tokens, self.targets, self.cu_seqlens, self.sources)
-        return Batch(*(x.to(device, non_blocking=True) for x in tensors))
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        factor = change(self.kl_factor) if isinstance(self.kl_factor, Tensor) else self.kl_factor
+        return Batch(change(self.tokens), change(self.targets), change(self.cu_seqlens), change(self.sources), factor)
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class PackedCorpus:
         self.sequence_length = sequence_length
         self._shards = list(sources.values())
         self._first_document = np.cumsum([0, *(shards.num_documents for shards in self._shards)])
-        self._seed = seed
+        self.seed = seed
         self._epochs = epochs
 
     @cached_property
@@ -92,7 +103,7 @@ class PackedCorpus:
         return [self._pack(epoch, positions) for epoch in range(self._epochs)]
 
     def _pack(self, epoch: int, positions: _IntArray) -> _EpochPacking:
-        random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+        random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         order = random.permutation(len(positions))
         documents, starts, lengths, offsets = _native.pack_windows(
             positions[order], self.sequence_length, _PACKING_BLOCK
@@ -165,15 +176,25 @@ class StepLoader:
         micro_batch: sequences a micro-batch; with the ranks it divides `sequences_per_step`.
         rank: of this process.
         ranks: how many there are.
+        kl_fraction: share of each step's sequences that take the KL. They come first, so that all ranks make the same
+            number of micro-batches with it; in the last of these there may be others, too.
     """
 
     def __init__(
-        self, corpus: PackedCorpus, *, sequences_per_step: int, micro_batch: int, rank: int = 0, ranks: int = 1
+        self,
+        corpus: PackedCorpus,
+        *,
+        sequences_per_step: int,
+        micro_batch: int,
+        rank: int = 0,
+        ranks: int = 1,
+        kl_fraction: float = 1.0,
     ) -> None:
         self._corpus = corpus
         self._sequences_per_step = sequences_per_step
         self._micro_batch = micro_batch
         self._rank, self._ranks = rank, ranks
+        self._kl_fraction = kl_fraction
 
     def steps(self, first: int, end: int) -> Iterator[tuple[int, list[Batch]]]:
         """Yields (step, micro-batches) for steps `first` to `end` - 1, counted from 0.
@@ -188,6 +209,33 @@ class StepLoader:
         self._corpus.require_unchanged()
         together = self._micro_batch * self._ranks  # all ranks need the same number of micro-batches
         start, end = step * self._sequences_per_step, (step + 1) * self._sequences_per_step
-        end = min(end, -(-self._corpus.num_sequences // together) * together)  # none of padding alone
-        firsts = range(start + self._rank * self._micro_batch, end, together)
-        return [self._corpus.batch(list(range(first, first + self._micro_batch))) for first in firsts]
+        sequences = range(start, min(end, self._corpus.num_sequences))
+        drawn = draw(self._corpus.seed, sequences, self._kl_fraction)
+        order = sorted(sequences, key=lambda sequence: sequence not in drawn)
+        order += range(sequences.stop, min(end, -(-sequences.stop // together) * together))  # none of padding alone
+        factors = [len(sequences) / len(drawn)] * len(drawn) + [0.0] * (len(order) - len(drawn))
+        batches = []
+        for first in range(0, len(order), together):
+            mine = slice(first + self._rank * self._micro_batch, first + (self._rank + 1) * self._micro_batch)
+            batch = self._corpus.batch(order[mine])
+            batches.append(replace(batch, kl_factor=self._kl_factor(factors[first : first + together], factors[mine])))
+        return batches
+
+    def _kl_factor(self, together: list[float], mine: list[float]) -> float | Tensor:
+        """Of this rank's sequences among those that all ranks run at once."""
+        if len(set(together)) == 1:
+            return together[0]
+        return torch.tensor(mine, dtype=torch.float64).repeat_interleave(self._corpus.sequence_length)
+
+
+def draw(seed: int, sequences: Sequence[int], fraction: float) -> set[int]:
+    """As large a share of the sequences, rounded up, as `fraction`: each equally likely to be among them.
+
+    Every sequence has a number that follows from (seed, sequence); those with the smallest are taken.
+    """
+    count = math.ceil(fraction * len(sequences) - 1e-9)
+
+    def number(sequence: int) -> int:
+        return int(np.random.SeedSequence(seed, spawn_key=(sequence,)).generate_state(1, np.uint64)[0])
+
+    return set(sorted(sequences, key=number)[:count]) if count < len(sequences) else set(sequences)

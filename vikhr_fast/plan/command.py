@@ -1,22 +1,35 @@
 """`vikhr-fast plan`: what a run would need and cost, and what to change where it doesn't fit."""
 
 import dataclasses
-import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml
 from vikhr_fast.errors import InputError
 from vikhr_fast.model_config import ModelConfig, read_config
+from vikhr_fast.plan.choices import Choice, changed_settings, fastest_of_each, nearest_fit
+from vikhr_fast.plan.collectives import Collective, collectives
 from vikhr_fast.plan.memory import GIB, Parameters, memory
-from vikhr_fast.plan.speed import HARDWARE, LINK_SHARE, NETWORK, RESERVED, Hardware, flops_per_token, speed
+from vikhr_fast.plan.speed import (
+    ATTENTION,
+    HARDWARE,
+    LINKS,
+    NETWORK,
+    PRODUCTS,
+    RESERVED,
+    TAKEN,
+    Hardware,
+    Range,
+    flops_per_token,
+    speed,
+)
 
 _PAPER_TOKENS, _INSTRUCTION_TOKENS = 11e9, 3 * 680_000 * 430.0
 MISTRAL_7B_40K = ModelConfig(
@@ -47,12 +60,14 @@ class Plan:
     tokens: float | None = None
     """Tokens to train on, all epochs together. None is the paper's 11 billion; with the preset vikhr-7b-instruct it is
     3 epochs of 680,000 instances of 430 tokens, a length that the paper doesn't give."""
-    efficiency: float = 0.57
-    """Share of the peak that matrix products reach, the reference's forward counted."""
+    matrix_rate: float | None = None
+    """TFLOP/s of a large bf16 matrix product on your GPUs; none is what was measured on others of their kind."""
     measured: Path | None = None
-    """results.json of bench/gpu.py: its measured rates of products and copies replace the data sheet's."""
+    """results.json of bench/gpu.py: its rates of products and copies."""
     price: float = 2.0
     """Money a GPU-hour."""
+    collectives: bool = False
+    """Print every collective of a step, too."""
     json: bool = False
     """Print JSON instead of tables."""
 
@@ -64,7 +79,11 @@ def plan(options: Plan) -> dict[str, Any]:
         InputError: an option is impossible, or a file is missing or damaged.
     """
     config = config_with_gaps(read_toml(options.config), str(options.config), None)
-    result = estimate(options, config, read_config(options.model) if options.model else MISTRAL_7B_40K)
+    model = read_config(options.model) if options.model else MISTRAL_7B_40K
+    result = estimate(options, config, model)
+    combinations = fastest_of_each(config, model, _hardware(options), options.gpus)
+    result["combinations"] = [_described(config, choice, result["tokens"]) for choice in combinations]
+    result["collectives"] = [_call(call) for call in collectives(config, model, options.gpus)]
     if options.json:
         print(json.dumps(result, indent=2))
     else:
@@ -81,8 +100,8 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
     tokens = options.tokens
     if tokens is None:
         tokens = _INSTRUCTION_TOKENS if options.config == Path("vikhr-7b-instruct") else _PAPER_TOKENS
-    for name, value in (("gpus", options.gpus), ("tokens", tokens), ("efficiency", options.efficiency)):
-        if not 0 < value < float("inf"):
+    for name, value in (("gpus", options.gpus), ("tokens", tokens), ("matrix-rate", options.matrix_rate)):
+        if value is not None and not 0 < value < float("inf"):
             raise InputError(f"plan: {name}: {value}, must be more than 0")
     if not 0 <= options.price < float("inf"):
         raise InputError(f"plan: price: {options.price}, must not be negative")
@@ -100,8 +119,11 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
     parts = memory(config, model, options.gpus)
     needed = sum(parts.values()) + RESERVED
     fits = needed <= hardware.memory
-    rates = speed(config, model, hardware, options.gpus, options.efficiency)
-    hours = tokens / rates.tokens_per_second / 3600
+    hours, slowest, fastest = (
+        tokens / speed(config, model, hardware, options.gpus, case).tokens_per_second / 3600
+        for case in ("likely", "low", "high")
+    )
+    nearest = None if fits else nearest_fit(config, model, hardware, options.gpus)
     return {
         "parameters": Parameters.of(model).total,
         "tokens": tokens,
@@ -110,17 +132,50 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
         "needed_bytes": round(needed),
         "available_bytes": round(hardware.memory),
         "fits": fits,
-        "nearest_fit": None if fits else _nearest_fit(config, model, hardware, options.gpus),
-        "speed": asdict(rates),
+        "nearest_fit": None if nearest is None else _words(config, options.gpus, *nearest),
+        "speed": asdict(speed(config, model, hardware, options.gpus)),
         "gpu_hours": hours,
+        "gpu_hours_range": (fastest, slowest),
         "days": hours / options.gpus / 24,
         "kilowatt_hours": hours * hardware.watts / 1000,
         "money": hours * options.price,
     }
 
 
+def _described(config: TrainConfig, choice: Choice, tokens: float) -> dict[str, Any]:
+    """A way to shard and to accumulate: what it takes, and the settings that make it of the configuration."""
+    student, reference, gradients = choice.combination
+    return {
+        "model": student,
+        "reference": reference,
+        "gradients": gradients,
+        "micro_batch": choice.config.batch.micro_batch,
+        "needed_bytes": round(choice.needed_bytes),
+        "link_bytes": choice.speed.link_bytes,
+        "copy_bytes": choice.speed.copy_bytes,
+        "tokens_per_second": choice.speed.tokens_per_second,
+        "gpu_hours": tokens / choice.speed.tokens_per_second / 3600,
+        "settings": changed_settings(config, choice.config),
+    }
+
+
+def _call(call: Collective) -> dict[str, Any]:
+    return asdict(call) | {"link_bytes": call.link_bytes}
+
+
+def _words(config: TrainConfig, gpus: int, choice: Choice, needed_gpus: int) -> str:
+    """What to change, in a line."""
+    more = [f"--gpus {needed_gpus}"] if needed_gpus != gpus else []
+    return ", ".join(more + changed_settings(config, choice.config))
+
+
 def _hardware(options: Plan) -> Hardware:
     hardware = HARDWARE[options.gpu]
+    if options.matrix_rate is not None:
+        if options.measured is not None:
+            raise InputError("plan: give --measured or --matrix-rate, not both")
+        rate = options.matrix_rate * 1e12
+        return dataclasses.replace(hardware, products=Range(rate, rate, rate))
     if options.measured is None:
         return hardware
     try:
@@ -131,45 +186,12 @@ def _hardware(options: Plan) -> Hardware:
         )
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{options.measured}: no results.json of bench/gpu.py, or a damaged one") from None
-    return dataclasses.replace(hardware, flops=flops, bandwidth=bandwidth)
-
-
-def _nearest_fit(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> str | None:
-    """The first change that fits, of those that cost least first; None where nothing does."""
-    for words, changed, count in _changes(config, gpus):
-        if sum(memory(changed, model, count).values()) + RESERVED <= hardware.memory:
-            return words
-    return None
-
-
-def _changes(config: TrainConfig, gpus: int) -> Iterator[tuple[str, TrainConfig, int]]:
-    """What can be changed without changing what is learnt: less memory for more time, then more GPUs."""
-    batch, optimizer, runtime = config.batch, config.optimizer, config.runtime
-    choices = itertools.product(
-        (1, 2, 4, 8, 16, 32, 64, 128),
-        dict.fromkeys((optimizer.master, "split")) if runtime.dtype == "bfloat16" else [optimizer.master],
-        sorted({runtime.reduce_each_micro_batch, True}),
-        dict.fromkeys((runtime.checkpointing, "selective", "full")),
-        range(batch.micro_batch, 0, -1),
+    return dataclasses.replace(
+        hardware,
+        products=Range(flops, flops, flops),
+        copies=Range(bandwidth, bandwidth, bandwidth),
+        measured=str(options.measured),
     )
-    for factor, master, reduce, checkpointing, micro_batch in choices:
-        count = gpus * factor
-        if batch.sequences_per_step % (micro_batch * count):
-            continue
-        changed = dataclasses.replace(
-            config,
-            batch=dataclasses.replace(batch, micro_batch=micro_batch),
-            optimizer=dataclasses.replace(optimizer, master=master),
-            runtime=dataclasses.replace(runtime, reduce_each_micro_batch=reduce, checkpointing=checkpointing),
-        )
-        words = {
-            f"--gpus {count}": factor > 1,
-            f'optimizer.master = "{master}"': master != optimizer.master,
-            "runtime.reduce_each_micro_batch = true": reduce != runtime.reduce_each_micro_batch,
-            f'runtime.checkpointing = "{checkpointing}"': checkpointing != runtime.checkpointing,
-            f"batch.micro_batch = {micro_batch}": micro_batch != batch.micro_batch,
-        }
-        yield ", ".join(word for word, differs in words.items() if differs), changed, count
 
 
 def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[str, Any]) -> None:
@@ -190,21 +212,99 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         nearest = result["nearest_fit"] or "nothing that this trainer can change"
         console.print(f"[red]Does not fit.[/] Nearest that does: {nearest}", highlight=False)
     rates = result["speed"]
+    fastest, slowest = result["gpu_hours_range"]
     lines = [
         f"{result['parameters'] / 1e9:.2f} billion parameters; {batch.micro_batch} sequences of "
         f"{config.data.sequence_length} a micro-batch, {accumulation} micro-batches a step",
-        f"{rates['tokens_per_second']:,.0f} tokens/s a GPU, a step in {rates['step_seconds']:.1f} s (products "
-        f"{rates['compute_seconds']:.1f} s, communication {rates['communication_seconds']:.1f} s beside them)",
+        f"{rates['tokens_per_second']:,.0f} tokens/s a GPU, a step in {rates['step_seconds']:.1f} s (of which FSDP2's "
+        f"copies {rates['copy_seconds']:.1f} s; communication {rates['communication_seconds']:.1f} s beside it)",
         f"MFU {rates['training_share']:.1%}, with the reference's forward {rates['whole_share']:.1%}",
-        f"{result['tokens']:,.0f} tokens: {result['gpu_hours']:,.0f} GPU-hours, {result['days']:.1f} days, "
-        f"{result['kilowatt_hours']:,.0f} kWh, {result['money']:,.0f} at {options.price:g} a GPU-hour",
-        f"Assumed: products at {options.efficiency:.0%} of {hardware.flops / 1e12:.0f} TFLOP/s; FLOPs a token "
-        f"6 N + 3.5 attention, the reference's 2 N + 1, N without the embedding, documents as long as the sequence; "
-        f"collectives at {LINK_SHARE:.0%} of {hardware.link / 1e9:.0f} GB/s inside one node, {NETWORK / 1e9:.0f} GB/s "
-        f"between replicas; memory copied at "
-        f"{hardware.bandwidth / 1e12:.2f} TB/s; {RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no "
-        "cooling, no host",
-        f"Measured: {hardware.measured}",
+        f"{result['tokens']:,.0f} tokens: {result['gpu_hours']:,.0f} GPU-hours ({fastest:,.0f} to {slowest:,.0f}), "
+        f"{result['days']:.1f} days, {result['kilowatt_hours']:,.0f} kWh, {result['money']:,.0f} at {options.price:g} "
+        "a GPU-hour",
     ]
     for line in lines:
         console.print(line, highlight=False)
+    if result["combinations"]:
+        console.print(_combinations(result["combinations"], options.gpus))
+        console.print(_advice(result), highlight=False)
+    if options.collectives:
+        console.print(_calls(result["collectives"]))
+    for line in _assumptions(hardware):
+        console.print(line, highlight=False)
+
+
+def _combinations(found: list[dict[str, Any]], gpus: int) -> Table:
+    """The ways to shard and to accumulate that fit, the fastest first."""
+    table = Table(
+        title="What fits, the fastest first, each with its best micro-batch", box=SIMPLE, padding=(0, 1, 0, 0)
+    )
+    names = {"model": "model", "reference": "reference", "gradients": "reduced"} if gpus > 1 else {}
+    for heading in names.values():
+        table.add_column(heading, no_wrap=True)
+    for heading in ("micro-\nbatch", "\nGiB", "GB sent\na step", "copied\na step", "tokens\n/s", "GPU-\nhours"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        table.add_row(
+            *(one[name] for name in names),
+            str(one["micro_batch"]),
+            f"{one['needed_bytes'] / GIB:.1f}",
+            f"{one['link_bytes'] / 1e9:,.0f}",
+            f"{one['copy_bytes'] / 1e9:,.0f}",
+            f"{one['tokens_per_second']:,.0f}",
+            f"{one['gpu_hours']:,.0f}",
+        )
+    if gpus > 1:
+        table.caption = (
+            "model: its weights kept gathered for a step, or gathered twice a micro-batch; reference: sharded, one "
+            "forward for so many micro-batches, or whole on each GPU; gradients reduced each micro-batch or once a step"
+        )
+    return table
+
+
+def _advice(result: dict[str, Any]) -> str:
+    """The fastest way and why it is that."""
+    best = result["combinations"][0]
+    if not best["settings"]:
+        return "This configuration is the fastest of them."
+    copied, now = best["copy_bytes"] / 1e9, result["speed"]["copy_bytes"] / 1e9
+    return (
+        f"Fastest: {', '.join(best['settings'])}: {best['gpu_hours']:,.0f} GPU-hours instead of "
+        f"{result['gpu_hours']:,.0f}, as a step copies {copied:,.0f} GB instead of {now:,.0f} and sends "
+        f"{best['link_bytes'] / 1e9:,.0f} instead of {result['speed']['link_bytes'] / 1e9:,.0f}. What is learnt is the "
+        "same."
+    )
+
+
+def _calls(found: list[dict[str, Any]]) -> Table:
+    """The collectives of a step as every rank calls them."""
+    table = Table(title="The collectives of a step, as every rank calls them", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("of", no_wrap=True)
+    table.add_column("collective", no_wrap=True)
+    for heading in ("ranks", "times", "MB each", "GB sent"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        size = one["elements"] * one["item_bytes"] / 1e6
+        numbers = (one["ranks"], one["times"], size, one["link_bytes"] / 1e9)
+        table.add_row(one["of"], one["kind"], *map("{:,}".format, numbers[:2]), *map("{:,.3f}".format, numbers[2:]))
+    return table
+
+
+def _assumptions(hardware: Hardware) -> list[str]:
+    """What the numbers stand on."""
+
+    def share(known: Range) -> str:
+        return f"{known.likely:.0%} ({min(known.low, known.high):.0%} to {max(known.low, known.high):.0%})"
+
+    def rate(known: Range, digits: int) -> str:
+        values = (f"{value / 1e12:.{digits}f}" for value in (known.likely, known.low, known.high))
+        return "{} ({} to {})".format(*values) if known.low < known.high else next(values)
+
+    return [
+        f"Reckoned with, likely (lowest to highest): products at {share(PRODUCTS)} and attention at {share(ATTENTION)} "
+        f"of a large product's {rate(hardware.products, 0)} TFLOP/s; memory at {rate(hardware.copies, 2)} TB/s; "
+        f"collectives at {share(LINKS)} of {hardware.link / 1e9:.0f} GB/s in a node, {NETWORK / 1e9:.0f} GB/s between "
+        f"replicas, taking {share(TAKEN)} of the GPU meanwhile; documents as long as the sequence; "
+        f"{RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no cooling, no host",
+        f"Measured: {hardware.measured}",
+    ]

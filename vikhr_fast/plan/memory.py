@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.model_config import ModelConfig
+from vikhr_fast.plan.collectives import StepCounts, parts
 from vikhr_kernels.linear_ce_kl import default_chunk
 
 GIB = 2**30
@@ -22,12 +23,9 @@ class Parameters:
     @classmethod
     def of(cls, model: ModelConfig) -> "Parameters":
         """Those of a model."""
-        queries = model.num_attention_heads * model.head_dim
-        keys = model.num_key_value_heads * model.head_dim
-        attention = model.hidden_size * (2 * queries + 2 * keys)
-        layer = attention + 3 * model.hidden_size * model.intermediate_size + 2 * model.hidden_size
-        head = model.vocab_size * model.hidden_size
-        return cls(layer, head, model.num_hidden_layers * layer + 2 * head + model.hidden_size)
+        found = {part.name: part for part in parts(model)}
+        total = sum(part.count * part.elements(1) for part in found.values())
+        return cls(found["layer"].elements(1), found["LM head"].elements(1), total)
 
     @property
     def multiplied(self) -> int:
@@ -60,6 +58,11 @@ def layers_bytes(model: ModelConfig, tokens: int, checkpointing: str) -> int:
     return model.num_hidden_layers * kept + whole
 
 
+def reference_bytes(model: ModelConfig, tokens: int) -> int:
+    """The most that a forward alone holds of a layer: residual stream, normalised, gate and up, and their product."""
+    return _HALF * tokens * (4 * model.hidden_size + 3 * model.intermediate_size)
+
+
 def loss_bytes(model: ModelConfig, tokens: int, chunk_tokens: int, reference: bool) -> int:
     """The most that the loss head has at once.
 
@@ -73,32 +76,68 @@ def loss_bytes(model: ModelConfig, tokens: int, chunk_tokens: int, reference: bo
     return max((2 + reference) * hidden + chunk * each + _WIDE * head, (_WIDE + _HALF) * head + 2 * hidden)
 
 
+def gathered_bytes(config: TrainConfig, model: ModelConfig, gpus: int) -> int:
+    """The most that is gathered at once of both models, buffers on their way included.
+
+    A forward has a part, the buffer that it was copied from and the next part's; a backward the head, a layer and the
+    next one's buffer. The reference's head stays for the micro-batches of a group.
+    """
+    runtime, counts = config.runtime, StepCounts.of(config, gpus)
+    shards = gpus // runtime.replicas
+    elements = {part.name: part.elements(shards) for part in parts(model)}
+    layer, head, norm = elements["layer"], elements["LM head"], elements["final norm"]  # the embedding is as the head
+    whole = model.num_hidden_layers * layer + 2 * head + norm
+    passing = norm + max(3 * layer, 2 * layer + head, layer + 2 * head)
+    most = whole + max(layer, head) if runtime.keep_gathered else passing
+    if counts.compared and not runtime.whole_reference:
+        meanwhile = whole if runtime.keep_gathered and counts.reference_forwards > 1 else 0
+        most = max(meanwhile + passing, most + head)
+    return _HALF * most
+
+
+def unreduced_bytes(config: TrainConfig, model: ModelConfig, gpus: int) -> int:
+    """The most that gradients take before they are reduced.
+
+    Waiting for the step's end: float32 sums of all, and the input of the first part's reduction. Otherwise a part's in
+    bf16 and its reduction's input.
+    """
+    count, counts = Parameters.of(model), StepCounts.of(config, gpus)
+    largest = max(count.layer, count.head)
+    if counts.micro_batches > counts.reductions:
+        return _WIDE * count.total + max(_WIDE * count.head, _HALF * count.layer, _WIDE * (count.layer - count.head))
+    return (_HALF + _WIDE) * largest
+
+
 def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]:
     """Bytes a GPU at the peak of a step, in bf16, by category."""
-    count = Parameters.of(model)
-    shard = count.total / (gpus // config.runtime.replicas)
-    reference = config.kl.combine == "slerp" or config.kl.weight > 0
+    count, counts, runtime = Parameters.of(model), StepCounts.of(config, gpus), config.runtime
+    shard = count.total / (gpus // runtime.replicas)
     split = config.optimizer.master == "split"
     tokens = config.batch.micro_batch * config.data.sequence_length
-    sharded = {}
-    if gpus > 1:
-        accumulation = config.batch.sequences_per_step // (config.batch.micro_batch * gpus)
-        waiting = accumulation > 1 and not config.runtime.reduce_each_micro_batch
-        sharded = {
-            "gradients not yet reduced": _WIDE * (count.total if waiting else count.layer),
-            # the heads from their forward to the end of their backward, and two layers, one of them on its way
-            "gathered parameters": _HALF * (count.head + 2 * count.layer) * (1 + reference),
-        }
+    # replicas sum their gradients once a step: until then they lie beside the sums of split masters
+    partial = split and runtime.replicas > 1 and runtime.reduce_each_micro_batch
+    sharded = {
+        "gradients not yet reduced": unreduced_bytes(config, model, gpus),
+        "gathered parameters": gathered_bytes(config, model, gpus),
+    }
+    training = {
+        "activations": layers_bytes(model, tokens, runtime.checkpointing),
+        "loss head": loss_bytes(model, tokens, runtime.chunk_tokens, counts.compared > 0),
+    }
+    group = min(runtime.reference_micro_batches, counts.compared)
+    if group > 1:
+        training["reference's hidden states"] = _HALF * (group - 1) * tokens * model.hidden_size
+    if (frozen := reference_bytes(model, group * tokens)) > sum(training.values()):  # one after the other
+        training = {"reference's activations": frozen}
     return {
         name: round(size)
         for name, size in {
             **({"parameters": _HALF * shard} if split or gpus == 1 else {}),
             **({"remainders": _HALF * shard} if split else {"master weights": _WIDE * shard}),
             "moments": 2 * (_WIDE if config.optimizer.moments == "float32" else _HALF) * shard,
-            "gradients": _WIDE * shard,
-            **({"reference": _HALF * shard} if reference else {}),
-            **sharded,
-            "activations": layers_bytes(model, tokens, config.runtime.checkpointing),
-            "loss head": loss_bytes(model, tokens, config.runtime.chunk_tokens, reference),
+            "gradients": _WIDE * shard * (2 if partial else 1),
+            **({"reference": _HALF * (count.total if runtime.whole_reference else shard)} if counts.compared else {}),
+            **(sharded if gpus > 1 else {}),
+            **training,
         }.items()
     }

@@ -1,40 +1,92 @@
-"""How fast a run should be: matrix products at a share of the GPU's peak, communication beside them."""
+"""How fast a step should be: matrix products at a measured rate, passes over memory, collectives beside them."""
 
 from dataclasses import dataclass
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.model_config import ModelConfig
+from vikhr_fast.plan.collectives import StepCounts, collectives
 from vikhr_fast.plan.memory import GIB, Parameters
 
 
 @dataclass(frozen=True)
+class Range:
+    """A figure that isn't known exactly; of rates and shares, the high end is the fast one."""
+
+    low: float
+    likely: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Hardware:
-    """One GPU, by its data sheet."""
+    """One GPU: its data sheet, and what was measured on it."""
 
     name: str
-    memory: float  # bytes that a program can have
-    flops: float  # bf16 matrix products a second, dense
-    bandwidth: float  # bytes of memory a second
-    link: float  # bytes a second to its neighbours in the node, one direction
+    memory: float
+    """Bytes that a program can have."""
+    peak: float
+    """bf16 FLOP/s, dense, of the data sheet: what MFU is a share of, and nothing else here."""
+    link: float
+    """Bytes a second to its neighbours in the node, one direction, of the data sheet."""
     watts: float
-    measured: str = "nothing on this GPU yet"  # bench/results; not what the plan reckons with
+    products: Range
+    """FLOP/s of a large bf16 matrix product, measured."""
+    copies: Range
+    """Bytes that a copy in memory reads and writes a second."""
+    measured: str
+    """Where these figures are from."""
 
 
 HARDWARE = {
-    "a100-80": Hardware("A100-80GB", 79 * GIB, 312e12, 2.04e12, 300e9, 400),
+    "a100-80": Hardware(
+        "A100-80GB", 79 * GIB, 312e12, 300e9, 400,
+        products=Range(256e12, 264e12, 268e12), copies=Range(1.6e12, 1.75e12, 1.83e12),
+        measured="nothing on this GPU yet; products: 256.4 (PCIe) and 267.9 TFLOP/s (SXM), the best of many shapes in "
+        "S. Bekman's Machine Learning Engineering; copies: the share of the data sheet's 2.04 TB/s that H100 and H200 "
+        "reach",
+    ),
     "h100": Hardware(
-        "H100-80GB", 79 * GIB, 989e12, 3.35e12, 450e9, 700,
-        measured="a product of 8192³ at 796 to 804 TFLOP/s",
+        "H100-80GB", 79 * GIB, 989e12, 450e9, 700,
+        products=Range(780e12, 800e12, 804e12), copies=Range(2.9e12, 3.01e12, 3.05e12),
+        measured="a product of 8192³ at 796 to 804 TFLOP/s, a copy at 3.01 TB/s",
     ),
     "h200": Hardware(
-        "H200-141GB", 139 * GIB, 989e12, 4.8e12, 450e9, 700,
-        measured="a product of 8192³ at 803 TFLOP/s; of that rate a micro-batch of Mistral-7B and its reference "
-        "reached 64.6% with 3 x 1,024 tokens, 74.0% with 16 x 1,024",
+        "H200-141GB", 139 * GIB, 989e12, 450e9, 700,
+        products=Range(780e12, 803e12, 804e12), copies=Range(4.1e12, 4.22e12, 4.3e12),
+        measured="a product of 8192³ at 803 TFLOP/s, a copy at 4.22 TB/s; of that rate a micro-batch of Mistral-7B and "
+        "its reference reached 64.6% with 3 x 1,024 tokens, 74.0% with 16 x 1,024",
     ),
 }  # fmt: skip
-LINK_SHARE = 0.7  # of the link's rate that collectives reach
+# Of the large product's rate, what a step's products reach. On an H200 a sequence of 1,024 tokens more took 95.9 ms
+# (docs/training-step.md): less attention (4.5 ms at its measured rates) and passes over memory (5.4 ms), 0.85. The same
+# arithmetic on what MosaicML and fms-fsdp published for 7B on A100s, 4,641 and 4,550 tokens/s, gives 0.81 to 0.84.
+PRODUCTS = Range(0.80, 0.85, 0.87)
+# The same of attention, documents of 1,024 tokens: measured on an H100, 284 forward and 261 backward of 800 TFLOP/s; on
+# Ampere FlashAttention-2's 133 TFLOP/s of 268, of which these kernels reached 0.67 to 0.98 on a stand-in.
+ATTENTION = Range(0.30, 0.38, 0.45)
+LINKS = Range(0.6, 0.7, 0.8)  # of the link's rate, what collectives reach
+TAKEN = Range(0.2, 0.1, 0.05)  # of the GPU, what collectives take from products while they run
 NETWORK = 20e9  # bytes a second of each GPU between nodes, where replicas sum their gradients
 RESERVED = 2.5 * GIB  # context, communication buffers, workspaces, and what fragmentation loses
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a step is reckoned with, one value of each range."""
+
+    products: float
+    attention: float
+    copies: float
+    link: float
+    taken: float
+
+    @classmethod
+    def of(cls, hardware: Hardware, case: str) -> "Rates":
+        """Those of a GPU in one case: low, likely or high."""
+        products, copies, share, attention, links, taken = (
+            getattr(known, case) for known in (hardware.products, hardware.copies, PRODUCTS, ATTENTION, LINKS, TAKEN)
+        )
+        return cls(products * share, products * attention, copies, hardware.link * links, taken)
 
 
 @dataclass(frozen=True)
@@ -43,16 +95,22 @@ class Speed:
 
     Attributes:
         step_seconds: all micro-batches and the update.
-        compute_seconds: of that, matrix products.
-        communication_seconds: of gathering and reducing, which runs beside the products as far as it fits.
+        compute_seconds: of that, products, attention and passes over memory.
+        copy_seconds: of these, copying what is gathered and reduced, and adding up gradients.
+        communication_seconds: of gathering and reducing, which runs beside the rest as far as it fits.
+        link_bytes: that a GPU sends.
+        copy_bytes: that it reads and writes in `copy_seconds`.
         tokens_per_second: a GPU.
-        training_share: of the peak, by 6 N + attention FLOPs a token, the reference not counted (MFU).
+        training_share: of the data sheet's peak, by 6 N + attention FLOPs a token, the reference not counted (MFU).
         whole_share: the same, the reference's forward counted.
     """
 
     step_seconds: float
     compute_seconds: float
+    copy_seconds: float
     communication_seconds: float
+    link_bytes: float
+    copy_bytes: float
     tokens_per_second: float
     training_share: float
     whole_share: float
@@ -63,6 +121,11 @@ def attention_flops(model: ModelConfig, pairs: float) -> float:
     return 4 * model.num_hidden_layers * model.num_attention_heads * model.head_dim * pairs
 
 
+def seen_keys(model: ModelConfig, length: float) -> float:
+    """That a query of a document of so many tokens sees on average."""
+    return min(length / 2, model.sliding_window or length)
+
+
 def flops_per_token(model: ModelConfig, length: float) -> tuple[float, float]:
     """Of training and of the reference's forward: 6 N and 2 N, N without the embedding, and causal attention.
 
@@ -70,42 +133,74 @@ def flops_per_token(model: ModelConfig, length: float) -> tuple[float, float]:
         model: its shape.
         length: mean tokens of a document.
     """
-    n = Parameters.of(model).multiplied
-    seen = min(length / 2, model.sliding_window or length)
-    attention = attention_flops(model, seen)
+    n, attention = Parameters.of(model).multiplied, attention_flops(model, seen_keys(model, length))
     return 6 * n + 3.5 * attention, 2 * n + attention
 
 
 def peak_flops(gpu: str) -> float | None:
     """The bf16 peak of a GPU by the name that its driver gives; None where it isn't one of HARDWARE."""
-    return next((known.flops for known in HARDWARE.values() if known.name.partition("-")[0] in gpu), None)
+    return next((known.peak for known in HARDWARE.values() if known.name.partition("-")[0] in gpu), None)
 
 
-def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int, efficiency: float) -> Speed:
-    """The step's time at a share `efficiency` of the peak in matrix products, the collectives beside them."""
-    count = Parameters.of(model)
-    batch = config.batch
-    tokens = batch.sequences_per_step * config.data.sequence_length / gpus
+def pass_bytes(model: ModelConfig) -> tuple[float, float]:
+    """What the operations between products read and write a token, in bf16: a layer's forward, and its backward.
+
+    Both norms with the residual stream, rotation of q and k, a copy of v, SwiGLU; backward also joins the gradients of
+    q, k and v.
+    """
+    queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
+    forward = 8 * model.hidden_size + 2 * (queries + keys) + 2 * keys + 3 * model.intermediate_size
+    backward = 8 * model.hidden_size + 2 * (queries + keys) + 2 * (queries + 2 * keys) + 5 * model.intermediate_size
+    return 2.0 * forward, 2.0 * backward
+
+
+def step_copy_bytes(config: TrainConfig, model: ModelConfig, gpus: int) -> float:
+    """What FSDP2 reads and writes of one GPU's memory, on the stream of the products.
+
+    Gathered weights are copied out of their buffer. Gradients are copied into a reduction's, in float32; those of
+    micro-batches that don't reduce are added to float32 sums.
+    """
+    counts, total = StepCounts.of(config, gpus), Parameters.of(model).total
+    gathered = sum(2 * c.num_bytes for c in collectives(config, model, gpus) if c.kind == "all-gather")
+    if gpus == 1:  # the products add to the sums: read and written but for the first time
+        return 8.0 * total * (counts.micro_batches - 1)
+    if counts.micro_batches == counts.reductions:
+        return gathered + (2 + 4) * total * counts.reductions
+    return gathered + (2 + 8) * total * counts.micro_batches + (4 + 4) * total
+
+
+def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int, case: str = "likely") -> Speed:
+    """The step's time at the rates of one case: low, likely or high."""
+    rates, counts, shape = Rates.of(hardware, case), StepCounts.of(config, gpus), Parameters.of(model)
+    tokens = config.batch.sequences_per_step * config.data.sequence_length / gpus
+    compared = counts.compared * config.batch.micro_batch * config.data.sequence_length
+    again = {"none": 0, "selective": 1, "full": 1}[config.runtime.checkpointing]
+    attended = {"none": 0, "selective": 0, "full": 1}[config.runtime.checkpointing]
+    attention = attention_flops(model, seen_keys(model, config.data.sequence_length))
+    forward, backward = (model.num_hidden_layers * each for each in pass_bytes(model))
+    products = shape.multiplied * ((6 + 2 * again) * tokens + 2 * compared)
+    attending = attention * ((3.5 + attended) * tokens + compared)
+    passes = ((1 + again) * forward + backward) * tokens + forward * compared
+    passes += model.vocab_size * (6 * tokens + 4 * compared)  # logits read, their gradient written
+    copied = step_copy_bytes(config, model, gpus)
+    compute = products / rates.products + attending / rates.attention + (passes + copied) / rates.copies
+    called = collectives(config, model, gpus)
+    within = sum(call.link_bytes for call in called if call.among != "replicas")
+    between = sum(call.link_bytes for call in called if call.among == "replicas")
+    communication = within / rates.link + between / NETWORK
+    shards = gpus // config.runtime.replicas
+    update = 40 * shape.total / shards / rates.copies  # norm, clipping and AdamW on float32 masters, moments, gradients
+    seconds = max(compute + rates.taken * communication, communication) + update
     training, frozen = flops_per_token(model, config.data.sequence_length)
-    if config.kl.combine == "sum" and config.kl.weight == 0:
-        frozen = 0.0
-    again = {"none": 0.0, "selective": training / 3, "full": training / 3}[config.runtime.checkpointing]
-    compute = tokens * (training + frozen + again) / (hardware.flops * efficiency)
-    micro_batches = batch.sequences_per_step / (batch.micro_batch * gpus)
-    replicas = config.runtime.replicas
-    shards = gpus // replicas
-    moved = (shards - 1) / shards * count.total
-    bytes_gathered = 4 + (0 if frozen == 0 else 2)  # bf16 before forward and backward, the reference's
-    reductions = micro_batches if config.runtime.reduce_each_micro_batch else 1
-    communication = (micro_batches * bytes_gathered + 4 * reductions) * moved / (hardware.link * LINK_SHARE)
-    between = reductions * 2 * (replicas - 1) / replicas * 4 * count.total / shards / NETWORK
-    update = 30 * count.total / shards / hardware.bandwidth  # AdamW reads and writes 30 bytes a float32 master
-    seconds = max(compute, communication + between) + update
+    done, whole = tokens * training, tokens * training + compared * frozen
     return Speed(
         step_seconds=seconds,
         compute_seconds=compute,
-        communication_seconds=communication + between,
+        copy_seconds=copied / rates.copies,
+        communication_seconds=communication,
+        link_bytes=within + between,
+        copy_bytes=copied,
         tokens_per_second=tokens / seconds,
-        training_share=tokens * training / seconds / hardware.flops,
-        whole_share=tokens * (training + frozen) / seconds / hardware.flops,
+        training_share=done / seconds / hardware.peak,
+        whole_share=whole / seconds / hardware.peak,
     )

@@ -40,11 +40,14 @@ def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Assembled:
         compute=compute,
         storage=compute if split else torch.promote_types(compute, torch.float32),
         masters=masters,
+        keep_gathered=config.runtime.keep_gathered,
     )
     model.set_checkpointing(config.runtime.checkpointing)
     frozen = None
     if has_reference(config):  # as it was before the first step, resumed or not
-        frozen = load_model(config.kl.reference or config.model, ranks, ops=ops, compute=compute).requires_grad_(False)
+        frozen = load_model(
+            config.kl.reference or config.model, ranks, ops=ops, compute=compute, whole=config.runtime.whole_reference
+        ).requires_grad_(False)
     objective = Objective(
         config.kl,
         model,

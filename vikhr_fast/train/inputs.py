@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vikhr_fast.companions import same_tokenizer, tokenizer_file
-from vikhr_fast.config import TrainConfig, config_values
+from vikhr_fast.config import TrainConfig, config_values, default_values
 from vikhr_fast.corpus.packing import PackedCorpus
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
@@ -30,12 +30,16 @@ _MAY_CHANGE = (  # when a run is resumed
     "wandb",
     "profile",
     "kernels",
+    "batch.micro_batch",
     "runtime.device",
     "runtime.threads",
     "runtime.chunk_tokens",
     "runtime.checkpointing",
     "runtime.compile",  # of earlier versions
     "runtime.replicas",
+    "runtime.keep_gathered",
+    "runtime.whole_reference",
+    "runtime.reference_micro_batches",
     "runtime.reduce_each_micro_batch",
     "runtime.timeout_seconds",
 )
@@ -78,6 +82,12 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         raise InputError('optimizer.moments: "bfloat16" needs optimizer.master = "split"')
     if not data.train:
         raise InputError("data.train: no source; name at least one, as in --data.train russian SHARDS")
+    compared = config.kl.fraction * config.batch.sequences_per_step
+    if abs(compared - round(compared)) > 1e-9 * compared or not round(compared):
+        raise InputError(
+            f"kl.fraction: {config.kl.fraction:g} of batch.sequences_per_step {config.batch.sequences_per_step} is "
+            f"{compared:g} sequences; it must be a whole number of them"
+        )
     if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
         raise InputError(f"kl.source_weights: {', '.join(unknown)}: not in data.train")
     model = _check_model(config.model)
@@ -198,7 +208,7 @@ def record_inputs(config: TrainConfig, inputs: Inputs) -> None:
         "model": _digests(config.model),
         "reference": _digests(config.kl.reference) if config.kl.reference else None,
     }
-    record_run(config.output, values, may_change=_MAY_CHANGE)
+    record_run(config.output, values, may_change=_MAY_CHANGE, defaults=default_values())
 
 
 def _digests(model: Path) -> dict[str, str]:

@@ -24,14 +24,14 @@ from vikhr_fast.train.assembly import DTYPES, assemble
 from vikhr_fast.train.checkpoint import Checkpoints, TrainState, complete_checkpoints, step_of
 from vikhr_fast.train.evaluation import Evaluations
 from vikhr_fast.train.incidents import WINDOW, reason_to_skip, record_incident
-from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
+from vikhr_fast.train.inputs import Inputs, describe, has_reference, open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, Tracker, forget_steps_after
 from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import phase, profiling
-from vikhr_fast.train.sharding import save_model, set_gradient_reduction
+from vikhr_fast.train.sharding import reshard, save_model, set_collectives
 from vikhr_fast.train.trackers import open_trackers
-from vikhr_fast.train.work import step_work
+from vikhr_fast.train.work import flops_share, peak_bytes, step_work
 
 MODEL, CHECKPOINTS = "model", "checkpoints"
 
@@ -167,26 +167,23 @@ class Training:
         ranks.sum(num_tokens)
         weights = self.objective.weights(self._on_device(self.state.losses))
         sums = torch.zeros(6, dtype=torch.float64, device=ranks.device)  # the loss, then objective.Losses
-        for number, batch in enumerate(b.to(ranks.device) for b in batches):
+        compared = self.objective.with_reference(batches, config.runtime.reference_micro_batches)
+        for number, (batch, reference) in enumerate(compared):
             if ranks.most(self.interruption.exit_code)[0]:  # whoever sent it won't wait for a step of minutes
                 self.optimizer.skip()
                 return None
             is_last = number == len(batches) - 1
-            set_gradient_reduction(self.model, is_last or config.runtime.reduce_each_micro_batch)
+            set_collectives(self.model, config.runtime, is_last)
             with phase("forward"):
-                loss, losses = self.objective(
-                    batch.tokens, batch.targets, batch.cu_seqlens, batch.sources, num_tokens=num_tokens, weights=weights
-                )
+                loss, losses = self.objective(batch, reference, num_tokens=num_tokens, weights=weights)
             with phase("backward"):
                 loss.backward()
             sums += torch.stack((loss.detach(), *losses))
         with phase("norm"):
             grad_norm = self.optimizer.gradient_norm()
-        pairs = sum(batch.seen_pairs(self.inputs.model.sliding_window) for batch in batches)
-        work = self._on_device((sum(len(batch.tokens) for batch in batches), pairs))
-        sums = ranks.sum(torch.cat((sums, work)))
+        sums = ranks.sum(torch.cat((sums, self._on_device(step_work(config, self.inputs.model, batches)))))
         reported = torch.cat((sums, num_tokens[None], grad_norm[None])).tolist()  # where the CPU waits for a GPU
-        loss_value, *loss_sums, positions, pairs, counted, norm = reported
+        loss_value, *loss_sums, flops, reference_flops, counted, norm = reported
         tokens = int(counted)
         reason = reason_to_skip(loss_value, norm, self.state.recent_losses, config.incidents)
         self._enter(f"the update of step {step + 1}")
@@ -212,17 +209,18 @@ class Training:
             data_seconds=data_seconds,
             is_skipped=reason is not None,
             is_saving=is_saving,
-            **step_work(config, self.inputs.model, ranks, positions, pairs, seconds),
+            flops=flops,
+            reference_flops=reference_flops,
+            mfu=flops_share(flops, ranks, seconds),
+            memory_bytes=peak_bytes(ranks.device),
         )
 
     def measure(self, batch: Batch) -> tuple[list[float], float]:
         """Mean CE and mean KL of a batch under the current weights, and the gradient norm of its loss; no update."""
-        batch = batch.to(self.ranks.device)
         num_tokens = torch.tensor(batch.trained_tokens, device=self.ranks.device)
         weights = self.objective.weights(self._on_device(self.state.losses))
-        loss, losses = self.objective(
-            batch.tokens, batch.targets, batch.cu_seqlens, batch.sources, num_tokens=num_tokens, weights=weights
-        )
+        [(on_device, reference)] = self.objective.with_reference([batch])
+        loss, losses = self.objective(on_device, reference, num_tokens=num_tokens, weights=weights)
         loss.backward()
         norm = float(self.optimizer.gradient_norm())
         self.optimizer.skip()
@@ -262,6 +260,7 @@ class Training:
             )
             for name, shards in self.inputs.validation.items()
         }
+        reshard(self.model)
         mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
         self.state = replace(self.state, validation=mean)
         metrics.validation(self.state.step, self.state.tokens, scores)
@@ -285,6 +284,7 @@ class Training:
             micro_batch=batch.micro_batch,
             rank=self.ranks.rank,
             ranks=self.ranks.count,
+            kl_fraction=self.config.kl.fraction if has_reference(self.config) else 1.0,
         )
 
 

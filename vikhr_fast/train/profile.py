@@ -17,7 +17,7 @@ from vikhr_fast.ranks import Ranks
 WARM_UP = 2  # steps that aren't recorded: the first ones allocate and compile
 
 phase = record_function  # names a part of a step in the trace
-_WORK = ("forward", "backward", "norm", "update")
+_WORK = ("reference", "forward", "backward", "norm", "update")
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 _ATTENTION = ("vikhr::flash_attention", "vikhr::flash_attention_backward")
 

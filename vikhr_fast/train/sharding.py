@@ -4,7 +4,8 @@ What differs between the two is told apart here and in `gradients`; everything e
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from vikhr_fast.config import RuntimeConfig
 from vikhr_fast.files import atomic_directory
 from vikhr_fast.model import Mistral, Operations
 from vikhr_fast.model_config import read_config, write_config
@@ -27,6 +29,8 @@ def load_model(
     compute: torch.dtype,
     storage: torch.dtype | None = None,
     masters: dict[str, Tensor] | None = None,
+    whole: bool = False,
+    keep_gathered: bool = False,
 ) -> Mistral:
     """A model whose forward and backward compute in one dtype, read tensor by tensor.
 
@@ -43,13 +47,16 @@ def load_model(
         storage: dtype of the shards on several ranks, `compute` by default; a single rank stores what it computes with.
         masters: where given, filled with this rank's part of each value in float32 or, for float64, in that, by the
             parameters' names: the parameter's own memory where it is that wide.
+        whole: each rank has all of it, as a single one has: for a model that isn't trained.
+        keep_gathered: what a forward has gathered stays so until a backward that is told to free it (`set_collectives`)
+            or `reshard`.
     """
-    alone = ranks.count == 1
-    model = Mistral(read_config(directory), ops=ops, device="meta", dtype=compute if alone else storage or compute)
-    if not alone:
-        _shard(model, ranks, compute)
+    whole = whole or ranks.count == 1
+    model = Mistral(read_config(directory), ops=ops, device="meta", dtype=compute if whole else storage or compute)
+    if not whole:
+        _shard(model, ranks, compute, keep_gathered)
     model.to_empty(device=ranks.device)
-    if alone:
+    if whole:
         model.stack_weights()
         if ranks.device.type == "cuda":
             torch.cuda.empty_cache()  # of the places where they lay apart
@@ -65,17 +72,28 @@ def load_model(
     return model
 
 
-def _shard(model: Mistral, ranks: Ranks, compute: torch.dtype) -> None:
+def _shard(model: Mistral, ranks: Ranks, compute: torch.dtype, keep_gathered: bool) -> None:
     # Inputs keep their dtypes: hidden states have the compute dtype already, loss weights need their full precision.
     reduce = torch.promote_types(compute, torch.float32)
     precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce, cast_forward_inputs=False)
-    for module in (model.model.embed_tokens, *model.model.layers):
-        fully_shard(module, mesh=ranks.mesh, mp_policy=precision)
-    fully_shard(model.lm_head, mesh=ranks.mesh, mp_policy=precision, reshard_after_forward=False)
-    fully_shard(model, mesh=ranks.mesh, mp_policy=precision)
+    order = [model.model.embed_tokens, *model.model.layers, model.lm_head]
+    for module in (*order, model):  # the model itself has the final norm
+        keeps = keep_gathered or module is model.lm_head or module is model
+        fully_shard(module, mesh=ranks.mesh, mp_policy=precision, reshard_after_forward=not keeps)
     for fsdp in sharded_modules(model):
         fsdp.set_gradient_divide_factor(1.0)  # the loss is normalised by the global token count already
         fsdp.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+    _gather_ahead([module for module in order if isinstance(module, FSDPModule)])
+
+
+def _gather_ahead(order: Sequence[FSDPModule]) -> None:
+    """Each module is gathered while the one before it computes, forward and backward."""
+    for earlier, later in pairwise(order):
+        earlier.set_modules_to_forward_prefetch([later])
+    embedding, *others = order
+    for earlier, later in pairwise(others):
+        later.set_modules_to_backward_prefetch([earlier])
+    embedding.set_unshard_in_backward(False)  # rows are added up there, of whatever values
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -106,14 +124,19 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def set_gradient_reduction(model: Mistral, is_wanted: bool) -> None:
-    """Whether the next backward sums the gradients over the ranks."""
+def set_collectives(model: Mistral, runtime: RuntimeConfig, is_last: bool) -> None:
+    """What the backward of the next micro-batch does on several ranks; the last one of a step leaves all sharded.
+
+    Replicas sum their gradients once a step, over the slower network, however often each sums its own.
+    """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(is_wanted)
+        model.set_reshard_after_backward(is_last or not runtime.keep_gathered)
+        model.set_requires_gradient_sync(is_last or runtime.reduce_each_micro_batch)
+        model.set_requires_all_reduce(is_last)
 
 
 def reshard(model: Mistral) -> None:
-    """Frees what a forward without a backward leaves gathered: the head, and what belongs to no layer."""
+    """Frees what a forward without a backward leaves gathered: the head, and what belongs to no layer, or all."""
     for module in sharded_modules(model):
         module.reshard()
 

@@ -1,0 +1,118 @@
+"""All ways to shard and to accumulate, which change nothing of what is learnt, and the fastest of them that fits."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from vikhr_fast.config import TrainConfig
+from vikhr_fast.model_config import ModelConfig
+from vikhr_fast.plan.collectives import StepCounts
+from vikhr_fast.plan.memory import memory
+from vikhr_fast.plan.speed import RESERVED, Hardware, Speed, speed
+
+_GROUPS = (1, 2, 4, 8, 16)  # micro-batches of one forward of the reference; more saves next to nothing
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration, what it needs of one GPU and how fast it is."""
+
+    config: TrainConfig
+    needed_bytes: float
+    speed: Speed
+
+    @classmethod
+    def of(cls, config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> "Choice":
+        """The numbers of a configuration."""
+        needed = sum(memory(config, model, gpus).values()) + RESERVED
+        return cls(config, needed, speed(config, model, hardware, gpus))
+
+    @property
+    def combination(self) -> tuple[str, str, str]:
+        """How the model is kept, a step long or not; how its reference; and when gradients are reduced."""
+        runtime = self.config.runtime
+        reference = "whole" if runtime.whole_reference else f"{runtime.reference_micro_batches} at once"
+        return (
+            "kept" if runtime.keep_gathered else "gathered",
+            reference if StepCounts.of(self.config, 1).compared else "none",
+            "each" if runtime.reduce_each_micro_batch else "once",
+        )
+
+
+def fastest_of_each(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> list[Choice]:
+    """Of each combination the fastest that fits, with its micro-batch: the fastest first.
+
+    Sharded references differ in how many micro-batches one forward takes; of these, too, the fastest is taken.
+    """
+    found: dict[tuple[bool, bool, bool], Choice] = {}
+    for changed in _ways(config, gpus):
+        choice, runtime = Choice.of(changed, model, hardware, gpus), changed.runtime
+        key = (runtime.keep_gathered, runtime.whole_reference, runtime.reduce_each_micro_batch)
+        if choice.needed_bytes <= hardware.memory and (
+            key not in found or choice.speed.step_seconds < found[key].speed.step_seconds
+        ):
+            found[key] = choice
+    return sorted(found.values(), key=lambda choice: choice.speed.step_seconds)
+
+
+def nearest_fit(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> tuple[Choice, int] | None:
+    """The fastest way that fits, and on how many GPUs, after the first change that lets any fit.
+
+    Less memory for more time comes before more GPUs. None where nothing helps.
+    """
+    masters = dict.fromkeys(
+        (config.optimizer.master, "split") if config.runtime.dtype == "bfloat16" else [config.optimizer.master]
+    )
+    again = dict.fromkeys((config.runtime.checkpointing, "selective", "full"))
+    for factor, master, checkpointing in itertools.product((1, 2, 4, 8, 16, 32, 64, 128), masters, again):
+        changed = replace(
+            config,
+            optimizer=replace(config.optimizer, master=master),
+            runtime=replace(config.runtime, checkpointing=checkpointing),
+        )
+        if fitting := fastest_of_each(changed, model, hardware, factor * gpus):
+            return fitting[0], factor * gpus
+    return None
+
+
+def changed_settings(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """The settings of `after` that aren't those of `before`, as TOML has them."""
+    names = {
+        "batch": ("micro_batch",),
+        "optimizer": ("master",),
+        "runtime": ("keep_gathered", "whole_reference", "reference_micro_batches", "reduce_each_micro_batch",
+                    "checkpointing"),
+    }  # fmt: skip
+    settings = []
+    for section, keys in names.items():
+        for key in keys:
+            earlier, later = (getattr(getattr(config, section), key) for config in (before, after))
+            if earlier != later:
+                settings.append(f"{section}.{key} = {json.dumps(later)}")
+    return settings
+
+
+def _ways(config: TrainConfig, gpus: int) -> Iterator[TrainConfig]:
+    """Every micro-batch that divides the step, and, on several ranks, every way to shard."""
+    share, rest = divmod(config.batch.sequences_per_step, gpus)
+    if rest:
+        return
+    for micro_batch in (size for size in range(1, share + 1) if share % size == 0):
+        sized = replace(config, batch=replace(config.batch, micro_batch=micro_batch))
+        compared = StepCounts.of(sized, gpus).compared
+        references = [(False, group) for group in _GROUPS if group <= max(compared, 1)]
+        if compared:
+            references.append((True, 1))
+        both = (False, True) if gpus > 1 else (False,)
+        for keep, (whole, group), reduce in itertools.product(both, references if gpus > 1 else [(False, 1)], both):
+            if reduce and share == micro_batch:
+                continue  # the same as once a step
+            runtime = replace(
+                sized.runtime,
+                keep_gathered=keep,
+                whole_reference=whole,
+                reference_micro_batches=group,
+                reduce_each_micro_batch=reduce,
+            )
+            yield replace(sized, runtime=runtime)
