@@ -75,9 +75,9 @@ def ours(student: Path, reference: Path, ranks: Ranks, dtype: torch.dtype, check
 
     def run(batch: Batch) -> Tensor:
         num_tokens = (batch.targets != IGNORED).sum()
-        [(batch, compared)] = objective.with_reference([batch])
-        loss, _ = objective(batch, compared, num_tokens=num_tokens, weights=(1.0, 1.0))
-        loss.backward()
+        for on_device, compared in objective.with_reference([batch]):
+            loss, _ = objective(on_device, compared, num_tokens=num_tokens, weights=(1.0, 1.0))
+            loss.backward()
         return loss.detach()
 
     return Contestant(model, frozen, run, LocalGradients(model, torch.promote_types(dtype, torch.float32)))

@@ -109,10 +109,15 @@ class KLConfig:
     slerp_factor: _Fraction = 0.5
     """0 is all cross-entropy, 1 all KL."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of each step's sequences that take the KL, drawn by the seed, multiplied by its inverse: the expected
-    gradient is the same, and the reference runs on the others not at all."""
+    """Share of each step's sequences whose KL is taken, times its inverse, drawn by the seed: the expected gradient is
+    that of the whole KL (under slerp, given its weights). The reference runs in the micro-batches that have them."""
     source_weights: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
     """Further factor of the KL on documents of the named training sources; 1 where not named."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective has the frozen model."""
+        return self.combine == "slerp" or self.weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +143,7 @@ class RuntimeConfig:
     whole_reference: bool = False
     """Each rank has the whole reference, which is never gathered: more memory; nothing on one rank."""
     reference_micro_batches: _Count = 1
-    """Micro-batches that one forward of the reference takes: one that is sharded is gathered once for all of them."""
+    """Micro-batches that one forward of the reference takes; a sharded reference is gathered once for all of them."""
     reduce_each_micro_batch: bool = False
     """Reduce gradients each micro-batch, not once a step: more communication, less memory; nothing on one rank."""
     timeout_seconds: Annotated[int, Field(ge=1, le=10**7)] = 1800
@@ -301,6 +306,24 @@ def _fill(cls: type, values: dict[str, Any], gap: Any) -> Any:
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             given[item.name] = gap
     return cls(**given)
+
+
+def require_consistent(config: TrainConfig) -> None:
+    """Checks what no field alone can.
+
+    Raises:
+        InputError: settings that exclude each other.
+    """
+    if config.optimizer.master == "split" and config.runtime.dtype != "bfloat16":
+        raise InputError(f'optimizer.master: "split" needs runtime.dtype = "bfloat16", not {config.runtime.dtype!r}')
+    if config.optimizer.moments == "bfloat16" and config.optimizer.master != "split":
+        raise InputError('optimizer.moments: "bfloat16" needs optimizer.master = "split"')
+    fraction, sequences = config.kl.fraction, config.batch.sequences_per_step
+    if abs(fraction * sequences - round(fraction * sequences)) > 1e-9 * sequences or fraction * sequences < 0.5:
+        raise InputError(
+            f"kl.fraction: {fraction:g} of batch.sequences_per_step {sequences} is {fraction * sequences:g} sequences; "
+            "it must be a whole number of them"
+        )
 
 
 def default_values() -> dict[str, Any]:

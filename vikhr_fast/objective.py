@@ -8,8 +8,9 @@ N is their number, s_t a weight of token t's source, f_t the factor of its seque
 "sum"` has w_ce = 1 and w_kl = kl.weight; `combine = "slerp"` interpolates spherically between the vectors (CE_t)_t and
 (s_t · KL_t)_t of the previous step.
 
-With `kl.fraction` f each step draws that share of its sequences: f_t is 1/f on their tokens and 0 on the others, where
-the reference doesn't run. Every sum over KL_t takes the factor, so that its expectation is the sum over all tokens.
+With `kl.fraction` f each step draws that share of its sequences: f_t is 1/f on their tokens and 0 on the others. Every
+sum over KL_t takes the factor, so that its expectation is the sum over all tokens; the weights of "slerp", which aren't
+linear in such sums, are a little off for shares of few sequences.
 """
 
 from collections.abc import Iterator, Sequence
@@ -128,7 +129,8 @@ class Objective:
     ) -> Iterator[tuple[Batch, "ReferenceOutput | None"]]:
         """Each micro-batch on the model's device, and what the frozen model makes of it where the KL is asked for.
 
-        Its forward takes so many micro-batches at once; then its head stays gathered until the last of them is done.
+        Its forward takes so many micro-batches at once. Its head stays gathered until the last of them has been used:
+        what is yielded is valid until the next is asked for.
         """
         device = self._source_weights.device
         for compares, group in _groups(batches, together):

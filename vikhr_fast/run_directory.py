@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import write_text
 
@@ -40,8 +41,14 @@ def record_run(
     path = directory / CONFIG
     if path.exists():
         earlier = _read(path)
-        if changed := sorted(_differences(earlier, config, may_change, defaults or {})):
-            raise InputError(f"{path}: this run began with other values of {', '.join(changed)}; use another --output")
+        changed = _differences(earlier, config, defaults or {})
+        refused = {name for name in changed if not _is_permitted(name, may_change)}
+        if refused:
+            raise InputError(
+                f"{path}: this run began with other values of {', '.join(sorted(refused))}; use another --output"
+            )
+        for name in sorted(changed):
+            logger.info(f"goes on with another {name} than the run began with: {changed[name]}")
         return
     if any(file.name != ENVIRONMENT and not file.name.startswith(".") for file in _files(directory)):
         raise InputError(f"{directory}: not empty and not a run directory; use another --output")
@@ -115,22 +122,22 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+def _is_permitted(name: str, may_change: tuple[str, ...]) -> bool:
+    return any(name == permitted or name.startswith(f"{permitted}.") for permitted in may_change)
+
+
 def _differences(
-    earlier: dict[str, Any],
-    config: dict[str, Any],
-    may_change: tuple[str, ...],
-    defaults: dict[str, Any],
-    prefix: str = "",
-) -> set[str]:
-    """Dotted keys of the values that differ."""
-    changed: set[str] = set()
+    earlier: dict[str, Any], config: dict[str, Any], defaults: dict[str, Any], prefix: str = ""
+) -> dict[str, str]:
+    """By the dotted keys of the values that differ, how."""
+    changed: dict[str, str] = {}
     for key in earlier.keys() | config.keys():
         name, before, now = f"{prefix}{key}", earlier.get(key, defaults.get(key)), config.get(key)
         is_gone = before is False and key not in config  # an option that was off and doesn't exist any more
-        if name in may_change or before == now or is_gone:
+        if before == now or is_gone:
             continue
         if isinstance(before, dict) and isinstance(now, dict):
-            changed |= _differences(before, now, may_change, defaults.get(key) or {}, f"{name}.")
+            changed |= _differences(before, now, defaults.get(key) or {}, f"{name}.")
         else:
-            changed.add(name)
+            changed[name] = f"{json.dumps(now)} instead of {json.dumps(before)}"
     return changed

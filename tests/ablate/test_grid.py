@@ -33,8 +33,19 @@ def test_the_package_s_grids_are_commands_that_the_command_line_takes(
     assert ("GPU-hours" in out) == (scale == "paper")
     if scale == "paper":
         hours = re.findall(r"kl: ce-kl, seed 0 \[([\d,]+) GPU-hours\]: torchrun .* -m vikhr_fast.train --config", out)
-        assert hours == ["1,003"]  # as `vikhr-fast plan` has it
-        assert "kl: ce, seed 0 [753 GPU-hours]" in out  # without the reference's forward
+        assert hours == ["864"]  # as `vikhr-fast plan` has it
+        assert "kl: ce, seed 0 [651 GPU-hours]" in out  # without the reference's forward
+
+
+def test_the_share_of_the_kl_is_a_grid_beside_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "fraction", "--output", tmp_path / "run", "--dry-run")
+    assert (code, err) == (0, "")
+    assert "fraction: continued pre-training with the KL on a share of the sequences." in out
+    for fraction in ("1", "0.5", "0.25", "0.125"):
+        assert out.count(f"--kl.fraction {fraction} ") == 3  # seeds
+    code, _, err = run(capsys, "fraction", "--scale", "paper", "--output", tmp_path / "run")
+    assert code == 3
+    assert err.rstrip().endswith("paper has no grid for fraction")
 
 
 def test_what_all_seeds_share_is_made_once_and_what_needs_a_seed_once_a_seed(tmp_path: Path) -> None:
@@ -108,7 +119,7 @@ def test_a_mistake_in_a_grid_is_one_line(
         (("kl", "--scale", "medium"), "--scale medium: no such directory of grids; give one, or demo, paper"),
         (("kl", "--inputs", "date", "x"), "--inputs date: no such input; there are data, max-bytes"),
         (("kl", "--scale", "paper"), "--inputs: english, english-held-out-text, mistral, "),
-        ((), "no table; give vocab, filter, kl or instruct"),
+        ((), "no table; give vocab, filter, kl, instruct or fraction"),
     ],
 )
 def test_impossible_options_are_one_line(

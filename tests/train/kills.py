@@ -1,6 +1,6 @@
 """Kills training at random moments until it has ended anyway: are the weights those of a run left in peace?
 
-    python tests/train/kills.py [--kills 30] [--ranks 1,2,4] [--seed 0] [--out kills.json]
+    python tests/train/kills.py [--kills 30] [--ranks 1,2,4] [--forms gathered,kept,batched] [--seed 0] [--out FILE]
 
 Each run saves a checkpoint every other step, in the background. SIGKILL hits any rank at any moment, start and saving
 included; the others must end by themselves, and the same command goes on. A run that ends before all kills are done is
@@ -25,16 +25,27 @@ from vikhr_fast.run_directory import environment
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 STEPS = 120
+FORMS: dict[str, dict[str, Any]] = {
+    "gathered": {},
+    "kept": {"runtime": {"keep_gathered": True, "whole_reference": True}},
+    "batched": {
+        "kl": {"fraction": 0.5},
+        "runtime": {"keep_gathered": True, "reference_micro_batches": 2, "reduce_each_micro_batch": True},
+    },
+}
+"""How several ranks share the work; a single one has but the KL's share of them."""
 
 
-def start(workspace: Path, output: Path, ranks: int) -> list[subprocess.Popen[str]]:
+def start(workspace: Path, output: Path, ranks: int, form: str) -> list[subprocess.Popen[str]]:
     """Starts, or goes on with, the run."""
+    changes = FORMS[form]
     config = make_config(
         workspace,
         output,
         data={"validation": {"held_out": workspace / "validation"}, "epochs": 40},
-        batch={"micro_batch": 2, "sequences_per_step": 8},
-        runtime={"dtype": "float32", "timeout_seconds": 20},
+        batch={"micro_batch": 1 if changes else 2, "sequences_per_step": 8},
+        kl=changes.get("kl", {}),
+        runtime={"dtype": "float32", "timeout_seconds": 20, **changes.get("runtime", {})},
         schedule={"max_steps": STEPS, "checkpoint_every": 2, "validate_every": 20},
     )
     return start_ranks(write_config(config, output.with_suffix(".toml")), ranks)
@@ -59,14 +70,14 @@ def outcome(output: Path) -> tuple[list[Any], bytes]:
 
 
 def kill_until_done(
-    workspace: Path, output: Path, ranks: int, kills: int, chance: random.Random
+    workspace: Path, output: Path, ranks: int, form: str, kills: int, chance: random.Random
 ) -> tuple[Counter[str], Counter[int]]:
     """Runs to the end through at most so many kills; what they hit, and how the other ranks ended."""
     hit: Counter[str] = Counter()
     others: Counter[int] = Counter()
     while True:
         done = len(read_lines(output / METRICS))
-        processes = start(workspace, output, ranks)
+        processes = start(workspace, output, ranks, form)
         if sum(hit.values()) == kills:
             assert set(finish(processes)) == {0}
             return hit, others
@@ -88,9 +99,9 @@ def kill_until_done(
         others.update(code for rank, code in enumerate(codes) if rank != victim)
 
 
-def measure(ranks: int, kills: int, seed: int) -> dict[str, Any]:
+def measure(ranks: int, form: str, kills: int, seed: int) -> dict[str, Any]:
     """Kills runs of so many ranks."""
-    chance = random.Random(f"{seed} {ranks}")
+    chance = random.Random(f"{seed} {ranks} {form}")
     hit: Counter[str] = Counter()
     others: Counter[int] = Counter()
     runs, are_equal = 0, True
@@ -99,17 +110,18 @@ def measure(ranks: int, kills: int, seed: int) -> dict[str, Any]:
         workspace.mkdir()
         make_workspace(workspace)
         whole = Path(directory) / "whole"
-        assert set(finish(start(workspace, whole, ranks))) == {0}
+        assert set(finish(start(workspace, whole, ranks, form))) == {0}
         while sum(hit.values()) < kills:
             killed = Path(directory) / f"killed-{runs}"
-            found, ended = kill_until_done(workspace, killed, ranks, kills - sum(hit.values()), chance)
+            found, ended = kill_until_done(workspace, killed, ranks, form, kills - sum(hit.values()), chance)
             hit += found
             others += ended
             runs += 1
             are_equal &= outcome(killed) == outcome(whole)
-            print(f"{ranks} ranks: {sum(hit.values())} kills, {runs} runs, equal: {are_equal}", file=sys.stderr)
+            print(f"{ranks} ranks, {form}: {sum(hit.values())} kills, {runs} runs, equal: {are_equal}", file=sys.stderr)
     return {
         "ranks": ranks,
+        "form": form,
         "kills": sum(hit.values()),
         "hit": dict(hit),
         "exit_codes_of_the_others": dict(others),
@@ -123,10 +135,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30, help="for each number of ranks")
     parser.add_argument("--ranks", default="1,2,4")
+    parser.add_argument("--forms", default="gathered", help=f"of {', '.join(FORMS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    results = [measure(int(ranks), options.kills, options.seed) for ranks in options.ranks.split(",")]
+    results = [
+        measure(int(ranks), form, options.kills, options.seed)
+        for form in options.forms.split(",")
+        for ranks in options.ranks.split(",")
+    ]
     text = json.dumps({"made_with": environment(options.seed), "results": results}, indent=2) + "\n"
     print(text, end="")
     if options.out:

@@ -95,16 +95,21 @@ def test_a_run_with_an_incident_is_resumed_bit_for_bit(workspace: Path, tmp_path
 
 
 @pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
 def test_replay_shows_the_bad_sequence_first_and_changes_nothing(
-    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fraction: float
 ) -> None:
-    config = run(workspace, tmp_path / "run", 4)
+    config = run(workspace, tmp_path / "run", 4, kl={"fraction": fraction})
     train(config)
     before = {path: path.stat().st_mtime_ns for path in config.output.rglob("*")}
     rows = replay_incident(config, 1)
     assert rows[0].sequence == BAD_SEQUENCE
     assert not math.isfinite(rows[0].grad_norm)
     assert all(math.isfinite(row.grad_norm) for row in rows[1:])
+    drawn = [row for row in rows if row.kl_factor]
+    assert [row.kl_factor for row in drawn] == [1 / fraction] * round(8 * fraction)
+    assert all(row.kl for row in drawn)
+    assert all(row.kl is None for row in rows if not row.kl_factor)
     assert sorted(row.sequence for row in rows) == list(range(16, 24))
     assert {path: path.stat().st_mtime_ns for path in config.output.rglob("*")} == before
     with pytest.raises(InputError, match="no incident 2: it has 1"):
@@ -116,7 +121,8 @@ def test_replay_shows_the_bad_sequence_first_and_changes_nothing(
     assert str(BAD_SEQUENCE) in capsys.readouterr().out
 
 
-def test_a_spike_is_skipped(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+def test_a_spike_is_skipped(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
     calls = 0
     whole = Objective.__call__
 
@@ -127,7 +133,7 @@ def test_a_spike_is_skipped(workspace: Path, tmp_path: Path, monkeypatch: pytest
         return (loss * 100 if calls in range(4 * 9 + 1, 4 * 10 + 1) else loss), losses  # the tenth step's
 
     monkeypatch.setattr(Objective, "__call__", spiking)
-    config = run(workspace, tmp_path / "run", 11)
+    config = run(workspace, tmp_path / "run", 11, kl={"fraction": fraction})
     train(config)
     assert [line["step"] for line in read_lines(config.output / METRICS) if line["is_skipped"]] == [10]
     assert "times the usual" in read_lines(config.output / INCIDENTS)[0]["reason"]

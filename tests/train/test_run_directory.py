@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
+from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError
 from vikhr_fast.run_directory import locked, record_run
 from vikhr_fast.train.loop import train
@@ -48,6 +49,33 @@ def test_nested_changes_are_named_and_permitted_ones_are_not(tmp_path: Path) -> 
     record_run(tmp_path, {"a": {"b": 1, "c": 5}, "d": 4}, may_change=("a.c", "d"))
     with pytest.raises(InputError, match=r"values of a\.b, d;"):
         record_run(tmp_path, {"a": {"b": 0, "c": 5}, "d": 4}, may_change=("a.c",))
+
+
+def test_what_goes_on_otherwise_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record_run(tmp_path, {"a": {"b": 1, "c": 2}, "d": 3})
+    with caplog.at_level("INFO", logger=logger.name):
+        record_run(tmp_path, {"a": {"b": 1, "c": 5}, "d": 3}, may_change=("a",))
+    assert [record.message for record in caplog.records] == [
+        "goes on with another a.c than the run began with: 5 instead of 2"
+    ]
+
+
+def test_a_record_of_an_earlier_version_lacks_what_is_new(
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = short_run(workspace, tmp_path / "run")
+    shutil.rmtree(train(config))
+    record = config.output / "config.json"
+    values = json.loads(record.read_text())
+    for section, key in (("kl", "fraction"), ("runtime", "keep_gathered"), ("batch", "micro_batch")):
+        del values[section][key]
+    record.write_text(json.dumps(values))
+    with caplog.at_level("INFO", logger=logger.name):
+        train(config)
+    [said] = [record.message for record in caplog.records if "than the run began with" in record.message]
+    assert said == "goes on with another batch.micro_batch than the run began with: 2 instead of 3"  # 3 is the default
+    with pytest.raises(InputError, match=r"other values of kl\.fraction;"):
+        train(replace(config, kl=replace(config.kl, fraction=0.5)))
 
 
 def test_changed_weights_are_refused(workspace: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from training_runs import make_config, run_ranks
 from vikhr_fast.config import config_values
 from vikhr_fast.train.metrics import METRICS, read_lines
 
-STEPS = 20
+STEPS = 10
 RECORDER = Path(__file__).parent / "record_gradients.py"
 
 
@@ -30,7 +30,7 @@ FULL = (1, 8, False)
 
 @pytest.fixture(scope="module")
 def recordings(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Split, dict[str, Any]]:
-    """Metrics, gradients of each step and collectives of each micro-batch, for every split."""
+    """Metrics and gradients of each step, for every split."""
     root = tmp_path_factory.mktemp("splits")
     runs = [Split(combine, *split) for combine, split in itertools.product(COMBINES, [FULL, *SPLITS])]
     for run in runs:
@@ -72,22 +72,3 @@ def test_losses_and_gradients_equal_the_full_batch(
     for actual, expected in zip(ours["gradients"], full["gradients"], strict=True):
         for name, gradient in expected.items():
             assert (actual[name] - gradient).norm() <= 1e-9 * gradient.norm()
-
-
-def test_head_collectives_of_a_micro_batch(recordings: dict[Split, dict[str, Any]]) -> None:
-    micro_batches = recordings[Split("sum", 2, 2, True)]["micro_batches"]
-    head = 520 * 32  # elements, the embedding's too
-    assert len(micro_batches) == STEPS * 2 - 1
-    for collectives in micro_batches:
-        names = [name for name, size in collectives if size == head]
-        # The model's head once, its embedding in forward and again in backward, the reference's head and embedding
-        # once each: a head that were gathered again in backward, or once a chunk, would make it more.
-        assert names.count("gather") == 1 + 2 + 1 + 1
-        assert names.count("reduce") == 2
-
-
-def test_gradients_are_reduced_once_a_step(recordings: dict[Split, dict[str, Any]]) -> None:
-    micro_batches = recordings[Split("sum", 2, 1, False)]["micro_batches"]
-    reduces = [sum(name == "reduce" for name, _ in collectives) for collectives in micro_batches]
-    assert len(reduces) == STEPS * 4 - 1
-    assert all((count > 0) == (number % 4 == 3) for number, count in enumerate(reduces))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -147,12 +147,17 @@ class PackedCorpus:
             windows.append(Window(source, local, int(packing.starts[window]), int(packing.lengths[window])))
         return windows
 
-    def batch(self, indices: list[int]) -> Batch:
-        """The given sequences one after another, then padding (documents without targets) to the full length."""
+    def batch(self, indices: list[int], kl_factor: float | Sequence[float] = 1.0) -> Batch:
+        """The given sequences one after another, then padding (documents without targets) to the full length.
+
+        Args:
+            indices: of the sequences; those past the last one are empty.
+            kl_factor: of all sequences' KL, or of each.
+        """
         size = self.sequence_length * len(indices)
         tokens, sources = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
         targets = torch.full((size,), IGNORED, dtype=torch.int64)
-        bounds = [0]
+        bounds, ends = [0], [0]  # of documents, of sequences
         for index in indices:
             for source, document, start, length in self.windows(index):
                 shards, window = self._shards[source], slice(start, start + length + 1)
@@ -162,9 +167,15 @@ class PackedCorpus:
                 if (trained := shards.trained(document)) is not None:
                     targets[rows][torch.from_numpy(~trained[window][1:])] = IGNORED
                 bounds.append(rows.stop)
+            ends.append(bounds[-1])
         while bounds[-1] < size:  # no longer than a sequence: attention's work grows with the square
             bounds.append(min(bounds[-1] + self.sequence_length, size))
-        return Batch(tokens, targets, torch.tensor(bounds, dtype=torch.int32), sources)
+        cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
+        if isinstance(kl_factor, float):
+            return Batch(tokens, targets, cu_seqlens, sources, kl_factor)
+        lengths = torch.tensor([*ends, size]).diff()  # of the padding, too
+        factors = torch.tensor([*kl_factor, 0.0], dtype=torch.float64).repeat_interleave(lengths)
+        return Batch(tokens, targets, cu_seqlens, sources, factors)
 
 
 class StepLoader:
@@ -217,23 +228,22 @@ class StepLoader:
         batches = []
         for first in range(0, len(order), together):
             mine = slice(first + self._rank * self._micro_batch, first + (self._rank + 1) * self._micro_batch)
-            batch = self._corpus.batch(order[mine])
-            batches.append(replace(batch, kl_factor=self._kl_factor(factors[first : first + together], factors[mine])))
+            are_alike = len(set(factors[first : first + together])) == 1  # on all ranks
+            batches.append(self._corpus.batch(order[mine], factors[first] if are_alike else factors[mine]))
         return batches
 
-    def _kl_factor(self, together: list[float], mine: list[float]) -> float | Tensor:
-        """Of this rank's sequences among those that all ranks run at once."""
-        if len(set(together)) == 1:
-            return together[0]
-        return torch.tensor(mine, dtype=torch.float64).repeat_interleave(self._corpus.sequence_length)
+
+def num_drawn(fraction: float, sequences: int) -> int:
+    """How many of a step's sequences take the KL: rounded up where, as in the last step, the share isn't whole."""
+    return math.ceil(fraction * sequences - 1e-9)
 
 
 def draw(seed: int, sequences: Sequence[int], fraction: float) -> set[int]:
-    """As large a share of the sequences, rounded up, as `fraction`: each equally likely to be among them.
+    """That share of the sequences: each is equally likely to be among them.
 
     Every sequence has a number that follows from (seed, sequence); those with the smallest are taken.
     """
-    count = math.ceil(fraction * len(sequences) - 1e-9)
+    count = num_drawn(fraction, len(sequences))
 
     def number(sequence: int) -> int:
         return int(np.random.SeedSequence(seed, spawn_key=(sequence,)).generate_state(1, np.uint64)[0])

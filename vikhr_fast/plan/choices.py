@@ -34,7 +34,7 @@ class Choice:
         runtime = self.config.runtime
         reference = "whole" if runtime.whole_reference else f"{runtime.reference_micro_batches} at once"
         return (
-            "kept" if runtime.keep_gathered else "gathered",
+            "kept" if runtime.keep_gathered else "freed",
             reference if StepCounts.of(self.config, 1).compared else "none",
             "each" if runtime.reduce_each_micro_batch else "once",
         )
@@ -94,20 +94,20 @@ def changed_settings(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 
 def _ways(config: TrainConfig, gpus: int) -> Iterator[TrainConfig]:
-    """Every micro-batch that divides the step, and, on several ranks, every way to shard."""
+    """Every micro-batch that divides the step and, on several ranks, every way to shard."""
     share, rest = divmod(config.batch.sequences_per_step, gpus)
-    if rest:
-        return
-    for micro_batch in (size for size in range(1, share + 1) if share % size == 0):
+    for micro_batch in (size for size in range(1, share + 1) if share % size == 0 and not rest):
         sized = replace(config, batch=replace(config.batch, micro_batch=micro_batch))
+        if gpus == 1:
+            yield sized
+            continue
+        now = (config.runtime.whole_reference, config.runtime.reference_micro_batches)
         compared = StepCounts.of(sized, gpus).compared
-        references = [(False, group) for group in _GROUPS if group <= max(compared, 1)]
-        if compared:
-            references.append((True, 1))
-        both = (False, True) if gpus > 1 else (False,)
-        for keep, (whole, group), reduce in itertools.product(both, references if gpus > 1 else [(False, 1)], both):
-            if reduce and share == micro_batch:
-                continue  # the same as once a step
+        references = [(False, group) for group in _GROUPS if group < 2 * compared] + [(True, 1)]
+        references = list(dict.fromkeys((now, *references))) if compared else [now]
+        for keep, (whole, group), reduce in itertools.product((False, True), references, (False, True)):
+            if reduce and micro_batch == share:
+                continue  # once a step either way
             runtime = replace(
                 sized.runtime,
                 keep_gathered=keep,

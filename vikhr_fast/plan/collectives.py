@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vikhr_fast.config import TrainConfig
+from vikhr_fast.corpus.packing import num_drawn
 from vikhr_fast.model_config import ModelConfig
 
 ITEM_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
@@ -56,9 +57,8 @@ class StepCounts:
         batch, runtime = config.batch, config.runtime
         together = batch.micro_batch * gpus
         micro_batches = batch.sequences_per_step // together
-        has_kl = config.kl.combine == "slerp" or config.kl.weight > 0
-        drawn = math.ceil(config.kl.fraction * batch.sequences_per_step - 1e-9)
-        compared = -(-drawn // together) if has_kl else 0
+        drawn = num_drawn(config.kl.fraction, batch.sequences_per_step) if config.kl.needs_reference else 0
+        compared = -(-drawn // together)
         return cls(
             micro_batches=micro_batches,
             compared=compared,

@@ -11,11 +11,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml
+from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml, require_consistent
 from vikhr_fast.errors import InputError
 from vikhr_fast.model_config import ModelConfig, read_config
 from vikhr_fast.plan.choices import Choice, changed_settings, fastest_of_each, nearest_fit
-from vikhr_fast.plan.collectives import Collective, collectives
+from vikhr_fast.plan.collectives import Collective, StepCounts, collectives
 from vikhr_fast.plan.memory import GIB, Parameters, memory
 from vikhr_fast.plan.speed import (
     ATTENTION,
@@ -31,6 +31,7 @@ from vikhr_fast.plan.speed import (
     speed,
 )
 
+_EQUAL = 0.01  # of the time: what this can't tell apart
 _PAPER_TOKENS, _INSTRUCTION_TOKENS = 11e9, 3 * 680_000 * 430.0
 MISTRAL_7B_40K = ModelConfig(
     vocab_size=40000,
@@ -83,6 +84,7 @@ def plan(options: Plan) -> dict[str, Any]:
     result = estimate(options, config, model)
     combinations = fastest_of_each(config, model, _hardware(options), options.gpus)
     result["combinations"] = [_described(config, choice, result["tokens"]) for choice in combinations]
+    result["counts"] = asdict(StepCounts.of(config, options.gpus))
     result["collectives"] = [_call(call) for call in collectives(config, model, options.gpus)]
     if options.json:
         print(json.dumps(result, indent=2))
@@ -106,6 +108,9 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
     if not 0 <= options.price < float("inf"):
         raise InputError(f"plan: price: {options.price}, must not be negative")
     hardware = _hardware(options)
+    require_consistent(config)
+    if config.runtime.dtype != "bfloat16":
+        raise InputError(f"plan: runtime.dtype: {config.runtime.dtype} of {options.config}: it knows bfloat16 alone")
     if options.gpus % config.runtime.replicas:
         raise InputError(
             f"plan: gpus: {options.gpus}: runtime.replicas {config.runtime.replicas} of {options.config} "
@@ -175,7 +180,8 @@ def _hardware(options: Plan) -> Hardware:
         if options.measured is not None:
             raise InputError("plan: give --measured or --matrix-rate, not both")
         rate = options.matrix_rate * 1e12
-        return dataclasses.replace(hardware, products=Range(rate, rate, rate))
+        measured = f"{hardware.measured}; --matrix-rate instead of these products"
+        return dataclasses.replace(hardware, products=Range(rate, rate, rate), measured=measured)
     if options.measured is None:
         return hardware
     try:
@@ -215,7 +221,8 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
     fastest, slowest = result["gpu_hours_range"]
     lines = [
         f"{result['parameters'] / 1e9:.2f} billion parameters; {batch.micro_batch} sequences of "
-        f"{config.data.sequence_length} a micro-batch, {accumulation} micro-batches a step",
+        f"{config.data.sequence_length} a micro-batch, {accumulation} micro-batches a step, the reference in "
+        f"{result['counts']['compared']} of them",
         f"{rates['tokens_per_second']:,.0f} tokens/s a GPU, a step in {rates['step_seconds']:.1f} s (of which FSDP2's "
         f"copies {rates['copy_seconds']:.1f} s; communication {rates['communication_seconds']:.1f} s beside it)",
         f"MFU {rates['training_share']:.1%}, with the reference's forward {rates['whole_share']:.1%}",
@@ -256,22 +263,25 @@ def _combinations(found: list[dict[str, Any]], gpus: int) -> Table:
         )
     if gpus > 1:
         table.caption = (
-            "model: its weights kept gathered for a step, or gathered twice a micro-batch; reference: sharded, one "
-            "forward for so many micro-batches, or whole on each GPU; gradients reduced each micro-batch or once a step"
+            "model: its gathered weights kept for a step, or freed after each use; reference: sharded, one forward for "
+            "so many micro-batches, or whole on each GPU; gradients reduced each micro-batch or once a step. Ways "
+            f"within {_EQUAL:.0%} are equal as far as this can tell"
         )
     return table
 
 
 def _advice(result: dict[str, Any]) -> str:
-    """The fastest way and why it is that."""
-    best = result["combinations"][0]
-    if not best["settings"]:
-        return "This configuration is the fastest of them."
-    copied, now = best["copy_bytes"] / 1e9, result["speed"]["copy_bytes"] / 1e9
+    """The fastest way and, beside a configuration that fits, what makes it that."""
+    best, hours = result["combinations"][0], result["gpu_hours"]
+    if not result["fits"]:
+        return f"Fastest that fits: {', '.join(best['settings'])}: {best['gpu_hours']:,.0f} GPU-hours."
+    if best["gpu_hours"] > (1 - _EQUAL) * hours:
+        return f"This configuration is as fast as any, as far as this can tell: within {_EQUAL:.0%}."
+    now = result["speed"]
     return (
-        f"Fastest: {', '.join(best['settings'])}: {best['gpu_hours']:,.0f} GPU-hours instead of "
-        f"{result['gpu_hours']:,.0f}, as a step copies {copied:,.0f} GB instead of {now:,.0f} and sends "
-        f"{best['link_bytes'] / 1e9:,.0f} instead of {result['speed']['link_bytes'] / 1e9:,.0f}. What is learnt is the "
+        f"Fastest: {', '.join(best['settings'])}: {best['gpu_hours']:,.0f} GPU-hours instead of {hours:,.0f}, as a "
+        f"step copies {best['copy_bytes'] / 1e9:,.0f} GB instead of {now['copy_bytes'] / 1e9:,.0f} and sends "
+        f"{best['link_bytes'] / 1e9:,.0f} instead of {now['link_bytes'] / 1e9:,.0f}. What is learnt is the "
         "same."
     )
 
@@ -301,7 +311,7 @@ def _assumptions(hardware: Hardware) -> list[str]:
         return "{} ({} to {})".format(*values) if known.low < known.high else next(values)
 
     return [
-        f"Reckoned with, likely (lowest to highest): products at {share(PRODUCTS)} and attention at {share(ATTENTION)} "
+        f"Assumed, in brackets at least and at most: products at {share(PRODUCTS)} and attention at {share(ATTENTION)} "
         f"of a large product's {rate(hardware.products, 0)} TFLOP/s; memory at {rate(hardware.copies, 2)} TB/s; "
         f"collectives at {share(LINKS)} of {hardware.link / 1e9:.0f} GB/s in a node, {NETWORK / 1e9:.0f} GB/s between "
         f"replicas, taking {share(TAKEN)} of the GPU meanwhile; documents as long as the sequence; "

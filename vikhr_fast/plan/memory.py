@@ -59,8 +59,11 @@ def layers_bytes(model: ModelConfig, tokens: int, checkpointing: str) -> int:
 
 
 def reference_bytes(model: ModelConfig, tokens: int) -> int:
-    """The most that a forward alone holds of a layer: residual stream, normalised, gate and up, and their product."""
-    return _HALF * tokens * (4 * model.hidden_size + 3 * model.intermediate_size)
+    """The most that a forward alone holds of a layer: gate, up and their product, five of the residual stream's size.
+
+    And what the forward before it made.
+    """
+    return _HALF * tokens * (6 * model.hidden_size + 3 * model.intermediate_size)
 
 
 def loss_bytes(model: ModelConfig, tokens: int, chunk_tokens: int, reference: bool) -> int:

@@ -10,7 +10,7 @@ from vikhr_fast.config import TrainConfig
 from vikhr_fast.model import Mistral, Operations
 from vikhr_fast.objective import Objective
 from vikhr_fast.ranks import Ranks
-from vikhr_fast.train.inputs import Inputs, has_reference
+from vikhr_fast.train.inputs import Inputs
 from vikhr_fast.train.optimizer import MasterAdamW
 from vikhr_fast.train.sharding import load_model
 from vikhr_fast.train.split_adamw import SplitAdamW
@@ -44,7 +44,7 @@ def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Assembled:
     )
     model.set_checkpointing(config.runtime.checkpointing)
     frozen = None
-    if has_reference(config):  # as it was before the first step, resumed or not
+    if config.kl.needs_reference:  # as it was before the first step, resumed or not
         frozen = load_model(
             config.kl.reference or config.model, ranks, ops=ops, compute=compute, whole=config.runtime.whole_reference
         ).requires_grad_(False)

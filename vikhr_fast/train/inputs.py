@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from vikhr_fast.companions import same_tokenizer, tokenizer_file
-from vikhr_fast.config import TrainConfig, config_values, default_values
-from vikhr_fast.corpus.packing import PackedCorpus
+from vikhr_fast.config import TrainConfig, config_values, default_values, require_consistent
+from vikhr_fast.corpus.packing import PackedCorpus, num_drawn
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import Question
@@ -76,18 +76,9 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
     data = config.data
     if config.kernels == "triton" and (config.runtime.device == "cpu" or not torch.cuda.is_available()):
         raise InputError("kernels: triton needs a GPU; use auto or eager")
-    if config.optimizer.master == "split" and config.runtime.dtype != "bfloat16":
-        raise InputError(f'optimizer.master: "split" needs runtime.dtype = "bfloat16", not {config.runtime.dtype!r}')
-    if config.optimizer.moments == "bfloat16" and config.optimizer.master != "split":
-        raise InputError('optimizer.moments: "bfloat16" needs optimizer.master = "split"')
+    require_consistent(config)
     if not data.train:
         raise InputError("data.train: no source; name at least one, as in --data.train russian SHARDS")
-    compared = config.kl.fraction * config.batch.sequences_per_step
-    if abs(compared - round(compared)) > 1e-9 * compared or not round(compared):
-        raise InputError(
-            f"kl.fraction: {config.kl.fraction:g} of batch.sequences_per_step {config.batch.sequences_per_step} is "
-            f"{compared:g} sequences; it must be a whole number of them"
-        )
     if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
         raise InputError(f"kl.source_weights: {', '.join(unknown)}: not in data.train")
     model = _check_model(config.model)
@@ -123,7 +114,7 @@ def _check_model(path: Path) -> ModelConfig:
 
 def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | None:
     """Checks the reference model's files; returns which pieces the KL is restricted to."""
-    if not has_reference(config):
+    if not config.kl.needs_reference:
         return None
     if (path := config.kl.reference) is not None:
         same = same_tokenizer(path, config.model)
@@ -146,11 +137,6 @@ def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | No
     return [base_id is not None for base_id in base_ids]
 
 
-def has_reference(config: TrainConfig) -> bool:
-    """Whether the objective needs the frozen model."""
-    return config.kl.combine == "slerp" or config.kl.weight > 0
-
-
 def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 0) -> str:
     """What the run will do, in a line.
 
@@ -164,11 +150,14 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
             f"{batch.micro_batch} x {ranks} ranks"
         )
     tokens = sum(shards.num_trained for shards in inputs.train.values())
+    drawn = num_drawn(config.kl.fraction, batch.sequences_per_step) if config.kl.needs_reference else 0
+    compared = -(-drawn // (batch.micro_batch * ranks))
     accumulation = batch.sequences_per_step // (batch.micro_batch * ranks)
+    kl = f", KL on {drawn} sequences in {compared} of these" if drawn else ""
     return (
         f"{tokens:,} tokens x {config.data.epochs} epochs, {inputs.num_steps:,} steps of "
         f"{batch.sequences_per_step} sequences x {config.data.sequence_length} ({ranks} ranks x {accumulation} "
-        f"micro-batches x {batch.micro_batch}), from step {first_step}, in {config.runtime.dtype}"
+        f"micro-batches x {batch.micro_batch}{kl}), from step {first_step}, in {config.runtime.dtype}"
     )
 
 

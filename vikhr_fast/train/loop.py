@@ -24,7 +24,7 @@ from vikhr_fast.train.assembly import DTYPES, assemble
 from vikhr_fast.train.checkpoint import Checkpoints, TrainState, complete_checkpoints, step_of
 from vikhr_fast.train.evaluation import Evaluations
 from vikhr_fast.train.incidents import WINDOW, reason_to_skip, record_incident
-from vikhr_fast.train.inputs import Inputs, describe, has_reference, open_inputs, record_inputs
+from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, Tracker, forget_steps_after
 from vikhr_fast.train.optimizer import learning_rate
@@ -219,9 +219,9 @@ class Training:
         """Mean CE and mean KL of a batch under the current weights, and the gradient norm of its loss; no update."""
         num_tokens = torch.tensor(batch.trained_tokens, device=self.ranks.device)
         weights = self.objective.weights(self._on_device(self.state.losses))
-        [(on_device, reference)] = self.objective.with_reference([batch])
-        loss, losses = self.objective(on_device, reference, num_tokens=num_tokens, weights=weights)
-        loss.backward()
+        for on_device, reference in self.objective.with_reference([batch]):
+            loss, losses = self.objective(on_device, reference, num_tokens=num_tokens, weights=weights)
+            loss.backward()
         norm = float(self.optimizer.gradient_norm())
         self.optimizer.skip()
         return [float(total) / batch.trained_tokens for total in (losses.ce, losses.kl)], norm
@@ -284,7 +284,7 @@ class Training:
             micro_batch=batch.micro_batch,
             rank=self.ranks.rank,
             ranks=self.ranks.count,
-            kl_fraction=self.config.kl.fraction if has_reference(self.config) else 1.0,
+            kl_fraction=self.config.kl.fraction if self.config.kl.needs_reference else 1.0,
         )
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from vikhr_fast.companions import tokenizer_file
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.console import logger
+from vikhr_fast.corpus.packing import draw
 from vikhr_fast.errors import InputError
 from vikhr_fast.ranks import process_group
 from vikhr_fast.tokenizer.load import load_encoder
@@ -28,9 +29,12 @@ class Replayed:
 
     sequence: int
     ce: float
-    kl: float
+    kl: float | None
+    """None where the step didn't ask for it."""
+    kl_factor: float
+    """In the step, by `kl.fraction`."""
     grad_norm: float
-    """Of this sequence's mean loss alone."""
+    """Of this sequence's mean loss alone, with its factor."""
     documents: list[str]
     """As SOURCE:NUMBER."""
     beginning: str
@@ -53,16 +57,20 @@ def replay_incident(config: TrainConfig, number: int) -> list[Replayed]:
         if before is not None:
             training.state = load_checkpoint(before, training.optimizer, ranks)
         logger.info(f"incident {number}: step {incident['step']}, {incident['reason']}; from {before or config.model}")
-        rows = [_replay(training, inputs, sequence) for sequence in range(*incident["sequences"])]
+        sequences = range(*incident["sequences"])
+        drawn = draw(config.seed, sequences, config.kl.fraction)
+        factors = {sequence: len(sequences) / len(drawn) if sequence in drawn else 0.0 for sequence in sequences}
+        rows = [_replay(training, inputs, sequence, factor) for sequence, factor in factors.items()]
     return sorted(rows, key=_badness, reverse=True)
 
 
 def replay_table(rows: list[Replayed]) -> Table:
     """The sequences as a table for the terminal."""
-    table = Table("sequence", "ce", "kl", "gradient norm", "documents", "begins with")
+    table = Table("sequence", "ce", "kl", "times", "gradient norm", "documents", "begins with")
     for row in rows:
-        values = (f"{value:.4f}" for value in (row.ce, row.kl, row.grad_norm))
-        table.add_row(str(row.sequence), *values, *map(Text, (" ".join(row.documents), row.beginning)))
+        kl = "not asked" if row.kl is None else f"{row.kl:.4f}"
+        numbers = (f"{row.ce:.4f}", kl, f"{row.kl_factor:g}", f"{row.grad_norm:.4f}")
+        table.add_row(str(row.sequence), *numbers, *map(Text, (" ".join(row.documents), row.beginning)))
     return table
 
 
@@ -72,8 +80,8 @@ def _checkpoint_before(output: Path, step: int) -> Path | None:
     return earlier[-1] if earlier else None
 
 
-def _replay(training: Training, inputs: Inputs, sequence: int) -> Replayed:
-    losses, grad_norm = training.measure(inputs.corpus.batch([sequence]))
+def _replay(training: Training, inputs: Inputs, sequence: int, kl_factor: float) -> Replayed:
+    (ce, kl), grad_norm = training.measure(inputs.corpus.batch([sequence], kl_factor))
     windows = inputs.corpus.windows(sequence)
     names, shards = list(inputs.train), list(inputs.train.values())
     first = windows[0]
@@ -82,8 +90,9 @@ def _replay(training: Training, inputs: Inputs, sequence: int) -> Replayed:
     text = load_encoder(tokenizer.parent).decode(ids.tolist()) if tokenizer else " ".join(map(str, ids))
     return Replayed(
         sequence=sequence,
-        ce=losses[0],
-        kl=losses[1],
+        ce=ce,
+        kl=kl / kl_factor if kl_factor else None,
+        kl_factor=kl_factor,
         grad_norm=grad_norm,
         documents=[f"{names[window.source]}:{window.document}" for window in windows],
         beginning=" ".join(text.split()),
@@ -92,5 +101,5 @@ def _replay(training: Training, inputs: Inputs, sequence: int) -> Replayed:
 
 def _badness(row: Replayed) -> float:
     """Sorts what isn't finite before all else."""
-    values = (row.ce, row.kl, row.grad_norm)
+    values = (row.ce, row.kl or 0.0, row.grad_norm)
     return max(values) if all(map(math.isfinite, values)) else math.inf

@@ -93,7 +93,7 @@ def _gather_ahead(order: Sequence[FSDPModule]) -> None:
     embedding, *others = order
     for earlier, later in pairwise(others):
         later.set_modules_to_backward_prefetch([earlier])
-    embedding.set_unshard_in_backward(False)  # rows are added up there, of whatever values
+    embedding.set_unshard_in_backward(False)  # its gradient doesn't depend on its values
 
 
 def local(tensor: Tensor) -> Tensor:

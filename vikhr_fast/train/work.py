@@ -11,7 +11,6 @@ from vikhr_fast.model import ModelConfig
 from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.plan.speed import attention_flops, peak_flops
 from vikhr_fast.ranks import Ranks
-from vikhr_fast.train.inputs import has_reference
 
 
 def step_work(config: TrainConfig, shape: ModelConfig, batches: Sequence[Batch]) -> tuple[float, float]:
@@ -24,7 +23,7 @@ def step_work(config: TrainConfig, shape: ModelConfig, batches: Sequence[Batch])
     for batch in batches:
         tokens, attention = len(batch.tokens), attention_flops(shape, batch.seen_pairs(shape.sliding_window))
         training += 6 * n * tokens + 3.5 * attention
-        if has_reference(config) and batch.has_kl:
+        if config.kl.needs_reference and batch.has_kl:
             frozen += 2 * n * tokens + attention
     return training, frozen
 
