@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,10 @@ def test_replay_shows_the_bad_sequence_first_and_changes_nothing(
     assert [row.kl_factor for row in drawn] == [1 / fraction] * round(8 * fraction)
     assert all(row.kl for row in drawn)
     assert all(row.kl is None for row in rows if not row.kl_factor)
+    whole = {row.sequence: row for row in replay_incident(replace(config, kl=replace(config.kl, fraction=1.0)), 1)}
+    for row in rows:
+        assert row.ce == pytest.approx(whole[row.sequence].ce)
+        assert row.kl == (pytest.approx(whole[row.sequence].kl) if row.kl_factor else None)
     assert sorted(row.sequence for row in rows) == list(range(16, 24))
     assert {path: path.stat().st_mtime_ns for path in config.output.rglob("*")} == before
     with pytest.raises(InputError, match="no incident 2: it has 1"):
