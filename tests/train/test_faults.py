@@ -133,10 +133,10 @@ def test_a_shard_that_changes_under_the_run(
 def test_a_loader_that_dies_says_where(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = PackedCorpus.batch
 
-    def broken(self: PackedCorpus, indices: list[int]) -> Any:
+    def broken(self: PackedCorpus, indices: list[int], kl_factor: float) -> Any:
         if indices[0] >= 8:
             raise OSError(errno.EIO, "Input/output error")
-        return whole(self, indices)
+        return whole(self, indices, kl_factor)
 
     monkeypatch.setattr(PackedCorpus, "batch", broken)
     with pytest.raises(InputError, match=r"rank 0, loading the data of step 2: .*Input/output error"):

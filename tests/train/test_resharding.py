@@ -33,7 +33,7 @@ def test_every_sequence_once_however_the_ranks_change(
 ) -> None:
     corpus = open_inputs(make_config(workspace, tmp_path / "run"), verify=False).corpus
     read: list[int] = []
-    monkeypatch.setattr(PackedCorpus, "batch", lambda _, indices: read.extend(indices))
+    monkeypatch.setattr(PackedCorpus, "batch", lambda _, indices, __: read.extend(indices))
     steps = -(-corpus.num_sequences // 8)
     for ranks, first, end in ((2, 0, 5), (1, 5, 7), (4, 7, steps)):
         for rank in range(ranks):
