@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import pytest
 from training_runs import make_config, run_ranks
 
 from vikhr_fast.config import TrainConfig, config_values
+from vikhr_fast.model import Mistral
 from vikhr_fast.model_config import read_config
 from vikhr_fast.plan.collectives import collectives, parts
 from vikhr_fast.plan.memory import memory
@@ -37,9 +40,17 @@ REPLICAS = [way._replace(replicas=2) for way in (*COMBINATIONS, *SPLIT) if way.r
 FRACTIONS = [way._replace(fraction=0.5) for way in COMBINATIONS if way.reference != 1 and way.reduce]
 
 
+def write_wide_model(workspace: Path, directory: Path) -> None:
+    """As the workspace's, but a layer is larger than the head, as it is at 7B."""
+    shape = replace(read_config(workspace / "model"), intermediate_size=480)
+    Mistral(shape, seed=1).save_pretrained(directory)
+    for file in (workspace / "tokenizer").iterdir():
+        shutil.copy(file, directory)
+
+
 def config_of(way: Way, workspace: Path, output: Path) -> TrainConfig:
     whole = way.reference == "whole"
-    return make_config(
+    config = make_config(
         workspace,
         output,
         batch={"micro_batch": 1, "sequences_per_step": RANKS * ACCUMULATION},
@@ -54,6 +65,7 @@ def config_of(way: Way, workspace: Path, output: Path) -> TrainConfig:
             "replicas": way.replicas,
         },
     )
+    return replace(config, model=output.parent.parent / "wide") if way.dtype == "bfloat16" else config
 
 
 class Recorded(NamedTuple):
@@ -66,6 +78,7 @@ class Recorded(NamedTuple):
 @pytest.fixture(scope="module")
 def recordings(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Way, Recorded]:
     root = tmp_path_factory.mktemp("ways")
+    write_wide_model(workspace, root / "wide")
     configs, files = {}, []
     for way in (*COMBINATIONS, *NARROW, *SPLIT, *REPLICAS, *FRACTIONS):
         directory = root / "-".join(map(str, way))
