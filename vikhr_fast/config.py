@@ -139,13 +139,13 @@ class RuntimeConfig:
     checkpointing: Literal["none", "selective", "full"] = "none"
     """What backward computes again of each layer, to keep less: nothing, all but attention, or all."""
     keep_gathered: bool = False
-    """Gather the trained weights once a step, not twice a micro-batch: more memory; nothing on one rank."""
+    """Gather the trained weights once a step, not twice a micro-batch: more memory; no effect on one rank."""
     whole_reference: bool = False
-    """Each rank has the whole reference, which is never gathered: more memory; nothing on one rank."""
+    """Each rank has the whole reference, which is never gathered: more memory; no effect on one rank."""
     reference_micro_batches: _Count = 1
     """Micro-batches that one forward of the reference takes; a sharded reference is gathered once for all of them."""
     reduce_each_micro_batch: bool = False
-    """Reduce gradients each micro-batch, not once a step: more communication, less memory; nothing on one rank."""
+    """Reduce gradients each micro-batch, not once a step: more communication, less memory; no effect on one rank."""
     timeout_seconds: Annotated[int, Field(ge=1, le=10**7)] = 1800
     """How long a rank waits for the others before the run fails."""
 

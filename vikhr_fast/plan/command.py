@@ -51,13 +51,13 @@ class Plan:
     """Memory, speed and cost of a training run on paper, before it is started (paper, section 3.4)."""
 
     config: Path = Path("vikhr-7b-pretrain")
-    """TOML file, or the name of a preset."""
+    """TOML file, or the name of a preset; to price other settings, copy a preset and edit the copy."""
     model: Path | None = None
     """Hugging Face directory whose config.json gives the shape; none is Mistral-7B with 40,000 pieces."""
     gpu: Literal["a100-80", "h100", "h200"] = "a100-80"
     """The GPU."""
     gpus: int = 8
-    """How many."""
+    """How many, over all nodes. More than 8 that share one copy of the weights (runtime.replicas) use the network."""
     tokens: float | None = None
     """Tokens to train on, all epochs together. None is the paper's 11 billion; with the preset vikhr-7b-instruct it is
     3 epochs of 680,000 instances of 430 tokens, a length that the paper doesn't give."""
@@ -210,7 +210,7 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         table.add_row(name, f"{size / GIB:.2f}")
     table.add_section()
     table.add_row("needed", f"{result['needed_bytes'] / GIB:.2f}")
-    table.add_row("there", f"{result['available_bytes'] / GIB:.2f}")
+    table.add_row("available", f"{result['available_bytes'] / GIB:.2f}")
     console.print(table)
     if result["fits"]:
         console.print("Fits.")
@@ -223,8 +223,9 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         f"{result['parameters'] / 1e9:.2f} billion parameters; {batch.micro_batch} sequences of "
         f"{config.data.sequence_length} a micro-batch, {accumulation} micro-batches a step, the reference in "
         f"{result['counts']['compared']} of them",
-        f"{rates['tokens_per_second']:,.0f} tokens/s a GPU, a step in {rates['step_seconds']:.1f} s (of which FSDP2's "
-        f"copies {rates['copy_seconds']:.1f} s; communication {rates['communication_seconds']:.1f} s beside it)",
+        f"{rates['tokens_per_second']:,.0f} tokens/s a GPU, a step in {rates['step_seconds']:.1f} s (of which copies "
+        f"and sums of weights and gradients {rates['copy_seconds']:.1f} s; communication "
+        f"{rates['communication_seconds']:.1f} s, overlapped)",
         f"MFU {rates['training_share']:.1%}, with the reference's forward {rates['whole_share']:.1%}",
         f"{result['tokens']:,.0f} tokens: {result['gpu_hours']:,.0f} GPU-hours ({fastest:,.0f} to {slowest:,.0f}), "
         f"{result['days']:.1f} days, {result['kilowatt_hours']:,.0f} kWh, {result['money']:,.0f} at {options.price:g} "

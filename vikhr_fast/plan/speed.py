@@ -66,7 +66,8 @@ PRODUCTS = Range(0.80, 0.85, 0.87)
 ATTENTION = Range(0.30, 0.38, 0.45)
 LINKS = Range(0.6, 0.7, 0.8)  # of the link's rate, what collectives reach
 TAKEN = Range(0.2, 0.1, 0.05)  # of the GPU, what collectives take from products while they run
-NETWORK = 20e9  # bytes a second of each GPU between nodes, where replicas sum their gradients
+NODE = 8  # GPUs
+NETWORK = 20e9  # bytes a second of each GPU between nodes: of replicas, or of weights sharded over more than a node
 RESERVED = 2.5 * GIB  # context, communication buffers, workspaces, and what fragmentation loses
 
 
@@ -187,8 +188,8 @@ def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int
     called = collectives(config, model, gpus)
     within = sum(call.link_bytes for call in called if call.among != "replicas")
     between = sum(call.link_bytes for call in called if call.among == "replicas")
-    communication = within / rates.link + between / NETWORK
     shards = gpus // config.runtime.replicas
+    communication = within / (rates.link if shards <= NODE else NETWORK) + between / NETWORK
     update = 40 * shape.total / shards / rates.copies  # norm, clipping and AdamW on float32 masters, moments, gradients
     seconds = max(compute + rates.taken * communication, communication) + update
     training, frozen = flops_per_token(model, config.data.sequence_length)

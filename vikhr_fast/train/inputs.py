@@ -144,6 +144,8 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
         InputError: the batch can't be divided among the ranks.
     """
     batch = config.batch
+    if ranks % config.runtime.replicas:
+        raise InputError(f"runtime.replicas: {config.runtime.replicas} doesn't divide the {ranks} ranks")
     if batch.sequences_per_step % (batch.micro_batch * ranks):
         raise InputError(
             f"batch.sequences_per_step: {batch.sequences_per_step} isn't a multiple of batch.micro_batch "
