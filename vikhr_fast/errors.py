@@ -22,3 +22,18 @@ class InputError(Exception):
 
 class RankLostError(Exception):
     """Another rank of the run died or hangs. The message is one line: which, and what it was doing."""
+
+
+def require(options: object, **wanted: tuple[bool, str]) -> None:
+    """Checks the fields of a command's options.
+
+    Args:
+        options: a dataclass whose fields are flags.
+        wanted: by field, whether its value is possible, and what it must be: `batch=(options.batch >= 1, "1 or more")`.
+
+    Raises:
+        InputError: the first flag with an impossible value, and what it must be.
+    """
+    for name, (is_possible, must_be) in wanted.items():
+        if not is_possible:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be {must_be}")

@@ -1,13 +1,14 @@
 """Files that are either complete or absent: written beside their final name, synced, renamed."""
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from vikhr_fast.errors import InputError
 
@@ -53,6 +54,38 @@ def write_text(path: Path, text: str) -> None:
     """Writes a whole UTF-8 text file atomically."""
     with atomic_file(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def read_json(path: Path, advice: str = "") -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: of the file.
+        advice: what errors tell the reader to do.
+
+    Raises:
+        InputError: the file can't be read, is not UTF-8, is not JSON (with line and column), or holds something else.
+    """
+    advice = advice and f"; {advice}"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}{advice}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: damaged: byte {error.start}: not UTF-8{advice}") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path}: damaged: {place}: not JSON: {error.msg}{advice}") from None
+    except RecursionError:
+        raise InputError(f"{path}: damaged: nested too deeply{advice}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: damaged: must hold a JSON object, holds a {type(values).__name__}{advice}")
+    return values
+
+
+def write_json(path: Path, values: object) -> None:
+    """Writes JSON values as a whole file, atomically, to be read by people too."""
+    write_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 
 
 @contextmanager
