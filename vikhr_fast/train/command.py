@@ -1,0 +1,64 @@
+"""`vikhr-fast train`: settings from a file, a preset and flags; then the run, or what it would be."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, read_toml, train_config
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains all weights with CE + KL (paper, section 3.2). Start it under torchrun for several GPUs.
+
+    An interrupted run is resumed by the same command, bit for bit.
+    """
+
+    settings: Annotated[TrainConfig, arg(name="")]
+    """The configuration."""
+    config: Path | None = None
+    """TOML file, or the name of a preset; flags override it."""
+    dry_run: bool = False
+    """Check inputs and settings, say what would be done, and stop."""
+    print_config: bool = False
+    """Print the resolved settings as JSON and stop."""
+    replay_incident: int | None = None
+    """Run the sequences of this skipped step (its number in OUTPUT/incidents.jsonl) one by one from the last checkpoint
+    before it, show their losses and texts, and stop."""
+
+
+def train_defaults(words: list[str]) -> Train:
+    """The flags' defaults, taken from the file or preset that --config names; gaps where there is none."""
+    named = [
+        word.partition("=")[2] or after
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+        if word.partition("=")[0] == "--config"
+    ]
+    path = named[0] if named else ""
+    return Train(config_with_gaps(read_toml(Path(path)) if path else {}, path, tyro.MISSING))
+
+
+def run_training(options: Train) -> str | Path | None:
+    """Trains; returns the model's directory on rank 0. Or says what it would do, or what an incident was."""
+    settings = train_config(asdict(options.settings), "train")
+    if options.print_config:
+        return json.dumps(config_values(settings), indent=2)
+    from vikhr_fast.train.inputs import describe, open_inputs
+    from vikhr_fast.train.loop import train
+
+    if options.dry_run:
+        return describe(settings, open_inputs(settings), int(os.environ.get("WORLD_SIZE", 1)))
+    if options.replay_incident is not None:
+        import rich
+
+        from vikhr_fast.train.replay import replay_incident, replay_table
+
+        rich.print(replay_table(replay_incident(settings, options.replay_incident)))
+        return None
+    model = train(settings)
+    return model if int(os.environ.get("RANK", 0)) == 0 else None
