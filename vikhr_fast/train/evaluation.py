@@ -1,5 +1,7 @@
 """Benchmarks along training: asked by all ranks together, and nothing of the training changes by it."""
 
+from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from vikhr_fast.companions import tokenizer_file
@@ -44,55 +46,43 @@ def open_questions(config: TrainConfig) -> dict[str, list[Question]]:
 
 def _spread(questions: list[Question], limit: int) -> list[Question]:
     """So many questions from all over the list: benchmarks are sorted by subject."""
-    count = len(questions)
-    return [questions[number * count // limit] for number in range(limit)] if 0 < limit < count else questions
+    if not 0 < limit < len(questions):
+        return questions
+    return [questions[number * len(questions) // limit] for number in range(limit)]
 
 
 class _InterruptedError(Exception):
     """A signal came; whoever sent it won't wait for thousands of questions."""
 
 
+@dataclass(frozen=True)
 class Evaluations:
-    """Asks the model the questions at the steps where that is due.
+    """Asks the model the questions at the steps where that is due."""
 
-    Args:
-        config: the run.
-        questions: see `open_questions`.
-        model: in training, on all ranks.
-        ranks: this process's place.
-        interruption: of the run.
-        num_steps: of the whole run.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        questions: dict[str, list[Question]],
-        model: Mistral,
-        ranks: Ranks,
-        interruption: Interruption,
-        num_steps: int,
-    ) -> None:
-        self._config, self._questions, self._model = config, questions, model
-        self._ranks, self._interruption, self._num_steps = ranks, interruption, num_steps
+    config: TrainConfig
+    questions: dict[str, list[Question]]  # see `open_questions`
+    model: Mistral  # in training, on all ranks
+    ranks: Ranks
+    interruption: Interruption
+    num_steps: int  # of the whole run
 
     def owed(self, step: int, tokens: int, metrics: MetricsWriter) -> bool:
         """As `after`, where a run that was stopped then hadn't done it, or before the first step."""
-        lines = read_lines(self._config.output / EVALUATIONS) if self._ranks.is_main else []
+        lines = read_lines(self.config.output / EVALUATIONS) if self.ranks.is_main else []
         is_done = any(line["step"] == step for line in lines)
-        return self._ranks.most(is_done) == (1,) or self.after(step, tokens, metrics)
+        return self.ranks.most(is_done) == (1,) or self.after(step, tokens, metrics)
 
     def after(self, step: int, tokens: int, metrics: MetricsWriter) -> bool:
         """Evaluates where that is due, and records it. False: a signal came before the end, and nothing is recorded."""
-        every = self._config.evaluation.every
-        if not self._questions or not (step == self._num_steps or (every and step % every == 0)):
+        every = self.config.evaluation.every
+        if not self.questions or not (step == self.num_steps or (every and step % every == 0)):
             return True
         try:
             results = self._evaluate(step)
         except _InterruptedError:
             return False
         finally:
-            reshard(self._model)
+            reshard(self.model)
         metrics.evaluation(step, tokens, results)
         return True
 
@@ -100,7 +90,7 @@ class Evaluations:
         from vikhr_fast.evaluate.benchmarks import BENCHMARKS, harness_task, run_task
 
         results = {}
-        for benchmark, questions in self._questions.items():
+        for benchmark, questions in self.questions.items():
             for name, description in BENCHMARKS[benchmark].descriptions.items():
                 model = self._harness_model(f"evaluation after step {step}: {name}")
                 result, _ = run_task(harness_task(name, description, questions), model)
@@ -111,21 +101,14 @@ class Evaluations:
     def _harness_model(self, doing: str) -> "ShardedModel":
         from vikhr_fast.evaluate.sharded import ShardedModel
 
-        config, forwards = self._config, 0
+        config, forwards = self.config, count(1)
 
         def advance() -> None:
-            nonlocal forwards
-            forwards += 1
-            self._ranks.watch.enter(f"{doing}, forward {forwards}")  # each a phase: together they may take hours
-            if self._ranks.most(self._interruption.exit_code)[0]:
+            self.ranks.watch.enter(f"{doing}, forward {next(forwards)}")  # each a phase: together they may take hours
+            if self.ranks.most(self.interruption.exit_code)[0]:
                 raise _InterruptedError
 
         return ShardedModel(
-            self._model,
-            load_encoder(config.model),
-            self._ranks,
-            sequence_length=config.data.sequence_length,
-            micro_batch=config.batch.micro_batch,
-            chunk_tokens=config.runtime.chunk_tokens or None,
-            advance=advance,
-        )
+            self.model, load_encoder(config.model), self.ranks, sequence_length=config.data.sequence_length,
+            micro_batch=config.batch.micro_batch, chunk_tokens=config.runtime.chunk_tokens or None, advance=advance,
+        )  # fmt: skip
