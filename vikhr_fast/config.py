@@ -1,7 +1,7 @@
 """The training configuration: nested frozen dataclasses, filled from a TOML preset, then from the command line."""
 
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -240,11 +240,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def train_config(values: dict[str, Any], source: str) -> TrainConfig:
-    """A validated configuration.
-
-    Args:
-        values: nested keys and values as TOML or JSON holds them.
-        source: what errors name as their origin.
+    """A validated configuration of nested keys and values, as TOML or JSON holds them; errors name their source.
 
     Raises:
         InputError: one line with every unknown key, missing key and impossible value.
@@ -289,11 +285,6 @@ def require_consistent(config: TrainConfig) -> None:
             f"kl.fraction: {fraction:g} of batch.sequences_per_step {sequences} is {fraction * sequences:g} sequences; "
             "it must be a whole number of them"
         )
-
-
-def default_values() -> dict[str, Any]:
-    """What each key is where it isn't given, as nested JSON values; None for those that must be given."""
-    return asdict(config_with_gaps({}, "no values", None))
 
 
 def config_values(config: TrainConfig) -> dict[str, Any]:

@@ -5,9 +5,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
@@ -18,19 +17,7 @@ from vikhr_fast.model_config import ModelConfig, read_config
 from vikhr_fast.plan.choices import Choice, changed_settings, fastest_of_each, nearest_fit
 from vikhr_fast.plan.collectives import StepCounts, collectives
 from vikhr_fast.plan.memory import GIB, Parameters, memory
-from vikhr_fast.plan.speed import (
-    ATTENTION,
-    HARDWARE,
-    LINKS,
-    NETWORK,
-    PRODUCTS,
-    RESERVED,
-    TAKEN,
-    Hardware,
-    Range,
-    flops_per_token,
-    speed,
-)
+from vikhr_fast.plan.speed import HARDWARE, RESERVED, Hardware, Range, assumptions, flops_per_token, speed
 
 _EQUAL = 0.01  # of the time: what this can't tell apart
 _PAPER_TOKENS, _INSTRUCTION_TOKENS = 11e9, 3 * 680_000 * 430.0
@@ -168,13 +155,12 @@ def _hardware(options: Plan) -> Hardware:
         return hardware
     try:
         ceilings = json.loads(options.measured.read_text(encoding="utf-8"))["ceilings"]
-        positive = TypeAdapter(Annotated[float, Field(gt=0)])
-        flops, bandwidth = (
-            positive.validate_python(ceilings[name]) for name in ("gemm_flops_per_second", "copy_bytes_per_second")
-        )
+        rates = [float(ceilings[name]) for name in ("gemm_flops_per_second", "copy_bytes_per_second")]
+        if not all(rate > 0 for rate in rates):
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{options.measured}: no results.json of bench/gpu.py, or a damaged one") from None
-    products, copies = (Range(rate, rate, rate) for rate in (flops, bandwidth))
+    products, copies = (Range(rate, rate, rate) for rate in rates)
     return dataclasses.replace(hardware, products=products, copies=copies, measured=str(options.measured))
 
 
@@ -210,7 +196,7 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         console.print(_advice(result))
     if options.collectives:
         console.print(_calls(result["collectives"]))
-    console.print(_assumptions(hardware))
+    console.print(assumptions(hardware))
 
 
 def _combinations(found: list[dict[str, Any]], gpus: int) -> Table:
@@ -267,24 +253,4 @@ def _advice(result: dict[str, Any]) -> str:
         f"Fastest: {', '.join(best['settings'])}: {best['gpu_hours']:,.0f} GPU-hours instead of {hours:,.0f}, as a "
         f"step copies {best['copy_bytes'] / 1e9:,.0f} GB instead of {now['copy_bytes'] / 1e9:,.0f} and sends "
         f"{best['link_bytes'] / 1e9:,.0f} instead of {now['link_bytes'] / 1e9:,.0f}. What is learnt is the same."
-    )
-
-
-def _assumptions(hardware: Hardware) -> str:
-    """What the numbers stand on."""
-
-    def share(known: Range) -> str:
-        return f"{known.likely:.0%} ({min(known.low, known.high):.0%} to {max(known.low, known.high):.0%})"
-
-    def rate(known: Range, digits: int) -> str:
-        values = (f"{value / 1e12:.{digits}f}" for value in (known.likely, known.low, known.high))
-        return "{} ({} to {})".format(*values) if known.low < known.high else next(values)
-
-    return (
-        f"Assumed, in brackets at least and at most: products at {share(PRODUCTS)} and attention at {share(ATTENTION)} "
-        f"of a large product's {rate(hardware.products, 0)} TFLOP/s; memory at {rate(hardware.copies, 2)} TB/s; "
-        f"collectives at {share(LINKS)} of {hardware.link / 1e9:.0f} GB/s in a node, {NETWORK / 1e9:.0f} GB/s between "
-        f"replicas, taking {share(TAKEN)} of the GPU meanwhile; documents as long as the sequence; "
-        f"{RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no cooling, no host\n"
-        f"Measured: {hardware.measured}"
     )

@@ -169,3 +169,23 @@ def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int
         training_share=tokens * training / seconds / hardware.peak,
         whole_share=(tokens * training + compared * frozen) / seconds / hardware.peak,
     )
+
+
+def assumptions(hardware: Hardware) -> str:
+    """What the numbers stand on."""
+
+    def share(known: Range) -> str:
+        return f"{known.likely:.0%} ({min(known.low, known.high):.0%} to {max(known.low, known.high):.0%})"
+
+    def rate(known: Range, digits: int) -> str:
+        values = (f"{value / 1e12:.{digits}f}" for value in (known.likely, known.low, known.high))
+        return "{} ({} to {})".format(*values) if known.low < known.high else next(values)
+
+    return (
+        f"Assumed, in brackets at least and at most: products at {share(PRODUCTS)} and attention at {share(ATTENTION)} "
+        f"of a large product's {rate(hardware.products, 0)} TFLOP/s; memory at {rate(hardware.copies, 2)} TB/s; "
+        f"collectives at {share(LINKS)} of {hardware.link / 1e9:.0f} GB/s in a node, {NETWORK / 1e9:.0f} GB/s between "
+        f"replicas, taking {share(TAKEN)} of the GPU meanwhile; documents as long as the sequence; "
+        f"{RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no cooling, no host\n"
+        f"Measured: {hardware.measured}"
+    )

@@ -15,6 +15,7 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,9 @@ class Checkpoints:
         final = self._directory / f"step-{state.step:08d}"
         unfinished = self._directory / f".{final.name}.partial"
         values = _values(optimizer)
-        tensors = (
-            tensor for named in (values["model"], *values["optimizer"]["state"].values()) for tensor in named.values()
-        )
-        needed = torch.tensor(sum(local(tensor).nbytes for tensor in tensors) + _SPARE_BYTES, device=self._ranks.device)
+        named = (values["model"], *values["optimizer"]["state"].values())
+        own_bytes = sum(local(tensor).nbytes for tensors in named for tensor in tensors.values())
+        needed = torch.tensor(own_bytes + _SPARE_BYTES, device=self._ranks.device)
         num_bytes = int(self._ranks.sum(needed)) // self._ranks.replicas  # one of them writes
 
         def begin() -> None:
@@ -124,7 +124,8 @@ class Checkpoints:
         Raises:
             InputError: there are checkpoints, and all of them are damaged.
         """
-        self._ranks.on_main(self._remove_leftovers)
+        leftovers = self._directory.glob(".step-*")  # of a killed run, half-written or half-deleted
+        self._ranks.on_main(lambda: list(map(shutil.rmtree, leftovers)))
         while checkpoints := complete_checkpoints(self._directory):
             try:
                 state = load_checkpoint(checkpoints[-1], optimizer, self._ranks)
@@ -138,11 +139,6 @@ class Checkpoints:
                 self._newest = state.step
                 return state
         return TrainState()
-
-    def _remove_leftovers(self) -> None:
-        """Of a killed run, half-written or half-deleted."""
-        for path in self._directory.glob(".step-*"):
-            shutil.rmtree(path)
 
     def _complete(self, saved: "Future[Any]", unfinished: Path, final: Path, state: TrainState) -> None:
         """In the background: each rank hashes its own files, then rank 0 makes the whole a checkpoint."""
@@ -213,10 +209,8 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 def set_aside(checkpoint: Path) -> None:
     """Takes a damaged checkpoint out of the run's sight, whole."""
-    number = 1
-    while (aside := checkpoint.with_name(f"{checkpoint.name}.damaged{number if number > 1 else ''}")).exists():
-        number += 1
-    checkpoint.rename(aside)
+    names = (checkpoint.with_name(f"{checkpoint.name}.damaged{number}") for number in chain([""], count(2)))
+    checkpoint.rename(next(name for name in names if not name.exists()))
 
 
 def step_of(checkpoint: Path) -> int:

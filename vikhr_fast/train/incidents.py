@@ -27,14 +27,7 @@ def reason_to_skip(loss: float, gradient_norm: float, recent: Sequence[float], c
 
 
 def record_incident(run: Path, inputs: Inputs, sequences: range, step: int, reason: str) -> int:
-    """Appends a skipped step to incidents.jsonl.
-
-    Args:
-        run: the run directory.
-        inputs: of the run.
-        sequences: that the step was made of.
-        step: counted from 1, as in the metrics.
-        reason: why it was skipped.
+    """Appends a skipped step, counted from 1 as in the metrics, and what it was made of to a run's incidents.jsonl.
 
     Returns:
         The incident's number, counted from 1.

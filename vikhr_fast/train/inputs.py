@@ -1,13 +1,13 @@
 """What a run reads: opened and checked without loading any weights, and recorded so that it can't change under it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from vikhr_fast.companions import same_tokenizer, tokenizer_file
-from vikhr_fast.config import TrainConfig, config_values, default_values, require_consistent
+from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, require_consistent
 from vikhr_fast.corpus.packing import PackedCorpus, num_drawn
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
@@ -177,7 +177,8 @@ def record_inputs(config: TrainConfig, inputs: Inputs) -> None:
         "model": _digests(config.model),
         "reference": _digests(config.kl.reference) if config.kl.reference else None,
     }
-    record_run(config.output, values, may_change=_MAY_CHANGE, defaults=default_values())
+    defaults = asdict(config_with_gaps({}, "no values", None))
+    record_run(config.output, values, may_change=_MAY_CHANGE, defaults=defaults)
 
 
 def _digests(model: Path) -> dict[str, str]:
