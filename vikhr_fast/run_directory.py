@@ -21,11 +21,7 @@ _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "tr
 
 
 def record_run(
-    directory: Path,
-    config: dict[str, Any],
-    *,
-    may_change: tuple[str, ...] = (),
-    defaults: dict[str, Any] | None = None,
+    directory: Path, config: dict[str, Any], *, may_change: tuple[str, ...] = (), defaults: dict[str, Any] | None = None
 ) -> None:
     """Writes config.json and environment.json on the first start; compares the config on later ones.
 

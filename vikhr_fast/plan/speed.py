@@ -91,11 +91,9 @@ def seen_keys(model: ModelConfig, length: float) -> float:
 
 
 def flops_per_token(model: ModelConfig, length: float) -> tuple[float, float]:
-    """Of training and of the reference's forward: 6 N and 2 N, N without the embedding, and causal attention.
+    """Of training and of the reference's forward, with documents of so many tokens on average.
 
-    Args:
-        model: its shape.
-        length: mean tokens of a document.
+    6 N and 2 N, N without the embedding, and causal attention.
     """
     n, attention = Parameters.of(model).multiplied, attention_flops(model, seen_keys(model, length))
     return 6 * n + 3.5 * attention, 2 * n + attention

@@ -1,8 +1,10 @@
 """Benchmarks along training: asked by all ranks together, and nothing of the training changes by it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vikhr_fast.companions import tokenizer_file
 from vikhr_fast.config import TrainConfig
@@ -14,9 +16,6 @@ from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import EVALUATIONS, MetricsWriter, read_lines
 from vikhr_fast.train.sharding import reshard
-
-if TYPE_CHECKING:
-    from vikhr_fast.evaluate.sharded import ShardedModel
 
 
 def open_questions(config: TrainConfig) -> dict[str, list[Question]]:
@@ -88,27 +87,22 @@ class Evaluations:
 
     def _evaluate(self, step: int) -> dict[str, dict[str, Any]]:
         from vikhr_fast.evaluate.benchmarks import BENCHMARKS, harness_task, run_task
+        from vikhr_fast.evaluate.sharded import ShardedModel
 
-        results = {}
+        config, results = self.config, {}
         for benchmark, questions in self.questions.items():
             for name, description in BENCHMARKS[benchmark].descriptions.items():
-                model = self._harness_model(f"evaluation after step {step}: {name}")
+                advance = partial(self._advance, f"evaluation after step {step}: {name}", count(1))
+                model = ShardedModel(
+                    self.model, load_encoder(config.model), self.ranks, config.data.sequence_length,
+                    config.batch.micro_batch, config.runtime.chunk_tokens or None, advance,
+                )  # fmt: skip
                 result, _ = run_task(harness_task(name, description, questions), model)
                 shown = {key: result[key] for key in ("accuracy", "standard_error", "chance", "questions")}
                 results[name] = {**shown, "sha256": questions_sha256(questions)}
         return results
 
-    def _harness_model(self, doing: str) -> "ShardedModel":
-        from vikhr_fast.evaluate.sharded import ShardedModel
-
-        config, forwards = self.config, count(1)
-
-        def advance() -> None:
-            self.ranks.watch.enter(f"{doing}, forward {next(forwards)}")  # each a phase: together they may take hours
-            if self.ranks.most(self.interruption.exit_code)[0]:
-                raise _InterruptedError
-
-        return ShardedModel(
-            self.model, load_encoder(config.model), self.ranks, sequence_length=config.data.sequence_length,
-            micro_batch=config.batch.micro_batch, chunk_tokens=config.runtime.chunk_tokens or None, advance=advance,
-        )  # fmt: skip
+    def _advance(self, doing: str, forwards: Iterator[int]) -> None:
+        self.ranks.watch.enter(f"{doing}, forward {next(forwards)}")  # each a phase: together they may take hours
+        if self.ranks.most(self.interruption.exit_code)[0]:
+            raise _InterruptedError
