@@ -1,10 +1,9 @@
 """The training configuration: nested frozen dataclasses, filled from a TOML preset, then from the command line."""
 
-import dataclasses
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import Field
@@ -34,8 +33,6 @@ STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 class DataConfig:
     """What is trained on, and how documents become sequences."""
 
-    __pydantic_config__ = STRICT
-
     train: dict[str, Path]
     """Token shards by source name; every document of every source once an epoch."""
     validation: dict[str, Path] = field(default_factory=dict)
@@ -50,8 +47,6 @@ class DataConfig:
 class BatchConfig:
     """How many sequences a step takes. Accumulation is sequences_per_step / (micro_batch x ranks)."""
 
-    __pydantic_config__ = STRICT
-
     micro_batch: _Count = 3
     """Sequences a rank runs through the model at once."""
     sequences_per_step: _Count = 3072
@@ -61,8 +56,6 @@ class BatchConfig:
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW, its learning-rate schedule and gradient clipping."""
-
-    __pydantic_config__ = STRICT
 
     learning_rate: _Positive = 1e-3
     """Peak learning rate."""
@@ -94,8 +87,6 @@ class OptimizerConfig:
 class KLConfig:
     """The KL term of equation 1 of the paper: it holds the model near a frozen reference."""
 
-    __pydantic_config__ = STRICT
-
     weight: _NotNegative = 1.0
     """Factor of the KL under combine = "sum"; 0 trains on cross-entropy alone, without a reference model."""
     reference: Path | None = None
@@ -123,8 +114,6 @@ class KLConfig:
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """What the run computes with."""
-
-    __pydantic_config__ = STRICT
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is CUDA where there is a GPU."""
@@ -154,8 +143,6 @@ class RuntimeConfig:
 class ScheduleConfig:
     """What happens at which step."""
 
-    __pydantic_config__ = STRICT
-
     max_steps: _Count | None = None
     """Stop after this step; none trains all epochs."""
     validate_every: _CountOrZero = 0
@@ -174,8 +161,6 @@ class ScheduleConfig:
 class EvaluationConfig:
     """Benchmarks that the model is asked along training, by all ranks together (extra `eval`)."""
 
-    __pydantic_config__ = STRICT
-
     tasks: dict[str, Path] = field(default_factory=dict)
     """Questions by benchmark: ruxnli, ru_mmlu, ru_mmlu_pro; files or data sets as `vikhr-fast evaluate` takes them."""
     every: _CountOrZero = 0
@@ -188,8 +173,6 @@ class EvaluationConfig:
 class IncidentsConfig:
     """Which steps are skipped, on all ranks alike, instead of spoiling the weights; each goes to incidents.jsonl."""
 
-    __pydantic_config__ = STRICT
-
     spike_ratio: _NotNegative = 3.0
     """Loss above this multiple of the median of the last 32 steps' is a spike; 0 skips only what isn't finite."""
     most_in_a_row: _Count = 5
@@ -200,7 +183,7 @@ class IncidentsConfig:
 class TrainConfig:
     """Trains all weights with CE + KL (paper, section 3.2). Start it under torchrun for several GPUs."""
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = STRICT  # its sections have the same
 
     model: Path
     """Hugging Face directory of the model to train, usually the output of `vikhr-fast adapt`."""
@@ -257,11 +240,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def train_config(values: dict[str, Any], source: str) -> TrainConfig:
-    """A validated configuration.
-
-    Args:
-        values: nested keys and values as TOML or JSON holds them.
-        source: what errors name as their origin.
+    """A validated configuration of nested keys and values, as TOML or JSON holds them; errors name their source.
 
     Raises:
         InputError: one line with every unknown key, missing key and impossible value.
@@ -283,29 +262,11 @@ def config_with_gaps(values: dict[str, Any], source: str, gap: Any) -> TrainConf
     Raises:
         InputError: one line with every unknown key and impossible value.
     """
-    try:
-        _ADAPTER.validate_python(values)
-    except pydantic.ValidationError as error:
-        wrong = [e for e in error.errors() if not e["type"].startswith("missing")]
-        if wrong:
-            raise InputError(f"{source}: {_describe(wrong)}") from None
-    config: TrainConfig = _fill(TrainConfig, values, gap)
-    return config
-
-
-def _fill(cls: type, values: dict[str, Any], gap: Any) -> Any:
-    """An instance of a configuration class; its fields aren't validated together, `gap` would not pass."""
-    given: dict[str, Any] = {}
-    kinds = get_type_hints(cls, include_extras=True)
-    for item in dataclasses.fields(cls):
-        kind = kinds[item.name]
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            given[item.name] = _fill(kind, values.get(item.name, {}), gap)
-        elif item.name in values:
-            given[item.name] = pydantic.TypeAdapter(kind).validate_python(values[item.name])
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            given[item.name] = gap
-    return cls(**given)
+    data = values.get("data", {})
+    filled = {"model": "", "output": "", **values, "data": {"train": {}, **data} if isinstance(data, dict) else data}
+    config = validated(_ADAPTER, filled, source)
+    gaps = {name: gap for name in ("model", "output") if name not in values}
+    return replace(config, data=config.data if "train" in data else replace(config.data, train=gap), **gaps)
 
 
 def require_consistent(config: TrainConfig) -> None:
@@ -326,11 +287,6 @@ def require_consistent(config: TrainConfig) -> None:
         )
 
 
-def default_values() -> dict[str, Any]:
-    """What each key is where it isn't given, as nested JSON values; None for those that must be given."""
-    return dataclasses.asdict(config_with_gaps({}, "no values", None))
-
-
 def config_values(config: TrainConfig) -> dict[str, Any]:
     """The configuration as nested JSON values, the inverse of `train_config`."""
     values: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
@@ -340,12 +296,8 @@ def config_values(config: TrainConfig) -> dict[str, Any]:
 def _describe(problems: list[ErrorDetails]) -> str:
     """All that is wrong in one line: dotted keys, and what each must be."""
     known = {"unexpected_keyword_argument": "unknown key", "missing": "missing", "missing_argument": "missing"}
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {known.get(problem['type'], _sentence(problem))}"
-        for problem in problems
-    )
-
-
-def _sentence(problem: ErrorDetails) -> str:
-    message = problem["msg"]
-    return f"{problem['input']!r}: {message[:1].lower()}{message[1:]}"
+    described = []
+    for problem in problems:
+        sentence = f"{problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        described.append(f"{'.'.join(map(str, problem['loc']))}: {known.get(problem['type'], sentence)}")
+    return "; ".join(described)

@@ -25,8 +25,7 @@ class Meeting:
 
     rank: int = 0
     count: int = 1
-    store: Store = field(default_factory=HashStore)
-    """Holds keys of this start alone."""
+    store: Store = field(default_factory=HashStore)  # holds keys of this start alone
     name: str = ""
 
     def connection(self, timeout: timedelta) -> Store | None:
@@ -68,16 +67,18 @@ def name_start(store: Store, rank: int, count: int, timeout: timedelta) -> str:
     Raises:
         RankLostError: not all ranks came.
     """
-    return _tell(store, count, timeout) if rank == 0 else _ask(store, rank, timeout)
-
-
-def _tell(store: Store, count: int, timeout: timedelta) -> str:
-    """Answers every question that is found, also those of the dead, until every rank has given thanks for this name."""
+    if rank > 0:  # asks a question that nobody has asked before, so that its answer is of this start
+        question = uuid.uuid4().hex
+        store.set(f"question/{rank}", question)
+        store.wait([f"answer/{question}"], timeout)
+        name = store.get(f"answer/{question}").decode()
+        store.set(f"thanks/{name}/{rank}", "")
+        return name
     name = uuid.uuid4().hex
     missing, deadline = set(range(1, count)), time.monotonic() + timeout.total_seconds()
-    while missing:
+    while missing:  # answers every question that is found, also the dead's, until all have given thanks for this name
         if time.monotonic() > deadline:
-            ranks = ", ".join(str(rank) for rank in sorted(missing))
+            ranks = ", ".join(map(str, sorted(missing)))
             raise RankLostError(f"the {count} ranks didn't come together: no word of rank {ranks}")
         for rank in sorted(missing):
             if store.check([f"question/{rank}"]):
@@ -85,14 +86,4 @@ def _tell(store: Store, count: int, timeout: timedelta) -> str:
             if store.check([f"thanks/{name}/{rank}"]):
                 missing.remove(rank)
         time.sleep(_POLL_SECONDS)
-    return name
-
-
-def _ask(store: Store, rank: int, timeout: timedelta) -> str:
-    """Asks a question that nobody has asked before, so that its answer is of this start."""
-    question = uuid.uuid4().hex
-    store.set(f"question/{rank}", question)
-    store.wait([f"answer/{question}"], timeout)
-    name = store.get(f"answer/{question}").decode()
-    store.set(f"thanks/{name}/{rank}", "")
     return name

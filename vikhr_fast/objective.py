@@ -65,12 +65,8 @@ class Objective:
         chunk_tokens: int | None = None,
         length: Length = "short",
     ) -> None:
-        self._config = config
-        self._model = model
-        self._reference = reference
-        self._support = support
-        self._chunk_tokens = chunk_tokens
-        self._length = length
+        self._config, self._model, self._reference = config, model, reference
+        self._support, self._chunk_tokens, self._length = support, chunk_tokens, length
         weights = [config.source_weights.get(name, 1.0) for name in sources]
         device = next(model.parameters()).device
         self._source_weights = torch.tensor(weights, dtype=torch.float64, device=device)
@@ -101,15 +97,14 @@ class Objective:
             num_tokens: [] N, over the whole step.
             weights: w_ce and w_kl.
         """
-        ce_weight, kl_weight = weights
         source_weights = self._source_weights[batch.sources]  # [T]
         hidden = self._model(batch.tokens, cu_seqlens=batch.cu_seqlens, length=self._length)
         loss, ce, kl = self._model.lm_head(
             hidden,
             targets=batch.targets,
             **({} if reference is None else reference._asdict()),
-            ce_weight=ce_weight,
-            kl_weight=kl_weight * batch.kl_factor * source_weights,
+            ce_weight=weights[0],
+            kl_weight=weights[1] * batch.kl_factor * source_weights,
             kl_direction=self._config.direction,
             kl_support=self._support,
             num_tokens=num_tokens,
@@ -132,9 +127,8 @@ class Objective:
         Its forward takes so many micro-batches at once. Its head stays gathered until the last of them has been used:
         what is yielded is valid until the next is asked for.
         """
-        device = self._source_weights.device
         for compares, group in _groups(batches, together):
-            group = [batch.to(device) for batch in group]
+            group = [batch.to(self._source_weights.device) for batch in group]
             if self._reference is None or not compares:
                 yield from ((batch, None) for batch in group)
                 continue

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vikhr_fast.config import RuntimeConfig
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, RankLostError
 from vikhr_fast.meeting import meet
 from vikhr_fast.watch import Watch
 
@@ -28,8 +28,7 @@ class Ranks:
     device: torch.device
     mesh: DeviceMesh
     watch: Watch
-    control: dist.ProcessGroup
-    """What isn't computed on is agreed on here, between CPUs: a GPU isn't waited for."""
+    control: dist.ProcessGroup  # what isn't computed on is agreed on here, between CPUs: a GPU isn't waited for
 
     @property
     def is_main(self) -> bool:
@@ -74,15 +73,6 @@ class Ranks:
                 raise failure
 
 
-def _mesh(kind: str, count: int, replicas: int) -> DeviceMesh:
-    """All ranks in a row; or a row of ranks for each replica of the weights, one below another."""
-    if count % replicas:
-        raise InputError(f"runtime.replicas: {replicas} doesn't divide the {count} ranks")
-    if replicas == 1:
-        return init_device_mesh(kind, (count,))
-    return init_device_mesh(kind, (replicas, count // replicas), mesh_dim_names=("replicate", "shard"))
-
-
 @contextmanager
 def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     """Joins torchrun's process group, or makes one of a single rank; pins the CPU threads.
@@ -101,22 +91,26 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         if local_rank >= torch.cuda.device_count():
             raise InputError(f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
         torch.cuda.set_device(device)
-    backend = "nccl" if kind == "cuda" else "gloo"
     patience = timedelta(seconds=config.timeout_seconds)
     timeout = patience + timedelta(seconds=_GRACE_SECONDS)
     meeting = meet(patience)
-    rank, count = meeting.rank, meeting.count
+    rank, count, backend = meeting.rank, meeting.count, "nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, store=meeting.store, rank=rank, world_size=count, timeout=timeout)
     try:
-        mesh = _mesh(kind, count, config.replicas)
+        if count % config.replicas:
+            raise InputError(f"runtime.replicas: {config.replicas} doesn't divide the {count} ranks")
+        if config.replicas == 1:  # all ranks in a row, otherwise a row for each replica of the weights
+            mesh = init_device_mesh(kind, (count,))
+        else:
+            rows = (config.replicas, count // config.replicas)
+            mesh = init_device_mesh(kind, rows, mesh_dim_names=("replicate", "shard"))
         control = dist.new_group(backend="gloo", timeout=timeout)
         with Watch(rank, count, config.timeout_seconds, meeting.connection(patience)) as watch:
             try:
                 yield Ranks(rank, count, device, mesh, watch, control)
-            except RuntimeError as error:
-                explained = watch.explained(error)
-                if explained is error:
-                    raise
-                raise explained from None
+            except RuntimeError:
+                if blame := watch.blame_for_failure():
+                    raise RankLostError(blame) from None
+                raise
     finally:
         dist.destroy_process_group()

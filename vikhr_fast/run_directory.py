@@ -14,18 +14,14 @@ from typing import Any
 
 from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import write_text
+from vikhr_fast.files import read_json, write_json
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "transformers", "triton")
 
 
 def record_run(
-    directory: Path,
-    config: dict[str, Any],
-    *,
-    may_change: tuple[str, ...] = (),
-    defaults: dict[str, Any] | None = None,
+    directory: Path, config: dict[str, Any], *, may_change: tuple[str, ...] = (), defaults: dict[str, Any] | None = None
 ) -> None:
     """Writes config.json and environment.json on the first start; compares the config on later ones.
 
@@ -39,21 +35,23 @@ def record_run(
         InputError: the directory holds a run with another config, or files that are not a run's.
     """
     path = directory / CONFIG
-    if path.exists():
-        earlier = _read(path)
-        changed = _differences(earlier, config, defaults or {})
-        refused = {name for name in changed if not _is_permitted(name, may_change)}
-        if refused:
-            raise InputError(
-                f"{path}: this run began with other values of {', '.join(sorted(refused))}; use another --output"
-            )
-        for name in sorted(changed):
-            logger.info(f"goes on with another {name} than the run began with: {changed[name]}")
+    if not path.exists():
+        files = directory.iterdir() if directory.exists() else ()
+        if any(file.name != ENVIRONMENT and not file.name.startswith(".") for file in files):
+            raise InputError(f"{directory}: not empty and not a run directory; use another --output")
+        write_json(directory / ENVIRONMENT, environment(config.get("seed")))
+        write_json(path, config)
         return
-    if any(file.name != ENVIRONMENT and not file.name.startswith(".") for file in _files(directory)):
-        raise InputError(f"{directory}: not empty and not a run directory; use another --output")
-    write_text(directory / ENVIRONMENT, json.dumps(environment(config.get("seed")), indent=2) + "\n")
-    write_text(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    before = _by_dotted_key(defaults or {}) | _by_dotted_key(read_json(path, "use another --output"))
+    now = _by_dotted_key(config)
+    gone = {name for name in before.keys() - now.keys() if before[name] is False}  # options that were off
+    changed = sorted(name for name in (before.keys() | now.keys()) - gone if before.get(name) != now.get(name))
+    refused = [name for name in changed if not f"{name}.".startswith(tuple(f"{key}." for key in may_change))]
+    if refused:
+        raise InputError(f"{path}: this run began with other values of {', '.join(refused)}; use another --output")
+    for name in changed:
+        difference = f"{json.dumps(now.get(name))} instead of {json.dumps(before.get(name))}"
+        logger.info(f"goes on with another {name} than the run began with: {difference}")
 
 
 @contextmanager
@@ -108,36 +106,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _files(directory: Path) -> list[Path]:
-    return list(directory.iterdir()) if directory.exists() else []
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: damaged: {error}; use another --output") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: damaged: not a JSON object; use another --output")
-    return values
-
-
-def _is_permitted(name: str, may_change: tuple[str, ...]) -> bool:
-    return any(name == permitted or name.startswith(f"{permitted}.") for permitted in may_change)
-
-
-def _differences(
-    earlier: dict[str, Any], config: dict[str, Any], defaults: dict[str, Any], prefix: str = ""
-) -> dict[str, str]:
-    """By the dotted keys of the values that differ, how."""
-    changed: dict[str, str] = {}
-    for key in earlier.keys() | config.keys():
-        name, before, now = f"{prefix}{key}", earlier.get(key, defaults.get(key)), config.get(key)
-        is_gone = before is False and key not in config  # an option that was off and doesn't exist any more
-        if before == now or is_gone:
-            continue
-        if isinstance(before, dict) and isinstance(now, dict):
-            changed |= _differences(before, now, defaults.get(key) or {}, f"{name}.")
-        else:
-            changed[name] = f"{json.dumps(now)} instead of {json.dumps(before)}"
-    return changed
+def _by_dotted_key(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values at the ends of nested dictionaries."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _by_dotted_key(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

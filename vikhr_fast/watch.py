@@ -5,6 +5,7 @@ read, beside the phase its rank is in. A rank whose count stands still is dead o
 earlier phase than the others' hangs there.
 """
 
+import itertools
 import json
 import os
 import threading
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]  # public, but not in __all__
 
 from vikhr_fast.console import logger
-from vikhr_fast.errors import ExitCode, RankLostError
+from vikhr_fast.errors import ExitCode
 
 _BEAT_SECONDS = 1.0
 _SILENT_BEATS = 3
@@ -28,11 +29,9 @@ class _Beat:
     """What a rank says of itself."""
 
     count: int = -1
-    position: int = 0
-    """How many phases it has entered: the same on all ranks that are equally far."""
+    position: int = 0  # how many phases it has entered: the same on all ranks that are equally far
     phase: str = "starting"
-    seconds: float = 0.0
-    """In this phase."""
+    seconds: float = 0.0  # in this phase
 
 
 class Watch:
@@ -47,8 +46,7 @@ class Watch:
     def __init__(self, rank: int, count: int, timeout_seconds: float, store: Store | None) -> None:
         self._rank, self._count, self._timeout, self._store = rank, count, timeout_seconds, store
         self._interval = min(_BEAT_SECONDS, timeout_seconds / 10)
-        self._lock = threading.Lock()
-        self._position, self._phase, self._since = 0, "starting", time.monotonic()
+        self._doing = (0, "starting", time.monotonic())  # position, phase, since when; replaced as a whole
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -62,55 +60,46 @@ class Watch:
 
     def enter(self, phase: str) -> None:
         """Says what this rank does from now on."""
-        with self._lock:
-            self._position, self._phase, self._since = self._position + 1, phase, time.monotonic()
+        self._doing = (self._doing[0] + 1, phase, time.monotonic())
 
-    def explained(self, error: RuntimeError) -> Exception:
-        """Why a collective failed: a `RankLostError` where another rank is to blame, otherwise the error itself."""
+    def blame_for_failure(self) -> str | None:
+        """The rank that is to blame for a collective that failed, and what to do; none where it isn't another one."""
         if self._store is None:
-            return error
+            return None
         try:
             blame = self._blame(only_silent=True)
         except dist.DistError:
             blame = _NO_STORE
-        return RankLostError(f"{blame}; {_ADVICE}") if blame else error
+        return blame and f"{blame}; {_ADVICE}"
 
     def _run(self) -> None:
-        count = 0
-        while not self._ended.wait(self._interval):
+        for count in itertools.count():
+            if self._ended.wait(self._interval):
+                return
             mine = self._beat(count)
-            count += 1
+            is_late = mine.seconds > self._timeout
             try:
                 self._publish(mine)
-                if mine.seconds > self._timeout:
-                    self._give_up(mine)
+                blame = self._blame() if is_late and self._store is not None else None
             except dist.DistError:
-                if mine.seconds > self._timeout:
-                    self._exit(_NO_STORE)
+                blame = _NO_STORE
+            if is_late:
+                blame = blame or f"rank {self._rank} has been in {mine.phase} for {mine.seconds:.0f} s"
+                logger.error(f"{blame}; {_ADVICE}")
+                os._exit(ExitCode.RANK_LOST)  # the main thread waits where no exception reaches it
 
     def _beat(self, count: int) -> _Beat:
-        with self._lock:
-            return _Beat(count, self._position, self._phase, time.monotonic() - self._since)
+        position, phase, since = self._doing
+        return _Beat(count, position, phase, time.monotonic() - since)
 
     def _publish(self, beat: _Beat) -> None:
         if self._store is not None:
-            self._store.set(_key(self._rank), json.dumps(asdict(beat)))
+            self._store.set(f"watch/{self._rank}", json.dumps(asdict(beat)))
 
     def _read(self) -> list[_Beat]:
         assert self._store is not None
-        found = []
-        for rank in range(self._count):
-            known = self._store.check([_key(rank)])
-            found.append(_Beat(**json.loads(self._store.get(_key(rank)))) if known else _Beat())
-        return found
-
-    def _give_up(self, mine: _Beat) -> None:
-        blame = self._blame() if self._store is not None else None
-        self._exit(blame or f"rank {self._rank} has been in {mine.phase} for {mine.seconds:.0f} s")
-
-    def _exit(self, blame: str) -> None:
-        logger.error(f"{blame}; {_ADVICE}")
-        os._exit(ExitCode.RANK_LOST)  # the main thread waits where no exception reaches it
+        keys = [f"watch/{rank}" for rank in range(self._count)]
+        return [_Beat(**json.loads(self._store.get(key))) if self._store.check([key]) else _Beat() for key in keys]
 
     def _blame(self, only_silent: bool = False) -> str | None:
         """Whose fault it is that this rank can't go on, by two looks at all; none where nobody stands out."""
@@ -132,10 +121,5 @@ class Watch:
         return _describe(late, after, "hangs in") + f", while others wait in {ahead}"
 
 
-def _key(rank: int) -> str:
-    return f"watch/{rank}"
-
-
 def _describe(ranks: list[int], beats: list[_Beat], verb: str) -> str:
-    described = (f"rank {rank} {verb} {beats[rank].phase} ({beats[rank].seconds:.0f} s)" for rank in ranks)
-    return ", ".join(described)
+    return ", ".join(f"rank {rank} {verb} {beats[rank].phase} ({beats[rank].seconds:.0f} s)" for rank in ranks)

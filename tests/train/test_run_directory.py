@@ -69,7 +69,10 @@ def test_a_record_of_an_earlier_version_lacks_what_is_new(
     values = json.loads(record.read_text())
     for section, key in (("kl", "fraction"), ("runtime", "keep_gathered"), ("batch", "micro_batch")):
         del values[section][key]
+    del values["seed"], values["incidents"], values["inputs"]["reference"]
     record.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"other values of seed;"):
+        train(replace(config, seed=1))
     with caplog.at_level("INFO", logger=logger.name):
         train(config)
     [said] = [record.message for record in caplog.records if "than the run began with" in record.message]

@@ -63,8 +63,7 @@ class Batch:
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        factor = change(self.kl_factor) if isinstance(self.kl_factor, Tensor) else self.kl_factor
-        return Batch(change(self.tokens), change(self.targets), change(self.cu_seqlens), change(self.sources), factor)
+        return Batch(*(change(value) if isinstance(value, Tensor) else value for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -91,11 +90,9 @@ class PackedCorpus:
     """
 
     def __init__(self, sources: Mapping[str, TokenShards], sequence_length: int, epochs: int, seed: int) -> None:
-        self.sequence_length = sequence_length
+        self.sequence_length, self.seed, self._epochs = sequence_length, seed, epochs
         self._shards = list(sources.values())
         self._first_document = np.cumsum([0, *(shards.num_documents for shards in self._shards)])
-        self.seed = seed
-        self._epochs = epochs
 
     @cached_property
     def _packings(self) -> list[_EpochPacking]:
@@ -105,9 +102,8 @@ class PackedCorpus:
     def _pack(self, epoch: int, positions: _IntArray) -> _EpochPacking:
         random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         order = random.permutation(len(positions))
-        documents, starts, lengths, offsets = _native.pack_windows(
-            positions[order], self.sequence_length, _PACKING_BLOCK
-        )
+        packed = _native.pack_windows(positions[order], self.sequence_length, _PACKING_BLOCK)
+        documents, starts, lengths, offsets = packed
         return _EpochPacking(order[documents], starts, lengths, offsets, random.permutation(len(offsets) - 1))
 
     @cached_property
@@ -201,11 +197,9 @@ class StepLoader:
         ranks: int = 1,
         kl_fraction: float = 1.0,
     ) -> None:
-        self._corpus = corpus
-        self._sequences_per_step = sequences_per_step
-        self._micro_batch = micro_batch
+        self._corpus, self._kl_fraction = corpus, kl_fraction
+        self._sequences_per_step, self._micro_batch = sequences_per_step, micro_batch
         self._rank, self._ranks = rank, ranks
-        self._kl_fraction = kl_fraction
 
     def steps(self, first: int, end: int) -> Iterator[tuple[int, list[Batch]]]:
         """Yields (step, micro-batches) for steps `first` to `end` - 1, counted from 0.

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.model_config import ModelConfig
@@ -12,6 +13,10 @@ from vikhr_fast.plan.memory import memory
 from vikhr_fast.plan.speed import RESERVED, Hardware, Speed, speed
 
 _GROUPS = (1, 2, 4, 8, 16)  # micro-batches of one forward of the reference; more saves next to nothing
+_CHANGED = (
+    "batch.micro_batch", "optimizer.master", "runtime.keep_gathered", "runtime.whole_reference",
+    "runtime.reference_micro_batches", "runtime.reduce_each_micro_batch", "runtime.checkpointing",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,23 +27,6 @@ class Choice:
     needed_bytes: float
     speed: Speed
 
-    @classmethod
-    def of(cls, config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> "Choice":
-        """The numbers of a configuration."""
-        needed = sum(memory(config, model, gpus).values()) + RESERVED
-        return cls(config, needed, speed(config, model, hardware, gpus))
-
-    @property
-    def combination(self) -> tuple[str, str, str]:
-        """How the model is kept, a step long or not; how its reference; and when gradients are reduced."""
-        runtime = self.config.runtime
-        reference = "whole" if runtime.whole_reference else f"{runtime.reference_micro_batches} at once"
-        return (
-            "kept" if runtime.keep_gathered else "freed",
-            reference if StepCounts.of(self.config, 1).compared else "none",
-            "each" if runtime.reduce_each_micro_batch else "once",
-        )
-
 
 def fastest_of_each(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> list[Choice]:
     """Of each combination the fastest that fits, with its micro-batch: the fastest first.
@@ -47,23 +35,22 @@ def fastest_of_each(config: TrainConfig, model: ModelConfig, hardware: Hardware,
     """
     found: dict[tuple[bool, bool, bool], Choice] = {}
     for changed in _ways(config, gpus):
-        choice, runtime = Choice.of(changed, model, hardware, gpus), changed.runtime
+        needed, runtime = sum(memory(changed, model, gpus).values()) + RESERVED, changed.runtime
+        if needed > hardware.memory:
+            continue
+        choice = Choice(changed, needed, speed(changed, model, hardware, gpus))
         key = (runtime.keep_gathered, runtime.whole_reference, runtime.reduce_each_micro_batch)
-        if choice.needed_bytes <= hardware.memory and (
-            key not in found or choice.speed.step_seconds < found[key].speed.step_seconds
-        ):
+        if key not in found or choice.speed.step_seconds < found[key].speed.step_seconds:
             found[key] = choice
     return sorted(found.values(), key=lambda choice: choice.speed.step_seconds)
 
 
-def nearest_fit(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> tuple[Choice, int] | None:
-    """The fastest way that fits, and on how many GPUs, after the first change that lets any fit.
+def nearest_fit(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int) -> str | None:
+    """What to change for the fastest way that fits, after the first change that lets any fit.
 
     Less memory for more time comes before more GPUs. None where nothing helps.
     """
-    masters = dict.fromkeys(
-        (config.optimizer.master, "split") if config.runtime.dtype == "bfloat16" else [config.optimizer.master]
-    )
+    masters = dict.fromkeys((config.optimizer.master, "split"))
     again = dict.fromkeys((config.runtime.checkpointing, "selective", "full"))
     for factor, master, checkpointing in itertools.product((1, 2, 4, 8, 16, 32, 64, 128), masters, again):
         changed = replace(
@@ -72,25 +59,15 @@ def nearest_fit(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpu
             runtime=replace(config.runtime, checkpointing=checkpointing),
         )
         if fitting := fastest_of_each(changed, model, hardware, factor * gpus):
-            return fitting[0], factor * gpus
+            more = [f"--gpus {factor * gpus}"] if factor > 1 else []
+            return ", ".join(more + changed_settings(config, fitting[0].config))
     return None
 
 
 def changed_settings(before: TrainConfig, after: TrainConfig) -> list[str]:
     """The settings of `after` that aren't those of `before`, as TOML has them."""
-    names = {
-        "batch": ("micro_batch",),
-        "optimizer": ("master",),
-        "runtime": ("keep_gathered", "whole_reference", "reference_micro_batches", "reduce_each_micro_batch",
-                    "checkpointing"),
-    }  # fmt: skip
-    settings = []
-    for section, keys in names.items():
-        for key in keys:
-            earlier, later = (getattr(getattr(config, section), key) for config in (before, after))
-            if earlier != later:
-                settings.append(f"{section}.{key} = {json.dumps(later)}")
-    return settings
+    values = {name: attrgetter(name) for name in _CHANGED}
+    return [f"{name} = {json.dumps(get(after))}" for name, get in values.items() if get(before) != get(after)]
 
 
 def _ways(config: TrainConfig, gpus: int) -> Iterator[TrainConfig]:
@@ -109,10 +86,7 @@ def _ways(config: TrainConfig, gpus: int) -> Iterator[TrainConfig]:
             if reduce and micro_batch == share:
                 continue  # once a step either way
             runtime = replace(
-                sized.runtime,
-                keep_gathered=keep,
-                whole_reference=whole,
-                reference_micro_batches=group,
+                sized.runtime, keep_gathered=keep, whole_reference=whole, reference_micro_batches=group,
                 reduce_each_micro_batch=reduce,
-            )
+            )  # fmt: skip
             yield replace(sized, runtime=runtime)

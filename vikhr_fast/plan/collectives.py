@@ -18,8 +18,7 @@ class Part:
 
     name: str
     count: int
-    shapes: tuple[tuple[int, ...], ...]
-    """Of its parameters."""
+    shapes: tuple[tuple[int, ...], ...]  # of its parameters
 
     def elements(self, shards: int) -> int:
         """Of one such part, each parameter padded to equal rows a shard."""
@@ -45,11 +44,9 @@ class StepCounts:
     """How often a rank does what in one step."""
 
     micro_batches: int
-    compared: int
-    """Micro-batches that take the KL."""
+    compared: int  # micro-batches that take the KL
     reference_forwards: int
-    reductions: int
-    """Of gradients, among the ranks that share one copy of the weights."""
+    reductions: int  # of gradients, among the ranks that share one copy of the weights
 
     @classmethod
     def of(cls, config: TrainConfig, gpus: int) -> "StepCounts":
@@ -75,11 +72,9 @@ class Collective:
     kind: Literal["all-gather", "reduce-scatter", "all-reduce"]
     among: Literal["shards", "replicas", "all"]
     """The ranks that hold one copy of the weights together, those that hold equal parts of different copies, or all."""
-    ranks: int
-    """How many these are."""
+    ranks: int  # how many these are
     times: int
-    elements: int
-    """Of the whole tensor."""
+    elements: int  # of the whole tensor
     item_bytes: int
 
     @property
@@ -94,12 +89,10 @@ class Collective:
         return self.times * self.elements * self.item_bytes
 
 
-def collectives(config: TrainConfig, model: ModelConfig, gpus: int) -> list[Collective]:
+def collectives(config: TrainConfig, model: ModelConfig, gpus: int) -> Iterator[Collective]:
     """All of a step from its first forward to its update; none on one rank."""
-    return list(_collectives(config, model, gpus)) if gpus > 1 else []
-
-
-def _collectives(config: TrainConfig, model: ModelConfig, gpus: int) -> Iterator[Collective]:
+    if gpus == 1:
+        return
     runtime, counts = config.runtime, StepCounts.of(config, gpus)
     shards, compute = gpus // runtime.replicas, ITEM_BYTES[runtime.dtype]
     wide, found = max(compute, 4), parts(model)

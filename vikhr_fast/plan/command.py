@@ -2,48 +2,29 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml, require_consistent
 from vikhr_fast.errors import InputError
 from vikhr_fast.model_config import ModelConfig, read_config
 from vikhr_fast.plan.choices import Choice, changed_settings, fastest_of_each, nearest_fit
-from vikhr_fast.plan.collectives import Collective, StepCounts, collectives
+from vikhr_fast.plan.collectives import StepCounts, collectives
 from vikhr_fast.plan.memory import GIB, Parameters, memory
-from vikhr_fast.plan.speed import (
-    ATTENTION,
-    HARDWARE,
-    LINKS,
-    NETWORK,
-    PRODUCTS,
-    RESERVED,
-    TAKEN,
-    Hardware,
-    Range,
-    flops_per_token,
-    speed,
-)
+from vikhr_fast.plan.speed import HARDWARE, RESERVED, Hardware, Range, assumptions, flops_per_token, speed
 
 _EQUAL = 0.01  # of the time: what this can't tell apart
 _PAPER_TOKENS, _INSTRUCTION_TOKENS = 11e9, 3 * 680_000 * 430.0
 MISTRAL_7B_40K = ModelConfig(
-    vocab_size=40000,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    head_dim=128,
-    max_position_embeddings=32768,
-    sliding_window=4096,
-)
+    vocab_size=40000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+    num_key_value_heads=8, head_dim=128, max_position_embeddings=32768, sliding_window=4096,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,24 +54,24 @@ class Plan:
     """Print JSON instead of tables."""
 
 
-def plan(options: Plan) -> dict[str, Any]:
-    """The numbers of a plan; prints them.
+def plan(options: Plan) -> None:
+    """Prints the numbers of a plan.
 
     Raises:
         InputError: an option is impossible, or a file is missing or damaged.
     """
     config = config_with_gaps(read_toml(options.config), str(options.config), None)
     model = read_config(options.model) if options.model else MISTRAL_7B_40K
-    result = estimate(options, config, model)
-    combinations = fastest_of_each(config, model, _hardware(options), options.gpus)
+    result, hardware = estimate(options, config, model), _hardware(options)
+    combinations = fastest_of_each(config, model, hardware, options.gpus)
     result["combinations"] = [_described(config, choice, result["tokens"]) for choice in combinations]
     result["counts"] = asdict(StepCounts.of(config, options.gpus))
-    result["collectives"] = [_call(call) for call in collectives(config, model, options.gpus)]
+    calls = collectives(config, model, options.gpus)
+    result["collectives"] = [asdict(call) | {"link_bytes": call.link_bytes} for call in calls]
     if options.json:
         print(json.dumps(result, indent=2))
     else:
-        _print(options, config, _hardware(options), result)
-    return result
+        _print(options, config, hardware, result)
 
 
 def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str, Any]:
@@ -124,11 +105,8 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
     parts = memory(config, model, options.gpus)
     needed = sum(parts.values()) + RESERVED
     fits = needed <= hardware.memory
-    hours, slowest, fastest = (
-        tokens / speed(config, model, hardware, options.gpus, case).tokens_per_second / 3600
-        for case in ("likely", "low", "high")
-    )
-    nearest = None if fits else nearest_fit(config, model, hardware, options.gpus)
+    speeds = [speed(config, model, hardware, options.gpus, case) for case in ("likely", "low", "high")]
+    hours, slowest, fastest = (tokens / each.tokens_per_second / 3600 for each in speeds)
     return {
         "parameters": Parameters.of(model).total,
         "tokens": tokens,
@@ -137,8 +115,8 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
         "needed_bytes": round(needed),
         "available_bytes": round(hardware.memory),
         "fits": fits,
-        "nearest_fit": None if nearest is None else _words(config, options.gpus, *nearest),
-        "speed": asdict(speed(config, model, hardware, options.gpus)),
+        "nearest_fit": None if fits else nearest_fit(config, model, hardware, options.gpus),
+        "speed": asdict(speeds[0]),
         "gpu_hours": hours,
         "gpu_hours_range": (fastest, slowest),
         "days": hours / options.gpus / 24,
@@ -149,29 +127,20 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
 
 def _described(config: TrainConfig, choice: Choice, tokens: float) -> dict[str, Any]:
     """A way to shard and to accumulate: what it takes, and the settings that make it of the configuration."""
-    student, reference, gradients = choice.combination
+    runtime, speed = choice.config.runtime, choice.speed
+    reference = "whole" if runtime.whole_reference else f"{runtime.reference_micro_batches} at once"
     return {
-        "model": student,
-        "reference": reference,
-        "gradients": gradients,
+        "model": "kept" if runtime.keep_gathered else "freed",
+        "reference": reference if StepCounts.of(config, 1).compared else "none",
+        "gradients": "each" if runtime.reduce_each_micro_batch else "once",
         "micro_batch": choice.config.batch.micro_batch,
         "needed_bytes": round(choice.needed_bytes),
-        "link_bytes": choice.speed.link_bytes,
-        "copy_bytes": choice.speed.copy_bytes,
-        "tokens_per_second": choice.speed.tokens_per_second,
-        "gpu_hours": tokens / choice.speed.tokens_per_second / 3600,
+        "link_bytes": speed.link_bytes,
+        "copy_bytes": speed.copy_bytes,
+        "tokens_per_second": speed.tokens_per_second,
+        "gpu_hours": tokens / speed.tokens_per_second / 3600,
         "settings": changed_settings(config, choice.config),
     }
-
-
-def _call(call: Collective) -> dict[str, Any]:
-    return asdict(call) | {"link_bytes": call.link_bytes}
-
-
-def _words(config: TrainConfig, gpus: int, choice: Choice, needed_gpus: int) -> str:
-    """What to change, in a line."""
-    more = [f"--gpus {needed_gpus}"] if needed_gpus != gpus else []
-    return ", ".join(more + changed_settings(config, choice.config))
 
 
 def _hardware(options: Plan) -> Hardware:
@@ -186,81 +155,64 @@ def _hardware(options: Plan) -> Hardware:
         return hardware
     try:
         ceilings = json.loads(options.measured.read_text(encoding="utf-8"))["ceilings"]
-        positive = TypeAdapter(Annotated[float, Field(gt=0)])
-        flops, bandwidth = (
-            positive.validate_python(ceilings[name]) for name in ("gemm_flops_per_second", "copy_bytes_per_second")
-        )
+        rates = [float(ceilings[name]) for name in ("gemm_flops_per_second", "copy_bytes_per_second")]
+        if not all(rate > 0 for rate in rates):
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{options.measured}: no results.json of bench/gpu.py, or a damaged one") from None
-    return dataclasses.replace(
-        hardware,
-        products=Range(flops, flops, flops),
-        copies=Range(bandwidth, bandwidth, bandwidth),
-        measured=str(options.measured),
-    )
+    products, copies = (Range(rate, rate, rate) for rate in rates)
+    return dataclasses.replace(hardware, products=products, copies=copies, measured=str(options.measured))
 
 
 def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[str, Any]) -> None:
-    console = Console()
-    batch = config.batch
+    console, batch = Console(highlight=False), config.batch
     accumulation = batch.sequences_per_step // (batch.micro_batch * options.gpus)
-    table = Table("of one GPU's memory", "GiB", title=f"{options.config} on {options.gpus} x {hardware.name}")
-    table.columns[1].justify = "right"
+    title = f"{options.config} on {options.gpus} x {hardware.name}"
+    table = Table("of one GPU's memory", Column("GiB", justify="right"), title=title)
     for name, size in result["memory_bytes"].items():
         table.add_row(name, f"{size / GIB:.2f}")
     table.add_section()
-    table.add_row("needed", f"{result['needed_bytes'] / GIB:.2f}")
-    table.add_row("available", f"{result['available_bytes'] / GIB:.2f}")
+    for name in ("needed", "available"):
+        table.add_row(name, f"{result[f'{name}_bytes'] / GIB:.2f}")
     console.print(table)
-    if result["fits"]:
-        console.print("Fits.")
-    else:
-        nearest = result["nearest_fit"] or "nothing that this trainer can change"
-        console.print(f"[red]Does not fit.[/] Nearest that does: {nearest}", highlight=False)
+    nearest = result["nearest_fit"] or "nothing that this trainer can change"
+    console.print("Fits." if result["fits"] else f"[red]Does not fit.[/] Nearest that does: {nearest}")
     rates = result["speed"]
     fastest, slowest = result["gpu_hours_range"]
-    lines = [
+    console.print(
         f"{result['parameters'] / 1e9:.2f} billion parameters; {batch.micro_batch} sequences of "
         f"{config.data.sequence_length} a micro-batch, {accumulation} micro-batches a step, the reference in "
-        f"{result['counts']['compared']} of them",
+        f"{result['counts']['compared']} of them\n"
         f"{rates['tokens_per_second']:,.0f} tokens/s a GPU, a step in {rates['step_seconds']:.1f} s (of which copies "
         f"and sums of weights and gradients {rates['copy_seconds']:.1f} s; communication "
-        f"{rates['communication_seconds']:.1f} s, overlapped)",
-        f"MFU {rates['training_share']:.1%}, with the reference's forward {rates['whole_share']:.1%}",
+        f"{rates['communication_seconds']:.1f} s, overlapped)\n"
+        f"MFU {rates['training_share']:.1%}, with the reference's forward {rates['whole_share']:.1%}\n"
         f"{result['tokens']:,.0f} tokens: {result['gpu_hours']:,.0f} GPU-hours ({fastest:,.0f} to {slowest:,.0f}), "
         f"{result['days']:.1f} days, {result['kilowatt_hours']:,.0f} kWh, {result['money']:,.0f} at {options.price:g} "
-        "a GPU-hour",
-    ]
-    for line in lines:
-        console.print(line, highlight=False)
+        "a GPU-hour"
+    )
     if result["combinations"]:
         console.print(_combinations(result["combinations"], options.gpus))
-        console.print(_advice(result), highlight=False)
+        console.print(_advice(result))
     if options.collectives:
         console.print(_calls(result["collectives"]))
-    for line in _assumptions(hardware):
-        console.print(line, highlight=False)
+    console.print(assumptions(hardware))
 
 
 def _combinations(found: list[dict[str, Any]], gpus: int) -> Table:
     """The ways to shard and to accumulate that fit, the fastest first."""
-    table = Table(
-        title="What fits, the fastest first, each with its best micro-batch", box=SIMPLE, padding=(0, 1, 0, 0)
-    )
     names = {"model": "model", "reference": "reference", "gradients": "reduced"} if gpus > 1 else {}
-    for heading in names.values():
-        table.add_column(heading, no_wrap=True)
-    for heading in ("micro-\nbatch", "\nGiB", "GB sent\na step", "copied\na step", "tokens\n/s", "GPU-\nhours"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table(
+        "What fits, the fastest first, each with its best micro-batch", names.values(),
+        ("micro-\nbatch", "\nGiB", "GB sent\na step", "copied\na step", "tokens\n/s", "GPU-\nhours"),
+    )  # fmt: skip
     for one in found:
         table.add_row(
             *(one[name] for name in names),
             str(one["micro_batch"]),
             f"{one['needed_bytes'] / GIB:.1f}",
-            f"{one['link_bytes'] / 1e9:,.0f}",
-            f"{one['copy_bytes'] / 1e9:,.0f}",
-            f"{one['tokens_per_second']:,.0f}",
-            f"{one['gpu_hours']:,.0f}",
+            *(f"{one[name] / 1e9:,.0f}" for name in ("link_bytes", "copy_bytes")),
+            *(f"{one[name]:,.0f}" for name in ("tokens_per_second", "gpu_hours")),
         )
     if gpus > 1:
         table.caption = (
@@ -269,6 +221,24 @@ def _combinations(found: list[dict[str, Any]], gpus: int) -> Table:
             f"within {_EQUAL:.0%} are equal as far as this can tell"
         )
     return table
+
+
+def _calls(found: list[dict[str, Any]]) -> Table:
+    """The collectives of a step as every rank calls them."""
+    title = "The collectives of a step, as every rank calls them"
+    table = _table(title, ("of", "collective"), ("ranks", "times", "MB each", "GB sent"))
+    for one in found:
+        sizes = (one["elements"] * one["item_bytes"] / 1e6, one["link_bytes"] / 1e9)
+        counts = (one["ranks"], one["times"])
+        table.add_row(one["of"], one["kind"], *map("{:,}".format, counts), *map("{:,.3f}".format, sizes))
+    return table
+
+
+def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
+    """An empty table with columns of words, then of numbers."""
+    columns = [Column(heading, no_wrap=True) for heading in words]
+    columns += [Column(heading, justify="right", no_wrap=True) for heading in numbers]
+    return Table(*columns, title=title, box=SIMPLE, padding=(0, 1, 0, 0))
 
 
 def _advice(result: dict[str, Any]) -> str:
@@ -282,40 +252,5 @@ def _advice(result: dict[str, Any]) -> str:
     return (
         f"Fastest: {', '.join(best['settings'])}: {best['gpu_hours']:,.0f} GPU-hours instead of {hours:,.0f}, as a "
         f"step copies {best['copy_bytes'] / 1e9:,.0f} GB instead of {now['copy_bytes'] / 1e9:,.0f} and sends "
-        f"{best['link_bytes'] / 1e9:,.0f} instead of {now['link_bytes'] / 1e9:,.0f}. What is learnt is the "
-        "same."
+        f"{best['link_bytes'] / 1e9:,.0f} instead of {now['link_bytes'] / 1e9:,.0f}. What is learnt is the same."
     )
-
-
-def _calls(found: list[dict[str, Any]]) -> Table:
-    """The collectives of a step as every rank calls them."""
-    table = Table(title="The collectives of a step, as every rank calls them", box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("of", no_wrap=True)
-    table.add_column("collective", no_wrap=True)
-    for heading in ("ranks", "times", "MB each", "GB sent"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for one in found:
-        size = one["elements"] * one["item_bytes"] / 1e6
-        numbers = (one["ranks"], one["times"], size, one["link_bytes"] / 1e9)
-        table.add_row(one["of"], one["kind"], *map("{:,}".format, numbers[:2]), *map("{:,.3f}".format, numbers[2:]))
-    return table
-
-
-def _assumptions(hardware: Hardware) -> list[str]:
-    """What the numbers stand on."""
-
-    def share(known: Range) -> str:
-        return f"{known.likely:.0%} ({min(known.low, known.high):.0%} to {max(known.low, known.high):.0%})"
-
-    def rate(known: Range, digits: int) -> str:
-        values = (f"{value / 1e12:.{digits}f}" for value in (known.likely, known.low, known.high))
-        return "{} ({} to {})".format(*values) if known.low < known.high else next(values)
-
-    return [
-        f"Assumed, in brackets at least and at most: products at {share(PRODUCTS)} and attention at {share(ATTENTION)} "
-        f"of a large product's {rate(hardware.products, 0)} TFLOP/s; memory at {rate(hardware.copies, 2)} TB/s; "
-        f"collectives at {share(LINKS)} of {hardware.link / 1e9:.0f} GB/s in a node, {NETWORK / 1e9:.0f} GB/s between "
-        f"replicas, taking {share(TAKEN)} of the GPU meanwhile; documents as long as the sequence; "
-        f"{RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no cooling, no host",
-        f"Measured: {hardware.measured}",
-    ]

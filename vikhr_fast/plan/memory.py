@@ -16,8 +16,7 @@ class Parameters:
     """Numbers of parameters."""
 
     layer: int
-    head: int
-    """Of the LM head; the embedding has as many."""
+    head: int  # of the LM head; the embedding has as many
     total: int
 
     @classmethod
@@ -33,37 +32,23 @@ class Parameters:
         return self.total - self.head
 
 
-def activation_bytes(model: ModelConfig, tokens: int) -> int:
-    """What one layer keeps of a micro-batch for its backward pass, in bf16, as its operations save it.
-
-    The two sums of the residual stream, both normalised, q, k, v, the attended values, gate, up and their product;
-    in float32 the two scales of the norms and attention's statistics, whose rows are padded to 128 tokens.
-    """
-    queries = model.num_attention_heads * model.head_dim
-    keys = model.num_key_value_heads * model.head_dim
-    halves = 4 * model.hidden_size + 2 * queries + 2 * keys + 3 * model.intermediate_size
-    padded = -(-tokens // 128) * 128
-    return _HALF * tokens * halves + _WIDE * (2 * tokens + padded * model.num_attention_heads)
-
-
 def layers_bytes(model: ModelConfig, tokens: int, checkpointing: str) -> int:
-    """What all layers keep: everything, or their inputs (and attention's results) and one layer in whole."""
-    whole = activation_bytes(model, tokens)
+    """What all layers keep for backward: everything, or their inputs (and attention's results) and one layer in whole.
+
+    Of a layer that is, in bf16, the two sums of the residual stream, both normalised, q, k, v, the attended values,
+    gate, up and their product; in float32 the two scales of the norms and attention's statistics, whose rows are padded
+    to 128 tokens.
+    """
+    queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
+    halves = 4 * model.hidden_size + 2 * queries + 2 * keys + 3 * model.intermediate_size
+    statistics = _WIDE * (-(-tokens // 128) * 128) * model.num_attention_heads
+    whole = _HALF * tokens * halves + _WIDE * 2 * tokens + statistics
     if checkpointing == "none":
         return model.num_hidden_layers * whole
     kept = _HALF * tokens * model.hidden_size
     if checkpointing == "selective":
-        queries = model.num_attention_heads * model.head_dim
-        kept += _HALF * tokens * queries + _WIDE * (-(-tokens // 128) * 128) * model.num_attention_heads
+        kept += _HALF * tokens * queries + statistics
     return model.num_hidden_layers * kept + whole
-
-
-def reference_bytes(model: ModelConfig, tokens: int) -> int:
-    """The most that a forward alone holds of a layer: gate, up and their product, five of the residual stream's size.
-
-    And what the forward before it made.
-    """
-    return _HALF * tokens * (6 * model.hidden_size + 3 * model.intermediate_size)
 
 
 def loss_bytes(model: ModelConfig, tokens: int, chunk_tokens: int, reference: bool) -> int:
@@ -105,10 +90,9 @@ def unreduced_bytes(config: TrainConfig, model: ModelConfig, gpus: int) -> int:
     bf16 and its reduction's input.
     """
     count, counts = Parameters.of(model), StepCounts.of(config, gpus)
-    largest = max(count.layer, count.head)
     if counts.micro_batches > counts.reductions:
         return _WIDE * count.total + max(_WIDE * count.head, _HALF * count.layer, _WIDE * (count.layer - count.head))
-    return (_HALF + _WIDE) * largest
+    return (_HALF + _WIDE) * max(count.layer, count.head)
 
 
 def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]:
@@ -119,10 +103,6 @@ def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]
     tokens = config.batch.micro_batch * config.data.sequence_length
     # replicas sum their gradients once a step: until then they lie beside the sums of split masters
     partial = split and runtime.replicas > 1 and runtime.reduce_each_micro_batch
-    sharded = {
-        "gradients not yet reduced": unreduced_bytes(config, model, gpus),
-        "gathered parameters": gathered_bytes(config, model, gpus),
-    }
     training = {
         "activations": layers_bytes(model, tokens, runtime.checkpointing),
         "loss head": loss_bytes(model, tokens, runtime.chunk_tokens, counts.compared > 0),
@@ -130,17 +110,18 @@ def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]
     group = min(runtime.reference_micro_batches, counts.compared)
     if group > 1:
         training["reference's hidden states"] = _HALF * (group - 1) * tokens * model.hidden_size
-    if (frozen := reference_bytes(model, group * tokens)) > sum(training.values()):  # one after the other
+    # The most that the reference's forward holds of a layer: gate, up and their product, five of the residual stream's
+    # size; and what the forward before it made.
+    frozen = _HALF * group * tokens * (6 * model.hidden_size + 3 * model.intermediate_size)
+    if frozen > sum(training.values()):  # one after the other
         training = {"reference's activations": frozen}
-    return {
-        name: round(size)
-        for name, size in {
-            **({"parameters": _HALF * shard} if split or gpus == 1 else {}),
-            **({"remainders": _HALF * shard} if split else {"master weights": _WIDE * shard}),
-            "moments": 2 * (_WIDE if config.optimizer.moments == "float32" else _HALF) * shard,
-            "gradients": _WIDE * shard * (2 if partial else 1),
-            **({"reference": _HALF * (count.total if runtime.whole_reference else shard)} if counts.compared else {}),
-            **(sharded if gpus > 1 else {}),
-            **training,
-        }.items()
-    }
+    sizes = {"parameters": _HALF * shard} if split or gpus == 1 else {}
+    sizes |= {"remainders": _HALF * shard} if split else {"master weights": _WIDE * shard}
+    sizes["moments"] = 2 * (_WIDE if config.optimizer.moments == "float32" else _HALF) * shard
+    sizes["gradients"] = _WIDE * shard * (2 if partial else 1)
+    if counts.compared:
+        sizes["reference"] = _HALF * (count.total if runtime.whole_reference else shard)
+    if gpus > 1:
+        sizes["gradients not yet reduced"] = unreduced_bytes(config, model, gpus)
+        sizes["gathered parameters"] = gathered_bytes(config, model, gpus)
+    return {name: round(size) for name, size in (sizes | training).items()}

@@ -22,19 +22,13 @@ class Hardware:
     """One GPU: its data sheet, and what was measured on it."""
 
     name: str
-    memory: float
-    """Bytes that a program can have."""
-    peak: float
-    """bf16 FLOP/s, dense, of the data sheet: what MFU is a share of, and nothing else here."""
-    link: float
-    """Bytes a second to its neighbours in the node, one direction, of the data sheet."""
+    memory: float  # bytes that a program can have
+    peak: float  # bf16 FLOP/s, dense, of the data sheet: what MFU is a share of, and nothing else here
+    link: float  # bytes a second to its neighbours in the node, one direction, of the data sheet
     watts: float
-    products: Range
-    """FLOP/s of a large bf16 matrix product, measured."""
-    copies: Range
-    """Bytes that a copy in memory reads and writes a second."""
-    measured: str
-    """Where these figures are from."""
+    products: Range  # FLOP/s of a large bf16 matrix product, measured
+    copies: Range  # bytes that a copy in memory reads and writes a second
+    measured: str  # where these figures are from
 
 
 HARDWARE = {
@@ -72,49 +66,18 @@ RESERVED = 2.5 * GIB  # context, communication buffers, workspaces, and what fra
 
 
 @dataclass(frozen=True)
-class Rates:
-    """What a step is reckoned with, one value of each range."""
-
-    products: float
-    attention: float
-    copies: float
-    link: float
-    taken: float
-
-    @classmethod
-    def of(cls, hardware: Hardware, case: str) -> "Rates":
-        """Those of a GPU in one case: low, likely or high."""
-        products, copies, share, attention, links, taken = (
-            getattr(known, case) for known in (hardware.products, hardware.copies, PRODUCTS, ATTENTION, LINKS, TAKEN)
-        )
-        return cls(products * share, products * attention, copies, hardware.link * links, taken)
-
-
-@dataclass(frozen=True)
 class Speed:
-    """Of one step, on each GPU.
+    """Of one step, on each GPU."""
 
-    Attributes:
-        step_seconds: all micro-batches and the update.
-        compute_seconds: of that, products, attention and passes over memory.
-        copy_seconds: of these, copying what is gathered and reduced, and adding up gradients.
-        communication_seconds: of gathering and reducing, which runs beside the rest as far as it fits.
-        link_bytes: that a GPU sends.
-        copy_bytes: that it reads and writes in `copy_seconds`.
-        tokens_per_second: a GPU.
-        training_share: of the data sheet's peak, by 6 N + attention FLOPs a token, the reference not counted (MFU).
-        whole_share: the same, the reference's forward counted.
-    """
-
-    step_seconds: float
-    compute_seconds: float
-    copy_seconds: float
-    communication_seconds: float
-    link_bytes: float
-    copy_bytes: float
-    tokens_per_second: float
-    training_share: float
-    whole_share: float
+    step_seconds: float  # all micro-batches and the update
+    compute_seconds: float  # of that, products, attention and passes over memory
+    copy_seconds: float  # of these, copying what is gathered and reduced, and adding up gradients
+    communication_seconds: float  # of gathering and reducing, which runs beside the rest as far as it fits
+    link_bytes: float  # that a GPU sends
+    copy_bytes: float  # that it reads and writes in `copy_seconds`
+    tokens_per_second: float  # a GPU
+    training_share: float  # of the data sheet's peak by 6 N + attention FLOPs a token, without the reference (MFU)
+    whole_share: float  # the same, the reference's forward counted
 
 
 def attention_flops(model: ModelConfig, pairs: float) -> float:
@@ -128,11 +91,9 @@ def seen_keys(model: ModelConfig, length: float) -> float:
 
 
 def flops_per_token(model: ModelConfig, length: float) -> tuple[float, float]:
-    """Of training and of the reference's forward: 6 N and 2 N, N without the embedding, and causal attention.
+    """Of training and of the reference's forward, with documents of so many tokens on average.
 
-    Args:
-        model: its shape.
-        length: mean tokens of a document.
+    6 N and 2 N, N without the embedding, and causal attention.
     """
     n, attention = Parameters.of(model).multiplied, attention_flops(model, seen_keys(model, length))
     return 6 * n + 3.5 * attention, 2 * n + attention
@@ -172,11 +133,13 @@ def step_copy_bytes(config: TrainConfig, model: ModelConfig, gpus: int) -> float
 
 def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int, case: str = "likely") -> Speed:
     """The step's time at the rates of one case: low, likely or high."""
-    rates, counts, shape = Rates.of(hardware, case), StepCounts.of(config, gpus), Parameters.of(model)
+    rate, copies, share, attention_share, links, taken = (
+        getattr(known, case) for known in (hardware.products, hardware.copies, PRODUCTS, ATTENTION, LINKS, TAKEN)
+    )
+    counts, shape = StepCounts.of(config, gpus), Parameters.of(model)
     tokens = config.batch.sequences_per_step * config.data.sequence_length / gpus
     compared = counts.compared * config.batch.micro_batch * config.data.sequence_length
-    again = {"none": 0, "selective": 1, "full": 1}[config.runtime.checkpointing]
-    attended = {"none": 0, "selective": 0, "full": 1}[config.runtime.checkpointing]
+    again, attended = {"none": (0, 0), "selective": (1, 0), "full": (1, 1)}[config.runtime.checkpointing]
     attention = attention_flops(model, seen_keys(model, config.data.sequence_length))
     forward, backward = (model.num_hidden_layers * each for each in pass_bytes(model))
     products = shape.multiplied * ((6 + 2 * again) * tokens + 2 * compared)
@@ -184,24 +147,43 @@ def speed(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpus: int
     passes = ((1 + again) * forward + backward) * tokens + forward * compared
     passes += model.vocab_size * (6 * tokens + 4 * compared)  # logits read, their gradient written
     copied = step_copy_bytes(config, model, gpus)
-    compute = products / rates.products + attending / rates.attention + (passes + copied) / rates.copies
-    called = collectives(config, model, gpus)
+    compute = products / (rate * share) + attending / (rate * attention_share) + (passes + copied) / copies
+    called = list(collectives(config, model, gpus))
     within = sum(call.link_bytes for call in called if call.among != "replicas")
     between = sum(call.link_bytes for call in called if call.among == "replicas")
     shards = gpus // config.runtime.replicas
-    communication = within / (rates.link if shards <= NODE else NETWORK) + between / NETWORK
-    update = 40 * shape.total / shards / rates.copies  # norm, clipping and AdamW on float32 masters, moments, gradients
-    seconds = max(compute + rates.taken * communication, communication) + update
+    communication = within / (hardware.link * links if shards <= NODE else NETWORK) + between / NETWORK
+    update = 40 * shape.total / shards / copies  # norm, clipping and AdamW on float32 masters, moments, gradients
+    seconds = max(compute + taken * communication, communication) + update
     training, frozen = flops_per_token(model, config.data.sequence_length)
-    done, whole = tokens * training, tokens * training + compared * frozen
     return Speed(
         step_seconds=seconds,
         compute_seconds=compute,
-        copy_seconds=copied / rates.copies,
+        copy_seconds=copied / copies,
         communication_seconds=communication,
         link_bytes=within + between,
         copy_bytes=copied,
         tokens_per_second=tokens / seconds,
-        training_share=done / seconds / hardware.peak,
-        whole_share=whole / seconds / hardware.peak,
+        training_share=tokens * training / seconds / hardware.peak,
+        whole_share=(tokens * training + compared * frozen) / seconds / hardware.peak,
+    )
+
+
+def assumptions(hardware: Hardware) -> str:
+    """What the numbers stand on."""
+
+    def share(known: Range) -> str:
+        return f"{known.likely:.0%} ({min(known.low, known.high):.0%} to {max(known.low, known.high):.0%})"
+
+    def rate(known: Range, digits: int) -> str:
+        values = (f"{value / 1e12:.{digits}f}" for value in (known.likely, known.low, known.high))
+        return "{} ({} to {})".format(*values) if known.low < known.high else next(values)
+
+    return (
+        f"Assumed, in brackets at least and at most: products at {share(PRODUCTS)} and attention at {share(ATTENTION)} "
+        f"of a large product's {rate(hardware.products, 0)} TFLOP/s; memory at {rate(hardware.copies, 2)} TB/s; "
+        f"collectives at {share(LINKS)} of {hardware.link / 1e9:.0f} GB/s in a node, {NETWORK / 1e9:.0f} GB/s between "
+        f"replicas, taking {share(TAKEN)} of the GPU meanwhile; documents as long as the sequence; "
+        f"{RESERVED / GIB:.1f} GiB reserved; {hardware.watts:.0f} W a GPU, no cooling, no host\n"
+        f"Measured: {hardware.measured}"
     )

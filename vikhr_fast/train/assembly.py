@@ -1,7 +1,5 @@
 """What a run trains with: the models, the objective and the optimiser that its configuration asks for."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -19,46 +17,29 @@ from vikhr_kernels import cpu, reference
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-class Assembled(NamedTuple):
-    """As before the first step."""
-
-    model: Mistral
-    objective: Objective
-    optimizer: MasterAdamW | SplitAdamW
-
-
-def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> Assembled:
-    """Loads the model and its reference, and makes the rest."""
+def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> tuple[Mistral, Objective, MasterAdamW | SplitAdamW]:
+    """Loads the model and its reference, and makes the rest, as before the first step."""
     compute = DTYPES[config.runtime.dtype]
     ops = _operations(config, ranks)
     split = config.optimizer.master == "split"
     masters: dict[str, Tensor] = {}
+    storage = compute if split else torch.promote_types(compute, torch.float32)
     model = load_model(
-        config.model,
-        ranks,
-        ops=ops,
-        compute=compute,
-        storage=compute if split else torch.promote_types(compute, torch.float32),
-        masters=masters,
+        config.model, ranks, ops=ops, compute=compute, storage=storage, masters=masters,
         keep_gathered=config.runtime.keep_gathered,
-    )
+    )  # fmt: skip
     model.set_checkpointing(config.runtime.checkpointing)
     frozen = None
     if config.kl.needs_reference:  # as it was before the first step, resumed or not
         frozen = load_model(
             config.kl.reference or config.model, ranks, ops=ops, compute=compute, whole=config.runtime.whole_reference
         ).requires_grad_(False)
+    support = None if inputs.support is None else torch.tensor(inputs.support, device=ranks.device)
     objective = Objective(
-        config.kl,
-        model,
-        frozen,
-        sources=list(inputs.train),
-        support=None if inputs.support is None else torch.tensor(inputs.support, device=ranks.device),
-        chunk_tokens=config.runtime.chunk_tokens or None,
-        length=inputs.length,
-    )
-    optimizer = (SplitAdamW if split else MasterAdamW)(model, masters, config.optimizer, ranks)
-    return Assembled(model, objective, optimizer)
+        config.kl, model, frozen, sources=list(inputs.train), support=support,
+        chunk_tokens=config.runtime.chunk_tokens or None, length=inputs.length,
+    )  # fmt: skip
+    return model, objective, (SplitAdamW if split else MasterAdamW)(model, masters, config.optimizer, ranks)
 
 
 def _operations(config: TrainConfig, ranks: Ranks) -> Operations:

@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,12 @@ _SPARE_BYTES = 1 << 20  # for what isn't tensors
 class TrainState:
     """Where a run stands between two optimiser steps."""
 
-    step: int = 0
-    """Steps done; the loader goes on with this one."""
-    tokens: int = 0
-    """Tokens trained on."""
-    losses: tuple[float, ...] = field(default=(0.0,) * 5)
-    """`objective.Losses` of the last step over all ranks."""
-    recent_losses: tuple[float, ...] = ()
-    """Of the last steps that weren't skipped; what a spike is measured by."""
-    skipped_in_a_row: int = 0
-    """Steps skipped since the last one that wasn't."""
-    validation: float | None = None
-    """Mean bits per byte of the validation sets, if they were scored at this step."""
-
-
-_STATE_ADAPTER = pydantic.TypeAdapter(TrainState)
+    step: int = 0  # steps done; the loader goes on with this one
+    tokens: int = 0  # trained on
+    losses: tuple[float, ...] = (0.0,) * 5  # `objective.Losses` of the last step over all ranks
+    recent_losses: tuple[float, ...] = ()  # of the last steps that weren't skipped; what a spike is measured by
+    skipped_in_a_row: int = 0  # steps skipped since the last one that wasn't
+    validation: float | None = None  # mean bits per byte of the validation sets, if they were scored at this step
 
 
 class Checkpoints:
@@ -100,7 +92,9 @@ class Checkpoints:
         final = self._directory / f"step-{state.step:08d}"
         unfinished = self._directory / f".{final.name}.partial"
         values = _values(optimizer)
-        needed = torch.tensor(_local_bytes(values) + _SPARE_BYTES, device=self._ranks.device)
+        named = (values["model"], *values["optimizer"]["state"].values())
+        own_bytes = sum(local(tensor).nbytes for tensors in named for tensor in tensors.values())
+        needed = torch.tensor(own_bytes + _SPARE_BYTES, device=self._ranks.device)
         num_bytes = int(self._ranks.sum(needed)) // self._ranks.replicas  # one of them writes
 
         def begin() -> None:
@@ -130,7 +124,8 @@ class Checkpoints:
         Raises:
             InputError: there are checkpoints, and all of them are damaged.
         """
-        self._ranks.on_main(lambda: remove_leftovers(self._directory))
+        leftovers = self._directory.glob(".step-*")  # of a killed run, half-written or half-deleted
+        self._ranks.on_main(lambda: list(map(shutil.rmtree, leftovers)))
         while checkpoints := complete_checkpoints(self._directory):
             try:
                 state = load_checkpoint(checkpoints[-1], optimizer, self._ranks)
@@ -183,7 +178,7 @@ def load_checkpoint(path: Path, optimizer: MasterAdamW | SplitAdamW, ranks: Rank
 
 def read_state(path: Path) -> TrainState:
     """Where the run stood at a checkpoint that is verified."""
-    return _STATE_ADAPTER.validate_json((path / _STATE).read_bytes())
+    return pydantic.TypeAdapter(TrainState).validate_json((path / _STATE).read_bytes())
 
 
 def verify(path: Path, part: int = 0, parts: int = 1) -> None:
@@ -195,15 +190,14 @@ def verify(path: Path, part: int = 0, parts: int = 1) -> None:
     advice = "copy it from elsewhere, or begin in another --output"
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
-        incomplete = {_STATE, ".metadata"} - manifest.keys()
+        if {_STATE, ".metadata"} - manifest.keys():
+            raise ValueError("incomplete")
         names = sorted(manifest)[part::parts]
         damaged = next((name for name in names if sha256_of(path / name) != manifest[name]), None)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: missing; {advice}") from None
     except (ValueError, AttributeError):
         raise InputError(f"{path / _MANIFEST}: damaged; {advice}") from None
-    if incomplete:
-        raise InputError(f"{path / _MANIFEST}: damaged; {advice}")
     if damaged is not None:
         raise InputError(f"{path / damaged}: its checksum differs from the manifest's; {advice}")
 
@@ -215,21 +209,13 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 def set_aside(checkpoint: Path) -> None:
     """Takes a damaged checkpoint out of the run's sight, whole."""
-    number = 1
-    while (aside := checkpoint.with_name(f"{checkpoint.name}.damaged{number if number > 1 else ''}")).exists():
-        number += 1
-    checkpoint.rename(aside)
+    names = (checkpoint.with_name(f"{checkpoint.name}.damaged{number}") for number in chain([""], count(2)))
+    checkpoint.rename(next(name for name in names if not name.exists()))
 
 
 def step_of(checkpoint: Path) -> int:
     """How many steps had been done."""
     return int(checkpoint.name.removeprefix("step-"))
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Deletes what a killed run left half-written or half-deleted."""
-    for path in directory.glob(".step-*"):
-        shutil.rmtree(path)
 
 
 def _publish(unfinished: Path, final: Path, digests: dict[str, str], state: TrainState) -> None:
@@ -286,16 +272,8 @@ def _storage_error(error: CheckpointException | OSError, directory: Path) -> Inp
     if isinstance(error, OSError):
         return error
     reasons = [failure for failure, _ in error.failures.values()]
-    for reason in reasons:
-        if isinstance(reason, OSError):
-            return reason
+    if found := [reason for reason in reasons if isinstance(reason, OSError)]:
+        return found[0]
     if shutil.disk_usage(directory).free < _SPARE_BYTES:  # torch.save hides this reason
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
     return InputError(f"{directory}: the checkpoint could not be written: {reasons[0]!r}")
-
-
-def _local_bytes(values: Any) -> int:
-    """Bytes of this rank's shards of all tensors in nested dictionaries."""
-    if isinstance(values, dict):
-        return sum(map(_local_bytes, values.values()))
-    return local(values).nbytes if isinstance(values, torch.Tensor) else 0

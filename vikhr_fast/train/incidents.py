@@ -1,16 +1,13 @@
 """Steps that would spoil the weights: told from good ones, skipped, and written down with their documents."""
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vikhr_fast.config import IncidentsConfig
-from vikhr_fast.errors import InputError
 from vikhr_fast.train.inputs import Inputs
-from vikhr_fast.train.metrics import INCIDENTS, read_lines
+from vikhr_fast.train.metrics import INCIDENTS, append_line, read_lines
 
 WINDOW = 32  # good losses that a spike is measured by
 _FEWEST = 8  # below this many nothing is a spike
@@ -30,14 +27,7 @@ def reason_to_skip(loss: float, gradient_norm: float, recent: Sequence[float], c
 
 
 def record_incident(run: Path, inputs: Inputs, sequences: range, step: int, reason: str) -> int:
-    """Appends a skipped step to incidents.jsonl.
-
-    Args:
-        run: the run directory.
-        inputs: of the run.
-        sequences: that the step was made of.
-        step: counted from 1, as in the metrics.
-        reason: why it was skipped.
+    """Appends a skipped step, counted from 1 as in the metrics, and what it was made of to a run's incidents.jsonl.
 
     Returns:
         The incident's number, counted from 1.
@@ -49,18 +39,5 @@ def record_incident(run: Path, inputs: Inputs, sequences: range, step: int, reas
             documents.setdefault(names[source], []).append([document, start, length])
     number = len(read_lines(run / INCIDENTS)) + 1
     values = {"incident": number, "step": step, "reason": reason, "sequences": [sequences.start, sequences.stop]}
-    with (run / INCIDENTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**values, "documents": documents}, ensure_ascii=False) + "\n")
+    append_line(run / INCIDENTS, {**values, "documents": documents})
     return number
-
-
-def read_incident(run: Path, number: int) -> dict[str, Any]:
-    """What `record_incident` wrote.
-
-    Raises:
-        InputError: there is none of that number.
-    """
-    incidents = read_lines(run / INCIDENTS)
-    if not 1 <= number <= len(incidents):
-        raise InputError(f"{run / INCIDENTS}: no incident {number}: it has {len(incidents)}")
-    return incidents[number - 1]

@@ -1,13 +1,13 @@
 """What a run reads: opened and checked without loading any weights, and recorded so that it can't change under it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from vikhr_fast.companions import same_tokenizer, tokenizer_file
-from vikhr_fast.config import TrainConfig, config_values, default_values, require_consistent
+from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, require_consistent
 from vikhr_fast.corpus.packing import PackedCorpus, num_drawn
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
@@ -15,52 +15,33 @@ from vikhr_fast.evaluate.questions import Question
 from vikhr_fast.files import sha256_of
 from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.model_config import read_config
+from vikhr_fast.plan.collectives import StepCounts
 from vikhr_fast.run_directory import record_run
 from vikhr_fast.train.evaluation import open_questions
 from vikhr_fast.weights import WeightFiles
 from vikhr_kernels import Length, length_of
 
 ADAPTATION = "adapt.json"
-_MAY_CHANGE = (  # when a run is resumed
-    "output",
-    "schedule",
-    "evaluation",
-    "incidents",
-    "tensorboard",
-    "wandb",
-    "profile",
-    "kernels",
-    "batch.micro_batch",
-    "runtime.device",
-    "runtime.threads",
-    "runtime.chunk_tokens",
-    "runtime.checkpointing",
-    "runtime.compile",  # of earlier versions
-    "runtime.replicas",
-    "runtime.keep_gathered",
-    "runtime.whole_reference",
-    "runtime.reference_micro_batches",
-    "runtime.reduce_each_micro_batch",
-    "runtime.timeout_seconds",
-)
+_MAY_CHANGE = (  # when a run is resumed; runtime.compile is of earlier versions
+    "output", "schedule", "evaluation", "incidents", "tensorboard", "wandb", "profile", "kernels", "batch.micro_batch",
+    "runtime.device", "runtime.threads", "runtime.chunk_tokens", "runtime.checkpointing", "runtime.compile",
+    "runtime.replicas", "runtime.keep_gathered", "runtime.whole_reference", "runtime.reference_micro_batches",
+    "runtime.reduce_each_micro_batch", "runtime.timeout_seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What a run reads, opened and checked without loading any weights."""
 
-    train: dict[str, TokenShards]
-    """By name in alphabetical order: the order of documents must not depend on that of the flags."""
+    train: dict[str, TokenShards]  # by name, sorted: the order of documents mustn't depend on that of the flags
     validation: dict[str, TokenShards]
     corpus: PackedCorpus
     model: ModelConfig
-    support: list[bool] | None
-    """[V] the pieces that adaptation kept from the base, for `kl.support = "shared"`."""
-    questions: dict[str, list[Question]]
-    """Of the benchmarks that are asked along training."""
+    support: list[bool] | None  # [V] the pieces that adaptation kept from the base, for `kl.support = "shared"`
+    questions: dict[str, list[Question]]  # of the benchmarks that are asked along training
     num_steps: int
-    length: Length
-    """Of the documents, by which attention's tiles are chosen: throughout the run, whatever is in a batch."""
+    length: Length  # of the documents, by which attention's tiles are chosen: whatever is in a batch
 
 
 def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
@@ -87,10 +68,7 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
             f"data.sequence_length: {data.sequence_length}, but {config.model} was made for "
             f"{model.max_position_embeddings} positions"
         )
-    train, validation = (
-        _open_shards(named, config.model, model, data.sequence_length, verify)
-        for named in (data.train, data.validation)
-    )
+    train, validation = (_open_shards(named, config, model, verify) for named in (data.train, data.validation))
     corpus = PackedCorpus(train, data.sequence_length, data.epochs, config.seed)
     steps = -(-corpus.num_sequences // config.batch.sequences_per_step)
     return Inputs(
@@ -153,21 +131,21 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
         )
     tokens = sum(shards.num_trained for shards in inputs.train.values())
     drawn = num_drawn(config.kl.fraction, batch.sequences_per_step) if config.kl.needs_reference else 0
-    compared = -(-drawn // (batch.micro_batch * ranks))
-    accumulation = batch.sequences_per_step // (batch.micro_batch * ranks)
-    kl = f", KL on {drawn} sequences in {compared} of these" if drawn else ""
+    counts = StepCounts.of(config, ranks)
+    kl = f", KL on {drawn} sequences in {counts.compared} of these" if drawn else ""
     return (
         f"{tokens:,} tokens x {config.data.epochs} epochs, {inputs.num_steps:,} steps of "
-        f"{batch.sequences_per_step} sequences x {config.data.sequence_length} ({ranks} ranks x {accumulation} "
+        f"{batch.sequences_per_step} sequences x {config.data.sequence_length} ({ranks} ranks x {counts.micro_batches} "
         f"micro-batches x {batch.micro_batch}{kl}), from step {first_step}, in {config.runtime.dtype}"
     )
 
 
 def _open_shards(
-    directories: dict[str, Path], path: Path, model: ModelConfig, sequence_length: int, verify: bool
+    directories: dict[str, Path], config: TrainConfig, model: ModelConfig, verify: bool
 ) -> dict[str, TokenShards]:
     """Opens named shards, which must be made with the model's own tokenizer; conversations of which must fit whole."""
     opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
+    path, sequence_length = config.model, config.data.sequence_length
     tokenizer = tokenizer_file(path)
     digest = sha256_of(tokenizer) if tokenizer else None
     for shards in opened.values():
@@ -199,7 +177,8 @@ def record_inputs(config: TrainConfig, inputs: Inputs) -> None:
         "model": _digests(config.model),
         "reference": _digests(config.kl.reference) if config.kl.reference else None,
     }
-    record_run(config.output, values, may_change=_MAY_CHANGE, defaults=default_values())
+    defaults = asdict(config_with_gaps({}, "no values", None))
+    record_run(config.output, values, may_change=_MAY_CHANGE, defaults=defaults)
 
 
 def _digests(model: Path) -> dict[str, str]:

@@ -26,11 +26,10 @@ from vikhr_fast.train.evaluation import Evaluations
 from vikhr_fast.train.incidents import WINDOW, reason_to_skip, record_incident
 from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
 from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, Tracker, forget_steps_after
+from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, forget_steps_after
 from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import phase, profiling
 from vikhr_fast.train.sharding import reshard, save_model, set_collectives
-from vikhr_fast.train.trackers import open_trackers
 from vikhr_fast.train.work import flops_share, peak_bytes, step_work
 
 MODEL, CHECKPOINTS = "model", "checkpoints"
@@ -56,7 +55,9 @@ def train(config: TrainConfig) -> Path:
         ranks.on_main(lambda: record_inputs(config, inputs))
         final = config.output / MODEL
         if final.exists():
-            _refuse_longer(config, inputs)
+            done = max(map(step_of, complete_checkpoints(config.output / CHECKPOINTS)), default=inputs.num_steps)
+            if done < inputs.num_steps:
+                raise InputError(f"{final}: finished at step {done}; remove it to go on to step {inputs.num_steps}")
             return final
         ranks.watch.enter("loading the model")
         return Training(config, inputs, ranks, interruption).run()
@@ -65,18 +66,11 @@ def train(config: TrainConfig) -> Path:
 class Training:
     """One run: everything it needs, opened and checked, then stepped through."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        inputs: Inputs,
-        ranks: Ranks,
-        interruption: Interruption,
-    ) -> None:
+    def __init__(self, config: TrainConfig, inputs: Inputs, ranks: Ranks, interruption: Interruption) -> None:
         self.config, self.inputs, self.ranks, self.interruption = config, inputs, ranks, interruption
         self.model, self.objective, self.optimizer = assemble(config, inputs, ranks)
         self.checkpoints = Checkpoints(config.output / CHECKPOINTS, config.schedule, ranks)
-        self.state = TrainState()
-        self.num_steps = inputs.num_steps
+        self.state, self.num_steps = TrainState(), inputs.num_steps
         self._evaluations = Evaluations(config, inputs.questions, self.model, ranks, interruption, self.num_steps)
 
     def run(self) -> Path:
@@ -85,16 +79,8 @@ class Training:
         self.state = self.checkpoints.load_last(self.optimizer)
         final = config.output / MODEL
         self.ranks.on_main(lambda: forget_steps_after(config.output, self.state.step))
-        trackers: list[Tracker] = []
-        self.ranks.on_main(lambda: trackers.extend(open_trackers(config, self.state.step)))
         with (
-            MetricsWriter(
-                config.output,
-                first_step=self.state.step,
-                num_steps=self.num_steps,
-                trackers=trackers,
-                is_main=self.ranks.is_main,
-            ) as metrics,
+            MetricsWriter(config, self.state.step, self.num_steps, self.ranks) as metrics,
             profiling(config.output, config.profile, self.ranks, self.num_steps - self.state.step) as profiled,
             closing(self._batches()) as steps,
             closing(self.checkpoints) as checkpoints,
@@ -121,14 +107,15 @@ class Training:
                 if has_failed:
                     checkpoints.finish()  # raises
                 if last or exit_code or _is_due(done, schedule.checkpoint_every):
-                    self._enter(f"the checkpoint of step {done}")
+                    self.ranks.watch.enter(f"the checkpoint of step {done}")
                     checkpoints.save(self.optimizer, self.state)
                 if last or exit_code:
                     checkpoints.finish()
                 if exit_code and not (last and is_through):
                     self._stop()
-        self._enter("writing the model")
-        self._save_model(final)
+        self.ranks.watch.enter("writing the model")
+        stored = DTYPES[config.runtime.dtype]
+        save_model(self.model, final, self.ranks, stored, also=companions(config.model))
         return final
 
     def _stop(self) -> NoReturn:
@@ -138,15 +125,12 @@ class Training:
     def _next(self, steps: Iterator[tuple[int, list[Batch]]]) -> tuple[int, list[Batch]] | None:
         """The next step and its batches; none after the last."""
         loading = f"loading the data of step {self.state.step + 1}"
-        self._enter(loading)
+        self.ranks.watch.enter(loading)
         try:
             with phase("loader"):
                 return next(steps, None)
         except (InputError, OSError) as error:
             raise InputError(f"rank {self.ranks.rank}, {loading}: {error}") from error
-
-    def _enter(self, doing: str) -> None:
-        self.ranks.watch.enter(doing)
 
     def _batches(self) -> Generator[tuple[int, list[Batch]], None, None]:
         """Each step's batches, made a step ahead; pinned for a GPU."""
@@ -159,7 +143,7 @@ class Training:
         """One optimiser step: gradients of all micro-batches, clipping, AdamW. None: a signal came before the last."""
         started, is_saving = time.monotonic(), self.checkpoints.is_writing
         config, ranks = self.config, self.ranks
-        self._enter(f"forward and backward of step {step + 1}")
+        self.ranks.watch.enter(f"forward and backward of step {step + 1}")
         rate = learning_rate(step, self.num_steps, config.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -186,7 +170,7 @@ class Training:
         loss_value, *loss_sums, flops, reference_flops, counted, norm = reported
         tokens = int(counted)
         reason = reason_to_skip(loss_value, norm, self.state.recent_losses, config.incidents)
-        self._enter(f"the update of step {step + 1}")
+        self.ranks.watch.enter(f"the update of step {step + 1}")
         if reason is None:
             with phase("update"):
                 self.optimizer.update(grad_norm, config.optimizer.max_grad_norm)
@@ -248,27 +232,18 @@ class Training:
         if not self.inputs.validation:
             return
         config = self.config
-        self._enter(f"validation after step {self.state.step}")
+        self.ranks.watch.enter(f"validation after step {self.state.step}")
         scores: dict[str, Score] = {
             name: score_shards(
-                self.model,
-                shards,
-                sequence_length=config.data.sequence_length,
-                micro_batch=config.batch.micro_batch,
-                chunk_tokens=config.runtime.chunk_tokens or None,
-                ranks=self.ranks,
+                self.model, shards, sequence_length=config.data.sequence_length, micro_batch=config.batch.micro_batch,
+                chunk_tokens=config.runtime.chunk_tokens or None, ranks=self.ranks,
             )
             for name, shards in self.inputs.validation.items()
-        }
+        }  # fmt: skip
         reshard(self.model)
         mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
         self.state = replace(self.state, validation=mean)
         metrics.validation(self.state.step, self.state.tokens, scores)
-
-    def _save_model(self, directory: Path) -> None:
-        """Gathers the weights into a Hugging Face directory, with the tokenizer's files beside them."""
-        stored = DTYPES[self.config.runtime.dtype]
-        save_model(self.model, directory, self.ranks, stored, also=companions(self.config.model))
 
     def _on_device(self, values: tuple[float, ...]) -> Tensor:
         """The values in float64; a GPU isn't waited for."""
@@ -277,23 +252,11 @@ class Training:
         return (tensor.pin_memory() if on_gpu else tensor).to(self.ranks.device, non_blocking=True)
 
     def _loader(self) -> StepLoader:
-        batch = self.config.batch
+        batch, kl = self.config.batch, self.config.kl
         return StepLoader(
-            self.inputs.corpus,
-            sequences_per_step=batch.sequences_per_step,
-            micro_batch=batch.micro_batch,
-            rank=self.ranks.rank,
-            ranks=self.ranks.count,
-            kl_fraction=self.config.kl.fraction if self.config.kl.needs_reference else 1.0,
-        )
-
-
-def _refuse_longer(config: TrainConfig, inputs: Inputs) -> None:
-    """A finished run has its model; one asked to be longer must say that the model may go."""
-    done = max(map(step_of, complete_checkpoints(config.output / CHECKPOINTS)), default=inputs.num_steps)
-    if done < inputs.num_steps:
-        final = config.output / MODEL
-        raise InputError(f"{final}: finished at step {done}; remove it to go on to step {inputs.num_steps}")
+            self.inputs.corpus, sequences_per_step=batch.sequences_per_step, micro_batch=batch.micro_batch,
+            rank=self.ranks.rank, ranks=self.ranks.count, kl_fraction=kl.fraction if kl.needs_reference else 1.0,
+        )  # fmt: skip
 
 
 def _finite(value: float) -> float | None:

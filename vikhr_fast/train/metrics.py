@@ -3,17 +3,19 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vikhr_fast.config import TrainConfig
 from vikhr_fast.console import console, logger
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.files import write_text
+from vikhr_fast.ranks import Ranks
+from vikhr_fast.train.trackers import Tracker, open_trackers
 
 METRICS, VALIDATION, EVALUATIONS, INCIDENTS = (
     "metrics.jsonl", "validation.jsonl", "evaluations.jsonl", "incidents.jsonl",
@@ -23,78 +25,52 @@ _TRACKED = (
 )  # fmt: skip
 
 
-class Tracker(Protocol):
-    """Somewhere else that numbers go to."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes named numbers of a step."""
-
-    def close(self) -> None:
-        """Sends what is left."""
-
-
 @dataclass(frozen=True)
 class StepMetrics:
     """One optimiser step, over all ranks; losses are means over its trained tokens."""
 
     step: int
-    loss: float | None
-    """None, as the next three, where it isn't finite."""
+    loss: float | None  # as the next three, None where it isn't finite
     ce: float | None
     kl: float | None
     grad_norm: float | None
     learning_rate: float
-    tokens: int
-    """Trained on since the beginning of the run."""
+    tokens: int  # trained on since the beginning of the run
     tokens_per_second: float
     seconds: float
-    data_seconds: float
-    """Of them, waiting for batches."""
-    flops: float
-    """Of training by 6 N + attention, N without the embedding and attention over the pairs that see each other."""
-    reference_flops: float
-    """Of the reference's forward, 2 N + attention; not in `flops`."""
-    mfu: float | None
-    """`flops` a second over the GPUs' bf16 peak; none where that isn't known."""
-    is_skipped: bool
-    """The weights were left as they were; see incidents.jsonl."""
-    is_saving: bool
-    """A checkpoint was being written meanwhile."""
-    memory_bytes: int
-    """The most that this rank had allocated on its GPU, or resident on a CPU, so far."""
+    data_seconds: float  # of them, waiting for batches
+    flops: float  # by 6 N + attention, N without the embedding and attention over the pairs that see each other
+    reference_flops: float  # of the reference's forward, 2 N + attention; not in `flops`
+    mfu: float | None  # `flops` a second over the GPUs' bf16 peak; none where that isn't known
+    is_skipped: bool  # the weights were left as they were; see incidents.jsonl
+    is_saving: bool  # a checkpoint was being written meanwhile
+    memory_bytes: int  # the most that this rank had allocated on its GPU, or resident on a CPU, so far
 
 
 class MetricsWriter:
     """Writes metrics from the main rank; on the others it does nothing.
 
     Args:
-        directory: the run directory.
+        config: the run.
         first_step: steps already done.
         num_steps: steps of the whole run.
-        trackers: who is told too.
-        is_main: whether this rank writes.
+        ranks: this process's place.
+
+    Raises:
+        InputError: a tracker isn't installed, or refuses to begin; on every rank.
     """
 
-    def __init__(
-        self, directory: Path, *, first_step: int, num_steps: int, trackers: Sequence[Tracker], is_main: bool
-    ) -> None:
-        self._is_main = is_main
-        self._directory = directory
-        self._trackers = trackers
+    def __init__(self, config: TrainConfig, first_step: int, num_steps: int, ranks: Ranks) -> None:
+        self._is_main, self._directory = ranks.is_main, config.output
+        self._trackers: list[Tracker] = []
+        ranks.on_main(lambda: self._trackers.extend(open_trackers(config, first_step)))
         self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not is_main or not logger.isEnabledFor(logging.INFO),
-        )
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"),
+            TimeRemainingColumn(), console=console, transient=True,
+            disable=not ranks.is_main or not logger.isEnabledFor(logging.INFO),
+        )  # fmt: skip
         self._task = self._progress.add_task("", total=num_steps, completed=first_step)
-        self._num_steps = num_steps
-        self._started, self._first_step = time.monotonic(), first_step
+        self._first_step, self._num_steps, self._started = first_step, num_steps, time.monotonic()
 
     def __enter__(self) -> "MetricsWriter":
         self._progress.start()
@@ -107,9 +83,6 @@ class MetricsWriter:
 
     def step(self, metrics: StepMetrics) -> None:
         """Records one step."""
-        if not self._is_main:
-            return
-        self._append(METRICS, asdict(metrics))
         per_step = (time.monotonic() - self._started) / (metrics.step - self._first_step)
         minutes, seconds = divmod(round(per_step * (self._num_steps - metrics.step)), 60)
         share = "" if metrics.mfu is None else f"MFU {metrics.mfu:.1%}  "
@@ -122,42 +95,42 @@ class MetricsWriter:
                 ("grad", metrics.grad_norm, ".2f"),
             )
         )
-        logger.info(
+        said = (
             f"step {metrics.step:>{len(str(self._num_steps))}}/{self._num_steps}  {losses}  "
             f"lr {metrics.learning_rate:.2e}  {metrics.tokens_per_second:,.0f} tok/s  {share}"
             f"ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
         )
+        tracked = {f"train/{name}": value for name in _TRACKED if (value := getattr(metrics, name)) is not None}
+        self._record(METRICS, asdict(metrics), said, tracked)
         self._progress.update(self._task, completed=metrics.step)
-        values = {f"train/{name}": value for name in _TRACKED if (value := getattr(metrics, name)) is not None}
-        for tracker in self._trackers:
-            tracker.log(metrics.step, values)
 
     def validation(self, step: int, tokens: int, scores: dict[str, Score]) -> None:
         """Records the scores of all validation sets at one step."""
-        if not self._is_main:
-            return
         sets = {name: asdict(score) for name, score in scores.items()}
-        self._append(VALIDATION, {"step": step, "tokens": tokens, "sets": sets})
         described = (f"{name} {s.bits_per_byte:.4f} bits/byte (loss {s.loss:.4f})" for name, s in scores.items())
-        logger.info(f"validation at step {step}: {', '.join(described)}")
-        values = {f"validation/{name}_bits_per_byte": score.bits_per_byte for name, score in scores.items()}
-        for tracker in self._trackers:
-            tracker.log(step, values)
+        tracked = {f"validation/{name}_bits_per_byte": score.bits_per_byte for name, score in scores.items()}
+        said = f"validation at step {step}: {', '.join(described)}"
+        self._record(VALIDATION, {"step": step, "tokens": tokens, "sets": sets}, said, tracked)
 
     def evaluation(self, step: int, tokens: int, results: dict[str, dict[str, Any]]) -> None:
         """Records the results of all benchmarks at one step."""
-        if not self._is_main:
-            return
-        self._append(EVALUATIONS, {"step": step, "tokens": tokens, "tasks": results})
         described = (f"{name} {own['accuracy']:.1%} of {own['questions']:,}" for name, own in results.items())
-        logger.info(f"evaluation at step {step}: {', '.join(described)}")
-        values = {f"evaluation/{name}_accuracy": own["accuracy"] for name, own in results.items()}
-        for tracker in self._trackers:
-            tracker.log(step, values)
+        tracked = {f"evaluation/{name}_accuracy": own["accuracy"] for name, own in results.items()}
+        said = f"evaluation at step {step}: {', '.join(described)}"
+        self._record(EVALUATIONS, {"step": step, "tokens": tokens, "tasks": results}, said, tracked)
 
-    def _append(self, name: str, values: dict[str, Any]) -> None:
-        with (self._directory / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+    def _record(self, name: str, values: dict[str, Any], said: str, tracked: dict[str, float]) -> None:
+        if self._is_main:
+            append_line(self._directory / name, values)
+            logger.info(said)
+            for tracker in self._trackers:
+                tracker.log(values["step"], tracked)
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Appends a line of JSON to a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -172,9 +145,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def forget_steps_after(directory: Path, last_step: int) -> None:
-    """Drops the JSON lines past a step: the run does them again. Before the first, that includes a validation
-    and an evaluation.
-    """
+    """Drops the JSON lines past a step, which the run does again; before the first step, all."""
     for path in (directory / name for name in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)):
         kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))

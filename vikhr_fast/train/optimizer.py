@@ -29,7 +29,6 @@ class MasterAdamW(torch.optim.AdamW):
 
     def __init__(self, model: Mistral, masters: dict[str, Tensor], config: OptimizerConfig, ranks: Ranks) -> None:
         self._copies: dict[Tensor, Tensor] = {}  # by master; none where the masters are the parameters
-        self._gradients: LocalGradients | None = None  # FSDP2's are in the parameters' .grad
         self.stored: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             master: Tensor = parameter
@@ -37,8 +36,8 @@ class MasterAdamW(torch.optim.AdamW):
                 master = nn.Parameter(masters[name])
                 self._copies[master] = parameter
             self.stored[name] = master
-        if ranks.count == 1:
-            self._gradients = LocalGradients(model, next(iter(masters.values())).dtype)
+        dtype = next(iter(masters.values())).dtype
+        self._gradients = LocalGradients(model, dtype) if ranks.count == 1 else None  # FSDP2's are in .grad
         super().__init__(
             parameter_groups(self.stored.values(), config),
             lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, fused=True,

@@ -17,26 +17,19 @@ from vikhr_fast.ranks import Ranks
 WARM_UP = 2  # steps that aren't recorded: the first ones allocate and compile
 
 phase = record_function  # names a part of a step in the trace
-_WORK = ("reference", "forward", "backward", "norm", "update")
+_PHASES = ("reference", "forward", "backward", "norm", "update", "loader")
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 _ATTENTION = ("vikhr::flash_attention", "vikhr::flash_attention_backward")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of the recorded steps.
+    """Of the recorded steps."""
 
-    Attributes:
-        step_seconds: mean.
-        phases: share of a step that each of its phases takes; "bookkeeping" is what is in none of them.
-        products: share of all operations' own time that matrix products take, on the device where there is one.
-        attention: the same of attention's kernels; the eager path's attention is matrix products.
-    """
-
-    step_seconds: float
-    phases: dict[str, float]
-    products: float
-    attention: float
+    step_seconds: float  # mean
+    phases: dict[str, float]  # share of a step that each takes; "bookkeeping" is what is in none of them
+    products: float  # share of all operations' own time that matrix products take, on the device where there is one
+    attention: float  # the same of attention's kernels; the eager path's attention is matrix products
 
     def __str__(self) -> str:
         phases = ", ".join(f"{name} {share:.2%}" for name, share in self.phases.items())
@@ -51,10 +44,10 @@ def summarise(recorded: EventList, on_gpu: bool) -> Summary:
     events = [e for e in recorded if e.device_type == DeviceType.CPU]  # with the times of their kernels
     own = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in events}
     steps, whole = next((e.count, e.cpu_time_total) for e in events if e.key.startswith("ProfilerStep"))
-    phases = {e.key: e.cpu_time_total / whole for e in events if e.key in (*_WORK, "loader")}
+    shares = {e.key: e.cpu_time_total / whole for e in events}
     operations = sum(time for name, time in own.items() if "::" in name)
     products, attention = (sum(own.get(name, 0) for name in names) / operations for names in (_PRODUCTS, _ATTENTION))
-    phases = {name: phases.get(name, 0.0) for name in (*_WORK, "loader")}
+    phases = {name: shares.get(name, 0.0) for name in _PHASES}
     return Summary(whole / steps / 1e6, {**phases, "bookkeeping": 1 - sum(phases.values())}, products, attention)
 
 
@@ -71,8 +64,7 @@ def profiling(output: Path, steps: int, ranks: Ranks, steps_left: int) -> Iterat
         return
     directory = output / "profile"
     directory.mkdir(parents=True, exist_ok=True)
-    on_gpu = ranks.device.type == "cuda"
-    name = f"rank-{ranks.rank}"
+    on_gpu, name = ranks.device.type == "cuda", f"rank-{ranks.rank}"
 
     def write(recorded: profile) -> None:
         recorded.export_chrome_trace(str(directory / f"{name}.json"))

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
@@ -15,10 +14,10 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.ranks import process_group
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.train.checkpoint import complete_checkpoints, load_checkpoint, step_of
-from vikhr_fast.train.incidents import read_incident
 from vikhr_fast.train.inputs import Inputs, open_inputs
 from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import CHECKPOINTS, Training
+from vikhr_fast.train.metrics import INCIDENTS, read_lines
 
 _BEGINNING = 40  # tokens of a document that are shown
 
@@ -29,16 +28,11 @@ class Replayed:
 
     sequence: int
     ce: float
-    kl: float | None
-    """None where the step didn't ask for it."""
-    kl_factor: float
-    """In the step, by `kl.fraction`."""
-    grad_norm: float
-    """Of this sequence's mean loss alone, with its factor."""
-    documents: list[str]
-    """As SOURCE:NUMBER."""
-    beginning: str
-    """Of the first document's window."""
+    kl: float | None  # None where the step didn't ask for it
+    kl_factor: float  # in the step, by `kl.fraction`
+    grad_norm: float  # of this sequence's mean loss alone, with its factor
+    documents: list[str]  # as SOURCE:NUMBER
+    beginning: str  # of the first document's window
 
 
 def replay_incident(config: TrainConfig, number: int) -> list[Replayed]:
@@ -50,13 +44,19 @@ def replay_incident(config: TrainConfig, number: int) -> list[Replayed]:
     with Interruption() as interruption, process_group(config.runtime) as ranks:
         if ranks.count > 1:
             raise InputError("--replay-incident: works in one process; start it without torchrun")
-        incident = read_incident(config.output, number)
-        inputs = open_inputs(config, verify=False)
-        before = _checkpoint_before(config.output, incident["step"])
+        incidents = read_lines(config.output / INCIDENTS)
+        if not 1 <= number <= len(incidents):
+            raise InputError(f"{config.output / INCIDENTS}: no incident {number}: it has {len(incidents)}")
+        incident, inputs = incidents[number - 1], open_inputs(config, verify=False)
         training = Training(config, inputs, ranks, interruption)
-        if before is not None:
-            training.state = load_checkpoint(before, training.optimizer, ranks)
-        logger.info(f"incident {number}: step {incident['step']}, {incident['reason']}; from {before or config.model}")
+        checkpoints = complete_checkpoints(config.output / CHECKPOINTS)
+        before = [
+            path for path in checkpoints if step_of(path) < incident["step"]
+        ]  # if none, the model as it was at first
+        if before:
+            training.state = load_checkpoint(before[-1], training.optimizer, ranks)
+        start = before[-1] if before else config.model
+        logger.info(f"incident {number}: step {incident['step']}, {incident['reason']}; from {start}")
         sequences = range(*incident["sequences"])
         drawn = draw(config.seed, sequences, config.kl.fraction)
         factors = {sequence: len(sequences) / len(drawn) if sequence in drawn else 0.0 for sequence in sequences}
@@ -72,12 +72,6 @@ def replay_table(rows: list[Replayed]) -> Table:
         numbers = (f"{row.ce:.4f}", kl, f"{row.kl_factor:g}", f"{row.grad_norm:.4f}")
         table.add_row(str(row.sequence), *numbers, *map(Text, (" ".join(row.documents), row.beginning)))
     return table
-
-
-def _checkpoint_before(output: Path, step: int) -> Path | None:
-    """The last checkpoint that hadn't seen the step, counted from 1; none is the model as it was at first."""
-    earlier = [path for path in complete_checkpoints(output / CHECKPOINTS) if step_of(path) < step]
-    return earlier[-1] if earlier else None
 
 
 def _replay(training: Training, inputs: Inputs, sequence: int, kl_factor: float) -> Replayed:

@@ -4,7 +4,7 @@ What differs between the two is told apart here and in `gradients`; everything e
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -83,14 +83,10 @@ def _shard(model: Mistral, ranks: Ranks, compute: torch.dtype, keep_gathered: bo
     for fsdp in sharded_modules(model):
         fsdp.set_gradient_divide_factor(1.0)  # the loss is normalised by the global token count already
         fsdp.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
-    _gather_ahead([module for module in order if isinstance(module, FSDPModule)])
-
-
-def _gather_ahead(order: Sequence[FSDPModule]) -> None:
-    """Each module is gathered while the one before it computes, forward and backward."""
-    for earlier, later in pairwise(order):
+    # Each module is gathered while the one before it computes, forward and backward.
+    embedding, *others = sharded = [module for module in order if isinstance(module, FSDPModule)]
+    for earlier, later in pairwise(sharded):
         earlier.set_modules_to_forward_prefetch([later])
-    embedding, *others = order
     for earlier, later in pairwise(others):
         later.set_modules_to_backward_prefetch([earlier])
     embedding.set_unshard_in_backward(False)  # its gradient doesn't depend on its values
@@ -147,12 +143,10 @@ def sharded_modules(model: Mistral) -> Iterator[FSDPModule]:
 
 
 def save_model(model: Mistral, directory: Path, ranks: Ranks, dtype: torch.dtype, also: list[Path]) -> None:
-    """Writes a model as a Hugging Face directory from rank 0, one gathered tensor at a time.
+    """Writes a model, sharded or not, as a Hugging Face directory from rank 0, one gathered tensor at a time.
 
     Args:
-        model: sharded or not.
-        directory: to be made.
-        ranks: this process's place.
+        model, directory, ranks: what, to where, and this process's place.
         dtype: to store the weights in.
         also: files to copy beside the weights.
     """

@@ -29,12 +29,9 @@ class SplitAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, model: Mistral, masters: dict[str, Tensor], config: OptimizerConfig, ranks: Ranks) -> None:
-        betas = (config.beta1, config.beta2)
         self.stored: dict[str, Tensor] = dict(model.named_parameters())
-        super().__init__(
-            parameter_groups(self.stored.values(), config),
-            {"lr": config.learning_rate, "betas": betas, "eps": config.eps},
-        )
+        defaults = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": config.eps}
+        super().__init__(parameter_groups(self.stored.values(), config), defaults)
         self._ranks = ranks
         self._shards = ranks.mesh.size(-1)  # ranks that share one copy of the weights
         self._gradients = LocalGradients(model, torch.float32) if ranks.count == 1 else ReducedGradients(model, ranks)

@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.errors import InputError
-from vikhr_fast.train.metrics import Tracker
+
+Tracker: TypeAlias = "_TensorBoard | _WeightsAndBiases"
 
 
 def open_trackers(config: TrainConfig, first_step: int) -> list[Tracker]:
@@ -16,12 +17,8 @@ def open_trackers(config: TrainConfig, first_step: int) -> list[Tracker]:
     Raises:
         InputError: one isn't installed, or refuses to begin.
     """
-    trackers: list[Tracker] = []
-    if config.tensorboard:
-        trackers.append(_TensorBoard(config.output, first_step))
-    if config.wandb:
-        trackers.append(_WeightsAndBiases(config))
-    return trackers
+    tensorboard = [_TensorBoard(config.output, first_step)] if config.tensorboard else []
+    return [*tensorboard, *([_WeightsAndBiases(config)] if config.wandb else [])]
 
 
 class _TensorBoard:
