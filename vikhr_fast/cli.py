@@ -219,8 +219,7 @@ def _run(options: Any) -> int:
         case Adapt():
             from vikhr_fast.adapt import adapt
 
-            report = {key: value for key, value in adapt(options).items() if key != "base_ids"}
-            print(json.dumps(report, ensure_ascii=False, indent=2))
+            print(json.dumps(adapt(options), ensure_ascii=False, indent=2))
         case Collect():
             from vikhr_fast.corpus.collect import collect
 

@@ -4,7 +4,7 @@ Parameters are named as in Hugging Face checkpoints. Inside, a batch is one row 
 after another; `cu_seqlens` says where each begins.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
@@ -336,11 +336,9 @@ class Mistral(nn.Module):
         """
         directory = Path(directory)
         model = cls(read_config(directory), ops=ops, device="meta")
-        files = WeightFiles(directory)
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        files.require(shapes)
-        values: Mapping[str, Tensor] = {name: files.read(name, dtype, device) for name in shapes}
-        model.load_state_dict(values, assign=True)
+        files, parameters = WeightFiles(directory), dict(model.named_parameters())
+        files.require(parameters)
+        model.load_state_dict({name: files.read(name, dtype, device) for name in parameters}, assign=True)
         return model
 
     def save_pretrained(self, directory: Path | str, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
@@ -351,7 +349,7 @@ class Mistral(nn.Module):
         """
         with atomic_directory(Path(directory)) as temporary:
             write_config(temporary, self.config, self.lm_head.weight.dtype)
-            write_weights(temporary, self.state_dict().items(), max_shard_bytes)
+            write_weights(temporary, self.state_dict(), max_shard_bytes=max_shard_bytes)
 
 
 def document_positions(cu_seqlens: Tensor, total: int) -> Tensor:
