@@ -113,17 +113,15 @@ def write_random_model(
 ) -> None:
     """A Hugging Face directory of normal weights, drawn on the device tensor by tensor."""
     generator = torch.Generator(device).manual_seed(seed)
+    parameters = dict(Mistral(shape, device="meta", dtype=dtype).named_parameters())
 
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in Mistral(shape, device="meta").named_parameters():
-            value = torch.ones(parameter.shape, device=device)
-            if parameter.dim() > 1:
-                value.normal_(0, shape.initializer_range, generator=generator)
-            yield name, value.to("cpu", dtype)
+    def drawn(name: str) -> Tensor:
+        value = torch.ones(parameters[name].shape, device=device)
+        return value.normal_(0, shape.initializer_range, generator=generator) if value.dim() > 1 else value
 
     directory.mkdir()
     write_config(directory, shape, dtype)
-    write_weights(directory, tensors())
+    write_weights(directory, parameters, drawn)
 
 
 def flops(shape: ModelConfig, batch: Batch) -> float:

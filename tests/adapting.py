@@ -45,3 +45,9 @@ def rewrite(file: Path, **changes: Any) -> None:
     values = {**json.loads(file.read_text()), **changes}
     removed = {name for name, value in changes.items() if value is None}
     file.write_text(json.dumps({name: value for name, value in values.items() if name not in removed}))
+
+
+def base_ids_of(directory: Path) -> list[int | None]:
+    """By new id the id of the base that it continues, as adapt.json has it."""
+    found: list[int | None] = json.loads((directory / "adapt.json").read_text())["base_ids"]
+    return found

@@ -4,7 +4,7 @@ import resource
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ def test_a_read_model_is_trainable_and_leaves_its_files_alone(single: Path) -> N
 
 def test_memory_stays_near_the_weights(tmp_path: Path) -> None:
     names = [f"{number}.weight" for number in range(16)]
-    write_weights(tmp_path, ((name, torch.ones(4 << 20, dtype=torch.bfloat16)) for name in names), 40 << 20)
+    write_weights(tmp_path, {n: torch.ones(4 << 20, dtype=torch.bfloat16) for n in names}, max_shard_bytes=40 << 20)
     program = f"""
 import re
 from pathlib import Path
@@ -122,7 +122,7 @@ def resident(kind):
     return int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 before = resident("VmRSS")
 files = WeightFiles(Path({str(tmp_path)!r}))
-weights = {{name: files.read(name, torch.bfloat16) for name in files.shapes}}
+weights = {{name: files.read(name) for name in files.tensors}}
 size = sum(tensor.nbytes for tensor in weights.values())
 print((resident("VmHWM") - before) / size)
 """
@@ -131,22 +131,38 @@ print((resident("VmHWM") - before) / size)
     assert float(done.stdout) < 1.3
 
 
-def test_writing_takes_tensors_one_by_one_and_keeps_one_shard(tmp_path: Path) -> None:
-    alive: set[int] = set()
-    most = 0
+def test_writing_takes_tensors_one_by_one_and_keeps_none(tmp_path: Path) -> None:
+    alive: set[str] = set()
 
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        nonlocal most
-        for number in range(12):
-            memory = np.full(250, number, dtype=np.float32)  # 1000 bytes, alive as long as a tensor is over them
-            alive.add(number)
-            weakref.finalize(memory, alive.remove, number)
-            most = max(most, len(alive))
-            yield f"t{number}", torch.from_numpy(memory)
+    def value_of(name: str) -> Tensor:
+        assert not alive
+        memory = np.full(250, float(name[1:]), dtype=np.float32)  # alive as long as a tensor is over it
+        alive.add(name)
+        weakref.finalize(memory, alive.remove, name)
+        return torch.from_numpy(memory)
 
-    write_weights(tmp_path, tensors(), 3000)
+    tensors = {f"t{number}": torch.empty(250, device="meta") for number in range(12)}  # 1000 bytes each
+    write_weights(tmp_path, tensors, value_of, 3000)
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
-    assert most == 4  # a shard, and the tensor that no longer fits in it
+    files = WeightFiles(tmp_path)
+    assert all(torch.equal(files.read(name), torch.full((250,), float(name[1:]))) for name in tensors)
+
+
+def test_the_bytes_are_those_of_the_safetensors_library(tmp_path: Path) -> None:
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    for number, dtype in enumerate((*dtypes, None)):  # one of each; then all but float16 together
+        (tmp_path / str(number)).mkdir()
+        kinds = [dtype] if dtype else dtypes[:3]
+        tensors = {f"{name}.{kind}": torch.randn(5, 3).to(kind) for name in "zab" for kind in kinds}
+        write_weights(tmp_path / str(number), tensors)
+        save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
+        assert (tmp_path / str(number) / "model.safetensors").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_a_value_of_another_shape_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="a: its value has not the shape"):
+        write_weights(tmp_path, {"a": torch.empty(3, 2)}, lambda _: [torch.ones(1, 2)] * 2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_overwritten(single: Path) -> None:
@@ -267,7 +283,7 @@ def lose_two_shards(directory: Path) -> None:
             [f'{INDEX}: weight_map: lm_head.weight: "../elsewhere.safetensors" is not the name of a file beside it'],
         ),
         (edit_index(dict.clear), [f"{INDEX}: weight_map: must be an object of tensor names and file names"]),
-        (lambda directory: (directory / INDEX).write_text("{"), [f"{INDEX}: line 1, column 2: not JSON"]),
+        (lambda directory: (directory / INDEX).write_text("{"), [f"{INDEX}: damaged: line 1, column 2: not JSON"]),
     ],
 )
 def test_wrong_shards_are_all_named(sharded: Path, damage: Callable[[Path], None], complaints: list[str]) -> None:
@@ -277,5 +293,6 @@ def test_wrong_shards_are_all_named(sharded: Path, damage: Callable[[Path], None
 
 def test_headers_tell_shapes_and_dtypes_without_reading(sharded: Path) -> None:
     files = WeightFiles(sharded)
-    assert files.shapes == {name: tuple(value.shape) for name, value in Mistral(CONFIG).state_dict().items()}
-    assert set(files.dtypes.values()) == {torch.float32}
+    expected = {name: value.shape for name, value in Mistral(CONFIG).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in files.tensors.items()} == expected
+    assert {(tensor.dtype, tensor.device.type) for tensor in files.tensors.values()} == {(torch.float32, "meta")}

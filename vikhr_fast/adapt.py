@@ -6,13 +6,15 @@ All other tensors are copied as bytes.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vikhr_fast.adapt_rows import Init, RowMaker, find_sources, piece_frequencies
-from vikhr_fast.errors import InputError
-from vikhr_fast.files import refuse_existing, sha256_of, write_text
+from vikhr_fast.corpus.stage import counted
+from vikhr_fast.errors import InputError, require
+from vikhr_fast.files import read_json, refuse_existing, sha256_of, write_text
 from vikhr_fast.resumable import resumable_directory
 from vikhr_fast.tokenizer.export import (
     CHAT_PIECES,
@@ -26,8 +28,12 @@ from vikhr_fast.tokenizer.export import (
 )
 
 if TYPE_CHECKING:
-    from vikhr_fast.model_config import ModelConfig
+    from torch import Tensor
 
+    from vikhr_fast.model_config import ModelConfig
+    from vikhr_fast.weights import WeightFiles
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 REPORT_NAME = "adapt.json"
 _GENERATION_NAME = "generation_config.json"
 
@@ -66,17 +72,16 @@ def adapt(options: Adapt) -> dict[str, Any]:
     Memory holds a block of rows at a time, and pages of the base's files.
 
     Returns:
-        The report that is also written to adapt.json: counts of pieces `by_role`, `copied`, `averaged` (new rows, by
-        whatever `init`) and, among these, `averaged_with_bytes` (the base spells some of their text in bytes); the
-        `worst` rows, those made of most pieces; `vocab_size` and how many of these rows are `padding`; `base_ids`, for
-        each new id the id of the base that it continues, or null; SHA-256 of both tokenizer models.
+        The report: counts of pieces `by_role`, `copied`, `averaged` (new rows, by whatever `init`) and, among these,
+        `averaged_with_bytes` (the base spells some of their text in bytes); the `worst` rows, those made of most
+        pieces; `vocab_size` and how many of these rows are `padding`; SHA-256 of both tokenizer models. In adapt.json
+        there are `base_ids` too: for each new id the id of the base that it continues, or null.
 
     Raises:
         InputError: a file is missing or damaged, the model is none that can be adapted, or its vocabulary and its
             weights do not match; OUTPUT exists, or OUTPUT.partial holds other work.
     """
-    from vikhr_fast.adapt_weights import refuse_unfitting, write_adapted
-    from vikhr_fast.model_config import CONFIG_NAME, read_config, read_json_object
+    from vikhr_fast.model_config import CONFIG_NAME, read_config
     from vikhr_fast.weights import WeightFiles
 
     _refuse_impossible(options)
@@ -85,10 +90,10 @@ def adapt(options: Adapt) -> dict[str, Any]:
     new, base = read_model(new_file), read_model(base_file)
     refuse_inexact(new, new_file)
     config, weights = read_config(options.base, may_be_tied=True), WeightFiles(options.base)
-    is_tied = bool(read_json_object(options.base / CONFIG_NAME).get("tie_word_embeddings", False))
+    is_tied = bool(read_json(options.base / CONFIG_NAME).get("tie_word_embeddings", False))
     if options.untie_head and not is_tied:
         raise InputError(f"{options.base}: its head is untied already; leave --untie-head out")
-    refuse_unfitting(weights, (config.vocab_size, config.hidden_size), is_tied)
+    _refuse_unfitting(weights, (config.vocab_size, config.hidden_size), is_tied)
     if len(base.pieces) != config.vocab_size:
         sizes = f"{len(base.pieces)} pieces, but the weights have {config.vocab_size} rows"
         raise InputError(f"{base_file}: {sizes}; give the tokenizer that the base was trained with")
@@ -107,16 +112,15 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "base_ids": [*sources.base_ids, *[None] * padding],
     }
     with resumable_directory(options.output, _work(options, report, frequencies)) as directory:
-        write_adapted(weights, directory, maker, options.untie_head)
+        _write_weights(weights, directory, maker, options.untie_head)
         _write_configs(options, directory, config, new, maker.rows)
         export_tokenizer(new_file, directory)
         write_text(directory / REPORT_NAME, json.dumps(report, ensure_ascii=False) + "\n")
-    return report
+    return {name: value for name, value in report.items() if name != "base_ids"}
 
 
 def _refuse_impossible(options: Adapt) -> None:
-    if options.pad_to_multiple < 1:
-        raise InputError(f"--pad-to-multiple {options.pad_to_multiple}: must be positive")
+    require(options, pad_to_multiple=(options.pad_to_multiple >= 1, "positive"))
     if (options.init == "frequency-weighted-mean") != bool(options.text):
         raise InputError("--text: --init frequency-weighted-mean needs it, and nothing else does")
 
@@ -146,14 +150,46 @@ def _work(options: Adapt, report: dict[str, Any], frequencies: Any) -> dict[str,
     }
 
 
+def _refuse_unfitting(weights: "WeightFiles", shape: tuple[int, int], is_tied: bool) -> None:
+    """Raises InputError unless the base has its embedding matrix, and its head if untied, in this shape."""
+    for name in (EMBEDDING,) if is_tied else (EMBEDDING, HEAD):
+        if name not in weights.tensors or weights.tensors[name].shape != shape:
+            what = f"its shape is {list(weights.tensors[name].shape)}" if name in weights.tensors else "missing"
+            raise InputError(
+                f"{weights.directory}: {name}: {what}, config.json wants {list(shape)}; give a whole model"
+            )
+    if not is_tied and weights.tensors[HEAD].dtype != weights.tensors[EMBEDDING].dtype:
+        raise InputError(f"{weights.directory}: {HEAD}: another dtype than {EMBEDDING}; convert one of them")
+
+
+def _write_weights(weights: "WeightFiles", directory: Path, maker: RowMaker, untie: bool) -> None:
+    from vikhr_fast.weights import MAX_SHARD_BYTES, write_weights
+
+    tensors = dict(weights.tensors)
+    if untie:
+        tensors[HEAD] = tensors[EMBEDDING]
+    for name in {EMBEDDING, HEAD} & tensors.keys():
+        tensors[name] = tensors[name].new_empty(maker.rows, tensors[name].shape[1])
+
+    with counted("weights", len(tensors)) as advance:
+
+        def adapted(name: str) -> "Tensor | Iterator[Tensor]":
+            advance(1)
+            if name not in (EMBEDDING, HEAD):
+                return weights.read(name)
+            return maker.blocks(weights.read(EMBEDDING if untie else name), name)
+
+        write_weights(directory, tensors, adapted, MAX_SHARD_BYTES)
+
+
 def _write_configs(options: Adapt, directory: Path, config: "ModelConfig", new: Any, rows: int) -> None:
     """config.json and generation_config.json of the base, with what the vocabulary changes."""
-    from vikhr_fast.model_config import CONFIG_NAME, read_json_object
+    from vikhr_fast.model_config import CONFIG_NAME
 
     roles = role_ids(new)
     token_ids = {f"{role}_token_id": roles.get(role) for role in ("bos", "eos", "pad")}
     values = {
-        **read_json_object(options.base / CONFIG_NAME),
+        **read_json(options.base / CONFIG_NAME),
         **token_ids,
         "vocab_size": rows,
         # Readers of transformers 4 look for the first, of transformers 5 for the second.
@@ -168,7 +204,7 @@ def _write_configs(options: Adapt, directory: Path, config: "ModelConfig", new: 
     generation = options.base / _GENERATION_NAME
     ends = [index for index, piece in enumerate(new.pieces) if piece.type == CONTROL and piece.piece == CHAT_PIECES[1]]
     if generation.exists() or ends or rows > len(new.pieces):
-        settings = {**(read_json_object(generation) if generation.exists() else {}), **token_ids}
+        settings = {**(read_json(generation) if generation.exists() else {}), **token_ids}
         if ends:  # what ends an answer once the model is tuned on chats
             settings["eos_token_id"] = [end for end in (roles.get("eos"), *ends) if end is not None]
         if rows > len(new.pieces):

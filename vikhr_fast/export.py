@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,24 +54,31 @@ def export_checkpoint(options: Export) -> Path:
         raise InputError(f"{record}: damaged: {error!r}") from None
     checkpoint = _choose(options)
     verify(checkpoint)
-    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    shapes = _shapes(stored)
+    metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    stored = {name: entry for name, entry in metadata.items() if isinstance(entry, TensorStorageMetadata)}
     config = read_config(base)
 
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, shape in shapes.items():
-            # read in the dtype that it is kept in: the loader converts where they differ
-            value = torch.empty(shape.size, dtype=shape.properties.dtype)
-            load({f"model.{name}": value}, checkpoint_id=checkpoint, no_dist=True)
-            if options.dtype == "float32" and (remainder := f"optimizer.state.{name}.remainder") in stored:
-                lower = torch.empty(shape.size, dtype=torch.int16)
-                load({remainder: lower}, checkpoint_id=checkpoint, no_dist=True)
-                value = join_master(value, lower)
-            yield name, value.to(_DTYPES[options.dtype])
+    def read(name: str, dtype: torch.dtype) -> Tensor:
+        value = torch.empty(stored[name].size, dtype=dtype)
+        load({name: value}, checkpoint_id=checkpoint, no_dist=True)
+        return value
 
+    def value_of(name: str) -> Tensor:
+        # read in the dtype that it is kept in: the loader converts where they differ
+        value = read(f"model.{name}", stored[f"model.{name}"].properties.dtype)
+        if options.dtype == "float32" and (remainder := f"optimizer.state.{name}.remainder") in stored:
+            value = join_master(value, read(remainder, torch.int16))
+        return value
+
+    dtype = _DTYPES[options.dtype]
+    tensors = {
+        name.removeprefix("model."): torch.empty(entry.size, dtype=dtype, device="meta")
+        for name, entry in stored.items()
+        if name.startswith("model.")
+    }
     with atomic_directory(options.output) as temporary:
-        write_config(temporary, config, _DTYPES[options.dtype])
-        write_weights(temporary, tensors())
+        write_config(temporary, config, dtype)
+        write_weights(temporary, tensors, value_of)
         for path in companions(base):
             shutil.copyfile(path, temporary / path.name)
         write_text(temporary / "README.md", _card(settings, checkpoint))
@@ -88,15 +94,6 @@ def _choose(options: Export) -> Path:
     if step not in checkpoints:
         raise InputError(f"{directory}: no checkpoint of step {step}; there are {', '.join(map(str, checkpoints))}")
     return checkpoints[step]
-
-
-def _shapes(stored: Mapping[str, object]) -> dict[str, TensorStorageMetadata]:
-    """The model's tensors in a checkpoint, by their names in the model."""
-    return {
-        name.removeprefix("model."): entry
-        for name, entry in stored.items()
-        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
-    }
 
 
 def _card(settings: dict[str, Any], checkpoint: Path) -> str:

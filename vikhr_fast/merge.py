@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,7 +37,7 @@ class Merge:
 
 
 def merge(options: Merge) -> None:
-    """Writes the merged model: complete or absent; memory: three tensors and a shard.
+    """Writes the merged model: complete or absent; memory: three tensors.
 
     Raises:
         InputError: the models don't fit each other, or an option is impossible.
@@ -46,7 +45,7 @@ def merge(options: Merge) -> None:
     if not 0 <= options.factor <= 1:
         raise InputError(f"merge: factor: {options.factor}, must be between 0 and 1")
     first, second = WeightFiles(options.first), WeightFiles(options.second)
-    second.require(first.shapes)
+    second.require(first.tensors)
     config, other = read_config(options.first), read_config(options.second)
     for name in _ALIKE:
         if (own := getattr(other, name)) != (wanted := getattr(config, name)):
@@ -55,14 +54,13 @@ def merge(options: Merge) -> None:
         raise InputError(f"{options.second}: another tokenizer than {options.first}'s; the models' rows don't match")
     combine = slerp if options.method == "slerp" else torch.lerp
 
-    def merged() -> Iterator[tuple[str, Tensor]]:
-        for name in first.shapes:
-            a, b = (files.read(name, torch.float32) for files in (first, second))
-            yield name, combine(a, b, options.factor).to(first.dtypes[name])
+    def merged(name: str) -> Tensor:
+        a, b = (files.read(name, torch.float32) for files in (first, second))
+        return combine(a, b, options.factor)
 
     with atomic_directory(options.output) as temporary:
-        write_config(temporary, config, next(iter(first.dtypes.values())))
-        write_weights(temporary, merged())
+        write_config(temporary, config, next(iter(first.tensors.values())).dtype)
+        write_weights(temporary, first.tensors, merged)
         for path in companions(options.first):
             shutil.copyfile(path, temporary / path.name)
 

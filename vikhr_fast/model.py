@@ -4,7 +4,7 @@ Parameters are named as in Hugging Face checkpoints. Inside, a batch is one row 
 after another; `cu_seqlens` says where each begins.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 import vikhr_kernels
 from vikhr_fast.files import atomic_directory
+from vikhr_fast.key_value_cache import KeyValueCache
 from vikhr_fast.model_config import ModelConfig, read_config, write_config
 from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
 from vikhr_kernels import Length, PackedDocuments, embedding, length_of, linear, reference, seen_pairs, stack
@@ -35,9 +36,11 @@ class Operations(Protocol):
     def flash_attention(self, q: Tensor, k: Tensor, v: Tensor, *, documents: PackedDocuments) -> Tensor: ...  # noqa: D102
 
 
+Context = PackedDocuments | KeyValueCache  # what tokens attend to
 Checkpointing = Literal["none", "selective", "full"]
 # What selective checkpointing keeps of a layer: attention alone costs more to compute again than to keep.
 _SAVED = [torch.ops.vikhr.flash_attention.default]
+_CHUNK = 1024  # tokens of each row that `Mistral.read` takes at once: their scores with all before them exist at once
 
 # Modules keep the functions they use and not `ops` itself: a model is deep-copied to make its frozen reference,
 # and a Python module cannot be.
@@ -79,17 +82,16 @@ class Attention(nn.Module):
         self.rope = ops.rope
         self.flash_attention = ops.flash_attention
 
-    def forward(self, hidden: Tensor, positions: Tensor, documents: PackedDocuments) -> Tensor:
-        q, k, v = self.project(hidden)
+    def forward(self, hidden: Tensor, positions: Tensor, context: Context) -> Tensor:
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in linear(hidden, *self.sharing_input()))
         q, k = self.rope(q, k, positions, self.rope_theta)
         v = v.contiguous()  # or what is kept for backward would be the whole product that it is a slice of
-        attended = self.flash_attention(q, k, v, documents=documents)
+        if isinstance(context, KeyValueCache):
+            attended = context.attend(self, q, k, v)
+        else:
+            attended = self.flash_attention(q, k, v, documents=context)
         (output,) = linear(attended.flatten(-2), self.o_proj.weight)
         return output
-
-    def project(self, hidden: Tensor) -> Iterator[Tensor]:
-        """Queries, keys and values [..., heads, D] of hidden states [..., H]."""
-        return (x.unflatten(-1, (-1, self.head_dim)) for x in linear(hidden, *self.sharing_input()))
 
     def sharing_input(self) -> list[Tensor]:
         """The weights that are multiplied with the same hidden states."""
@@ -132,33 +134,30 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
 
     def forward(
-        self, branch: Tensor, residual: Tensor | None, positions: Tensor, documents: PackedDocuments
+        self, branch: Tensor, residual: Tensor | None, positions: Tensor, context: Context
     ) -> tuple[Tensor, Tensor]:
         if self.checkpointing == "none" or not torch.is_grad_enabled():
-            return self._compute(branch, residual, positions, documents)
+            return self._compute(branch, residual, positions, context)
         hidden = branch if residual is None else branch + residual  # one tensor to keep instead of two
         # Inside the module: FSDP2's own hooks then run once a pass, not again when the layer is computed again.
         saved = _SAVED if self.checkpointing == "selective" else []
         computed: tuple[Tensor, Tensor] = checkpoint(
-            self._compute, hidden, None, positions, documents, use_reentrant=False, preserve_rng_state=False,
+            self._compute, hidden, None, positions, context, use_reentrant=False, preserve_rng_state=False,
             context_fn=partial(create_selective_checkpoint_contexts, saved),
         )  # fmt: skip
         return computed
 
     def _compute(
-        self, branch: Tensor, residual: Tensor | None, positions: Tensor, documents: PackedDocuments
+        self, branch: Tensor, residual: Tensor | None, positions: Tensor, context: Context
     ) -> tuple[Tensor, Tensor]:
-        normalised, hidden = self.begin(branch, residual)
-        attended: Tensor = self.self_attn(normalised, positions, documents)
+        if residual is None:  # the first layer's input has no second summand
+            normalised, hidden = self.input_layernorm(branch), branch
+        else:
+            normalised, hidden = self.input_layernorm.add(branch, residual)
+        attended: Tensor = self.self_attn(normalised, positions, context)
         normalised, hidden = self.post_attention_layernorm.add(attended, hidden)
         transformed: Tensor = self.mlp(normalised)
         return transformed, hidden
-
-    def begin(self, branch: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The normalised input, and the input itself; the first layer's has no second summand."""
-        if residual is None:
-            return self.input_layernorm(branch), branch
-        return self.input_layernorm.add(branch, residual)
 
 
 class Embedding(nn.Embedding):
@@ -180,10 +179,10 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, ops) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, ops)
 
-    def forward(self, tokens: Tensor, positions: Tensor, documents: PackedDocuments) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, context: Context) -> Tensor:
         branch, residual = self.embed_tokens(tokens), None
         for layer in self.layers:
-            branch, residual = layer(branch, residual, positions, documents)
+            branch, residual = layer(branch, residual, positions, context)
         assert residual is not None
         normalised, _ = self.norm.add(branch, residual)
         return normalised
@@ -248,27 +247,50 @@ class Mistral(nn.Module):
                 drawn = torch.empty(parameter.shape, dtype=torch.float32)
                 parameter.copy_(drawn.normal_(0, self.config.initializer_range, generator=generator))
 
-    def forward(self, tokens: Tensor, cu_seqlens: Tensor | None = None, length: Length = "short") -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        cu_seqlens: Tensor | None = None,
+        length: Length = "short",
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """Final hidden states, to be given to `logits` or to `lm_head`.
 
         Args:
             tokens: [B, S] int64, one document a row; or, with `cu_seqlens`, [T] packed documents.
             cu_seqlens: [documents + 1] int32 cumulative document lengths, from 0 to T.
             length: of packed documents, see `vikhr_kernels.PackedDocuments`; rows have theirs.
+            cache: what came before in each row, to which the tokens are added; see `read`.
 
         Returns:
             [B, S, H] or [T, H].
         """
         if tokens.dim() != (2 if cu_seqlens is None else 1):
             raise ValueError(f"tokens must be [B, S], or [T] with cu_seqlens; they are {list(tokens.shape)}")
+        window = self.config.sliding_window
+        if cache is not None:
+            hidden: Tensor = self.model(tokens.flatten(), cache.extend(tokens.shape[1], window, tokens.device), cache)
+            return hidden.view(*tokens.shape, -1)
         if cu_seqlens is None:
             rows, size = tokens.shape
             cu_seqlens = torch.arange(rows + 1, dtype=torch.int32, device=tokens.device) * size
-            length = length_of(seen_pairs(size, self.config.sliding_window) / max(size, 1))
+            length = length_of(seen_pairs(size, window) / max(size, 1))
         positions = document_positions(cu_seqlens, tokens.numel())
-        documents = PackedDocuments.of(cu_seqlens, tokens.numel(), self.config.sliding_window, length)
-        hidden: Tensor = self.model(tokens.flatten(), positions, documents)
-        return hidden if tokens.dim() == 1 else hidden.view(*tokens.shape, -1)
+        hidden = self.model(tokens.flatten(), positions, PackedDocuments.of(cu_seqlens, tokens.numel(), window, length))
+        return hidden.view(*tokens.shape, -1)
+
+    @torch.no_grad()
+    def read(self, rows: Sequence[list[int]], cache: KeyValueCache) -> list[Tensor]:
+        """Final hidden states [tokens, H] of each row's next tokens, of which it may have none.
+
+        Shorter rows are filled up, so the cache must have room for the longest of `rows` after any of its own.
+        """
+        lengths, longest, weight = cache.lengths, max(map(len, rows)), self.lm_head.weight
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.int64).to(weight.device)
+        hidden = [weight.new_zeros((len(rows), 0, self.config.hidden_size))]
+        hidden += [self(tokens[:, at : at + _CHUNK], cache=cache) for at in range(0, longest, _CHUNK)]
+        cache.lengths = [before + len(row) for before, row in zip(lengths, rows, strict=True)]
+        return [found[: len(row)] for found, row in zip(torch.cat(hidden, dim=1), rows, strict=True)]
 
     def set_checkpointing(self, checkpointing: Checkpointing) -> None:
         """What backward computes again of each layer: nothing, all but attention, or all."""
@@ -314,11 +336,9 @@ class Mistral(nn.Module):
         """
         directory = Path(directory)
         model = cls(read_config(directory), ops=ops, device="meta")
-        files = WeightFiles(directory)
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        files.require(shapes)
-        values: Mapping[str, Tensor] = {name: files.read(name, dtype, device) for name in shapes}
-        model.load_state_dict(values, assign=True)
+        files, parameters = WeightFiles(directory), dict(model.named_parameters())
+        files.require(parameters)
+        model.load_state_dict({name: files.read(name, dtype, device) for name in parameters}, assign=True)
         return model
 
     def save_pretrained(self, directory: Path | str, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
@@ -329,7 +349,7 @@ class Mistral(nn.Module):
         """
         with atomic_directory(Path(directory)) as temporary:
             write_config(temporary, self.config, self.lm_head.weight.dtype)
-            write_weights(temporary, self.state_dict().items(), max_shard_bytes)
+            write_weights(temporary, self.state_dict(), max_shard_bytes=max_shard_bytes)
 
 
 def document_positions(cu_seqlens: Tensor, total: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import torch
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import write_text
+from vikhr_fast.files import read_json, write_json
 
 CONFIG_NAME = "config.json"
 
@@ -115,7 +115,7 @@ def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
         InputError: one line that names the file and everything in it that is missing, invalid or not supported.
     """
     path = directory / CONFIG_NAME
-    given_values = read_json_object(path)
+    given_values = read_json(path)
     kind = given_values.get("model_type")
     if kind not in ("mistral", "llama"):
         raise InputError(f'{path}: model_type is {_show(kind)}, only "mistral" and "llama" are supported')
@@ -179,23 +179,4 @@ def write_config(directory: Path, config: ModelConfig, dtype: torch.dtype) -> No
         "torch_dtype": dtype_name,
         "use_cache": True,
     }
-    write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-        InputError: the file can't be read, is not UTF-8, is not JSON (with line and column), or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start}: not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: must hold a JSON object, holds a {type(values).__name__}")
-    return values
+    write_json(directory / CONFIG_NAME, values)

@@ -1,19 +1,19 @@
 """Safetensors directories in the layout of Hugging Face: one file, or numbered shards with an index."""
 
 import json
-import os
-import re
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import write_text
-from vikhr_fast.model_config import read_json_object
+from vikhr_fast.files import atomic_file, read_json, write_json
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -21,6 +21,7 @@ MAX_SHARD_BYTES = 5_000_000_000
 
 # Quantised weights are refused: their numbers mean nothing without their scales.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class WeightFiles:
@@ -29,8 +30,7 @@ class WeightFiles:
     Opening reads only the index and the headers.
 
     Attributes:
-        shapes: the shape of each tensor.
-        dtypes: its dtype as stored.
+        tensors: by name, without values, on "meta": shapes and dtypes as stored.
 
     Raises:
         InputError: one line that names every missing file, damaged file, and tensor that is not where the index says.
@@ -38,70 +38,78 @@ class WeightFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, torch.dtype] = {}
+        self.tensors: dict[str, Tensor] = {}
         self._files: dict[str, Path] = {}
-        problems: list[str] = []
-        single = directory / WEIGHTS_NAME
-        if single.exists():
-            self._describe(single, None, problems)
+        places: dict[str, str] | None = None
+        if (directory / WEIGHTS_NAME).exists():
+            names = [WEIGHTS_NAME]
         elif (directory / INDEX_NAME).exists():
             places = _read_index(directory / INDEX_NAME)
-            for shard in sorted(set(places.values())):
-                self._describe(directory / shard, {name for name in places if places[name] == shard}, problems)
+            names = sorted(set(places.values()))
         else:
             raise InputError(f"{directory}: neither {WEIGHTS_NAME} nor {INDEX_NAME}; only safetensors are read")
+        problems: list[str] = []
+        for file in (directory / name for name in names):
+            try:
+                problems += self._describe(file)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            if places is not None:
+                indexed = {name for name, shard in places.items() if shard == file.name}
+                found = {name for name, place in self._files.items() if place == file}
+                problems += [f"{file}: {n}: missing, but {INDEX_NAME} places it here" for n in sorted(indexed - found)]
+                problems += [f"{file}: {n}: here, but not according to {INDEX_NAME}" for n in sorted(found - indexed)]
         if problems:
             raise InputError("; ".join(problems))
 
-    def _describe(self, file: Path, indexed: set[str] | None, problems: list[str]) -> None:
-        """Takes in the header of one file, which must hold exactly the tensors that the index says."""
-        try:
-            with safe_open(file, framework="pt") as opened:
-                found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-                shapes = {name: tuple(part.get_shape()) for name, part in found.items()}
-                dtypes = {name: part.get_dtype() for name, part in found.items()}
-        except FileNotFoundError:
-            problems.append(f"{file}: no such file, but {INDEX_NAME} names it")
-            return
-        except SafetensorError as error:
-            problems.append(f"{file}: damaged or cut short: {error}; copy it again")
-            return
-        if indexed is not None:
-            absent, strange = sorted(indexed - shapes.keys()), sorted(shapes.keys() - indexed)
-            problems += [f"{file}: {name}: missing, but {INDEX_NAME} places it here" for name in absent]
-            problems += [f"{file}: {name}: here, but not according to {INDEX_NAME}" for name in strange]
-        for name, dtype in dtypes.items():
-            if dtype not in _DTYPES:
-                problems.append(f"{file}: {name}: dtype is {dtype}, only {', '.join(_DTYPES)} are read")
-                continue
-            self.shapes[name], self.dtypes[name], self._files[name] = shapes[name], _DTYPES[dtype], file
+    def _describe(self, file: Path) -> Iterator[str]:
+        """Takes in the header of one file; yields what is wrong with it."""
+        with _opened(file) as opened:
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                stored = opened.get_slice(name)
+                dtype = _DTYPES.get(stored.get_dtype())
+                if dtype is None:
+                    yield f"{file}: {name}: dtype is {stored.get_dtype()}, only {', '.join(_DTYPES)} are read"
+                self.tensors[name] = torch.empty(stored.get_shape(), dtype=dtype, device="meta")
+                self._files[name] = file
 
-    def require(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+    def require(self, expected: Mapping[str, Tensor]) -> None:
         """Raises one InputError that names every missing, unexpected and wrongly shaped tensor."""
-        missing = [f"{name}: missing" for name in expected if name not in self.shapes]
-        unexpected = [f"{name}: unexpected" for name in self.shapes if name not in expected]
-        shaped = [
-            f"{name}: shape is {list(self.shapes[name])}, must be {list(shape)}"
-            for name, shape in expected.items()
-            if name in self.shapes and self.shapes[name] != shape
+        problems = [f"{name}: missing" for name in expected if name not in self.tensors]
+        problems += [f"{name}: unexpected" for name in self.tensors if name not in expected]
+        problems += [
+            f"{name}: shape is {list(self.tensors[name].shape)}, must be {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in self.tensors and self.tensors[name].shape != tensor.shape
         ]
-        if problems := missing + unexpected + shaped:
+        if problems:
             raise InputError(f"{self.directory}: the weights do not fit config.json: {'; '.join(problems)}")
 
-    def read(self, name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """Reads one tensor into memory of its own.
+    def read(self, name: str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
+        """Reads one tensor into memory of its own, as stored by default.
 
         The file is opened anew for each tensor: an open one is a memory map whose touched pages would add up to
         a second copy of the weights.
         """
-        with safe_open(self._files[name], framework="pt") as opened:
+        with _opened(self._files[name]) as opened:
             stored: Tensor = opened.get_tensor(name)
-            return stored.to(device=device, dtype=dtype, copy=True)
+            return stored.to(device=device, dtype=dtype or stored.dtype, copy=True)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file, but {INDEX_NAME} names it") from None
+    except SafetensorError as error:
+        raise InputError(f"{file}: damaged or cut short: {error}; copy it again") from None
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    places = read_json_object(path).get("weight_map")
+    places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise InputError(f"{path}: weight_map: must be an object of tensor names and file names")
     for name, shard in places.items():
@@ -111,47 +119,63 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def write_weights(
-    directory: Path, tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int = MAX_SHARD_BYTES
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    value_of: Callable[[str], Tensor | Iterable[Tensor]] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes tensors as safetensors, taking them one by one and holding no more than one shard.
+    """Writes tensors as safetensors, one by one. A file appears when it is complete; what is there is left alone.
 
     Args:
-        directory: an existing directory; make it with `atomic_directory`, this function is not atomic.
-        tensors: names and values, in the order to be written; a value may live on any device.
-        max_shard_bytes: a shard is closed before it would grow past this; one larger tensor is a shard alone.
+        directory: an existing one.
+        tensors: the shape and dtype of each by its name; on "meta" where `value_of` gives the values.
+        value_of: gives the tensor of a name, or its rows in blocks, of any dtype and on any device. It is asked in the
+            order of `tensors`, and for one after another.
+        max_shard_bytes: a shard ends before it would grow past this; one larger tensor is a shard alone.
     """
-    shards: list[list[str]] = []
-    pending: dict[str, Tensor] = {}
-    pending_bytes = total_bytes = 0
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, tensor in tensors.items():
+        if shards[-1] and sum(own.nbytes for own in shards[-1].values()) + tensor.nbytes > max_shard_bytes:
+            shards.append({})
+        shards[-1][name] = tensor
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else WEIGHTS_NAME
+        places |= dict.fromkeys(shard, file_name)
+        if (directory / file_name).exists():
+            logger.info(f"{directory / file_name}: done before")
+        else:
+            with atomic_file(directory / file_name) as file:
+                _write_shard(file, shard, value_of or tensors.__getitem__)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        write_json(directory / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": places})
 
-    def close_shard() -> None:
-        try:
-            save_file(pending, directory / f"{len(shards)}.part", metadata={"format": "pt"})
-        except SafetensorError as error:  # its only word about a full disk
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from None
-        shards.append(list(pending))
-        pending.clear()
 
-    for name, tensor in tensors:
-        tensor = tensor.detach().cpu().contiguous()
-        if pending and pending_bytes + tensor.nbytes > max_shard_bytes:
-            close_shard()
-            pending_bytes = 0
-        pending[name] = tensor
-        pending_bytes += tensor.nbytes
-        total_bytes += tensor.nbytes
-    close_shard()
+def _write_shard(
+    file: IO[bytes], shard: Mapping[str, Tensor], value_of: Callable[[str], Tensor | Iterable[Tensor]]
+) -> None:
+    """The same bytes that `safetensors.torch.save_file` writes, which would need all tensors at once.
 
-    if len(shards) == 1:
-        (directory / "0.part").rename(directory / WEIGHTS_NAME)
-        return
-    weight_map = {}
-    for number, names in enumerate(shards):  # the file names need the count, known only now
-        file_name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (directory / f"{number}.part").rename(directory / file_name)
-        weight_map.update(dict.fromkeys(names, file_name))
-    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    write_text(directory / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+    The format: the length of the header as a uint64, the header, the tensors without gaps.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers 4 reads no file without it
+    end = 0
+    for name in sorted(shard, key=lambda name: (-shard[name].itemsize, name)):  # all are aligned then
+        start, end = end, end + shard[name].nbytes
+        dtype, shape = _DTYPE_NAMES[shard[name].dtype], list(shard[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    encoded += b" " * (-len(encoded) % 8)
+    file.write(struct.pack("<Q", len(encoded)) + encoded)
+    for name, tensor in shard.items():
+        start, end = (8 + len(encoded) + offset for offset in header[name]["data_offsets"])
+        file.seek(start)
+        _write_rows(file, value_of(name), tensor.dtype)
+        assert file.tell() == end, f"{name}: its value has not the shape {list(tensor.shape)}"
+
+
+def _write_rows(file: IO[bytes], value: Tensor | Iterable[Tensor], dtype: torch.dtype) -> None:
+    for rows in [value] if isinstance(value, Tensor) else value:
+        stored = rows.detach().to(device="cpu", dtype=dtype).contiguous()
+        file.write(stored.view(-1).view(torch.uint8).numpy().data)

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from adapting import RUSSIAN, rewrite, weights
+from adapting import RUSSIAN, base_ids_of, rewrite, weights
 from safetensors.torch import save_file
 
-from vikhr_fast.adapt import Adapt, adapt
-from vikhr_fast.adapt_weights import EMBEDDING, HEAD
+from vikhr_fast.adapt import EMBEDDING, HEAD, Adapt, adapt
 from vikhr_fast.config import train_config
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.errors import InputError
@@ -26,7 +25,7 @@ def test_transformers_loads_the_result(options: Adapt) -> None:
     """The same ids as ours, the same logits as ours, and on kept pieces the logits that the base has."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    report = adapt(options)
+    adapt(options)
     tokenizer = AutoTokenizer.from_pretrained(options.output)
     model = AutoModelForCausalLM.from_pretrained(options.output)
     encoder = BpeEncoder.from_file(options.output / "tokenizer.model")
@@ -39,8 +38,8 @@ def test_transformers_loads_the_result(options: Adapt) -> None:
         ours = Mistral.from_pretrained(options.output)
         torch.testing.assert_close(ours.logits(ours(torch.tensor([ids]))), logits, rtol=1e-5, atol=1e-6)
 
-        kept = [index for index, base_id in enumerate(report["base_ids"]) if base_id is not None]
-        base_ids = torch.tensor([report["base_ids"][index] for index in kept])
+        kept = [index for index, base_id in enumerate(base_ids_of(options.output)) if base_id is not None]
+        base_ids = torch.tensor([base_ids_of(options.output)[index] for index in kept])
         base = AutoModelForCausalLM.from_pretrained(options.base)
         expected = base(base_ids[None, :100]).logits[..., base_ids]
         assert torch.equal(model(torch.tensor([kept[:100]])).logits[..., kept], expected)
@@ -70,7 +69,7 @@ def test_config_carries_both_spellings_and_all_else(options: Adapt, spelling: di
 
 def test_report_is_kept(options: Adapt) -> None:
     report = adapt(options)
-    assert json.loads((options.output / "adapt.json").read_text()) == report
+    assert json.loads((options.output / "adapt.json").read_text()).items() > report.items()
     assert report["tokenizer_sha256"] == sha256_of(options.output / "tokenizer.model")
     assert report["base_tokenizer_sha256"] == sha256_of(options.base / "tokenizer.model")
 
@@ -90,7 +89,7 @@ def test_padding_is_defined_and_never_sampled(options: Adapt) -> None:
 
     report = adapt(replace(options, pad_to_multiple=128))
     assert (report["vocab_size"], report["padding"]) == (1280, 80)
-    assert report["base_ids"][1200:] == [None] * 80
+    assert base_ids_of(options.output)[1200:] == [None] * 80
     after = weights(options.output)
     for name in (EMBEDDING, HEAD):
         assert after[name].shape == (1280, 16)
@@ -124,9 +123,9 @@ def test_llama_stays_a_llama(options: Adapt) -> None:
 
     changes = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "sliding_window": None}
     rewrite(options.base / "config.json", **changes, rope_theta=None, rope_parameters=None)
-    report = adapt(options)
-    kept = [index for index, base_id in enumerate(report["base_ids"]) if base_id is not None]
-    base_ids = [report["base_ids"][index] for index in kept]
+    adapt(options)
+    kept = [index for index, base_id in enumerate(base_ids_of(options.output)) if base_id is not None]
+    base_ids = [base_ids_of(options.output)[index] for index in kept]
     base, model = (LlamaForCausalLM.from_pretrained(directory) for directory in (options.base, options.output))
     assert model.config.rope_parameters["rope_theta"] == 10000.0
     with torch.no_grad():
@@ -152,12 +151,12 @@ def test_a_tied_head_stays_tied_or_becomes_one_of_its_own(options: Adapt, untie:
     from transformers import AutoModelForCausalLM
 
     tie(options.base)
-    report = adapt(replace(options, untie_head=untie))
+    adapt(replace(options, untie_head=untie))
     after = weights(options.output)
     assert (HEAD in after) == untie
     assert json.loads((options.output / "config.json").read_text())["tie_word_embeddings"] is not untie
-    kept = [index for index, base_id in enumerate(report["base_ids"]) if base_id is not None]
-    base_ids = [report["base_ids"][index] for index in kept]
+    kept = [index for index, base_id in enumerate(base_ids_of(options.output)) if base_id is not None]
+    base_ids = [base_ids_of(options.output)[index] for index in kept]
     base = AutoModelForCausalLM.from_pretrained(options.base)
     model = AutoModelForCausalLM.from_pretrained(options.output)
     with torch.no_grad():

@@ -4,13 +4,12 @@ from typing import get_args
 
 import pytest
 import torch
-from adapting import BYTE, ROWS, RUSSIAN, Bases, segmented, weights
+from adapting import BYTE, ROWS, RUSSIAN, Bases, base_ids_of, segmented, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vikhr_fast.adapt import Adapt, adapt
+from vikhr_fast.adapt import EMBEDDING, HEAD, Adapt, adapt
 from vikhr_fast.adapt_rows import Init, RowMaker, RowSources
-from vikhr_fast.adapt_weights import EMBEDDING, HEAD
 from vikhr_fast.corpus.sources import read_texts
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import read_model
@@ -36,7 +35,7 @@ def test_rows_are_kept_or_the_mean_and_all_else_is_kept(
     old, new = (read_model(directory / "tokenizer.model") for directory in (base, tokenizers[1]))
     known = {(piece.type, piece.piece): index for index, piece in enumerate(old.pieces)}
     kept = [known.get((piece.type, piece.piece)) for piece in new.pieces]
-    assert report["base_ids"] == kept
+    assert base_ids_of(tmp_path / "out") == kept
     assert 300 < report["by_role"] + report["copied"] == sum(index is not None for index in kept) < 500
     assert report["by_role"] == 3
     assert report["averaged"] == len(new.pieces) - 3 - report["copied"]
@@ -54,12 +53,12 @@ def test_rows_are_kept_or_the_mean_and_all_else_is_kept(
 
 def test_bytes_average_what_the_base_spells_in_bytes(options: Adapt) -> None:
     report = adapt(options)
+    base_ids = base_ids_of(options.output)
     old, new = (read_model(path / "tokenizer.model") for path in (options.base, options.tokenizer))
     spelt = [
         index
         for index, piece in enumerate(new.pieces)
-        if report["base_ids"][index] is None
-        and any(old.pieces[part].type == BYTE for part in segmented(old, piece.piece))
+        if base_ids[index] is None and any(old.pieces[part].type == BYTE for part in segmented(old, piece.piece))
     ]
     assert report["averaged_with_bytes"] == len(spelt) > 100  # the English base has no Cyrillic
 
@@ -80,7 +79,7 @@ def test_special_pieces_are_matched_by_role(options: Adapt, tmp_path: Path) -> N
     changes = {"<unk>": "[UNK]", "<s>": "[BOS]", "</s>": "<s>"}  # "<s>" is EOS now: the role counts, not the name
     roles = {"unk_piece": "[UNK]", "bos_piece": "[BOS]", "eos_piece": "<s>"}
     report = adapt(replace(options, tokenizer=renamed(options.tokenizer, tmp_path, changes, roles)))
-    assert report["base_ids"][:3] == [0, 1, 2]
+    assert base_ids_of(options.output)[:3] == [0, 1, 2]
     assert report["by_role"] == 3
     before, after = weights(options.base), weights(options.output)
     assert torch.equal(after[HEAD][:3], before[HEAD][:3])
@@ -88,8 +87,8 @@ def test_special_pieces_are_matched_by_role(options: Adapt, tmp_path: Path) -> N
 
 def test_new_control_pieces_are_the_mean_of_their_text(options: Adapt, tmp_path: Path) -> None:
     tokenizer = renamed(options.tokenizer, tmp_path, {"<|im_end|>": "<|конец|>"}, {})
-    report = adapt(replace(options, tokenizer=tokenizer))
-    assert report["base_ids"][3:5] == [3, None]  # <|im_start|> is a control piece of the base, too
+    adapt(replace(options, tokenizer=tokenizer))
+    assert base_ids_of(options.output)[3:5] == [3, None]  # <|im_start|> is a control piece of the base, too
     parts = segmented(read_model(options.base / "tokenizer.model"), "<|конец|>")
     for name in (EMBEDDING, HEAD):
         assert torch.equal(weights(options.output)[name][4], weights(options.base)[name][parts].mean(0))
@@ -111,11 +110,11 @@ def test_a_new_row_is_initialised_as_asked(options: Adapt, tmp_path: Path) -> No
         more = {"text": (text,)} if init == "frequency-weighted-mean" else {}
         report = adapt(replace(options, init=init, output=tmp_path / init, **more))
         assert report["init"] == init
-        after = weights(tmp_path / init)
-        averaged = [index for index, base_id in enumerate(report["base_ids"]) if base_id is None]
-        kept = [index for index, base_id in enumerate(report["base_ids"]) if base_id is not None]
+        after, base_ids = weights(tmp_path / init), base_ids_of(tmp_path / init)
+        averaged = [index for index, base_id in enumerate(base_ids) if base_id is None]
+        kept = [index for index, base_id in enumerate(base_ids) if base_id is not None]
         for name in (EMBEDDING, HEAD):
-            assert torch.equal(after[name][kept], before[name][[report["base_ids"][index] for index in kept]])
+            assert torch.equal(after[name][kept], before[name][[base_ids[index] for index in kept]])
             rows = after[name][averaged]
             if init == "global-mean":
                 torch.testing.assert_close(rows, before[name].mean(0).expand_as(rows), rtol=1e-5, atol=1e-7)
@@ -138,11 +137,10 @@ def test_a_new_row_is_initialised_as_asked(options: Adapt, tmp_path: Path) -> No
 
 def test_worst_rows_are_the_means_of_most(options: Adapt) -> None:
     report = adapt(options)
+    base_ids = base_ids_of(options.output)
     old, new = (read_model(path / "tokenizer.model") for path in (options.base, options.tokenizer))
     sizes = {
-        index: len(segmented(old, piece.piece))
-        for index, piece in enumerate(new.pieces)
-        if report["base_ids"][index] is None
+        index: len(segmented(old, piece.piece)) for index, piece in enumerate(new.pieces) if base_ids[index] is None
     }
     assert [row["base_pieces"] for row in report["worst"]] == sorted(sizes.values(), reverse=True)[:20]
     assert all(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.generate.answering import Answerer, shown_text
-from vikhr_fast.generate.cache import CachedModel
 from vikhr_fast.generate.sampling import Sampling, choose, distribution, generator_of
+from vikhr_fast.key_value_cache import KeyValueCache
 from vikhr_fast.model import Mistral
 
 QUESTIONS = ("Кто идёт?", "да", "", "Что написано в письме, которое пришло вчера вечером?", "1 2 3", "Почему?\n\n😀")
@@ -75,26 +75,26 @@ def test_greedy_answers_are_those_of_transformers(workspace: Path, windowed: Pat
 
 
 def test_cached_logits_are_the_models_own(answerer: Answerer) -> None:
-    """In float64, rows of different lengths, also where a prompt is read in several chunks."""
+    """In float64, rows of different lengths, each of which goes on."""
     prompts = [answerer.prompt(chat) for chat in chats()]
-    cached = CachedModel(answerer.model, len(prompts), 120)
-    logits = cached.read(prompts)
-    for _ in range(4):
-        for row, prompt in enumerate(prompts):
-            hidden = answerer.model(torch.tensor([prompt]))
-            torch.testing.assert_close(logits[row], answerer.model.logits(hidden[0, -1]), rtol=1e-9, atol=1e-12)
-        tokens = torch.arange(len(prompts)) + 7
-        prompts = [[*prompt, token] for prompt, token in zip(prompts, tokens.tolist(), strict=True)]
-        logits = cached.go_on(tokens)
+    cache = KeyValueCache(len(prompts), 120)
+    hidden = answerer.model.read(prompts, cache)
+    for token in range(7, 11):
+        for own, prompt in zip(hidden, prompts, strict=True):
+            expected = answerer.model(torch.tensor([prompt]))[0, -1]
+            torch.testing.assert_close(own[-1], expected, rtol=1e-9, atol=1e-12)
+        further = [[token + row] for row in range(len(prompts))]
+        prompts = [prompt + more for prompt, more in zip(prompts, further, strict=True)]
+        hidden = answerer.model.read(further, cache)
 
 
 def test_prompts_longer_than_a_chunk(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [answerer.prompt(chat) for chat in chats()]
-    whole = CachedModel(answerer.model, len(prompts), 100).read(prompts)
-    monkeypatch.setattr("vikhr_fast.generate.cache._CHUNK", 5)
-    torch.testing.assert_close(
-        CachedModel(answerer.model, len(prompts), 100).read(prompts), whole, rtol=1e-9, atol=1e-12
-    )
+    whole = answerer.model.read(prompts, KeyValueCache(len(prompts), 100))
+    monkeypatch.setattr("vikhr_fast.model._CHUNK", 5)
+    chunked = answerer.model.read(prompts, KeyValueCache(len(prompts), 100))
+    for found, expected in zip(chunked, whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_an_answer_ends_at_a_stop_piece_the_limit_or_the_last_position(answerer: Answerer) -> None:

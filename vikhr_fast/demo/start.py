@@ -22,7 +22,7 @@ def write_start(output: Path, tokenizer: Path, hidden_size: int, layers: int, se
     """
     from vikhr_fast.model import Mistral, ModelConfig
     from vikhr_fast.model_config import write_config
-    from vikhr_fast.weights import MAX_SHARD_BYTES, write_weights
+    from vikhr_fast.weights import write_weights
 
     encoder = BpeEncoder.from_file(tokenizer / MODEL_NAME)
     heads = hidden_size // HEAD_SIZE
@@ -41,5 +41,5 @@ def write_start(output: Path, tokenizer: Path, hidden_size: int, layers: int, se
     model = Mistral(config, seed=seed)
     with atomic_directory(output) as directory:
         write_config(directory, config, model.lm_head.weight.dtype)
-        write_weights(directory, model.state_dict().items(), MAX_SHARD_BYTES)
+        write_weights(directory, model.state_dict())
         export_tokenizer(tokenizer / MODEL_NAME, directory)

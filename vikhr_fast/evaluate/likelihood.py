@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.generate.cache import CachedModel
+from vikhr_fast.key_value_cache import KeyValueCache
 from vikhr_fast.model import Mistral
 from vikhr_fast.tokenizer.load import Encoder
 
@@ -71,16 +71,12 @@ def likelihoods(model: Mistral, questions: Sequence[Sequence[Pair]]) -> list[lis
     inputs = [[text[:-1] for text in own] for own in texts]  # nothing follows the last token
     shared = [_beginning(own) for own in inputs]
     tails = [text[len(start) :] for start, own in zip(shared, inputs, strict=True) for text in own]
-    cached = CachedModel(model, len(shared), max(map(len, shared)) + max(map(len, tails)))
-    before = cached.read_on(shared)
+    cache = KeyValueCache(len(shared), max(map(len, shared)) + max(map(len, tails)))
+    before = model.read(shared, cache)
     owners = [index for index, own in enumerate(inputs) for _ in own]
-    if any(tails):
-        cached.keep(torch.tensor(owners, device=before[0].device))
-        after = cached.read_on(tails)
-    else:  # single tokens after one context
-        after = [before[0][:0]] * len(tails)
-    hidden = [torch.cat([before[owner], own]) for owner, own in zip(owners, after, strict=True)]
-    found = iter(hidden)
+    cache.keep(owners)
+    after = model.read(tails, cache)
+    found = (torch.cat([before[owner], own]) for owner, own in zip(owners, after, strict=True))
     return [
         [_likelihood(model, next(found), text, len(pair.continuation)) for text, pair in zip(own, pairs, strict=True)]
         for own, pairs in zip(texts, questions, strict=True)

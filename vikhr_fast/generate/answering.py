@@ -1,20 +1,19 @@
 """From chats to answers: a model, its tokenizer and template, and the loop that adds token after token."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from vikhr_fast.chat.encode import ChatEncoder
 from vikhr_fast.chat.template import Message
-from vikhr_fast.corpus.classifier import device_of
+from vikhr_fast.devices import Device, device_of
 from vikhr_fast.errors import InputError
-from vikhr_fast.generate.cache import CachedModel
 from vikhr_fast.generate.sampling import Sampling, choose, generator_of
+from vikhr_fast.key_value_cache import KeyValueCache
 from vikhr_fast.model import Mistral
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class Answer(NamedTuple):
@@ -83,27 +82,20 @@ class Answerer:
         """
         stop = self.stop_ids(sampling)
         room = [min(sampling.max_tokens, self.positions - len(prompt)) for prompt in prompts]
-        longest = max(len(prompt) + more for prompt, more in zip(prompts, room, strict=True))
-        cached = CachedModel(self.model, len(prompts), longest)
-        rows = list(range(len(prompts)))
+        cache = KeyValueCache(len(prompts), max(map(sum, zip(map(len, prompts), room, strict=True))))
+        rows, read = list(range(len(prompts))), list(prompts)
         generators = [generator_of(sampling.seed, number) for number in numbers]
-        logits = cached.read(list(prompts))
-        taken = 0
-        while True:
+        for taken in itertools.count(1):
+            logits = self.model.logits(torch.stack([hidden[-1] for hidden in self.model.read(read, cache)]))
             logits[:, self.encoder.bpe.vocab_size :] = -torch.inf  # padding rows of the model are no pieces
-            tokens = choose(logits, sampling, [generators[row] for row in rows])
-            chosen = tokens.tolist()
-            taken += 1
+            chosen = choose(logits, sampling, [generators[row] for row in rows]).tolist()
             yield dict(zip(rows, chosen, strict=True))
             going = [at for at, row in enumerate(rows) if chosen[at] not in stop and taken < room[row]]
             if not going:
                 return
             if len(going) < len(rows):
-                rows = [rows[at] for at in going]
-                kept = torch.tensor(going, device=tokens.device)
-                cached.keep(kept)
-                tokens = tokens[kept]
-            logits = cached.go_on(tokens)
+                cache.keep(going)
+            rows, read = [rows[at] for at in going], [[chosen[at]] for at in going]
 
     def answer(
         self, prompts: Sequence[list[int]], sampling: Sampling, numbers: Sequence[int] | None = None

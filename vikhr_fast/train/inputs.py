@@ -86,7 +86,7 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
 def _check_model(path: Path) -> ModelConfig:
     """The shape of a model whose files hold the tensors of that shape."""
     model = Mistral(read_config(path), device="meta")
-    WeightFiles(path).require({name: tuple(parameter.shape) for name, parameter in model.named_parameters()})
+    WeightFiles(path).require(dict(model.named_parameters()))
     return model.config
 
 

@@ -18,7 +18,7 @@ from vikhr_fast.files import atomic_directory
 from vikhr_fast.model import Mistral, Operations
 from vikhr_fast.model_config import read_config, write_config
 from vikhr_fast.ranks import Ranks
-from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
+from vikhr_fast.weights import WeightFiles, write_weights
 
 
 def load_model(
@@ -61,7 +61,7 @@ def load_model(
         if ranks.device.type == "cuda":
             torch.cuda.empty_cache()  # of the places where they lay apart
     files, parameters = WeightFiles(directory), dict(model.named_parameters())
-    files.require({name: tuple(parameter.shape) for name, parameter in parameters.items()})
+    files.require(parameters)
     for name, parameter in parameters.items():
         own = local(parameter.detach())
         wide = torch.promote_types(own.dtype, torch.float32)
@@ -150,18 +150,19 @@ def save_model(model: Mistral, directory: Path, ranks: Ranks, dtype: torch.dtype
         dtype: to store the weights in.
         also: files to copy beside the weights.
     """
+    parameters = dict(model.named_parameters())
 
-    def gathered() -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in model.named_parameters():
-            yield name, full(parameter.detach()).to(dtype=dtype, device="cpu")
+    def gathered(name: str) -> Tensor:
+        return full(parameters[name].detach())
 
     if ranks.is_main:
         with atomic_directory(directory) as temporary:
             write_config(temporary, model.config, dtype)
-            write_weights(temporary, gathered(), MAX_SHARD_BYTES)
+            shapes = {n: torch.empty(own.shape, dtype=dtype, device="meta") for n, own in parameters.items()}
+            write_weights(temporary, shapes, gathered)
             for path in also:
                 shutil.copyfile(path, temporary / path.name)
     else:
-        for _ in gathered():
-            pass
+        for name in parameters:
+            gathered(name)
     ranks.barrier()

@@ -1,0 +1,59 @@
+"""Keys and values of what a model has read, so that it need not compute them again."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class KeyValueCache:
+    """What a model, run with `cache`, has read: rows of tokens of different lengths.
+
+    A row's slot in the cache is its position, so a shorter row leaves slots behind it that are never looked at before
+    they are written.
+
+    Args:
+        rows: how many.
+        positions: how many a row can have.
+
+    Attributes:
+        lengths: how many positions each row has read.
+    """
+
+    def __init__(self, rows: int, positions: int) -> None:
+        self.lengths = [0] * rows
+        self._room = positions
+        self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def extend(self, count: int, window: int | None, device: torch.device) -> Tensor:
+        """Makes every row longer by `count` tokens and returns their positions, [T = rows * count] int64."""
+        self._positions = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(count, device=device)
+        self.lengths = [length + count for length in self.lengths]
+        seen = torch.arange(max(self.lengths), device=device)
+        self._mask = seen <= self._positions[..., None]  # [rows, count, S]
+        if window is not None:
+            self._mask &= seen > self._positions[..., None] - window
+        return self._positions.flatten()
+
+    def attend(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What q [T, Hq, D] of the tokens last added sees, in its shape; k and v [T, Hkv, D] are kept for the layer."""
+        q, k, v = (x.unflatten(0, self._positions.shape) for x in (q, k, v))
+        if layer not in self._kept:
+            shape = (len(k), self._room, *k.shape[2:])
+            self._kept[layer] = k.new_zeros(shape), v.new_zeros(shape)
+        keys, values = self._kept[layer]
+        rows = torch.arange(len(k), device=k.device)[:, None]
+        keys[rows, self._positions], values[rows, self._positions] = k, v
+        seen = self._mask.shape[-1]
+        attended = F.scaled_dot_product_attention(
+            q.transpose(1, 2),  # [rows, heads, count, D]
+            keys[:, :seen].transpose(1, 2),
+            values[:, :seen].transpose(1, 2),
+            attn_mask=self._mask[:, None],
+            enable_gqa=True,
+        )
+        return attended.transpose(1, 2).flatten(0, 1)
+
+    def keep(self, rows: list[int]) -> None:
+        """Goes on with these rows alone, in this order; a row may come several times."""
+        self._kept = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._kept.items()}
+        self.lengths = [self.lengths[row] for row in rows]
