@@ -211,11 +211,11 @@ def _run(options: Any) -> int:
         case VerifyTokenizer():
             from vikhr_fast.tokenizer.verify import verify
 
-            print(json.dumps({**verify(options), "differences": 0}, indent=2))
+            print(json.dumps(verify(options), indent=2))
         case ReportTokenizers():
-            from vikhr_fast.tokenizer.report import print_report, report_tokenizers
+            from vikhr_fast.tokenizer.report import report_tokenizers
 
-            print_report(report_tokenizers(options))
+            report_tokenizers(options)
         case Adapt():
             from vikhr_fast.adapt import adapt
 
@@ -314,7 +314,8 @@ def _run(options: Any) -> int:
         case Report():
             from vikhr_fast.run_report.command import report_run
 
-            print(report_run(options))
+            if page := report_run(options):
+                print(page)
         case TranslateQuestions():
             from vikhr_fast.evaluate.translate import translate_questions
 
