@@ -55,7 +55,7 @@ def test_the_page_says_what_the_files_say(run: Path, page: str) -> None:
     assert f"from {bits[0]:.4g} at step {validations[0]['step']} to {bits[-1]:.4g}" in shown
     for caption, key in (("Cross-entropy, mean over the tokens of a step.", "ce"), ("Learning rate.", "learning_rate")):
         course = f"from {metrics[0][key]:.4g} at step 1 to {metrics[-1][key]:.4g}"
-        assert f"{caption} run {course}." in shown
+        assert f"{caption} run {course} at step" in shown
     cells = "".join(f"<td>{value:.4f}</td>" for value in (bits[0], min(bits), bits[-1]))
     assert f'<th scope="row">russian</th><td>run</td>{cells}<td>{validations[-1]["step"]}</td>' in page
     assert "the loss is nan &amp; &lt;b&gt;" in page
