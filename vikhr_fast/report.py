@@ -93,8 +93,9 @@ def print_tables(tables: Iterable[Table]) -> None:
         console.print(table.caption, style="italic", soft_wrap=True)
         shown = TerminalTable(show_lines=any(table.has_text))
         for number, (name, is_text) in enumerate(zip(table.header, table.has_text, strict=True)):
-            is_left, limit = is_text or number == 0, _TEXT_CHARACTERS if is_text else None
-            shown.add_column(name, justify="left" if is_left else "right", max_width=limit, overflow="fold")
+            is_figures = number > 0 and all(row[number][:1] in "+-–0123456789" for row in table.rows)
+            limit = _TEXT_CHARACTERS if is_text else None
+            shown.add_column(name, justify="right" if is_figures else "left", max_width=limit, overflow="fold")
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)

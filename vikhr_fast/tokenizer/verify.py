@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -53,26 +53,25 @@ def verify(options: VerifyTokenizer) -> dict[str, int]:
     """Compares the three encoders.
 
     Returns:
-        How many `documents`, `generated` strings and `chats` were compared, and their `tokens`.
+        How many `documents`, `generated` strings and `chats` were compared, their `tokens`, and 0 `differences`.
 
     Raises:
         InputError: the first difference; or something that cannot be read.
     """
     encoders = _Encoders(options.directory)
-    counts = {"documents": 0, "generated": 0, "chats": 0, "tokens": 0}
-    for source in options.text:
-        for batch in _batches(read_texts(source)):
-            counts["tokens"] += encoders.compare(batch, f"{source}: document", counts["documents"])
-            counts["documents"] += len(batch)
     strings = _Strings(encoders, options.seed)
-    for batch in _batches(strings.any() for _ in range(options.generated)):
-        counts["tokens"] += encoders.compare(batch, "generated string", counts["generated"])
-        counts["generated"] += len(batch)
+    counts = {"documents": 0, "generated": 0, "chats": 0, "tokens": 0, "differences": 0}
+    compared = [("documents", f"{source}: document", read_texts(source)) for source in options.text]
+    generated = (strings.any() for _ in range(options.generated))
+    for kind, place, texts in (*compared, ("generated", "generated string", generated)):
+        while batch := list(islice(texts, _BATCH)):
+            counts["tokens"] += encoders.compare(batch, place, counts[kind])
+            counts[kind] += len(batch)
     if encoders.exported.chat_template is not None:
         for _ in range(options.chats):
             counts["tokens"] += encoders.compare_chat(strings.chat(), counts["chats"])
             counts["chats"] += 1
-    return {**counts, "differences": 0}
+    return counts
 
 
 class _Encoders:
@@ -175,12 +174,6 @@ class _Strings:
         codes = (self._random.choice([0x7F, 0x7FF, 0xD7FF, 0x10FFFF]) for _ in range(self._random.randint(0, 20)))
         points = (self._random.randint(0, highest) for highest in codes)
         return "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch
 
 
 def _shown(text: str) -> str:
