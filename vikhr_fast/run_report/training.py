@@ -1,6 +1,7 @@
 """The page of training runs, one or several side by side, from the files in their directories."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,7 @@ def _read(directory: Path) -> _Run:
 
 def _summary(run: _Run) -> str:
     last, seconds = run.metrics[-1], sum(line["seconds"] for line in run.metrics)
-    said = [f"{last['step']:,} steps over {last['tokens']:,} tokens in {_duration(seconds)}."]
+    said = [f"{last['step']:,} steps over {last['tokens']:,} tokens in {timedelta(seconds=round(seconds))}."]
     for name in run.validations[-1]["sets"] if run.validations else ():
         said.append(f"Held-out {name}: {_course(_validation_curve(run.validations, name))} bits per byte.")
     said.append(f"Steps skipped: {len(run.incidents):,}.")
@@ -152,9 +153,3 @@ def _course(curve: _Curve) -> str:
     """How a curve goes, in words."""
     steps, values = curve
     return f"from {values[0]:.4g} at step {steps[0]:,} to {values[-1]:.4g} at step {steps[-1]:,}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

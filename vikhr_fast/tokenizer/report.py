@@ -32,8 +32,6 @@ class ReportTokenizers:
     text: tuple[str, ...]
     """Held-out text: files or patterns, each as FILE or NAME=FILE; those of one name count as one text, as in
     'ru=held/ru-*.txt'."""
-    example: str = EXAMPLE
-    """A sentence to show in the pieces of each tokenizer; the default is table 1's."""
     json: Path | None = None
     """File for all figures, as JSON."""
     plot: Path | None = None
@@ -64,18 +62,18 @@ def report_tokenizers(options: ReportTokenizers) -> None:
             "pieces": len(pieces[name]),
             "unreachable": len(unreachable_pieces(file)),
             "shared": {other: len(pieces[name] & pieces[other]) for other in files},
-            "example": [encoder.piece(index) for index in encoder.encode(options.example)],
+            "example": [encoder.piece(index) for index in encoder.encode(EXAMPLE)],
             "texts": {},
         }
     for text, sources in _texts(options.text).items():
         for name, found in zip(files, measure(list(files.values()), sources), strict=True):
             tokenizers[name]["texts"][text] = found
     if options.json is not None:
-        write_json(options.json, {"example": options.example, "tokenizers": tokenizers})
+        write_json(options.json, {"example": EXAMPLE, "tokenizers": tokenizers})
     if options.plot is not None:
         write_figure(tokenizers, options.plot)
     examples = tuple((name, str(len(own["example"])), " ".join(own["example"])) for name, own in tokenizers.items())
-    example_table = Table(f"“{options.example}”", ("tokenizer", "tokens", "pieces"), examples)
+    example_table = Table(f"“{EXAMPLE}”", ("tokenizer", "tokens", "pieces"), examples)
     print_tables((_texts_table(tokenizers), vocabularies_table(files), example_table))
 
 
