@@ -4,14 +4,13 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vikhr_fast.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _COLOURS = ("#3b82c4", "#e07b39", "#4f9d69", "#b05fc6", "#c9a227")  # told apart on white and on black
 _STYLES = ("-", "--", "-.", ":")
 _FIGURE_CHARACTERS = 30  # that the longest figure in a table takes
@@ -105,11 +104,9 @@ def write_report(path: Path, title: str, summary: str, sections: Sequence[Sectio
     """Writes the page, complete or not at all. Every text in it is escaped."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html").render(title=title, summary=summary, sections=sections)
-    write_text(path, page)
+    template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    write_text(path, environment.from_string(template).render(title=title, summary=summary, sections=sections))
 
 
 def line_plot(caption: str, alt: str, x_label: str, y_label: str, lines: Sequence[Line]) -> Figure:
@@ -145,11 +142,8 @@ def bar_plot(
             axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
         axes.set(ylabel=y_label)
         is_crowded = sum(max(map(len, group.split("\n"))) for group in groups) > _LABEL_CHARACTERS
-        axes.set_xticks(range(len(groups)), groups)
-        if is_crowded:
-            axes.tick_params("x", labelrotation=30)
-            for label in axes.get_xticklabels():
-                label.set(ha="right", rotation_mode="anchor")
+        slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(groups)), groups, **(slanted if is_crowded else {}))
         axes.margins(y=0.15)
         axes.legend()
 
@@ -167,17 +161,9 @@ def _svg(draw: Callable[["Axes"], None], salt: str) -> str:
     from matplotlib.figure import Figure as Canvas
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    settings = {
-        **dict.fromkeys(inked, _INK),
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "axes.grid": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.alpha": 0.2,
-        "legend.frameon": False,
-    }
-    with rc_context(settings):
+    left_out = ("axes.spines.top", "axes.spines.right", "legend.frameon")
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "axes.grid": True, "grid.alpha": 0.2}
+    with rc_context({**settings, **dict.fromkeys(inked, _INK), **dict.fromkeys(left_out, False)}):
         canvas = Canvas(figsize=(5.2, 3.2), layout="constrained")
         draw(canvas.subplots())
         file, unnamed = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -3,7 +3,7 @@
 import math
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.report import Figure, Line, Page, Section, Table, line_plot
@@ -29,17 +29,14 @@ _Curve = tuple[list[int], list[float]]
 """Steps and values."""
 
 
-class _Run(NamedTuple):
-    metrics: _Lines
-    validations: _Lines
-    evaluations: _Lines
-    incidents: _Lines
+_Run = dict[str, _Lines]
+"""The lines of each file."""
 
 
 def training_page(directories: dict[str, Path]) -> Page:
     """The page of runs by the names to show; InputError where one has no steps."""
     runs = {name: _read(directory) for name, directory in directories.items()}
-    has_kl = any(line["kl"] for run in runs.values() for line in run.metrics)
+    has_kl = any(line["kl"] for run in runs.values() for line in run[METRICS])
     losses = {key: shown for key, shown in _LOSSES.items() if key != "loss" or has_kl}  # else it is the cross-entropy
     sections = [Section("Losses", ("A step without a finite value has a gap.",), _plots(runs, losses)), _speed(runs)]
     sections += [*_validations(runs), *_evaluations(runs), _incidents(runs), making(directories)]
@@ -48,18 +45,18 @@ def training_page(directories: dict[str, Path]) -> Page:
 
 
 def _read(directory: Path) -> _Run:
-    run = _Run(*(read_lines(directory / file) for file in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)))
-    if not run.metrics:
+    run = {file: read_lines(directory / file) for file in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)}
+    if not run[METRICS]:
         raise InputError(f"{directory / METRICS}: no steps in it; give the directory of a training run that has some")
     return run
 
 
 def _summary(run: _Run) -> str:
-    last, seconds = run.metrics[-1], sum(line["seconds"] for line in run.metrics)
+    last, seconds = run[METRICS][-1], sum(line["seconds"] for line in run[METRICS])
     said = [f"{last['step']:,} steps over {last['tokens']:,} tokens in {timedelta(seconds=round(seconds))}."]
-    for name in run.validations[-1]["sets"] if run.validations else ():
-        said.append(f"Held-out {name}: {_course(_validation_curve(run.validations, name))} bits per byte.")
-    said.append(f"Steps skipped: {len(run.incidents):,}.")
+    for name in run[VALIDATION][-1]["sets"] if run[VALIDATION] else ():
+        said.append(f"Held-out {name}: {_course(_validation_curve(run[VALIDATION], name))} bits per byte.")
+    said.append(f"Steps skipped: {len(run[INCIDENTS]):,}.")
     return " ".join(said)
 
 
@@ -67,7 +64,7 @@ def _plots(runs: dict[str, _Run], metrics: dict[str, tuple[str, str]]) -> tuple[
     """A plot of each metric that a run has, a line a run."""
     plots = []
     for key, (caption, y_label) in metrics.items():
-        has_it = {name: run.metrics for name, run in runs.items() if any(line[key] for line in run.metrics)}
+        has_it = {name: run[METRICS] for name, run in runs.items() if any(line[key] for line in run[METRICS])}
         curves = {
             name: ([line["step"] for line in lines], [math.nan if line[key] is None else line[key] for line in lines])
             for name, lines in has_it.items()
@@ -79,15 +76,15 @@ def _plots(runs: dict[str, _Run], metrics: dict[str, tuple[str, str]]) -> tuple[
 def _speed(runs: dict[str, _Run]) -> Section:
     rows = []
     for name, run in runs.items():
-        waiting, seconds = (sum(line[key] for line in run.metrics) for key in ("data_seconds", "seconds"))
-        memory = max(line["memory_bytes"] for line in run.metrics) / 2**30
+        waiting, seconds = (sum(line[key] for line in run[METRICS]) for key in ("data_seconds", "seconds"))
+        memory = max(line["memory_bytes"] for line in run[METRICS]) / 2**30
         rows.append((name, f"{waiting / seconds:.1%}", f"{memory:.2f}"))
     header = ("run", "of the time waiting for batches", "GiB at most on the main rank")
     return Section("Speed and memory", parts=(*_plots(runs, _SPEED), Table("Of whole runs.", header, tuple(rows))))
 
 
 def _validations(runs: dict[str, _Run]) -> list[Section]:
-    lines = {name: run.validations for name, run in runs.items() if run.validations}
+    lines = {name: run[VALIDATION] for name, run in runs.items() if run[VALIDATION]}
     plots, rows = [], []
     for text in dict.fromkeys(text for own in lines.values() for text in own[-1]["sets"]):
         curves = {run: curve for run, own in lines.items() if (curve := _validation_curve(own, text))[0]}
@@ -99,7 +96,7 @@ def _validations(runs: dict[str, _Run]) -> list[Section]:
 
 
 def _evaluations(runs: dict[str, _Run]) -> list[Section]:
-    lines = {name: run.evaluations for name, run in runs.items() if run.evaluations}
+    lines = {name: run[EVALUATIONS] for name, run in runs.items() if run[EVALUATIONS]}
     plots, rows = [], []
     for task in dict.fromkeys(task for own in lines.values() for task in own[-1]["tasks"]):
         curves = {run: _evaluation_curve(own, task) for run, own in lines.items() if task in own[-1]["tasks"]}
@@ -117,7 +114,7 @@ def _incidents(runs: dict[str, _Run]) -> Section:
     rows = tuple(
         (name, str(one["incident"]), f"{one['step']:,}", one["reason"], ", ".join(one["documents"]))
         for name, run in runs.items()
-        for one in run.incidents[-_SHOWN_INCIDENTS:]
+        for one in run[INCIDENTS][-_SHOWN_INCIDENTS:]
     )
     if not rows:
         return Section("Incidents", ("None: every step was used.",))

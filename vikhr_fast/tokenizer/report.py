@@ -18,6 +18,15 @@ from vikhr_fast.tokenizer.export import BYTE, CONTROL, MODEL_NAME, find_model, r
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
 
 EXAMPLE = "Машинное обучение изменяет мир"  # of table 1
+_FIGURES = {
+    "tokens/word": ("tokens_per_word", "{:.3f}"),
+    "chars/token": ("characters_per_token", "{:.2f}"),
+    "bytes/token": ("bytes_per_token", "{:.2f}"),
+    "byte tokens": ("byte_share", "{:.2%}"),
+    "context": ("context_gain", "{:.2f}x"),
+    "words changed": ("words_changed", "{:.2%}"),
+}
+"""By their heading, figures of `measure` and how they are shown."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +87,12 @@ def report_tokenizers(options: ReportTokenizers) -> None:
 
 
 def _texts_table(tokenizers: dict[str, dict[str, Any]]) -> Table:
-    header = (
-        "text",
-        "tokenizer",
-        "tokens/word",
-        "chars/token",
-        "bytes/token",
-        "byte tokens",
-        "context",
-        "words changed",
-    )
-    rows = [
-        (
-            text,
-            name,
-            f"{found['tokens_per_word']:.3f}",
-            f"{found['characters_per_token']:.2f}",
-            f"{found['bytes_per_token']:.2f}",
-            f"{found['byte_share']:.2%}",
-            f"{found['context_gain']:.2f}x",
-            f"{found['words_changed']:.2%}",
-        )
+    rows = tuple(
+        (text, name, *(form.format(own["texts"][text][figure]) for figure, form in _FIGURES.values()))
         for text in next(iter(tokenizers.values()))["texts"]
-        for name, found in ((name, own["texts"][text]) for name, own in tokenizers.items())
-    ]
-    return Table("Texts", header, tuple(rows))
+        for name, own in tokenizers.items()
+    )
+    return Table("Texts", ("text", "tokenizer", *_FIGURES), rows)
 
 
 def vocabularies_table(files: dict[str, Path]) -> Table:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vikhr_fast._native import WordCounts
 from vikhr_fast.console import logger
@@ -17,6 +18,12 @@ from vikhr_fast.tokenizer.word_counts import count_words
 
 _WORDS_AT_ONCE = 10_000
 _CONTROL_FORM = r"(?!<unk>$|<s>$|</s>$|<0x[0-9A-F]{2}>$)[^\s▁]{1,100}"
+_SETTINGS: dict[str, Any] = {
+    "input_format": "tsv", "model_type": "bpe", "byte_fallback": True, "split_digits": True,
+    "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": True,
+    "allow_whitespace_only_pieces": True, "unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1, "minloglevel": 2,
+    "num_threads": 1,  # it is written into the model; more help only with counting words
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,24 +109,11 @@ def _train(options: TrainTokenizer, words: WordCounts, control: list[str]) -> by
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_rows(words),
-            input_format="tsv",
             model_writer=model,
-            model_type="bpe",
             vocab_size=options.vocab_size,
             character_coverage=options.character_coverage,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=True,
-            allow_whitespace_only_pieces=True,
-            split_digits=True,
-            byte_fallback=True,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
             control_symbols=control,
-            num_threads=1,  # it is written into the model; more help only with counting words
-            minloglevel=2,
+            **_SETTINGS,
         )
     except (RuntimeError, OSError) as error:
         raise _explained(str(error), options) from None

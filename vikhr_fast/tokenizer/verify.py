@@ -99,7 +99,7 @@ class _Encoders:
             self._same(expected[number], theirs[number], place, text, "transformers")
             back = self.exported.decode(theirs[number], clean_up_tokenization_spaces=False)
             if back != decoded[number] or self.ours.decode(ours[number]) != decoded[number]:
-                raise InputError(f"{self.directory}: {place}: decoded differently: {_shown(decoded[number])}")
+                raise InputError(f"{self.directory}: {place}: decoded differently: {decoded[number][:_SHOWN]!r}")
         return len(ids)
 
     def compare_chat(self, messages: list[dict[str, str]], number: int) -> int:
@@ -117,9 +117,9 @@ class _Encoders:
         if expected == found:
             return
         at = next(index for index, (a, b) in enumerate(zip_longest(expected, found)) if a != b)
-        before = self.peer.decode(expected[:at])
+        rest = text[len(self.peer.decode(expected[:at])) :]
         ids = f"sentencepiece {expected[at : at + 5]}, {name} {found[at : at + 5]}"
-        raise InputError(f"{self.directory}: {place}: token {at + 1}: {ids}, at {_shown(text[len(before) :])}")
+        raise InputError(f"{self.directory}: {place}: token {at + 1}: {ids}, at {rest[:_SHOWN]!r}")
 
 
 class _Strings:
@@ -161,7 +161,3 @@ class _Strings:
     def _of_unicode(self) -> str:
         highest = self._random.choices([0x7F, 0x7FF, 0xD7FF, 0x10FFFF], k=self._random.randint(0, 20))
         return "".join(chr(self._random.randint(0, code)) for code in highest).encode("utf-8", "ignore").decode()
-
-
-def _shown(text: str) -> str:
-    return repr(text[:_SHOWN])
