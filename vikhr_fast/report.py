@@ -1,30 +1,28 @@
-"""Reports: one HTML page that holds its plots and styles in itself and asks nothing of the network."""
+"""Tables for the terminal, and HTML pages that hold plots and styles in themselves and ask nothing of the network."""
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vikhr_fast.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _COLOURS = ("#3b82c4", "#e07b39", "#4f9d69", "#b05fc6", "#c9a227")  # told apart on white and on black
 _STYLES = ("-", "--", "-.", ":")
 _FIGURE_CHARACTERS = 30  # that the longest figure in a table takes
+_TEXT_CHARACTERS = 60  # of a text in a terminal's line
+_PIPE_CHARACTERS = 10_000  # in a line, for programs: no figure is cut there
 _LABEL_CHARACTERS = 48  # that fit side by side under a plot
 _INK = "#010203"  # stands for the page's own text colour, which is light in a dark room
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table; the first column names the rows."""
 
-    kind: ClassVar[str] = "table"
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -32,15 +30,13 @@ class Table:
     @property
     def has_text(self) -> list[bool]:
         """Of each column, whether it holds text rather than figures: it begins on the left, and its lines break."""
-        columns = zip(*self.rows, strict=True)
-        return [any(len(cell) > _FIGURE_CHARACTERS for cell in column) for column in columns]
+        columns = range(len(self.header))
+        return [any(len(row[column]) > _FIGURE_CHARACTERS for row in self.rows) for column in columns]
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A plot."""
 
-    kind: ClassVar[str] = "figure"
     caption: str
     alt: str
     """What the plot shows, for those who can't see it."""
@@ -48,18 +44,15 @@ class Figure:
     """An <svg> element of `line_plot` or `bar_plot`; goes into the page as it is."""
 
 
-@dataclass(frozen=True)
-class Segments:
+class Segments(NamedTuple):
     """Texts cut into pieces, such as one sentence by several tokenizers."""
 
-    kind: ClassVar[str] = "segments"
     caption: str
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     """A name and the pieces."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A heading, what there is to say, what there is to see."""
 
     title: str
@@ -75,8 +68,7 @@ class Page(NamedTuple):
     sections: Sequence[Section]
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One line of a plot."""
 
     name: str
@@ -89,15 +81,32 @@ class Line:
     markers: bool = False
 
 
+def print_tables(tables: Iterable[Table]) -> None:
+    """Prints the tables that have rows on standard output, as wide as the terminal; in a pipe, as wide as they are."""
+    from rich.console import Console
+    from rich.table import Table as TerminalTable
+
+    width = None if Console().is_terminal else _PIPE_CHARACTERS
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    for table in (table for table in tables if table.rows):
+        console.print(table.caption, style="italic", soft_wrap=True)
+        shown = TerminalTable(show_lines=any(table.has_text))
+        for number, (name, is_text) in enumerate(zip(table.header, table.has_text, strict=True)):
+            is_figures = number > 0 and all(row[number][:1] in "+-–0123456789" for row in table.rows)
+            limit = _TEXT_CHARACTERS if is_text else None
+            shown.add_column(name, justify="right" if is_figures else "left", max_width=limit, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+
+
 def write_report(path: Path, title: str, summary: str, sections: Sequence[Section]) -> None:
     """Writes the page, complete or not at all. Every text in it is escaped."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html").render(title=title, summary=summary, sections=sections)
-    write_text(path, page)
+    template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    write_text(path, environment.from_string(template).render(title=title, summary=summary, sections=sections))
 
 
 def line_plot(caption: str, alt: str, x_label: str, y_label: str, lines: Sequence[Line]) -> Figure:
@@ -105,16 +114,9 @@ def line_plot(caption: str, alt: str, x_label: str, y_label: str, lines: Sequenc
 
     def draw(axes: "Axes") -> None:
         for line in lines:
-            axes.plot(
-                line.x,
-                line.y,
-                label=line.name,
-                color=_COLOURS[line.colour % len(_COLOURS)],
-                linestyle=_STYLES[line.style % len(_STYLES)],
-                marker="o" if line.markers else None,
-                markersize=3,
-                linewidth=1.6,
-            )
+            colour, style = _COLOURS[line.colour % len(_COLOURS)], _STYLES[line.style % len(_STYLES)]
+            marker = "o" if line.markers else ""
+            axes.plot(line.x, line.y, style, label=line.name, c=colour, marker=marker, markersize=3, linewidth=1.6)
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.legend()
 
@@ -140,11 +142,8 @@ def bar_plot(
             axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
         axes.set(ylabel=y_label)
         is_crowded = sum(max(map(len, group.split("\n"))) for group in groups) > _LABEL_CHARACTERS
-        axes.set_xticks(range(len(groups)), groups)
-        if is_crowded:
-            axes.tick_params("x", labelrotation=30)
-            for label in axes.get_xticklabels():
-                label.set(ha="right", rotation_mode="anchor")
+        slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(groups)), groups, **(slanted if is_crowded else {}))
         axes.margins(y=0.15)
         axes.legend()
 
@@ -162,23 +161,13 @@ def _svg(draw: Callable[["Axes"], None], salt: str) -> str:
     from matplotlib.figure import Figure as Canvas
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    settings = {
-        **dict.fromkeys(inked, _INK),
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "axes.grid": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.alpha": 0.2,
-        "legend.frameon": False,
-    }
-    with rc_context(settings):
+    left_out = ("axes.spines.top", "axes.spines.right", "legend.frameon")
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "axes.grid": True, "grid.alpha": 0.2}
+    with rc_context({**settings, **dict.fromkeys(inked, _INK), **dict.fromkeys(left_out, False)}):
         canvas = Canvas(figsize=(5.2, 3.2), layout="constrained")
         draw(canvas.subplots())
-        file = io.StringIO()
-        canvas.savefig(
-            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
+        file, unnamed = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        canvas.savefig(file, format="svg", transparent=True, metadata=unnamed)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # the names of groups are the same in every plot

@@ -69,16 +69,15 @@ def test_the_shards_are_those_of_the_documents(run: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
-        ("2-dedup", "The least similar first."),
+        ("2-dedup", "the least similar first."),
         ("5-annotations", "annotated"),
         ("6-classifier", "quality.f1"),
-        ("8-shards", "Millions of tokens that are predicted."),
+        ("8-shards", "validation/english"),
     ],
 )
-def test_a_stage_has_a_page_of_its_own(run: Path, tmp_path: Path, stage: str, said: str) -> None:
-    page = report_run(Report((run / stage,), tmp_path / "page.html"))
-    assert said in page.read_text(encoding="utf-8")
-    assert_good(page, tmp_path)
+def test_a_stage_has_tables_of_its_own(run: Path, capsys: pytest.CaptureFixture[str], stage: str, said: str) -> None:
+    assert report_run(Report((run / stage,))) is None
+    assert said in capsys.readouterr().out
 
 
 def test_the_report_can_be_made_again(run: Path, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_wrong_arguments(pairs: Pairs) -> None:
         encoder.encode_batch(pa.array([1]))
     with pytest.raises(TypeError, match="document 1 is neither str nor bytes"):
         encoder.encode_batch(["a", 1])
-    with pytest.raises(TypeError, match="takes many texts"):
+    with pytest.raises(TypeError, match="many texts are wanted"):
         encoder.encode_batch("a")
     with pytest.raises(ValueError, match="threads"):
         encoder.encode_batch(["a"], threads=-1)

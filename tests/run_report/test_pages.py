@@ -1,4 +1,4 @@
-"""Every kind of directory has its page, which says what the files say and is fit for a phone's browser."""
+"""Every kind of directory has its page, fit for a phone's browser, or its tables; both say what the files say."""
 
 import html
 import json
@@ -45,6 +45,7 @@ def write_evaluation(directory: Path, chosen: list[int], digest: str = "a") -> P
 def shown(*paths: Path, output: Path) -> str:
     """The page as text, looked at in a browser where there is one."""
     page = report_run(Report(paths, output))
+    assert page == output
     try:
         assert_good(page, output.parent)
     except pytest.skip.Exception:
@@ -52,11 +53,26 @@ def shown(*paths: Path, output: Path) -> str:
     return html.unescape(page.read_text(encoding="utf-8").replace(' class="text"', ""))
 
 
+Printed = Callable[..., list[list[str]]]
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+    """The rows of the tables of some paths, cell by cell."""
+
+    def rows(*paths: Path) -> list[list[str]]:
+        assert report_run(Report(paths)) is None
+        lines = capsys.readouterr().out.splitlines()
+        return [[cell.strip() for cell in re.split("[│┃]", line.strip("│┃"))] for line in lines]
+
+    return rows
+
+
 def test_an_evaluation(tmp_path: Path) -> None:
     page = shown(write_evaluation(tmp_path / "run", [0, 0, 1, 1]), output=tmp_path / "page.html")
     assert '<th scope="row">ru_mmlu</th><td>0.500 ± 0.250</td><td>0.250</td><td>4</td>' in page
     assert '<th scope="row">физика</th><td>0.000</td><td>2</td>' in page
-    assert '<th scope="row">held</th><td>1.2345</td><td>7.39</td><td>1,000</td><td>4,321</td>' in page
+    assert '<th scope="row">held</th><td>run</td><td>1.2345</td><td>7.39</td><td>1,000</td><td>4,321</td>' in page
     assert "c0ffee" in page
 
 
@@ -75,31 +91,34 @@ def test_evaluations_side_by_side(tmp_path: Path) -> None:
     assert "<td>other</td>" not in differences.split("</table>")[0]  # it was asked something else
 
 
-def test_a_tokenizer(workspace: Path, tmp_path: Path) -> None:
-    page = shown(workspace / "tokenizer", output=tmp_path / "page.html")
-    assert '<th scope="row">pieces</th><td>520</td>' in page
-    assert '<th scope="row">single bytes</th><td>256</td>' in page
-    assert "▁Машинное" in page.replace("</span><span>", "")
+def test_a_tokenizer(workspace: Path, tmp_path: Path, printed: Printed) -> None:
+    heading = ["tokenizer", "pieces", "single bytes", "control", "unreachable", "shared with tokenizer"]
+    rows = printed(workspace / "tokenizer")
+    assert heading in rows
+    assert ["tokenizer", "520", "256", "4", "0", "520"] in rows
     extended = tmp_path / "extended"
-    options = ExtendTokenizer(workspace / "tokenizer", (workspace / "other.txt",), extended, vocab_size=560)
+    options = ExtendTokenizer(
+        base=workspace / "tokenizer", input=(workspace / "other.txt",), output=extended, vocab_size=560
+    )
     report = extend_tokenizer(options)
-    page = shown(extended, output=tmp_path / "page.html")
-    assert f'<th scope="row">learnt</th><td>{report["learnt"]}</td>' in page
-    page = shown(workspace / "tokenizer", extended, output=tmp_path / "page.html")
-    assert '<th scope="row">shared with tokenizer</th><td>520</td><td>520</td>' in page
+    assert ["learnt", str(report["learnt"])] in printed(extended)
+    rows = printed(workspace / "tokenizer", extended)
+    assert [*heading, "shared with extended"] in rows
+    assert ["extended", "560", "256", "4", "0", "520", "560"] in rows
 
 
-def test_an_adapted_model(workspace: Path, tmp_path: Path) -> None:
+def test_an_adapted_model(workspace: Path, tmp_path: Path, printed: Printed) -> None:
     (tmp_path / "tokenizer.model").write_bytes((workspace / "tokenizer" / "tokenizer.model").read_bytes())
     report = {"by_role": 3, "copied": 300, "averaged": 217, "worst": [{"id": 519, "piece": "▁слово", "base_pieces": 9}]}
     (tmp_path / "adapt.json").write_text(json.dumps({**report, "base_ids": [7] * 520}))
-    page = shown(tmp_path, output=tmp_path / "page.html")
-    assert "303 of 520 pieces keep the base's rows, 217 are new." in page
-    assert '<th scope="row">▁слово</th><td>519</td><td>9</td>' in page
-    assert "7 7 7" not in page
+    rows = printed(tmp_path)
+    assert ["303 of 520 pieces keep the base's rows, 217 are new."] in rows
+    assert ["by role", "3"] in rows
+    assert ["▁слово", "519", "9"] in rows
+    assert "7 7 7" not in str(rows)
 
 
-def test_conversations(tmp_path: Path) -> None:
+def test_conversations(tmp_path: Path, printed: Printed) -> None:
     rows = [
         {"id": str(n), "source": "ab"[n % 2], "language": "ru", "messages": [
             {"role": "user", "content": f"Вопрос {n}?"}, {"role": "assistant", "content": "да" * 600}
@@ -110,19 +129,22 @@ def test_conversations(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "removed.jsonl", [{"id": "10", "source": "a", "by": "question", "kept": "1"}] * 3)
     scores = [{"id": str(n), "source": "ab"[n % 2], "score": n / 10, "kept": n > 2} for n in range(12)]
     write_jsonl(tmp_path / SCORES, scores)
-    page = shown(tmp_path, output=tmp_path / "page.html")
-    assert "9 conversations of 2 sources." in page
-    assert '<th scope="row">a</th><td>5</td><td>1.00</td><td>1,200</td><td>5</td>' in page
-    assert '<th scope="row">by question</th><td>3</td>' in page
-    assert '<th scope="row">b</th><td>6</td><td>5</td><td>0.700</td>' in page
-    assert "Вопрос 8?" not in page  # a sample
-    assert f"{'да' * 300} …" in page
+    found = printed(tmp_path)
+    assert ["9 conversations of 2 sources."] in found
+    assert ["a", "5", "1.00", "1,200", "5"] in found
+    assert ["by question", "3"] in found
+    assert ["b", "6", "5", "0.700"] in found
+    assert ["a", "Вопрос 0?", "да" * 30] in found
+    assert "Вопрос 8?" not in str(found)  # a sample
+    assert ["", "", "…"] in found
 
 
-def test_token_shards(workspace: Path, tmp_path: Path) -> None:
+def test_token_shards(workspace: Path, printed: Printed) -> None:
     manifest = json.loads((workspace / "train" / "manifest.json").read_text())
-    page = shown(workspace / "train", output=tmp_path / "page.html")
-    assert f'<th scope="row">train</th><td>{manifest["num_documents"]:,}</td><td>{manifest["num_tokens"]:,}' in page
+    counts = [f"{manifest[name]:,}" for name in ("num_documents", "num_tokens", "num_trained")]
+    rows = printed(workspace / "train")
+    assert ["train", *counts, f"{manifest['num_bytes'] / manifest['num_trained']:.2f}"] in [row[:5] for row in rows]
+    assert ["train", manifest["sha256"][:60]] in rows
 
 
 def write_answers(path: Path, answers: list[str], prompts: tuple[str, ...] = ("Где дом?", "Кто там?")) -> Path:
@@ -131,21 +153,22 @@ def write_answers(path: Path, answers: list[str], prompts: tuple[str, ...] = ("�
     return path
 
 
-def test_answers_of_several_models_side_by_side(tmp_path: Path) -> None:
+def test_answers_of_several_models_side_by_side(tmp_path: Path, printed: Printed) -> None:
     files = [
-        write_answers(tmp_path / "base.jsonl", ["the house is here", "<b>я</b>"]),
+        write_answers(tmp_path / "base.jsonl", ["the house is here", "[b]я[/b]"]),
         write_answers(tmp_path / "tuned.jsonl", ["дом тут", ""]),
     ]
-    page = shown(*files, output=tmp_path / "page.html")
-    asked = [re.search(f"<h2>{re.escape(prompt)}</h2>", page) for prompt in ("Где дом?", "Кто там?")]
-    assert all(asked)
-    assert '<th scope="row">base</th><td>the house is here</td><td>100.0%</td>' in page
-    assert '<th scope="row">tuned</th><td>дом тут</td><td>0.0%</td>' in page
-    assert "(no answer: it is empty)" in page
-    assert shown(tmp_path, output=tmp_path / "page.html") == page  # the directory of both
+    rows = printed(*files)
+    assert ["prompt", "base", "tuned"] in rows
+    assert ["Где дом?", "the house is here", "дом тут"] in rows
+    assert ["Кто там?", "[b]я[/b]", "(no answer: it is empty)"] in rows
+    assert ["Latin-script words", "83.3%", "0.0%"] in rows
+    assert printed(tmp_path) == rows  # the directory of both
     other = write_answers(tmp_path / "other.jsonl", ["да", "нет"], prompts=("Где дом?", "Что там?"))
     with pytest.raises(InputError, match=r"other.jsonl: answers to other prompts than .*base.jsonl"):
-        report_run(Report((*files, other), tmp_path / "page.html"))
+        report_run(Report((*files, other)))
+    with pytest.raises(InputError, match=r"--output .*page.html: answers has no page, but tables; leave it out"):
+        report_run(Report(tuple(files), tmp_path / "page.html"))
 
 
 def figure(*values: float) -> dict[str, Any]:
@@ -200,7 +223,6 @@ Made = Callable[[Path], tuple[Any, ...]]
             "conversations: one at a time",
         ),
         (lambda path: (write_evaluation(path / "run", [0] * 4),) * 2, "run: stands there twice; name each once"),
-        (lambda path: (write_answers(path / "a.jsonl", ["", ""]),), "--output: name the page to write"),
         (lambda path: (write_evaluation(path / "x", [0] * 4), write_evaluation(path / "y", [0] * 4)), "--output: name"),
     ],
 )
@@ -215,7 +237,7 @@ def test_damaged_directories(tmp_path: Path) -> None:
     run = write_evaluation(tmp_path / "run", [0] * 4)
     for content, reason in (
         ('{"tasks": {}}', "damaged: not what an evaluation holds: KeyError"),
-        ("[1]", "results.json: damaged: not a JSON object"),
+        ("[1]", "results.json: damaged: must hold a JSON object, holds a list"),
         ("\x00{", "results.json: damaged"),
     ):
         (run / "results.json").write_text(content)

@@ -53,9 +53,11 @@ def test_the_page_says_what_the_files_say(run: Path, page: str) -> None:
     shown = html.unescape(page)
     assert f"{metrics[-1]['step']} steps over {metrics[-1]['tokens']:,} tokens" in shown
     assert f"from {bits[0]:.4g} at step {validations[0]['step']} to {bits[-1]:.4g}" in shown
-    assert f"cross-entropy from {metrics[0]['ce']:.4g} at step 1 to {metrics[-1]['ce']:.4g}" in shown
+    for caption, key in (("Cross-entropy, mean over the tokens of a step.", "ce"), ("Learning rate.", "learning_rate")):
+        course = f"from {metrics[0][key]:.4g} at step 1 to {metrics[-1][key]:.4g}"
+        assert f"{caption} run {course} at step" in shown
     cells = "".join(f"<td>{value:.4f}</td>" for value in (bits[0], min(bits), bits[-1]))
-    assert f'<th scope="row">russian</th>{cells}<td>{validations[-1]["step"]}</td>' in page
+    assert f'<th scope="row">russian</th><td>run</td>{cells}<td>{validations[-1]["step"]}</td>' in page
     assert "the loss is nan &amp; &lt;b&gt;" in page
     assert "optimizer.learning_rate" in page
     assert "packages.torch" in page
@@ -64,20 +66,20 @@ def test_the_page_says_what_the_files_say(run: Path, page: str) -> None:
 
 def test_benchmarks_along_training(page: str) -> None:
     cells = "".join(f"<td>{cell}</td>" for cell in ("0.250", "0.750", "0.500 ± 0.125", "0.200", "1,234"))
-    assert f'<th scope="row">ru_mmlu</th>{cells}' in page
-    assert "ru_mmlu from 0.25 at step 2 to 0.5 at step 6" in page  # before, it was asked something else
+    assert f'<th scope="row">ru_mmlu</th><td>run</td>{cells}' in page
+    assert "run from 0.25 at step 2 to 0.5 at step 6" in page  # before, it was asked something else
 
 
 def test_the_page_stands_alone(page: str) -> None:
     assert not re.search(r"\b(src|href|action)=[\"'](?!#)|url\((?!#)|@import|<script|<link|https?:", page)
     figures = re.findall(r"<figure>\s*<div role=\"img\" aria-label=\"([^\"]*)\">", page)
-    assert len(figures) == page.count("<svg") == 6
+    assert len(figures) == page.count("<svg") == 8
     assert all(len(alt) > 30 for alt in figures)
 
 
 def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
     page = report_run(Report((run,), tmp_path / "page.html"))
-    assert len(assert_good(page, tmp_path).figures) == 6
+    assert len(assert_good(page, tmp_path).figures) == 8
 
 
 def test_runs_side_by_side(run: Path, workspace: Path, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_runs_side_by_side(run: Path, workspace: Path, tmp_path: Path) -> None:
         assert f"{name}: {line['step']} steps over {line['tokens']:,} tokens" in shown
     assert '<th scope="row">optimizer.learning_rate</th><td>0.003</td><td>0.001</td>' in shown
     assert "batch.micro_batch" not in shown
-    assert '<th scope="row">ru_mmlu</th><td>run</td><td>0.500 ± 0.125</td>' in shown
+    assert '<th scope="row">ru_mmlu</th><td>run</td><td>0.250</td><td>0.750</td><td>0.500 ± 0.125</td>' in shown
     assert_good(page, tmp_path)
 
 
@@ -105,7 +107,7 @@ def test_damaged_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         report_run(Report((tmp_path,)))
     (tmp_path / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match=r"config.json: damaged: not a JSON object"):
+    with pytest.raises(InputError, match=r"config.json: damaged: must hold a JSON object, holds a list"):
         report_run(Report((tmp_path,)))
     assert not list(tmp_path.glob("*.html"))
     with pytest.raises(SystemExit) as ended:

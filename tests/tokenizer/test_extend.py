@@ -41,7 +41,7 @@ def base(corpus: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def options(base: Path, corpus: tuple[Path, ...], tmp_path: Path) -> ExtendTokenizer:
-    return ExtendTokenizer(base, corpus[:2], tmp_path / "out", compare=corpus[-1:], vocab_size=1600)
+    return ExtendTokenizer(base=base, input=corpus[:2], output=tmp_path / "out", compare=corpus[-1:], vocab_size=1600)
 
 
 def test_base_keeps_its_ids_and_new_pieces_are_reachable(options: ExtendTokenizer) -> None:
@@ -61,8 +61,8 @@ def test_base_keeps_its_ids_and_new_pieces_are_reachable(options: ExtendTokenize
 
 def test_new_language_gets_shorter_and_the_old_one_stays(options: ExtendTokenizer, corpus: tuple[Path, ...]) -> None:
     report = extend_tokenizer(options)
-    before, after = (measure(file, corpus[2:3]) for file in (options.base, options.output / "tokenizer.model"))
-    assert after.tokens < 0.3 * before.tokens
+    before, after = measure([options.base, options.output / "tokenizer.model"], corpus[2:3])
+    assert after["tokens"] < 0.3 * before["tokens"]
     assert report["compared"]["words_changed"] < 0.01
     assert report["compared"]["tokens_after"] <= report["compared"]["tokens_before"]
 
@@ -197,9 +197,9 @@ def test_mistral_of_the_real_vocabulary(tmp_path: Path) -> None:
     if not DATA.exists():
         pytest.skip(f"{DATA} is absent")
     options = ExtendTokenizer(
-        DATA / "tokenizer" / "mistral-7b-v0.1.model",
-        (DATA / "ru" / "wiki.txt",),
-        tmp_path / "out",
+        base=DATA / "tokenizer" / "mistral-7b-v0.1.model",
+        input=(DATA / "ru" / "wiki.txt",),
+        output=tmp_path / "out",
         compare=(DATA / "ru" / "wiki.txt",),
         vocab_size=33_000,
     )

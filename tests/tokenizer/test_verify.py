@@ -23,6 +23,7 @@ def exported(trained: Path, tmp_path: Path) -> Path:
 
 def test_nothing_differs(exported: Path, corpus: tuple[Path, ...]) -> None:
     counts = verify(VerifyTokenizer(exported, text=corpus[:1], generated=600, chats=50))
+    assert counts["differences"] == 0
     assert counts["documents"] > 10
     assert counts["generated"] == 600
     assert counts["chats"] == 50

@@ -84,7 +84,7 @@ def score(options: Score) -> dict[str, Any]:
     figures["tokens"] = sum(own[-1]["tokens"] for own in lines)
     figures["teraflop"] = sum(line["flops"] + line["reference_flops"] for own in lines for line in own) / 1e12
     if options.words:
-        figures["tokens_per_word"] = measure(options.model / MODEL_NAME, options.words).tokens_per_word
+        figures["tokens_per_word"] = measure([options.model / MODEL_NAME], options.words)[0]["tokens_per_word"]
     if options.questions and options.reward:
         figures["reward"] = _reward(options.model, options.questions, options.reward, options.seed)
     curve = read_lines(options.runs[-1] / VALIDATION) if options.runs else []

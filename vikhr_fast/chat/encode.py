@@ -41,28 +41,25 @@ class ChatEncoder:
     """
 
     def __init__(self, directory: Path) -> None:
-        model_file = find_model(directory)
-        if not (directory / TEMPLATE_NAME).is_file():
-            raise InputError(f"{directory / TEMPLATE_NAME}: no such file; `vikhr-fast tokenizer export` writes one")
+        model_file, template = find_model(directory), directory / TEMPLATE_NAME
+        if not template.is_file():
+            raise InputError(f"{template}: no such file; `vikhr-fast tokenizer export` writes one")
         self.bpe = BpeEncoder.from_file(model_file)
         model = read_model(model_file)
         refuse_inexact(model, model_file)  # the mask counts characters, none of which may be changed or lost
         roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
         self._control = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == CONTROL}
-        template = directory / TEMPLATE_NAME
         self.template = ChatTemplate(read_template(template), str(template), self._control.keys(), roles)
         bytes_ = {index: int(piece.piece[3:5], 16) for index, piece in enumerate(model.pieces) if piece.type == BYTE}
         # Characters that begin in each piece; a byte in the middle of a character begins none.
         self._characters = np.array([len(piece.piece) for piece in model.pieces])
         self._characters[list(bytes_)] = [not 0x80 <= value < 0xC0 for value in bytes_.values()]
-        self.end_id = self._find_end(template)
-        """The piece that ends what the assistant says."""
-
-    def _find_end(self, template: Path) -> int:
-        chat = self.encode([[Message("user", ""), Message("assistant", "")]])[0]
-        if not chat.is_trained.any() or (end := int(chat.ids[chat.is_trained][-1])) not in self._control.values():
+        ids, is_trained = self.encode([[Message("user", ""), Message("assistant", "")]])[0]
+        said = ids[is_trained].tolist()
+        if not said or said[-1] not in self._control.values():
             raise InputError(f"{template}: no control piece of this vocabulary ends what the assistant says")
-        return end
+        self.end_id = said[-1]
+        """The piece that ends what the assistant says."""
 
     def encode(
         self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False, threads: int = 0
@@ -78,47 +75,49 @@ class ChatEncoder:
             InputError: the template refuses a chat.
             ValueError: a message that is not valid Unicode.
         """
-        structures = [
-            [list(group) for _, group in groupby(parts, key=lambda part: part.kind == "control")]
-            for parts in (self.template.parts([m.role for m in chat], add_generation_prompt) for chat in chats)
-        ]
+        structures = [self._stretches(chat, add_generation_prompt) for chat in chats]
         texts = [
-            "".join(_text(part, chat) for part in group)
-            for chat, groups in zip(chats, structures, strict=True)
-            for group in groups
-            if group[0].kind != "control"
+            "".join(part.value for part in parts) for stretches in structures for parts in stretches if _is_text(parts)
         ]
         ids, offsets = self.bpe.encode_batch(texts, threads=threads)
-        stretches = pairwise(offsets)
+        encoded_texts = (ids[start:end] for start, end in pairwise(offsets))
         encoded = []
-        for chat, groups in zip(chats, structures, strict=True):
+        for stretches in structures:
             pieces: list[EncodedChat] = []
-            for group in groups:
-                if group[0].kind == "control":
-                    controls = np.array([self._control[part.value] for part in group], np.int32)
-                    pieces.append(EncodedChat(controls, np.array([part.is_trained for part in group])))
+            for parts in stretches:
+                if _is_text(parts):
+                    own = next(encoded_texts)
+                    pieces.append(EncodedChat(own, self._trained(own, parts)))
                 else:
-                    start, end = next(stretches)
-                    pieces.append(EncodedChat(ids[start:end], self._trained(ids[start:end], group, chat)))
+                    controls = np.array([self._control[part.value] for part in parts], np.int32)
+                    pieces.append(EncodedChat(controls, np.array([part.is_trained for part in parts])))
             encoded.append(EncodedChat(*map(np.concatenate, zip(*pieces, strict=True))))
         return encoded
 
-    def _trained(self, ids: Ids, group: list[Part], chat: Sequence[Message]) -> Mask:
+    def _stretches(self, chat: Sequence[Message], add_generation_prompt: bool) -> list[list[Part]]:
+        """The parts of a chat, what messages say put in: by turns control pieces, and text that is encoded as one."""
+        parts = (
+            part._replace(value=chat[int(part.value)].content) if part.kind == "message" else part
+            for part in self.template.parts([message.role for message in chat], add_generation_prompt)
+        )
+        return [list(group) for _, group in groupby(parts, key=lambda part: part.kind == "control")]
+
+    def _trained(self, ids: Ids, parts: list[Part]) -> Mask:
         """[tokens of a stretch] those of which a character is the assistant's; a token belongs to one side whole."""
-        if len({part.is_trained for part in group}) == 1:
-            return np.full(len(ids), group[0].is_trained)
+        if len({part.is_trained for part in parts}) == 1:
+            return np.full(len(ids), parts[0].is_trained)
         begins = self._characters[ids]
         ends = np.cumsum(begins)
         starts = ends - np.maximum(begins, 1)  # the middle of a character is where the character is
         trained = np.zeros(len(ids), bool)
         position = 1  # after the ▁ in front
-        for part in group:
-            length = len(_text(part, chat))
+        for part in parts:
+            after = position + len(part.value)
             if part.is_trained:
-                trained |= (starts < position + length) & (ends > position)
-            position += length
+                trained |= (starts < after) & (ends > position)
+            position = after
         return trained
 
 
-def _text(part: Part, chat: Sequence[Message]) -> str:
-    return chat[int(part.value)].content if part.kind == "message" else part.value
+def _is_text(parts: list[Part]) -> bool:
+    return parts[0].kind != "control"

@@ -1,24 +1,21 @@
 """`generate compare`: the answers of several models side by side, in the manner of the paper's table 6."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table as TerminalTable
 from tyro.conf import arg
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.devices import Device
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import refuse_existing
 from vikhr_fast.generate.answering import Answerer
 from vikhr_fast.generate.batch import chat_of
-from vikhr_fast.generate.purity import latin_share
 from vikhr_fast.generate.sampling import Sampling
-from vikhr_fast.report import Page, Section, Table, write_report
+from vikhr_fast.report import Table, print_tables
 
 PROMPTS = (
     "Объясни простыми словами, почему небо голубое.",
@@ -26,20 +23,22 @@ PROMPTS = (
     "Какие реки впадают в Каспийское море? Назови три и скажи, чем каждая известна.",
 )
 """Asked where no others are given."""
+NO_ANSWER = "(no answer: "
+"""What stands in place of one begins so; it is none of the model's words."""
 _BATCH = 8  # prompts answered together
+_WORD = re.compile(r"[^\W\d_]+")
+_LATIN = re.compile(r"[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f]")
 
 
 @dataclass(frozen=True)
 class GenerateCompare:
-    """Asks several models the same, and shows the answers side by side with the share of Latin-script words in them.
+    """Asks several models the same, and prints the answers side by side with the share of Latin-script words in them.
 
     In Russian answers that share tells how often a model falls back into English.
     """
 
     models: dict[str, Path]
     """Models by the name to show: NAME DIRECTORY NAME DIRECTORY ..."""
-    output: Path
-    """HTML page to make."""
     prompts: Path | None = None
     """Prompts (.jsonl) as `generate batch` takes them; without it three of our own."""
     sampling: Annotated[Sampling, arg(name="")] = field(default_factory=Sampling)
@@ -49,42 +48,25 @@ class GenerateCompare:
 
 
 def compare(options: GenerateCompare) -> None:
-    """Prints the table and writes the page.
+    """Prints the table.
 
     Raises:
         InputError: a model, settings or prompts that cannot be used.
     """
     options.sampling.refuse_impossible()
-    refuse_existing(options.output)
     if not options.models:
         raise InputError("--models: name at least one")
     chats = _chats(options.prompts)
     answers = {name: _answers(directory, chats, options) for name, directory in options.models.items()}
-    table = TerminalTable(title="Side by side", show_lines=True)
-    table.add_column("prompt", ratio=1)
-    for name in answers:
-        table.add_column(name, ratio=2)
-    for number, chat in enumerate(chats):
-        table.add_row(chat[-1].content, *(texts[number] for texts in answers.values()))
-    table.add_row("Latin-script words", *_purity(answers).values())
-    Console(markup=False).print(table)
-    write_report(options.output, *side_by_side(chats, answers))
-    print(options.output)
+    print_tables([side_by_side(chats, answers)])
 
 
-def side_by_side(chats: list[list[Message]], answers: dict[str, list[str]]) -> Page:
-    """The page: a section a prompt, with the answers by the models' names."""
-    found = []
-    for number, chat in enumerate(chats):
-        rows = tuple((name, texts[number], show_share(latin_share(texts[number]))) for name, texts in answers.items())
-        header = ("model", "answer", "Latin-script words")
-        found.append(Section(chat[-1].content, parts=(Table("Answers, and how much of each is Latin.", header, rows),)))
-    shares = ", ".join(f"{name} {share}" for name, share in _purity(answers).items())
-    return Page("Side by side", f"Mean share of Latin-script words: {shares}.", found)
-
-
-def _purity(answers: dict[str, list[str]]) -> dict[str, str]:
-    return {name: show_share(mean_share(texts)) for name, texts in answers.items()}
+def side_by_side(chats: list[list[Message]], answers: dict[str, list[str]]) -> Table:
+    """What was asked last in each chat, the answers by the models' names, and how much of them is Latin."""
+    rows = [(chat[-1].content, *texts) for chat, *texts in zip(chats, *answers.values(), strict=True)]
+    shares = (mean_share([text for text in texts if not text.startswith(NO_ANSWER)]) for texts in answers.values())
+    rows.append(("Latin-script words", *("no words" if share is None else f"{share:.1%}" for share in shares)))
+    return Table("Side by side", ("prompt", *answers), tuple(rows))
 
 
 def mean_share(texts: list[str]) -> float | None:
@@ -93,9 +75,10 @@ def mean_share(texts: list[str]) -> float | None:
     return fmean(shares) if shares else None
 
 
-def show_share(share: float | None) -> str:
-    """A share as per cent."""
-    return "no words" if share is None else f"{share:.1%}"
+def latin_share(text: str) -> float | None:
+    """The share of words with a Latin letter among all words; None for a text without words."""
+    words = _WORD.findall(text)
+    return sum(bool(_LATIN.search(word)) for word in words) / len(words) if words else None
 
 
 def _chats(path: Path | None) -> list[list[Message]]:

@@ -1,1 +1,1 @@
-"""`vikhr-fast report`: whatever a command left in a directory, as one HTML page."""
+"""`vikhr-fast report`: whatever a command left in a directory, as one HTML page or as tables."""

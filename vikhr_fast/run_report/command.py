@@ -1,8 +1,7 @@
-"""`vikhr-fast report`: tells by its files what a directory is, and makes the page for that."""
+"""`vikhr-fast report`: tells by its files what a directory is, and makes the page or the tables for that."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -10,19 +9,20 @@ from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.names import distinct_names
-from vikhr_fast.report import Page, write_report
+from vikhr_fast.report import Page, Table, print_tables, write_report
 
 PAGE = "report.html"
 
 
 @dataclass(frozen=True)
 class Report:
-    """Writes one HTML page about what a command left in a directory, whichever command that was.
+    """Shows what a command left in a directory, whichever command that was.
 
-    Tokenizers, adapted models, corpora and their stages, token shards, training runs (finished or not, tuning too),
-    conversations, reward models, evaluations, ablations, the demo. Several trainings, evaluations or tokenizers are
-    compared, and so are the answers of several models: files that `generate batch` wrote, or a directory of them.
-    The page holds everything in itself and asks nothing of the network.
+    Training runs (finished or not, tuning too), evaluations, corpora, reward models, ablations and the demo get an HTML
+    page, which holds everything in itself and asks nothing of the network; tokenizers, adapted models, conversations,
+    token shards and single stages of a corpus get tables on standard output. Several trainings, evaluations or
+    tokenizers are compared, and so are the answers of several models: files that `generate batch` wrote, or a directory
+    of them.
     """
 
     paths: Annotated[tuple[Path, ...], Positional]
@@ -37,56 +37,58 @@ class _Kind(NamedTuple):
     name: str
     mark: str
     """The file, or directory, that is in no other kind."""
-    page: Callable[[dict[str, Path]], Page]
-    """Of directories by the names to show."""
+    shown: Callable[..., Page | list[Table]]
+    """Of a directory or, of a kind that can be compared, of directories by the names to show."""
     has_several: bool = False
 
 
-def report_run(options: Report) -> Path:
-    """Writes the page and returns where it is.
+def report_run(options: Report) -> Path | None:
+    """Writes the page and returns where it is, or prints the tables.
 
     Raises:
-        InputError: nothing that there is a page for, a damaged directory, or several that don't go together.
+        InputError: nothing that there is a report on, a damaged directory, or several that don't go together.
     """
     if not options.paths:
         raise InputError("report: name a directory")
+    shown_paths = " ".join(map(str, options.paths))
     paths = dict(zip(distinct_names(options.paths), options.paths, strict=True))
     kind, *others = dict.fromkeys(map(_kind_of, options.paths))
     if others:
         names = ", ".join(one.name for one in (kind, *others))
-        raise InputError(f"{' '.join(map(str, options.paths))}: of different kinds ({names}); give those of one")
+        raise InputError(f"{shown_paths}: of different kinds ({names}); give those of one")
     if len(paths) > 1 and not kind.has_several:
-        raise InputError(f"{' '.join(map(str, options.paths))}: {kind.name}: one at a time")
-    output = options.output
-    if output is None:
-        if len(paths) > 1 or not options.paths[0].is_dir():
-            raise InputError("--output: name the page to write; only that of a single directory has a place of its own")
-        output = options.paths[0] / PAGE
+        raise InputError(f"{shown_paths}: {kind.name}: one at a time")
     try:
-        page = kind.page(paths)
+        found = kind.shown(paths if kind.has_several else options.paths[0])
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise InputError(f"{options.paths[0]}: damaged: not what {kind.name} holds: {error!r}") from None
-    write_report(output, *page)
+    if isinstance(found, list):
+        if options.output:
+            raise InputError(f"--output {options.output}: {kind.name} has no page, but tables; leave it out")
+        print_tables(found)
+        return None
+    if not options.output and len(paths) > 1:
+        raise InputError("--output: name the page to write; only that of a single directory has a place of its own")
+    output = options.output or options.paths[0] / PAGE
+    write_report(output, *found)
     return output
 
 
 def _kind_of(path: Path) -> _Kind:
-    from vikhr_fast.run_report.answers import is_answers
+    from vikhr_fast.run_report.tables import answer_tables, is_answers
 
     if not path.exists():
         raise InputError(f"{path}: no such directory")
-    if path.is_dir():
-        for kind in _kinds():
-            if (path / kind.mark).exists():
-                return kind
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if any(map(is_answers, files)):
-        return _answers()
-    looked = ", ".join(f"{kind.mark} ({kind.name})" for kind in _kinds())
+    kinds = _kinds()
+    for kind in kinds:
+        if (path / kind.mark).exists():
+            return kind
+    if any(map(is_answers, path.glob("*.jsonl") if path.is_dir() else [path])):
+        return _Kind("answers", "*.jsonl", answer_tables, has_several=True)
+    looked = ", ".join(f"{kind.mark} ({kind.name})" for kind in kinds)
     raise InputError(f"{path}: nothing to report on; looked for {looked}, and answers of `generate batch` (.jsonl)")
 
 
-@cache
 def _kinds() -> tuple[_Kind, ...]:
     """Those of directories, the more particular ones first."""
     from vikhr_fast.ablate.page import ablation_page
@@ -101,35 +103,23 @@ def _kinds() -> tuple[_Kind, ...]:
     from vikhr_fast.instruct.convert import CONVERSATIONS
     from vikhr_fast.instruct.reward import SETTINGS
     from vikhr_fast.instruct.reward_report import reward_page
-    from vikhr_fast.run_report.conversations import conversations_page
+    from vikhr_fast.run_report import tables
     from vikhr_fast.run_report.evaluation import evaluation_page
-    from vikhr_fast.run_report.stages import shards_page, stage_page
-    from vikhr_fast.run_report.tokenizer import adapted_page, tokenizer_page
     from vikhr_fast.run_report.training import training_page
     from vikhr_fast.tokenizer.export import MODEL_NAME
     from vikhr_fast.train.inputs import ADAPTATION
     from vikhr_fast.train.metrics import METRICS
 
-    def single(page: Callable[[Path], Page]) -> Callable[[dict[str, Path]], Page]:
-        return lambda paths: page(*paths.values())
-
     return (
-        _Kind("a demo", DemoPaths(Path()).run(0, "cpt").as_posix(), single(demo_page)),
-        _Kind("an ablation", ABLATION, single(ablation_page)),
+        _Kind("a demo", DemoPaths(Path()).run(0, "cpt").as_posix(), demo_page),
+        _Kind("an ablation", ABLATION, ablation_page),
         _Kind("a training run", METRICS, training_page, has_several=True),
         _Kind("an evaluation", RESULTS, evaluation_page, has_several=True),
-        _Kind("a corpus", COLLECTED, single(corpus_page)),
-        _Kind("a reward model", SETTINGS, single(reward_page)),
-        _Kind("an adapted model", ADAPTATION, single(adapted_page)),
-        _Kind("conversations", CONVERSATIONS, single(conversations_page)),
-        _Kind("token shards by source", TRAIN_TOML, single(shards_page)),
-        _Kind("a stage of a corpus", MANIFEST_NAME, single(stage_page)),
-        _Kind("a tokenizer", MODEL_NAME, tokenizer_page, has_several=True),
+        _Kind("a corpus", COLLECTED, corpus_page),
+        _Kind("a reward model", SETTINGS, reward_page),
+        _Kind("an adapted model", ADAPTATION, tables.adapted_tables),
+        _Kind("conversations", CONVERSATIONS, tables.conversation_tables),
+        _Kind("token shards by source", TRAIN_TOML, tables.shard_tables),
+        _Kind("a stage of a corpus", MANIFEST_NAME, tables.stage_tables),
+        _Kind("a tokenizer", MODEL_NAME, tables.tokenizer_tables, has_several=True),
     )
-
-
-@cache
-def _answers() -> _Kind:
-    from vikhr_fast.run_report.answers import answers_page
-
-    return _Kind("answers", "*.jsonl", answers_page, has_several=True)

@@ -1,21 +1,20 @@
-"""What a run was made with: its settings, commit, versions, machine and command line."""
+"""What runs were made with: settings, commit, versions, machine and command line."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast.errors import InputError
+from vikhr_fast.files import read_json
 from vikhr_fast.report import Section, Table
 from vikhr_fast.run_directory import CONFIG, ENVIRONMENT
 
 
-def making(run: Path) -> Section:
-    """The section at the end of a run's page; InputError where the run directory lacks one of its files."""
-    captions = {CONFIG: "Settings.", ENVIRONMENT: "Commit, versions, machine and command line."}
-    return Section(
-        "What it was made with",
-        parts=tuple(value_table(caption, flat(read_values(run / file))) for file, caption in captions.items()),
-    )
+def making(runs: dict[str, Path]) -> Section:
+    """The section at the end of runs' page, of several what they differ in; InputError where one lacks its files."""
+    found = {name: flat(read_json(run / CONFIG)) | flat(read_json(run / ENVIRONMENT)) for name, run in runs.items()}
+    shown = {key: [_shown(own.get(key, "")) for own in found.values()] for own in found.values() for key in own}
+    rows = tuple((key, *values) for key, values in shown.items() if len(runs) == 1 or len(set(values)) > 1)
+    caption = f"Settings, commit, versions, machine and command line{', where they differ' if len(runs) > 1 else ''}."
+    return Section("What it was made with", parts=(Table(caption, ("name", *runs), rows),))
 
 
 def value_table(caption: str, values: dict[str, Any]) -> Table:
@@ -29,19 +28,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found
-
-
-def read_values(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; InputError where there is none."""
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: damaged: not a JSON object")
-    return values
 
 
 def _shown(value: object) -> str:

@@ -3,15 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from vikhr_fast import _native
 from vikhr_fast.errors import InputError
-from vikhr_fast.texts import Buffer, InvalidUtf8, Texts, arrow_buffers, as_int64, native_texts, replaces
+from vikhr_fast.texts import InvalidUtf8, Texts, as_int64, native_texts, replaces
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 Offsets: TypeAlias = npt.NDArray[np.int64]
@@ -28,6 +27,10 @@ class BpeEncoder:
         self._native = native
         self.sha256 = sha256
         """SHA-256 of the model file, in hexadecimal."""
+        self.vocab_size = native.vocab_size
+        """Number of pieces."""
+        self.unk_id, self.bos_id, self.eos_id, self.pad_id = native.unk_id, native.bos_id, native.eos_id, native.pad_id
+        """Ids of the pieces for unknown text, that begin and end a text, and for padding; -1 where there is none."""
 
     @classmethod
     def from_file(cls, path: str | Path) -> "BpeEncoder":
@@ -57,16 +60,7 @@ class BpeEncoder:
         integer offsets [texts + 1]; neither of the last two is copied. `threads=0` uses every core; the ids are the
         same for any number. ValueError names the document and byte where text is not valid UTF-8 (see `encode`).
         """
-        replace = replaces(errors)
-        if isinstance(texts, pa.ChunkedArray):
-            return self._native.encode_held(native_texts(texts), replace, threads)
-        if isinstance(texts, pa.Array):
-            return self._native.encode_buffer(*arrow_buffers(texts), replace, threads)
-        if isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[1], np.ndarray):
-            return self._native.encode_buffer(cast(Buffer, texts[0]), as_int64(texts[1], "offsets"), replace, threads)
-        if isinstance(texts, (str, bytes)):
-            raise TypeError("encode_batch takes many texts; encode takes one")
-        return self._native.encode_texts(texts, replace, threads)
+        return self._native.encode_held(native_texts(texts), replaces(errors), threads)
 
     def decode(self, ids: IdsLike) -> str:
         """The text of one sequence of ids [tokens], as SentencePiece decodes it; IndexError on ids of no piece."""
@@ -76,31 +70,6 @@ class BpeEncoder:
     def decode_batch(self, ids: IdsLike, offsets: IdsLike) -> list[str]:
         """The texts of many sequences: ids [tokens] of all of them, offsets [texts + 1], as `encode_batch` gives."""
         return self._native.decode(as_int64(ids, "ids"), as_int64(offsets, "offsets"))
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of pieces."""
-        return self._native.vocab_size
-
-    @property
-    def unk_id(self) -> int:
-        """Id of the piece for unknown text, -1 where there is none."""
-        return self._native.unk_id
-
-    @property
-    def bos_id(self) -> int:
-        """Id of the piece that begins a text, -1 where there is none."""
-        return self._native.bos_id
-
-    @property
-    def eos_id(self) -> int:
-        """Id of the piece that ends a text, -1 where there is none."""
-        return self._native.eos_id
-
-    @property
-    def pad_id(self) -> int:
-        """Id of the padding piece, -1 where there is none."""
-        return self._native.pad_id
 
     def piece(self, id: int) -> str:  # noqa: A002
         """The piece of an id; IndexError where there is none."""

@@ -9,7 +9,6 @@ The rule for chats: control pieces are inserted by id, and each stretch of text 
 its own, with its own `▁` in front. `tokenizer.json` and llama.cpp both do exactly this with a rendered template.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from vikhr_fast.chat.template import CHAT_TEMPLATES, read_template
+from vikhr_fast.chat.template import CHAT_TEMPLATES, TEMPLATES, read_template
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, write_text
+from vikhr_fast.files import atomic_directory, read_json, write_json, write_text
 
 MODEL_NAME = "tokenizer.model"
 CHAT_PIECES = ("<|im_start|>", "<|im_end|>")
 
-_SPACE = "▁"
 # Piece types of SentencePiece's model format, and the settings that tokenizer.json can restate.
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 _EXACT_NORMALIZER = {"remove_extra_whitespaces": False, "add_dummy_prefix": True, "escape_whitespaces": True}
@@ -134,7 +132,7 @@ def export_tokenizer(model_file: Path, directory: Path, chat_template: str | Non
     directory.mkdir(parents=True, exist_ok=True)
     if model_file.resolve() != (directory / MODEL_NAME).resolve():
         shutil.copyfile(model_file, directory / MODEL_NAME)
-    write_text(directory / "tokenizer.json", _tokenizer_json(model, specials, roles))
+    write_json(directory / "tokenizer.json", _tokenizer_json(model, specials, roles))
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **roles,
@@ -143,18 +141,13 @@ def export_tokenizer(model_file: Path, directory: Path, chat_template: str | Non
         "clean_up_tokenization_spaces": False,
         "added_tokens_decoder": {str(index): _added_token(piece) for piece, index in specials.items()},
     }
-    extra = [piece for piece in specials if piece not in roles.values()]
-    if extra:
+    if extra := [piece for piece in specials if piece not in roles.values()]:
         config["additional_special_tokens"] = extra
     if chat_template is not None:
         config["chat_template"] = chat_template
         write_text(directory / "chat_template.jinja", chat_template)
-    write_text(directory / "tokenizer_config.json", _json(config))
-    write_text(directory / "special_tokens_map.json", _json(roles))
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    write_json(directory / "tokenizer_config.json", config)
+    write_json(directory / "special_tokens_map.json", roles)
 
 
 def _added_token(content: str) -> dict[str, Any]:
@@ -200,55 +193,18 @@ def _merges(model: Any) -> list[tuple[str, str]]:
     return [merge for _, merge in sorted(merges)]
 
 
-def _tokenizer_json(model: Any, specials: dict[str, int], roles: dict[str, str]) -> str:
+def _tokenizer_json(model: Any, specials: dict[str, int], roles: dict[str, str]) -> dict[str, Any]:
+    """The template with what is this vocabulary's own; BOS, if there is one, stands before each sequence."""
+    values = read_json(TEMPLATES / "tokenizer.json")
     bos = [roles["bos_token"]] if "bos_token" in roles else []
-
-    def template(*sequences: str) -> list[dict[str, Any]]:
-        parts: list[dict[str, Any]] = []
-        for kind, sequence in enumerate(sequences):
-            parts += [{"SpecialToken": {"id": piece, "type_id": kind}} for piece in bos]
-            parts.append({"Sequence": {"id": sequence, "type_id": kind}})
-        return parts
-
-    value = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": index, **_added_token(piece)} for piece, index in specials.items()],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": _SPACE},
-                {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": template("A"),
-            "pair": template("A", "B"),
-            "special_tokens": {piece: {"id": piece, "ids": [specials[piece]], "tokens": [piece]} for piece in bos},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": roles["unk_token"],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {piece.piece: index for index, piece in enumerate(model.pieces)},
-            "merges": _merges(model),
-        },
-    }
-    return _json(value)
+    first, second = (
+        [{"SpecialToken": {"id": piece, "type_id": kind}} for piece in bos]
+        + [{"Sequence": {"id": name, "type_id": kind}}]
+        for kind, name in enumerate("AB")
+    )
+    pieces = {piece: {"id": piece, "ids": [specials[piece]], "tokens": [piece]} for piece in bos}
+    values["post_processor"] |= {"single": first, "pair": first + second, "special_tokens": pieces}
+    values["added_tokens"] = [{"id": index, **_added_token(piece)} for piece, index in specials.items()]
+    vocabulary = {piece.piece: index for index, piece in enumerate(model.pieces)}
+    values["model"] |= {"unk_token": roles["unk_token"], "vocab": vocabulary, "merges": _merges(model)}
+    return values

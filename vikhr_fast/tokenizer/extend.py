@@ -5,10 +5,10 @@ new piece is a part keeps its segmentation. Merging two vocabularies that were t
 pieces without a path of merges that leads to them.
 """
 
-import json
 import unicodedata
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,12 @@ from vikhr_fast._native import Extender, WordCounts
 from vikhr_fast.console import console
 from vikhr_fast.corpus.read import named
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, refuse_existing, sha256_of, write_text
-from vikhr_fast.tokenizer.efficiency import segmentation_change
-from vikhr_fast.tokenizer.export import (
-    BYTE,
-    CONTROL,
-    MODEL_NAME,
-    NORMAL,
-    export_tokenizer,
-    find_model,
-    read_model,
-    refuse_inexact,
-)
+from vikhr_fast.files import atomic_directory, refuse_existing, sha256_of, write_json
+from vikhr_fast.tokenizer import export
+from vikhr_fast.tokenizer.efficiency import measure
+from vikhr_fast.tokenizer.export import CONTROL, MODEL_NAME, NORMAL
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
-from vikhr_fast.tokenizer.train import control_pieces
+from vikhr_fast.tokenizer.train import Learning, control_pieces
 from vikhr_fast.tokenizer.word_counts import count_words
 
 REPORT_NAME = "extend.json"
@@ -45,35 +37,19 @@ _PIECES_AT_ONCE = 64  # learnt between two chances to interrupt
 
 
 @dataclass(frozen=True)
-class ExtendTokenizer:
+class ExtendTokenizer(Learning):
     """Adds pieces for new text to a base tokenizer, whose pieces keep their ids.
 
-    Every new piece is reachable. The same input and options give the same bytes.
+    Every new piece is reachable; OUTPUT/extend.json says how many there are. The same input and options give the same
+    bytes. A word that is counted takes about 300 bytes of memory.
     """
 
-    base: Positional[Path]
+    base: Positional[Path] = field(kw_only=True)
     """The tokenizer to extend: a SentencePiece .model file, or a directory with tokenizer.model."""
-    input: tuple[Path, ...]
-    """Text to learn from: files (.txt in paragraphs, .jsonl, .parquet; .txt and .jsonl also as .gz or .zst), patterns
-    such as 'news/*.jsonl.gz', or data sets of the Hub, hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]."""
-    output: Path
-    """Directory to make: tokenizer.model, extend.json, and the files that transformers, vLLM and llama.cpp read."""
     compare: tuple[Path, ...] = ()
     """English text, say: extend.json tells how many of its words are segmented in another way than before."""
-    weights: tuple[float, ...] = ()
-    """Share of each input in the text learnt from, in any unit; without it each counts as large as it is."""
-    vocab_size: int = 40_000
-    """Number of pieces afterwards, those of the base counted in."""
-    character_coverage: float = 0.99995
-    """Share of the text's characters that have or get a piece of their own; the rarest others are spelt in bytes."""
-    control: tuple[str, ...] = ()
-    """Control pieces to add besides <|im_start|> and <|im_end|>, which text never contains: '<|tool|>', say."""
-    reserved: int = 0
-    """Number of control pieces <|reserved_0|>, ... to add for later use."""
     max_words: int = 5_000_000
-    """Different words to count at most, about 300 bytes of memory each; past it the rarer half is forgotten."""
-    text_field: str = "text"
-    """JSONL field or Parquet column that holds the text."""
+    """Different words to count at most; past it the rarer half is forgotten."""
 
 
 def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
@@ -82,20 +58,20 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
     Returns:
         The report that is also written to extend.json: numbers of `base`, `control`, `learnt` and `characters` pieces,
         which follow each other in this order; `rarest`, the occurrences of the last piece learnt; `unreachable` pieces;
-        SHA-256 of the base; and `compared`, see `efficiency.segmentation_change`, if there is text to compare.
+        SHA-256 of the base; and, if there is text to compare, `compared`: its `words`, the share `words_changed` that
+        falls into other pieces, `tokens_before` and `tokens_after`.
 
     Raises:
         InputError: an impossible option, unreadable or empty input, a base that other tools could not load with the
             same ids, a vocabulary size that leaves no room or that the text cannot fill.
     """
-    if not 0.98 <= options.character_coverage <= 1:
-        raise InputError(f"--character-coverage {options.character_coverage}: must be from 0.98 to 1")
+    wanted = control_pieces(options)
     refuse_existing(options.output)
-    base_file = find_model(options.base)
-    model = read_model(base_file)
-    refuse_inexact(model, base_file)
+    base_file = export.find_model(options.base)
+    model = export.read_model(base_file)
+    export.refuse_inexact(model, base_file)
     known = {piece.piece: piece.type for piece in model.pieces}
-    control = [piece for piece in control_pieces(options.control, options.reserved) if known.get(piece) != CONTROL]
+    control = [piece for piece in wanted if known.get(piece) != CONTROL]
     if taken := [piece for piece in control if piece in known]:
         raise InputError(f"{base_file}: {', '.join(taken)}: a piece of text there, so no control piece; choose another")
     words = count_words(options.input, options.weights, options.text_field, options.max_words)
@@ -112,37 +88,35 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
         size = f"{named(options.input)}: vocab_size {options.vocab_size}"
         raise InputError(f"{size}: too little text for it; give more, or at most --vocab-size {most}")
 
-    _append(model, control, [piece for piece, _ in learnt], characters)
+    _append(model, control, [*(piece for piece, _ in learnt), *characters])
     with atomic_directory(options.output) as directory:
-        (directory / MODEL_NAME).write_bytes(model.SerializeToString(deterministic=True))
-        export_tokenizer(directory / MODEL_NAME, directory)
+        new_file = directory / MODEL_NAME
+        new_file.write_bytes(model.SerializeToString(deterministic=True))
+        export.export_tokenizer(new_file, directory)
         report = {
             "base": base_size,
             "control": len(control),
             "learnt": len(learnt),
             "characters": len(characters),
             "rarest": learnt[-1][1],
-            "unreachable": len(unreachable_pieces(directory / MODEL_NAME)),
+            "unreachable": len(unreachable_pieces(new_file)),
             "base_sha256": sha256_of(base_file),
         }
         if options.compare:
-            report["compared"] = segmentation_change(base_file, directory / MODEL_NAME, options.compare)
-        write_text(directory / REPORT_NAME, json.dumps(report, indent=2) + "\n")
+            before, after = measure([base_file, new_file], options.compare)
+            figures = {name: after[name] for name in ("words", "words_changed")}
+            report["compared"] = {**figures, "tokens_before": before["tokens"], "tokens_after": after["tokens"]}
+        write_json(directory / REPORT_NAME, report)
     return report
 
 
 def _new_characters(words: WordCounts, known: Container[str], coverage: float) -> list[str]:
     """The most frequent characters of the text, down to the coverage, as far as the base lacks them."""
-    counts = sorted(((count, chr(code)) for code, count in words.characters()), key=lambda item: (-item[0], item[1]))
-    wanted = coverage * sum(count for count, _ in counts)
-    covered, characters = 0, []
-    for count, character in counts:
-        if covered >= wanted:
-            break
-        covered += count
-        if character not in known and character not in " \0":
-            characters.append(character)
-    return characters
+    counts = sorted((-count, chr(code)) for code, count in words.characters())
+    wanted = coverage * -sum(count for count, _ in counts)
+    covered = accumulate((-count for count, _ in counts), initial=0)
+    frequent = [character for before, (_, character) in zip(covered, counts, strict=False) if before < wanted]
+    return [character for character in frequent if character not in known and character not in " \0"]
 
 
 def _scripts(characters: set[str]) -> dict[int, int]:
@@ -157,8 +131,7 @@ def _scripts(characters: set[str]) -> dict[int, int]:
             continue
         name = script(character)
         name = "Hani" if name in ("Hira", "Kana") or character == "ー" else name
-        joins_any = name == "Zinh"
-        classes[ord(character)] = _JOINS_ANY if joins_any else numbers.setdefault(name, len(numbers))
+        classes[ord(character)] = _JOINS_ANY if name == "Zinh" else numbers.setdefault(name, len(numbers))
     return classes
 
 
@@ -185,14 +158,12 @@ def _first_score(model: Any) -> float:
     return float(min(scores)) - 1
 
 
-def _append(model: Any, control: list[str], learnt: list[str], characters: list[str]) -> None:
+def _append(model: Any, control: list[str], texts: list[str]) -> None:
     """Adds the new pieces behind those of the base; those learnt keep the scores that the trainer counted with."""
     score = _first_score(model)
     for piece in control:
         model.pieces.add(piece=piece, score=0, type=CONTROL)
         model.trainer_spec.control_symbols.append(piece)
-    for piece in (*learnt, *characters):
-        model.pieces.add(piece=piece.replace(" ", _SPACE), score=score, type=NORMAL)
-        score -= 1
+    for number, piece in enumerate(texts):
+        model.pieces.add(piece=piece.replace(" ", _SPACE), score=score - number, type=NORMAL)
     model.trainer_spec.vocab_size = len(model.pieces)
-    assert sum(piece.type == BYTE for piece in model.pieces) == 256

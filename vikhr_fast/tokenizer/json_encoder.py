@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.files import read_json
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
 
 _ROLES = ("unk", "bos", "eos", "pad")
@@ -26,7 +27,8 @@ class JsonEncoder:
         self._tokenizer = tokenizer
         self.sha256 = sha256
         """SHA-256 of tokenizer.json, in hexadecimal."""
-        self._vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        """The number that all ids are below; those of some vocabularies have gaps."""
         self.unk_id, self.bos_id, self.eos_id, self.pad_id = (roles.get(role, -1) for role in _ROLES)
 
     @classmethod
@@ -71,26 +73,19 @@ class JsonEncoder:
         strings = [_string(value, index) for index, value in enumerate(values)]
         rows = [row.ids for row in self._tokenizer.encode_batch_fast(strings, add_special_tokens=False)]
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        ids = np.fromiter((id_ for row in rows for id_ in row), dtype=np.int32, count=int(offsets[-1]))
-        return ids, offsets
+        return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1])), offsets
 
     def decode(self, ids: IdsLike) -> str:
         """The text of one sequence of ids [tokens]; special tokens are left out. IndexError on ids of no token."""
         values = [int(id_) for id_ in ids]
         for value in values:
-            if not 0 <= value < self._vocab_size:
-                raise IndexError(f"id {value} is not one of the vocabulary's {self._vocab_size}")
+            if not 0 <= value < self.vocab_size:
+                raise IndexError(f"id {value} is not one of the vocabulary's {self.vocab_size}")
         return str(self._tokenizer.decode(values))
 
     def decode_batch(self, ids: IdsLike, offsets: IdsLike) -> list[str]:
         """The texts of many sequences: ids [tokens] of all of them, offsets [texts + 1], as `encode_batch` gives."""
-        ends = [int(end) for end in offsets]
-        return [self.decode(ids[start:end]) for start, end in pairwise(ends)]
-
-    @property
-    def vocab_size(self) -> int:
-        """The number that all ids are below; those of some vocabularies have gaps."""
-        return self._vocab_size
+        return [self.decode(ids[start:end]) for start, end in pairwise(map(int, offsets))]
 
     def piece(self, id: int) -> str:  # noqa: A002
         """The token of an id; IndexError where there is none."""
@@ -123,17 +118,8 @@ def _string(text: object, index: int) -> str:
 def _roles(path: Path, tokenizer: Any) -> dict[str, int]:
     """Ids of the tokens that `tokenizer_config.json` gives a role."""
     config_path = path.with_name("tokenizer_config.json")
-    if not config_path.is_file():
-        return {}
-    try:
-        config = json.loads(config_path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{config_path}: not JSON: {error}; fetch it again") from error
-    roles = {}
-    for role in _ROLES:
-        token = config.get(f"{role}_token")
-        content = token.get("content") if isinstance(token, dict) else token
-        found = tokenizer.token_to_id(content) if content else None
-        if found is not None:
-            roles[role] = int(found)
-    return roles
+    config = read_json(config_path, "fetch it again") if config_path.is_file() else {}
+    tokens = {role: config.get(f"{role}_token") for role in _ROLES}
+    names = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
+    ids = {role: tokenizer.token_to_id(name) for role, name in names.items() if name}
+    return {role: int(found) for role, found in ids.items() if found is not None}

@@ -5,28 +5,30 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vikhr_fast._native import WordCounts
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.read import named
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import atomic_directory, refuse_existing
 from vikhr_fast.tokenizer.export import CHAT_PIECES, MODEL_NAME, export_tokenizer
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
 from vikhr_fast.tokenizer.word_counts import count_words
 
-RESERVED_FORM = "<|reserved_{}|>"
 _WORDS_AT_ONCE = 10_000
 _CONTROL_FORM = r"(?!<unk>$|<s>$|</s>$|<0x[0-9A-F]{2}>$)[^\s▁]{1,100}"
+_SETTINGS: dict[str, Any] = {
+    "input_format": "tsv", "model_type": "bpe", "byte_fallback": True, "split_digits": True,
+    "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": True,
+    "allow_whitespace_only_pieces": True, "unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1, "minloglevel": 2,
+    "num_threads": 1,  # it is written into the model; more help only with counting words
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class TrainTokenizer:
-    """Trains a SentencePiece BPE tokenizer with the settings of Llama and Mistral.
-
-    The text is streamed once to count its words, and SentencePiece learns from these: memory is bounded by
-    --max-words, whatever the size of the corpus. The same input and options give the same bytes.
-    """
+class Learning:
+    """What learning pieces from text takes."""
 
     input: tuple[Path, ...]
     """Text to learn from: files (.txt in paragraphs, .jsonl, .parquet; .txt and .jsonl also as .gz or .zst), patterns
@@ -36,18 +38,26 @@ class TrainTokenizer:
     weights: tuple[float, ...] = ()
     """Share of each input in the text learnt from, in any unit; without it each counts as large as it is."""
     vocab_size: int = 40_000
-    """Number of pieces, with the special pieces and the 256 bytes counted in; 40,000 in the paper."""
+    """Number of pieces, with the special pieces, the 256 bytes and a base's counted in; 40,000 in the paper."""
     character_coverage: float = 0.99995
-    """Share of the text's characters that get a piece of their own; the rarest others are spelt in bytes."""
+    """Share of the text's characters that have a piece of their own; the rarest others are spelt in bytes."""
     control: tuple[str, ...] = ()
     """Further control pieces besides <|im_start|> and <|im_end|>, which text never contains: '<|tool|>', say."""
     reserved: int = 0
     """Number of control pieces <|reserved_0|>, ... to keep for later use."""
     max_words: int = 1_000_000
-    """Different words to count at most; past it the rarer half is forgotten. SentencePiece learns from all that are
-    left, in one thread."""
+    """Different words to count at most; past it the rarer half is forgotten."""
     text_field: str = "text"
     """JSONL field or Parquet column that holds the text."""
+
+
+@dataclass(frozen=True)
+class TrainTokenizer(Learning):
+    """Trains a SentencePiece BPE tokenizer with the settings of Llama and Mistral.
+
+    The text is streamed once to count its words, and SentencePiece learns from these in one thread: memory is bounded
+    by --max-words, whatever the size of the corpus. The same input and options give the same bytes.
+    """
 
 
 def train_tokenizer(options: TrainTokenizer) -> None:
@@ -57,8 +67,7 @@ def train_tokenizer(options: TrainTokenizer) -> None:
         InputError: an impossible option, unreadable or empty input, a vocabulary size that the text cannot fill or
             that is too small for its characters.
     """
-    _refuse_impossible(options)
-    control = control_pieces(options.control, options.reserved)
+    control = control_pieces(options)
     refuse_existing(options.output)
     words = count_words(options.input, options.weights, options.text_field, options.max_words)
     model = _train(options, words, control)
@@ -69,29 +78,19 @@ def train_tokenizer(options: TrainTokenizer) -> None:
             logger.warning(f"{options.output}: {len(unreachable)} pieces can never be encoded: {unreachable[:10]}")
 
 
-def control_pieces(further: tuple[str, ...], reserved: int) -> list[str]:
-    """The chat pieces, further ones, and so many reserved ones.
-
-    Raises:
-        InputError: one stands there twice, is empty or has a space, or `reserved` is negative.
-    """
-    if reserved < 0:
-        raise InputError(f"--reserved {reserved}: must be 0 or more")
-    pieces = [*CHAT_PIECES, *further, *map(RESERVED_FORM.format, range(reserved))]
-    for piece in further:
+def control_pieces(options: Learning) -> list[str]:
+    """The chat pieces, further ones, and the reserved ones; InputError where an option is impossible."""
+    require(
+        options,
+        vocab_size=(options.vocab_size > 0, "positive"),
+        character_coverage=(0.98 <= options.character_coverage <= 1, "from 0.98 to 1"),
+        reserved=(options.reserved >= 0, "0 or more"),
+    )
+    pieces = [*CHAT_PIECES, *options.control, *map("<|reserved_{}|>".format, range(options.reserved))]
+    for piece in options.control:
         if pieces.count(piece) > 1 or not re.fullmatch(_CONTROL_FORM, piece):
             raise InputError(f"--control {piece!r}: must be new, have no spaces and 1 to 100 characters")
     return pieces
-
-
-def _refuse_impossible(options: TrainTokenizer) -> None:
-    """Raises InputError for values that SentencePiece refuses in words of its own."""
-    for name, possible, wanted in (
-        ("vocab-size", options.vocab_size > 0, "positive"),
-        ("character-coverage", 0.98 <= options.character_coverage <= 1, "from 0.98 to 1"),
-    ):
-        if not possible:
-            raise InputError(f"--{name} {getattr(options, name.replace('-', '_'))}: must be {wanted}")
 
 
 def _rows(words: WordCounts) -> Iterator[str]:
@@ -110,24 +109,11 @@ def _train(options: TrainTokenizer, words: WordCounts, control: list[str]) -> by
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_rows(words),
-            input_format="tsv",
             model_writer=model,
-            model_type="bpe",
             vocab_size=options.vocab_size,
             character_coverage=options.character_coverage,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=True,
-            allow_whitespace_only_pieces=True,
-            split_digits=True,
-            byte_fallback=True,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
             control_symbols=control,
-            num_threads=1,  # it is written into the model; more help only with counting words
-            minloglevel=2,
+            **_SETTINGS,
         )
     except (RuntimeError, OSError) as error:
         raise _explained(str(error), options) from None

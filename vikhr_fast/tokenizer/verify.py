@@ -2,14 +2,14 @@
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice, pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
 
+from vikhr_fast.chat.template import ROLES
 from vikhr_fast.corpus.sources import read_texts
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.bpe import BpeEncoder
@@ -18,14 +18,8 @@ from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read
 _BATCH = 256  # texts
 _SHOWN = 60  # characters of a text in an error
 _SCRIPTS = (
-    "abcdefghij XYZ",
-    "абвгдежз ЮЯё",
-    "αβγ中文字한국어 ",
-    "0123456789.,-+()",
-    "ах ",
-    " \n\t\r▁",
-    "😀\u200d👩\u0301é",
-)
+    "abcdefghij XYZ", "абвгдежз ЮЯё", "αβγ中文字한국어 ", "0123456789.,-+()", "ах ", " \n\t\r▁", "😀\u200d👩\u0301é",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,33 +39,29 @@ class VerifyTokenizer:
     Unicode."""
     chats: int = 2_000
     """Number of generated chats, if there is a chat template."""
-    seed: int = 0
-    """Of what is generated."""
 
 
 def verify(options: VerifyTokenizer) -> dict[str, int]:
     """Compares the three encoders.
 
     Returns:
-        How many `documents`, `generated` strings and `chats` were compared, and their `tokens`.
+        How many `documents`, `generated` strings and `chats` were compared, their `tokens`, and 0 `differences`.
 
     Raises:
         InputError: the first difference; or something that cannot be read.
     """
     encoders = _Encoders(options.directory)
-    counts = {"documents": 0, "generated": 0, "chats": 0, "tokens": 0}
-    for source in options.text:
-        for batch in _batches(read_texts(source)):
-            counts["tokens"] += encoders.compare(batch, f"{source}: document", counts["documents"])
-            counts["documents"] += len(batch)
-    strings = _Strings(encoders, options.seed)
-    for batch in _batches(strings.any() for _ in range(options.generated)):
-        counts["tokens"] += encoders.compare(batch, "generated string", counts["generated"])
-        counts["generated"] += len(batch)
-    if encoders.exported.chat_template is not None:
-        for _ in range(options.chats):
-            counts["tokens"] += encoders.compare_chat(strings.chat(), counts["chats"])
-            counts["chats"] += 1
+    strings = _Strings(encoders)
+    counts = {"documents": 0, "generated": 0, "chats": 0, "tokens": 0, "differences": 0}
+    compared = [("documents", f"{source}: document", read_texts(source)) for source in options.text]
+    generated = (strings.any() for _ in range(options.generated))
+    for kind, place, texts in (*compared, ("generated", "generated string", generated)):
+        while batch := list(islice(texts, _BATCH)):
+            counts["tokens"] += encoders.compare(batch, place, counts[kind])
+            counts[kind] += len(batch)
+    for _ in range(options.chats if encoders.exported.chat_template is not None else 0):
+        counts["tokens"] += encoders.compare_chat(strings.chat(), counts["chats"])
+        counts["chats"] += 1
     return counts
 
 
@@ -85,8 +75,7 @@ class _Encoders:
 
         if directory.is_file():
             raise InputError(f"{directory}: not a directory; `vikhr-fast tokenizer export` makes one of a model file")
-        model_file = find_model(directory)
-        self.directory = directory
+        self.directory, model_file = directory, find_model(directory)
         self.model = read_model(model_file)
         self.control = [piece.piece for piece in self.model.pieces if piece.type in (CONTROL, UNKNOWN)]
         self.peer = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
@@ -110,7 +99,7 @@ class _Encoders:
             self._same(expected[number], theirs[number], place, text, "transformers")
             back = self.exported.decode(theirs[number], clean_up_tokenization_spaces=False)
             if back != decoded[number] or self.ours.decode(ours[number]) != decoded[number]:
-                raise InputError(f"{self.directory}: {place}: decoded differently: {_shown(decoded[number])}")
+                raise InputError(f"{self.directory}: {place}: decoded differently: {decoded[number][:_SHOWN]!r}")
         return len(ids)
 
     def compare_chat(self, messages: list[dict[str, str]], number: int) -> int:
@@ -127,26 +116,24 @@ class _Encoders:
     def _same(self, expected: list[int], found: list[int], place: str, text: str, name: str) -> None:
         if expected == found:
             return
-        pairs = enumerate(zip(expected, found, strict=False))
-        at = next((index for index, (a, b) in pairs if a != b), min(len(expected), len(found)))
-        before = self.peer.decode(expected[:at])
+        at = next(index for index, (a, b) in enumerate(zip_longest(expected, found)) if a != b)
+        rest = text[len(self.peer.decode(expected[:at])) :]
         ids = f"sentencepiece {expected[at : at + 5]}, {name} {found[at : at + 5]}"
-        raise InputError(f"{self.directory}: {place}: token {at + 1}: {ids}, at {_shown(text[len(before) :])}")
+        raise InputError(f"{self.directory}: {place}: token {at + 1}: {ids}, at {rest[:_SHOWN]!r}")
 
 
 class _Strings:
-    """Generates what is hard to encode; the same for a seed and vocabulary."""
+    """Generates what is hard to encode; the same for a vocabulary."""
 
-    def __init__(self, encoders: _Encoders, seed: int) -> None:
-        self._random = random.Random(seed)
+    def __init__(self, encoders: _Encoders) -> None:
+        self._random = random.Random(0)
         pieces = [piece for piece in encoders.model.pieces if piece.type not in (CONTROL, UNKNOWN, BYTE)]
         self._pieces = [piece.piece.replace("▁", " ") for piece in pieces]
         self._control = [*encoders.control, "<0x41>", "<0x0A>"]
-        self._kinds: list[Callable[[], str]] = [self._of_pieces, self._of_script, self._periodic, self._any_unicode]
 
     def any(self) -> str:
         """A string of any kind, or several joined with control pieces as text between them."""
-        parts = [self._random.choice(self._kinds)()]
+        parts = [self._random.choice((self._of_pieces, self._of_script, self._periodic, self._of_unicode))()]
         while self._random.random() < 0.3:
             parts += [self._random.choice([*self._control, " " * self._random.randint(1, 40), "\n"]), self.any()]
         return "".join(parts)
@@ -159,7 +146,7 @@ class _Strings:
             for control in self._control:
                 content = content.replace(control, "")
             if not any(control in content for control in self._control):
-                messages.append({"role": self._random.choice(["system", "user", "assistant"]), "content": content})
+                messages.append({"role": self._random.choice(ROLES), "content": content})
         return messages
 
     def _of_pieces(self) -> str:
@@ -171,17 +158,6 @@ class _Strings:
     def _periodic(self) -> str:
         return "".join(self._random.choices(self._pieces, k=2)) * self._random.randint(1, 12)
 
-    def _any_unicode(self) -> str:
-        codes = (self._random.choice([0x7F, 0x7FF, 0xD7FF, 0x10FFFF]) for _ in range(self._random.randint(0, 20)))
-        points = (self._random.randint(0, highest) for highest in codes)
-        return "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch
-
-
-def _shown(text: str) -> str:
-    return repr(text[:_SHOWN])
+    def _of_unicode(self) -> str:
+        highest = self._random.choices([0x7F, 0x7FF, 0xD7FF, 0x10FFFF], k=self._random.randint(0, 20))
+        return "".join(chr(self._random.randint(0, code)) for code in highest).encode("utf-8", "ignore").decode()
