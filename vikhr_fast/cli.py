@@ -240,7 +240,8 @@ def _run(options: Any) -> int:
         case Annotate():
             from vikhr_fast.corpus.annotate import annotate
 
-            annotate(options)
+            if cost := annotate(options):
+                print(json.dumps(cost, indent=2))
         case TrainFilter():
             from vikhr_fast.corpus.train_filter import train_filter
 

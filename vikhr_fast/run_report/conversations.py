@@ -4,11 +4,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from vikhr_fast.corpus.chat import FAILED
 from vikhr_fast.instruct.conversation import read_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS, REJECTED
 from vikhr_fast.instruct.dedup import REMOVED
 from vikhr_fast.instruct.filter import SCORES
-from vikhr_fast.instruct.translate import FAILED
 from vikhr_fast.report import Line, Page, Section, Table, line_plot
 from vikhr_fast.train.metrics import read_lines
 
