@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from vikhr_fast.chat.encode import ChatEncoder
 from vikhr_fast.chat.template import Message
-from vikhr_fast.corpus.classifier import device_of
+from vikhr_fast.devices import Device, device_of
 from vikhr_fast.errors import InputError
 from vikhr_fast.generate.cache import CachedModel
 from vikhr_fast.generate.sampling import Sampling, choose, generator_of
 from vikhr_fast.model import Mistral
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class Answer(NamedTuple):

@@ -12,9 +12,10 @@ from vikhr_fast.chat.template import ROLES, Message
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.stage import counted
+from vikhr_fast.devices import Device
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_file, refuse_existing
-from vikhr_fast.generate.answering import Answerer, Device
+from vikhr_fast.generate.answering import Answerer
 from vikhr_fast.generate.sampling import Sampling
 
 _OURS = {"answer", "tokens", "complete", "error"}  # an earlier run's are not this one's

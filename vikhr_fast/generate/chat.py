@@ -9,8 +9,9 @@ from tyro.conf import Positional, arg
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.console import logger
+from vikhr_fast.devices import Device
 from vikhr_fast.errors import InputError
-from vikhr_fast.generate.answering import Answerer, Device, shown_text
+from vikhr_fast.generate.answering import Answerer, shown_text
 from vikhr_fast.generate.sampling import Sampling
 
 

@@ -11,9 +11,10 @@ from tyro.conf import arg
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.corpus.read import read_objects
+from vikhr_fast.devices import Device
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import refuse_existing
-from vikhr_fast.generate.answering import Answerer, Device
+from vikhr_fast.generate.answering import Answerer
 from vikhr_fast.generate.batch import chat_of
 from vikhr_fast.generate.purity import latin_share
 from vikhr_fast.generate.sampling import Sampling
