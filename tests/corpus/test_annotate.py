@@ -16,7 +16,8 @@ from corpora import directory_bytes, make_documents
 from endpoint import CRITERIA, Endpoint, serving
 
 from vikhr_fast.cli import main
-from vikhr_fast.corpus.annotate import ANNOTATIONS, FAILED, annotate_documents, estimate
+from vikhr_fast.corpus.annotate import ANNOTATIONS, Annotate, annotate
+from vikhr_fast.corpus.chat import FAILED
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import AnnotateStage
 from vikhr_fast.errors import InputError
@@ -50,6 +51,10 @@ def settings(endpoint: Endpoint, documents: int = 100, **more: float) -> Annotat
     return AnnotateStage(
         model="judge", base_url=endpoint.url, key_variable="TEST_KEY", documents=documents, concurrency=4, **values
     )  # type: ignore[arg-type]
+
+
+def annotate_documents(documents: Documents, output: Path, settings: AnnotateStage) -> None:
+    annotate(Annotate(documents.directory, output, settings))
 
 
 def annotations(output: Path) -> dict[str, dict[str, int]]:
@@ -161,7 +166,7 @@ def test_a_refused_key_or_model_ends_the_run_at_once(
 
 def test_an_endpoint_that_talks_nonsense_ends_the_run(documents: Documents, endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.misbehave = lambda _text, _attempt: "400"
-    with pytest.raises(InputError, match="no valid answer to 20 documents: status 400"):
+    with pytest.raises(InputError, match="no valid answer to 20 questions: status 400"):
         annotate_documents(documents, tmp_path / "out", settings(endpoint))
 
 
@@ -219,7 +224,9 @@ def test_the_rate_is_limited(documents: Documents, endpoint: Endpoint, tmp_path:
 
 
 def test_the_estimate_asks_nothing(documents: Documents, endpoint: Endpoint) -> None:
-    found = estimate(documents, settings(endpoint, documents=30, input_price=2.0, output_price=8.0))
+    prices = settings(endpoint, documents=30, input_price=2.0, output_price=8.0)
+    found = annotate(Annotate(documents.directory, Path(), prices, dry_run=True))
+    assert found
     assert found["documents"] == 30
     assert found["cost"] == round((found["input_tokens"] * 2 + found["output_tokens"] * 8) / 1e6, 4) > 0
     assert not endpoint.asked

@@ -2,8 +2,10 @@
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from planted_noise import make_encoder, read_paragraphs
 
 import vikhr_fast
 from vikhr_fast.ablate.noise import SEEN, bad_documents
-from vikhr_fast.corpus import stage
+from vikhr_fast.corpus import encoder_training, stage
 from vikhr_fast.corpus.annotate import ANNOTATIONS
 from vikhr_fast.corpus.classifier import (
     Classifier,
@@ -23,15 +25,15 @@ from vikhr_fast.corpus.classifier import (
     batches_by_length,
     calibrate,
     calibrated,
-    device_of,
     expected_calibration_error,
 )
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.fit import Training
 from vikhr_fast.corpus.quality_filter import filter_documents
 from vikhr_fast.corpus.settings import FilterStage, TrainFilterStage
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
+from vikhr_fast.devices import device_of
 from vikhr_fast.errors import InputError
+from vikhr_fast.files import atomic_file
 
 DATA = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian"
 
@@ -81,16 +83,17 @@ def test_a_killed_training_goes_on_after_its_last_epoch(
     root: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epochs = 0
-    save = Training._save
 
-    def save_and_stop(training: Training, state: dict[str, Any]) -> None:
+    @contextmanager
+    def save_and_stop(path: Path) -> Iterator[IO[bytes]]:
         nonlocal epochs
-        save(training, state)
+        with atomic_file(path) as file:
+            yield file
         epochs += 1
         if epochs == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Training, "_save", save_and_stop)
+    monkeypatch.setattr(encoder_training, "atomic_file", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         trained(root, tmp_path / "again")
     trained(root, tmp_path / "again")

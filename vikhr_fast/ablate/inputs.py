@@ -26,7 +26,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_directory, write_text
 from vikhr_fast.instruct.conversation import read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert
-from vikhr_fast.instruct.shard import is_held_out
+from vikhr_fast.splits import is_within
 
 BUNDLED = "bundled"
 _GOOD, _BAD = 4, 1
@@ -161,7 +161,7 @@ def make_conversations(options: Conversations) -> None:
             convert(Convert((INSTRUCTIONS / f"{language}.jsonl",), language, directory / language, code))
         every = list(read_conversations([directory / language / CONVERSATIONS for language in (RUSSIAN, ENGLISH)]))
         held_out, others = (
-            [one for one in every if is_held_out(one, _HELD_OUT_ANSWERS) == aside] for aside in (True, False)
+            [one for one in every if is_within(one.prompt, _HELD_OUT_ANSWERS) == aside] for aside in (True, False)
         )
         write_conversations(directory / "held-out.jsonl", held_out)
         plant(others, directory / "noisy.jsonl", options.parts)

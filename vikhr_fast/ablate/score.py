@@ -12,8 +12,8 @@ from typing import Any
 import tyro
 
 from vikhr_fast.console import configure_logging
-from vikhr_fast.corpus.classifier import device_of
 from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.devices import device_of
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.files import write_text

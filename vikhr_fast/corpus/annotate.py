@@ -1,27 +1,22 @@
 """`corpus annotate`: a language model scores a sample of documents by the paper's five criteria (section 3.2)."""
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import pydantic
 from pydantic import Field
 from tyro.conf import Positional, arg
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.chat import AnswerLog, ask_all, endpoint_of
-from vikhr_fast.corpus.documents import MANIFEST, Documents, read_part
+from vikhr_fast.corpus.chat import Ask, Messages, ask_of_each
+from vikhr_fast.corpus.documents import Documents, read_part
 from vikhr_fast.corpus.settings import AnnotateStage
-from vikhr_fast.corpus.stage import counted, work_of, write_notes
-from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, refuse_existing, write_text
+from vikhr_fast.corpus.stage import is_finished, work_of
 
-ANNOTATIONS, FAILED = "annotations.jsonl", "failed.jsonl"
+ANNOTATIONS = "annotations.jsonl"
 _ANSWER_TOKENS = 60  # of five scores as JSON
 
 _Score = Annotated[int, Field(ge=1, le=5, strict=True)]
@@ -42,6 +37,10 @@ class _Scores(pydantic.BaseModel):
     grammar: _Score
     style: _Score
     safety: _Score
+
+
+_SCHEMA = {"name": "scores", "strict": True, "schema": _Scores.model_json_schema()}
+_FORMAT = {"type": "json_schema", "json_schema": _SCHEMA}
 
 
 @dataclass(frozen=True)
@@ -68,23 +67,43 @@ class _Sampled(NamedTuple):
     text: str
 
 
-def annotate(options: Annotate) -> None:
+def annotate(options: Annotate) -> dict[str, Any] | None:
     """Writes `options.output`, complete or not at all, and the log of answers beside it.
+
+    Returns:
+        Of a dry run, what annotating would cost at most one answer a document; tokens are guessed from characters.
 
     Raises:
         InputError: unreadable documents, no key, an endpoint that refuses or does not answer.
     """
-    documents = Documents.open(options.input)
+    documents, settings = Documents.open(options.input), options.settings
     if options.dry_run:
-        print(json.dumps(estimate(documents, options.settings), indent=2))
-        return
-    annotate_documents(documents, options.output, options.settings)
+        return _estimate(list(_sample(documents, settings)), settings)
+    work = work_of("annotate", settings, input=documents.sha256)
+    if is_finished(options.output, work, settings):
+        return None
+
+    async def scored(one: _Sampled, ask: Ask) -> dict[str, Any]:
+        return {**one._asdict(), "scores": await ask(_messages(one.text), _validate, response_format=_FORMAT)}
+
+    ask_of_each(
+        "annotate",
+        options.output,
+        ANNOTATIONS,
+        _sample(documents, settings),
+        settings,
+        scored,
+        lambda one: {"id": one.id, "source": one.source},
+        noun="annotated",
+        work=work,
+    )
+    return None
 
 
-def estimate(documents: Documents, settings: AnnotateStage) -> dict[str, Any]:
-    """What annotating would cost at most one answer a document; tokens are guessed from characters."""
-    sample = _sample(documents, settings)
-    characters = sum(len(json.dumps(_body(one.text, settings), ensure_ascii=False)) for one in sample)
+def _estimate(sample: list[_Sampled], settings: AnnotateStage) -> dict[str, Any]:
+    fixed = {"model": settings.model, "temperature": 0, "response_format": _FORMAT}
+    bodies = ({**fixed, "messages": _messages(one.text)} for one in sample)
+    characters = sum(len(json.dumps(body, ensure_ascii=False)) for body in bodies)
     asked, answered = round(characters / settings.characters_per_token), _ANSWER_TOKENS * len(sample)
     return {
         "documents": len(sample),
@@ -95,79 +114,28 @@ def estimate(documents: Documents, settings: AnnotateStage) -> dict[str, Any]:
     }
 
 
-def annotate_documents(documents: Documents, output: Path, settings: AnnotateStage) -> None:
-    """As `annotate`."""
-    refuse_existing(output)
-    work = annotate_work(documents, settings)
-    endpoint = endpoint_of(settings)
-    sample = _sample(documents, settings)
-    with (
-        AnswerLog(output.with_name(f"{output.name}.answers.jsonl")) as log,
-        counted("annotate", len(sample)) as advance,
-    ):
-
-        def ask(number: int) -> Awaitable[dict[str, int]]:
-            return endpoint.ask(_body(sample[number].text, settings), _validate, log)
-
-        answers = asyncio.run(ask_all(len(sample), ask, endpoint, settings, advance))
-    _write(output, sample, answers, work)
-
-
-def annotate_work(documents: Documents, settings: AnnotateStage) -> dict[str, Any]:
-    """What the annotations depend on, besides the model's mood."""
-    return work_of("annotate", settings, input=documents.sha256)
-
-
-def _write(output: Path, sample: list[_Sampled], answers: Sequence[dict[str, int] | str], work: dict[str, Any]) -> None:
-    annotations = []
-    failed = []
-    for one, answer in zip(sample, answers, strict=True):
-        if isinstance(answer, str):
-            failed.append({"id": one.id, "source": one.source, "reason": answer})
-        else:
-            annotations.append({**one._asdict(), "scores": answer})
-    if not annotations:
-        raise InputError(f"{output}: not one valid answer, the last: {answers[-1]}")
-    with atomic_directory(output) as directory:
-        write_notes(directory / ANNOTATIONS, annotations)
-        write_notes(directory / FAILED, failed)
-        manifest = {"stage": "annotate", "work": work, "annotated": len(annotations), "failed": len(failed)}
-        write_text(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
-    logger.info(f"annotate: {output}: {len(annotations):,} documents scored, {len(failed):,} given up")
-
-
-def _sample(documents: Documents, settings: AnnotateStage) -> list[_Sampled]:
+def _sample(documents: Documents, settings: AnnotateStage) -> Iterator[_Sampled]:
     """The documents with the least hashes of their texts, each text once, in that order."""
-    chosen: dict[str, tuple[int, int]] = {}
+    chosen: dict[str, tuple[int, int]] = {}  # by hash the part and the row
     limit = settings.documents
-    for number, table in enumerate(documents.tables()):
+    for part, table in enumerate(documents.tables()):
         for row, text in enumerate(table["text"].to_pylist()):
-            chosen.setdefault(hashlib.sha256(text.encode("utf-8")).hexdigest(), (number, row))
+            chosen.setdefault(hashlib.sha256(text.encode("utf-8")).hexdigest(), (part, row))
         if len(chosen) > 2 * limit:
             chosen = dict(sorted(chosen.items())[:limit])
-    wanted = sorted(chosen.items())[:limit]
-    sample = []
-    parts = {number for _, (number, _) in wanted}
-    tables = {}
-    for number in sorted(parts):
-        rows = np.array(sorted(row for _, (part, row) in wanted if part == number))
-        tables[number] = dict(
-            zip(rows.tolist(), read_part(documents.parts[number]).take(rows).to_pylist(), strict=True)
-        )
-    for digest, (number, row) in wanted:
-        record = tables[number][row]
-        sample.append(_Sampled(digest, record["id"], record["source"], record["text"][: settings.maximum_characters]))
-    return sample
+    chosen = dict(sorted(chosen.items())[:limit])
+    records: dict[tuple[int, int], dict[str, Any]] = {}
+    for part in sorted({part for part, _ in chosen.values()}):
+        rows = sorted(row for own, row in chosen.values() if own == part)
+        found = read_part(documents.parts[part]).take(rows).to_pylist()
+        records |= {(part, row): record for row, record in zip(rows, found, strict=True)}
+    for digest, place in chosen.items():
+        record = records[place]
+        yield _Sampled(digest, record["id"], record["source"], record["text"][: settings.maximum_characters])
 
 
-def _body(text: str, settings: AnnotateStage) -> dict[str, Any]:
-    schema = _Scores.model_json_schema()
-    return {
-        "model": settings.model,
-        "temperature": 0,
-        "messages": [{"role": "system", "content": _TASK}, {"role": "user", "content": text}],
-        "response_format": {"type": "json_schema", "json_schema": {"name": "scores", "strict": True, "schema": schema}},
-    }
+def _messages(text: str) -> Messages:
+    return [{"role": "system", "content": _TASK}, {"role": "user", "content": text}]
 
 
 def _validate(answer: str) -> dict[str, int]:

@@ -11,8 +11,8 @@ import torch
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.annotate import annotate_documents, annotate_work
-from vikhr_fast.corpus.chat import endpoint_of
+from vikhr_fast.corpus.annotate import ANNOTATIONS, Annotate, annotate
+from vikhr_fast.corpus.chat import ChatEndpoint
 from vikhr_fast.corpus.collect import collect_sources, collect_work
 from vikhr_fast.corpus.decontaminate import decontaminate_documents, decontaminate_work, evaluation_files
 from vikhr_fast.corpus.dedup_stage import dedup_documents, dedup_work
@@ -36,12 +36,12 @@ from vikhr_fast.corpus.quality_filter import filter_documents, filter_work
 from vikhr_fast.corpus.scrub import scrub_documents, scrub_work
 from vikhr_fast.corpus.settings import CorpusSettings, Machine, check_machine, read_settings
 from vikhr_fast.corpus.shard import encoder_for_shards
-from vikhr_fast.corpus.stage import read_manifest
+from vikhr_fast.corpus.stage import read_manifest, work_of
 from vikhr_fast.corpus.stats import corpus_page
 from vikhr_fast.corpus.token_counts import write_token_counts
-from vikhr_fast.corpus.train_filter import TrainFilter, train_filter, train_filter_work
+from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import write_text
+from vikhr_fast.files import sha256_of, write_text
 from vikhr_fast.report import write_report
 from vikhr_fast.run_directory import locked
 
@@ -121,7 +121,7 @@ class _Builder:
         if settings.decontaminate:
             evaluation_files(settings.decontaminate)
         if settings.annotate and not (self._output / ANNOTATED).exists():
-            endpoint_of(settings.annotate)
+            ChatEndpoint(settings.annotate)
         if settings.classifier:
             read_manifest(settings.classifier)
         if settings.mix:
@@ -131,13 +131,13 @@ class _Builder:
         """The stages of the quality filter."""
         settings = self._settings
         classifier = settings.classifier
-        if annotate := settings.annotate:
+        if asked := settings.annotate:
             annotations = self._output / ANNOTATED
-            work = annotate_work(documents, annotate)
-            self._stage(ANNOTATED, work, lambda output: annotate_documents(documents, output, annotate))
+            work = work_of("annotate", asked, input=documents.sha256)
+            self._stage(ANNOTATED, work, lambda output: annotate(Annotate(documents.directory, output, asked)))
             if train := settings.train_filter:
                 classifier = self._output / CLASSIFIER
-                work = train_filter_work(annotations, train)
+                work = work_of("train-filter", train, input=sha256_of(annotations / ANNOTATIONS))
                 self._stage(CLASSIFIER, work, lambda output: train_filter(TrainFilter(annotations, output, train)))
         if settings.filter and classifier:
             directory, chosen = classifier, settings.filter
@@ -155,7 +155,7 @@ class _Builder:
         self._stage(name, work, lambda output: run(output, before))
         return Documents.open(self._output / name)
 
-    def _stage(self, name: str, work: dict[str, Any], run: Callable[[Path], None]) -> None:
+    def _stage(self, name: str, work: dict[str, Any], run: Callable[[Path], object]) -> None:
         """Runs a stage, unless its output is there; notes down how long it took."""
         output = self._output / name
         if output.exists():

@@ -8,20 +8,30 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.documents import MANIFEST
 from vikhr_fast.corpus.settings import EndpointSettings
+from vikhr_fast.corpus.stage import counted, write_notes
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import sync_directory
+from vikhr_fast.files import atomic_directory, refuse_existing, sync_directory, write_json
 
-Validate = Callable[[str], Any]
-"""Makes JSON values of an answer; ValueError where it is not what was asked for."""
+FAILED = "failed.jsonl"
+"""What the endpoint gave no valid answer about, and why."""
+
+Messages = list[dict[str, Any]]
+Ask = Callable[..., Awaitable[Any]]
+"""`ask(messages, validate, **more)`: what `validate` makes of the answer's text, where it raises ValueError if that is
+not what was asked for; `more` are further fields of the request."""
+
+_Row = TypeVar("_Row")
 
 _REFUSED = {
     **dict.fromkeys((301, 302, 303, 307, 308), "the endpoint is elsewhere"),
@@ -33,8 +43,6 @@ _REFUSED = {
 _SHOWN_CHARACTERS = 200
 _LONGEST_WAIT = 60.0
 _FAILURES = 20  # without a single answer before them
-
-_Answer = TypeVar("_Answer")
 
 
 class GivenUpError(Exception):
@@ -83,7 +91,7 @@ class AnswerLog:
         sync_directory(self._path.parent)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def final(self, request: str) -> dict[str, Any] | None:
@@ -100,29 +108,15 @@ class AnswerLog:
 
 
 class ChatEndpoint:
-    """Asks the endpoint. The key goes into the request's header and nowhere else.
-
-    Args:
-        base_url: up to and with /v1.
-        key: None for an endpoint without keys.
-        requests_per_minute, attempts, timeout_seconds, backoff_seconds: see `AnnotateStage`.
+    """Asks the endpoint. The key, of the environment, goes into the request's header and nowhere else.
 
     Raises:
-        InputError: an URL that cannot be, or that holds a secret; or a key that cannot be.
+        InputError: no key for an endpoint that wants one, a key or an URL that cannot be, or an URL with a secret.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        key: str | None,
-        *,
-        requests_per_minute: float,
-        attempts: int,
-        timeout_seconds: float,
-        backoff_seconds: float,
-    ) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         try:
-            url = httpx.URL(base_url)
+            url = httpx.URL(settings.base_url)
         except httpx.InvalidURL:  # it may hold a secret, and so may the reason
             raise InputError("base_url: not an URL; it must be as https://HOST/v1") from None
         if url.scheme not in ("http", "https") or not url.host:
@@ -131,70 +125,61 @@ class ChatEndpoint:
             raise InputError(f"base_url: port {url.port}: must be 1 to 65535")
         if url.userinfo or url.query:
             raise InputError("base_url: must hold no user, password or query; the key goes into the environment")
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
-        if key and not re.fullmatch("[!-~]+", key):
+        self._key = os.environ.get(settings.key_variable, "").strip()  # of a file, it may end in a newline
+        if not self._key and settings.base_url == EndpointSettings.base_url:
+            raise InputError(f"{settings.key_variable}: not in the environment; put the endpoint's key there")
+        if not re.fullmatch("[!-~]*", self._key):
             raise InputError(
                 "the endpoint's key: must be ASCII without spaces; see what is in its environment variable"
             )
-        self._key = key
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._attempts, self._timeout = attempts, timeout_seconds
-        self._interval = 60 / requests_per_minute
-        self._backoff = wait_random_exponential(multiplier=backoff_seconds, max=_LONGEST_WAIT)
+        self.settings = settings
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self.client = httpx.AsyncClient(timeout=settings.timeout_seconds, headers=headers)
+        """To be opened around all that is asked."""
+        self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
+        self._backoff = wait_random_exponential(multiplier=settings.backoff_seconds, max=_LONGEST_WAIT)
         self._next = 0.0
         self._under_way: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    async def __aenter__(self) -> "ChatEndpoint":
-        self._client = httpx.AsyncClient(timeout=self._timeout, headers=self._headers)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
-
-    async def ask(self, body: dict[str, Any], validate: Validate, log: AnswerLog) -> Any:
-        """What `validate` makes of the answer to `body`: the one in the log, or a new one.
+    async def ask(self, log: AnswerLog, messages: Messages, validate: Callable[[str], Any], **more: Any) -> Any:
+        """As `Ask`: the answer that is in the log, or a new one.
 
         Raises:
             GivenUpError: none of the tries gave a valid answer, now or earlier.
             InputError: the endpoint refuses the key or the model, or does not answer.
         """
+        body = {"model": self.settings.model, "temperature": 0, "messages": messages, **more}
         request = request_hash(body)
         # Who asks the same meanwhile waits, and then finds the answer in the log.
         async with self._under_way.setdefault(request, asyncio.Lock()):
-            return await self._ask(body, validate, log, request)
+            if entry := log.final(request):
+                if entry["error"]:
+                    raise GivenUpError(entry["error"])
+                return validate(entry["answer"])
+            tries = AsyncRetrying(
+                stop=stop_after_attempt(self.settings.attempts),
+                wait=self._wait,
+                retry=retry_if_exception_type(_TryAgainError),
+                reraise=True,
+            )
+            try:
+                return await tries(self._try, body, validate, log, request)
+            except _TryAgainError as error:
+                if not error.is_answer:
+                    reason = f"{error} ({self.settings.attempts} tries)"
+                    raise InputError(f"{self._url}: {reason}; run the same command again to go on") from None
+                self._give_up(log, request, str(error))
 
-    async def _ask(self, body: dict[str, Any], validate: Validate, log: AnswerLog, request: str) -> Any:
-        if entry := log.final(request):
-            if entry["error"]:
-                raise GivenUpError(entry["error"])
-            return validate(entry["answer"])
-        tries = AsyncRetrying(
-            stop=stop_after_attempt(self._attempts),
-            wait=self._wait,
-            retry=retry_if_exception_type(_TryAgainError),
-            reraise=True,
-        )
-        try:
-            async for attempt in tries:
-                with attempt:
-                    return await self._try(body, validate, log, request)
-        except _TryAgainError as error:
-            if not error.is_answer:
-                reason = f"{error} ({self._attempts} tries)"
-                raise InputError(f"{self._url}: {reason}; run the same command again to go on") from None
-            self._give_up(log, request, str(error))
-        raise AssertionError  # tenacity returns or raises
-
-    def _give_up(self, log: AnswerLog, request: str, reason: str) -> None:
+    def _give_up(self, log: AnswerLog, request: str, reason: str) -> NoReturn:
         log.add({"request": request, "final": True, "answer": None, "error": reason, "usage": None})
         raise GivenUpError(reason)
 
-    async def _try(self, body: dict[str, Any], validate: Validate, log: AnswerLog, request: str) -> Any:
+    async def _try(self, body: dict[str, Any], validate: Callable[[str], Any], log: AnswerLog, request: str) -> Any:
         await self._pace()
         try:
-            response = await self._client.post(self._url, json=body)
+            response = await self.client.post(self._url, json=body)
         except httpx.TimeoutException:
-            raise _TryAgainError(f"no answer in {self._timeout:g} seconds") from None
+            raise _TryAgainError(f"no answer in {self.settings.timeout_seconds:g} seconds") from None
         except httpx.TransportError as error:
             raise _TryAgainError(self._hidden(str(error) or type(error).__name__)) from None
         if response.status_code in (408, 409, 425, 429) or response.status_code >= 500:
@@ -224,7 +209,7 @@ class ChatEndpoint:
         """Waits for this request's turn under the rate limit."""
         now = time.monotonic()
         self._next = max(self._next, now)
-        wait, self._next = self._next - now, self._next + self._interval
+        wait, self._next = self._next - now, self._next + 60 / self.settings.requests_per_minute
         await asyncio.sleep(wait)
 
     def _wait(self, state: RetryCallState) -> float:
@@ -237,63 +222,84 @@ class ChatEndpoint:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-def endpoint_of(settings: EndpointSettings) -> ChatEndpoint:
-    """The endpoint, with the key that the environment holds.
-
-    Raises:
-        InputError: no key for an endpoint that wants one, a key or an URL that cannot be.
-    """
-    key = os.environ.get(settings.key_variable, "").strip()  # of a file, it may end in a newline
-    if not key and settings.base_url == EndpointSettings.base_url:
-        raise InputError(f"{settings.key_variable}: not in the environment; put the endpoint's key there")
-    return ChatEndpoint(
-        settings.base_url,
-        key,
-        requests_per_minute=settings.requests_per_minute,
-        attempts=settings.attempts,
-        timeout_seconds=settings.timeout_seconds,
-        backoff_seconds=settings.backoff_seconds,
-    )
-
-
-async def ask_all(
-    count: int,
-    ask: Callable[[int], Awaitable[_Answer]],
-    endpoint: ChatEndpoint,
+def ask_of_each(
+    stage: str,
+    output: Path,
+    file: str,
+    rows: Iterable[_Row],
     settings: EndpointSettings,
-    advance: Callable[[int], None],
-) -> list[_Answer | str]:
-    """For each of `count` questions the answer, or why there is none.
+    ask_of: Callable[[_Row, Ask], Awaitable[dict[str, Any]]],
+    identity: Callable[[_Row], dict[str, Any]],
+    *,
+    noun: str,
+    work: dict[str, Any] | None = None,
+) -> None:
+    """Asks about every row, and writes what comes of it: complete or not at all, but for the log of answers beside it.
 
     Args:
-        count: how many.
-        ask: asks one of them, by its number.
-        endpoint: of `endpoint_of`.
-        settings: how many at once.
-        advance: is told of each that is through.
+        stage: for log lines, and the manifest.
+        output: the directory to make, with `file` and `FAILED`; the log of answers is OUTPUT.answers.jsonl.
+        file: of the records, as JSON lines.
+        rows: what to ask about; read after the settings are found good.
+        settings: the endpoint.
+        ask_of: makes the record of a row; GivenUpError where there is no valid answer.
+        identity: what `FAILED` says of a row besides the reason.
+        noun: what the records are.
+        work: what the output depends on, for a manifest; without it there is none.
 
     Raises:
-        InputError: what `ask` raises; or many questions without one valid answer.
+        InputError: the output exists, no key, an endpoint that refuses or does not answer, or not one valid answer.
     """
-    answers: list[_Answer | str] = [""] * count
-    numbers = iter(range(count))
+    refuse_existing(output)
+    endpoint = ChatEndpoint(settings)
+    rows = list(rows)
+    with (
+        AnswerLog(output.with_name(f"{output.name}.answers.jsonl")) as log,
+        counted(stage, len(rows)) as advance,
+    ):
+        ask = partial(endpoint.ask, log)
+        answers = asyncio.run(_ask_all(endpoint, [partial(ask_of, row, ask) for row in rows], advance))
+    done = [answer for answer in answers if isinstance(answer, dict)]
+    failed = [
+        {**identity(row), "reason": answer}
+        for row, answer in zip(rows, answers, strict=True)
+        if isinstance(answer, str)
+    ]
+    if not done:
+        raise InputError(f"{output}: not one valid answer, the last: {answers[-1]}")
+    with atomic_directory(output) as directory:
+        write_notes(directory / file, done)
+        write_notes(directory / FAILED, failed)
+        if work:
+            counts = {noun: len(done), "failed": len(failed)}
+            write_json(directory / MANIFEST, {"stage": stage, "work": work, **counts})
+    logger.info(f"{stage}: {output}: {len(done):,} {noun}, {len(failed):,} given up")
+
+
+async def _ask_all(
+    endpoint: ChatEndpoint, questions: list[Callable[[], Awaitable[dict[str, Any]]]], advance: Callable[[int], None]
+) -> list[dict[str, Any] | str]:
+    """For each of the questions the answer, or why there is none."""
+    answers: list[dict[str, Any] | str] = [""] * len(questions)
+    numbers = iter(range(len(questions)))
     given_up, answered = 0, 0
 
     async def work() -> None:
         nonlocal given_up, answered
         for number in numbers:
             try:
-                answers[number] = await ask(number)
+                answers[number] = await questions[number]()
                 answered += 1
             except GivenUpError as error:
                 answers[number] = str(error)
                 given_up += 1
                 if given_up >= _FAILURES and not answered:
-                    raise InputError(f"{settings.base_url}: no valid answer to {given_up} documents: {error}") from None
+                    url = endpoint.settings.base_url
+                    raise InputError(f"{url}: no valid answer to {given_up} questions: {error}") from None
             advance(1)
 
-    async with endpoint:
-        workers = [asyncio.create_task(work()) for _ in range(min(settings.concurrency, count))]
+    async with endpoint.client:
+        workers = [asyncio.create_task(work()) for _ in range(min(endpoint.settings.concurrency, len(questions)))]
         try:
             await asyncio.gather(*workers)
         finally:

@@ -1,11 +1,9 @@
 """A small encoder that tells good documents from bad ones: scores in batches of like length, calibrated."""
 
 import errno
-import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,56 +13,104 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 
+from vikhr_fast.devices import Device, device_of
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import sync_file
+from vikhr_fast.files import read_json, sync_file
 
 SETTINGS = "filter.json"
+_CHARACTERS_A_TOKEN = 16
 
 Scores = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.bool_]
 
 
-def load_encoder(name: str, revision: str | None, *, new_head: bool) -> tuple[Any, Any]:
-    """Tokenizer and encoder with one output, from a directory or the Hub.
+@dataclass(frozen=True)
+class Scorer:
+    """An encoder with one output, and its tokenizer."""
 
-    Args:
-        name: the directory, or the name on the Hub.
-        revision: on the Hub.
-        new_head: a head of another size gives way to a random one.
+    tokenizer: Any
+    model: Any
+    device: torch.device
+    dtype: torch.dtype
+    """What is computed in."""
 
-    Raises:
-        InputError: there is no such encoder.
-    """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
+    @classmethod
+    def load(
+        cls, name: str, revision: str | None = None, *, device: Device = "auto", has_new_head: bool = False
+    ) -> "Scorer":
+        """Loads both from a directory or the Hub.
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    options: dict[str, Any] = {
-        "revision": revision,
-        "trust_remote_code": False,
-        "local_files_only": Path(name).is_dir(),
-    }
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        options["ignore_mismatched_sizes"] = new_head
-        model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name}: no encoder that can be loaded: {reason[:300]}") from None
-    return tokenizer, model
+        Args:
+            name: the directory, or the name on the Hub.
+            revision: on the Hub.
+            device: auto is CUDA, in bfloat16, where there is a GPU.
+            has_new_head: a head of another size gives way to a random one.
 
+        Raises:
+            InputError: there is no such encoder, or no GPU for `cuda`.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
 
-def save_encoder(directory: Path, model: Any, tokenizer: Any) -> None:
-    """Writes both as transformers does. A full disk is the OSError that it is, where other libraries hide it."""
-    try:
-        model.to("cpu").save_pretrained(directory)
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from None
-    tokenizer.save_pretrained(directory)
-    for file in directory.iterdir():
-        sync_file(file)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        options: dict[str, Any] = {
+            "revision": revision,
+            "trust_remote_code": False,
+            "local_files_only": Path(name).is_dir(),
+        }
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            options["ignore_mismatched_sizes"] = has_new_head
+            model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{name}: no encoder that can be loaded: {reason[:300]}") from None
+        place, dtype = device_of(device)
+        return cls(tokenizer, model.to(place).eval(), place, dtype)
+
+    def save(self, directory: Path) -> None:
+        """Writes both as transformers does. A full disk is the OSError that it is, where other libraries hide it."""
+        try:
+            self.model.to("cpu").save_pretrained(directory)
+        except SafetensorError as error:
+            if f"os error {errno.ENOSPC}" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from None
+        self.tokenizer.save_pretrained(directory)
+        for file in directory.iterdir():
+            sync_file(file)
+
+    def encode(self, maximum_tokens: int, *columns: Sequence[str]) -> list[list[int]]:
+        """The first tokens of each text, special ones included; of two columns as one sequence, the longer cut first.
+
+        Only as much text is tokenized as can matter.
+        """
+        if not columns[0]:
+            return []
+        longest = maximum_tokens * _CHARACTERS_A_TOKEN
+        shown = ([text[:longest] for text in column] for column in columns)
+        ids: list[list[int]] = self.tokenizer(*shown, truncation=True, max_length=maximum_tokens)["input_ids"]
+        return ids
+
+    def logits(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """[texts] outputs of one forward, on the device."""
+        longest = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id or 0
+        tokens = torch.tensor([[*one, *[pad] * (longest - len(one))] for one in ids], device=self.device)
+        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids], device=self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            output: torch.Tensor = self.model(input_ids=tokens, attention_mask=mask).logits[:, 0]
+        return output
+
+    @torch.no_grad()
+    def score(self, ids: Sequence[Sequence[int]], batch_tokens: int = 16_384) -> Scores:
+        """float64 [texts]: the logit of each, computed in batches of like length."""
+        self.model.eval()
+        scores = np.zeros(len(ids))
+        for rows in batches_by_length([len(one) for one in ids], batch_tokens):
+            scores[rows] = self.logits([ids[row] for row in rows]).double().cpu().numpy()
+        return scores
 
 
 @dataclass(frozen=True)
@@ -74,81 +120,31 @@ class Classifier:
     The probability that a document is good is sigmoid(slope * logit + offset): calibrated on held-out documents.
     """
 
-    tokenizer: Any
-    model: torch.nn.Module
+    scorer: Scorer
     slope: float
     offset: float
     threshold: float
     maximum_tokens: int
-    device: torch.device
-    dtype: torch.dtype
 
     @classmethod
-    def load(cls, directory: Path, device: str = "auto") -> "Classifier":
+    def load(cls, directory: Path, device: Device = "auto") -> "Classifier":
         """Loads what `corpus train-filter` wrote.
 
         Raises:
             InputError: it is missing or something else, or there is no GPU for `cuda`.
         """
         try:
-            settings = json.loads((directory / SETTINGS).read_bytes())
+            settings = read_json(directory / SETTINGS)
             slope, offset, threshold = (float(settings[name]) for name in ("slope", "offset", "threshold"))
             maximum_tokens = int(settings["maximum_tokens"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (InputError, ValueError, KeyError, TypeError):
             raise InputError(f"{directory}: no classifier; make one with `vikhr-fast corpus train-filter`") from None
-        tokenizer, model = load_encoder(str(directory), None, new_head=False)
-        place, dtype = device_of(device)
-        return cls(tokenizer, model.to(place).eval(), slope, offset, threshold, maximum_tokens, place, dtype)
+        return cls(Scorer.load(str(directory), device=device), slope, offset, threshold, maximum_tokens)
 
-    def probabilities(
-        self, texts: Sequence[str], batch_tokens: int, advance: Callable[[int], None] = lambda _: None
-    ) -> Scores:
+    def probabilities(self, texts: Sequence[str], batch_tokens: int) -> Scores:
         """float64 [texts]: how probably each is good."""
-        logits = score(self.model, self.encode(texts), self.tokenizer, self.device, self.dtype, batch_tokens, advance)
-        return calibrated(logits, self.slope, self.offset)
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The first tokens of each text."""
-        return encode(self.tokenizer, texts, self.maximum_tokens)
-
-
-def device_of(name: str) -> tuple[torch.device, torch.dtype]:
-    """The device of `auto`, `cpu` or `cuda`, and what to compute in there."""
-    is_cuda = torch.cuda.is_available() if name == "auto" else name == "cuda"
-    if is_cuda and not torch.cuda.is_available():
-        raise InputError("device cuda: PyTorch finds no GPU; take auto or cpu")
-    return (torch.device("cuda"), torch.bfloat16) if is_cuda else (torch.device("cpu"), torch.float32)
-
-
-def encode(tokenizer: Any, texts: Sequence[str], maximum_tokens: int) -> list[list[int]]:
-    """The first tokens of each text, special ones included. Only as much text is tokenized as can matter."""
-    if not texts:
-        return []
-    shown = [text[: maximum_tokens * 16] for text in texts]
-    ids: list[list[int]] = tokenizer(shown, truncation=True, max_length=maximum_tokens)["input_ids"]
-    return ids
-
-
-@torch.no_grad()
-def score(
-    model: torch.nn.Module,
-    ids: Sequence[Sequence[int]],
-    tokenizer: Any,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int,
-    advance: Callable[[int], None] = lambda _: None,
-) -> Scores:
-    """float64 [texts]: the logit of each, computed in batches of like length."""
-    logits = np.zeros(len(ids))
-    for rows in batches_by_length([len(one) for one in ids], batch_tokens):
-        tokens, mask = padded([ids[row] for row in rows], tokenizer.pad_token_id or 0)
-        autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
-        with autocast:
-            output = model(input_ids=tokens.to(device), attention_mask=mask.to(device)).logits
-        logits[rows] = output[:, 0].double().cpu().numpy()
-        advance(len(rows))
-    return logits
+        ids = self.scorer.encode(self.maximum_tokens, texts)
+        return calibrated(self.scorer.score(ids, batch_tokens), self.slope, self.offset)
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -162,20 +158,12 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[in
     return batches
 
 
-def padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """int64 [texts, longest] tokens and their mask."""
-    longest = max(map(len, ids))
-    tokens = torch.tensor([[*one, *[pad] * (longest - len(one))] for one in ids])
-    mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids])
-    return tokens, mask
-
-
 def calibrated(logits: Scores, slope: float, offset: float) -> Scores:
     """Probabilities of logits."""
     return 1 / (1 + np.exp(-np.clip(slope * logits + offset, -60, 60)))
 
 
-def calibrate(logits: Scores, labels: npt.NDArray[np.bool_]) -> tuple[float, float]:
+def calibrate(logits: Scores, labels: Labels) -> tuple[float, float]:
     """Slope and offset with the least cross-entropy (Platt's scaling, with his targets, which keep them finite)."""
     good, bad = int(labels.sum()), int((~labels).sum())
     targets = np.where(labels, (good + 1) / (good + 2), 1 / (bad + 2))
@@ -224,10 +212,10 @@ class Quality:
     """F1 of finding the bad ones."""
 
     @classmethod
-    def of(cls, is_kept: npt.NDArray[np.bool_], is_good: npt.NDArray[np.bool_]) -> "Quality":
+    def of(cls, is_kept: Labels, is_good: Labels) -> "Quality":
         """Compares what was kept with what is good."""
 
-        def scores(found: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
+        def scores(found: Labels, wanted: Labels) -> tuple[float, float, float]:
             hits = int((found & wanted).sum())
             precision = hits / max(int(found.sum()), 1)
             recall = hits / max(int(wanted.sum()), 1)
@@ -237,7 +225,7 @@ class Quality:
         return cls(len(is_kept), int(is_kept.sum()), *scores(is_kept, is_good), noise_recall, noise_f1)
 
 
-def expected_calibration_error(probabilities: Scores, labels: npt.NDArray[np.bool_], bins: int = 10) -> float:
+def expected_calibration_error(probabilities: Scores, labels: Labels, bins: int = 10) -> float:
     """Mean distance of probability and share of good documents over bins of probability, weighted by their size."""
     places = np.minimum((probabilities * bins).astype(int), bins - 1)
     gaps = [

@@ -62,6 +62,16 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def is_finished(output: Path, work: dict[str, Any], settings: Any) -> bool:  # noqa: ARG001
+    """Whether a stage's output is there, made of the same work; InputError where it was made of something else."""
+    if not output.exists():
+        return False
+    if read_manifest(output)["work"] != json.loads(json.dumps(work)):
+        raise InputError(f"{output}: made of other input or settings; remove it or take another output")
+    logger.info(f"{work['stage']}: done before, {output}")
+    return True
+
+
 @contextmanager
 def document_stage(output: Path, work: dict[str, Any]) -> Iterator[tuple[Path, Path, Counts]]:
     """Gives a directory for parts, one for scratch files, and the counts to fill; ends with the manifest and a table.

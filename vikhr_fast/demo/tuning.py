@@ -14,8 +14,8 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.conversation import read_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.reward import SETTINGS
-from vikhr_fast.instruct.shard import is_held_out
 from vikhr_fast.report import Section, Table
+from vikhr_fast.splits import is_within
 from vikhr_fast.train.metrics import VALIDATION as VALIDATION_NAME
 from vikhr_fast.train.metrics import read_lines
 
@@ -119,6 +119,6 @@ def _exchanges(paths: DemoPaths) -> tuple[Exchange, ...]:
 def _held_out(path: Path, source: str, count: int) -> list[str]:
     """The first questions of a source that were not trained on."""
     questions = (
-        one.prompt for one in read_conversations([path]) if one.source == source and is_held_out(one, VALIDATION)
+        one.prompt for one in read_conversations([path]) if one.source == source and is_within(one.prompt, VALIDATION)
     )
     return list(islice(questions, count))

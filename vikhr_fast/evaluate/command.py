@@ -17,12 +17,11 @@ from tyro.conf import Positional
 import vikhr_kernels
 from vikhr_fast.companions import tokenizer_file
 from vikhr_fast.corpus.chat import AnswerLog
-from vikhr_fast.corpus.classifier import device_of
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.corpus.sources import checksum, source_files
 from vikhr_fast.corpus.stage import counted, write_notes
 from vikhr_fast.corpus.token_shards import TokenShards
-from vikhr_fast.devices import Device
+from vikhr_fast.devices import Device, device_of
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, questions_sha256

@@ -1,9 +1,7 @@
 """`evaluate translate`: a language model makes Ru-MMLU and Ru-MMLU-pro of the English originals, as for the paper."""
 
-import asyncio
 import json
 import re
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,14 +9,10 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.chat import AnswerLog, ask_all, endpoint_of
+from vikhr_fast.corpus.chat import Ask, ask_of_each
 from vikhr_fast.corpus.settings import EndpointSettings
-from vikhr_fast.corpus.stage import counted, write_notes
-from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import Question, choice_question, read_questions
-from vikhr_fast.files import atomic_directory, refuse_existing
-from vikhr_fast.instruct.translate import FAILED, refuse_lost
+from vikhr_fast.instruct.translate import refuse_lost
 
 QUESTIONS = "questions.jsonl"
 
@@ -55,37 +49,24 @@ def translate_questions(options: TranslateQuestions) -> None:
     Raises:
         InputError: questions that cannot be used, no key, an endpoint that refuses or does not answer.
     """
-    refuse_existing(options.output)
-    endpoint = endpoint_of(options.settings)
-    questions = read_questions(options.input, choice_question)
-    with (
-        AnswerLog(options.output.with_name(f"{options.output.name}.answers.jsonl")) as log,
-        counted("translate", len(questions)) as advance,
-    ):
+    questions = enumerate(read_questions(options.input, choice_question), start=1)
+    ask_of_each(
+        "evaluate translate",
+        options.output,
+        QUESTIONS,
+        ({"number": number, **question} for number, question in questions),
+        options.settings,
+        _translated,
+        lambda question: {"number": question["number"]},
+        noun="questions",
+    )
 
-        def ask(number: int) -> Awaitable[Question]:
-            question = questions[number]
-            shown = {"question": question["question"], "choices": question["choices"]}
-            messages = [
-                {"role": "system", "content": _TASK},
-                {"role": "user", "content": json.dumps(shown, ensure_ascii=False)},
-            ]
-            body = {"model": options.settings.model, "temperature": 0, "messages": messages}
-            return endpoint.ask(body, partial(translated_question, question), log)
 
-        answers = asyncio.run(ask_all(len(questions), ask, endpoint, options.settings, advance))
-    done = [{"number": number, **answer} for number, answer in enumerate(answers, start=1) if isinstance(answer, dict)]
-    failed = [
-        {"number": number, "reason": answer}
-        for number, answer in enumerate(answers, start=1)
-        if isinstance(answer, str)
-    ]
-    if not done:
-        raise InputError(f"{options.output}: not one valid answer, the last: {answers[-1]}")
-    with atomic_directory(options.output) as directory:
-        write_notes(directory / QUESTIONS, done)
-        write_notes(directory / FAILED, failed)
-    logger.info(f"evaluate translate: {options.output}: {len(done):,} questions, {len(failed):,} given up")
+async def _translated(question: Question, ask: Ask) -> Question:
+    shown = json.dumps({name: question[name] for name in ("question", "choices")}, ensure_ascii=False)
+    messages = [{"role": "system", "content": _TASK}, {"role": "user", "content": shown}]
+    translation: Question = await ask(messages, partial(translated_question, question))
+    return translation
 
 
 def translated_question(original: Question, text: str) -> Question:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from tyro.conf import Positional
@@ -15,7 +15,8 @@ from vikhr_fast.corpus.classifier import Scores
 from vikhr_fast.corpus.documents import Counts, add_counts
 from vikhr_fast.corpus.sources import checksum
 from vikhr_fast.corpus.stage import counted, show_counts, write_notes
-from vikhr_fast.errors import InputError
+from vikhr_fast.devices import Device
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import sha256_of, write_text
 from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
@@ -50,7 +51,7 @@ class FilterConversations:
     """Tokens scored at once, padding included."""
     chunk: int = 2048
     """Conversations scored between two savings."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto is CUDA where there is a GPU."""
 
 
@@ -60,7 +61,17 @@ def filter_conversations(options: FilterConversations) -> None:
     Raises:
         InputError: impossible options, unreadable conversations, no reward model, or nothing left.
     """
-    _refuse_impossible(options)
+    require(
+        options,
+        drop=(0 <= options.drop < 1, "0 or more and below 1"),
+        batch_tokens=(options.batch_tokens >= 1, "1 or more"),
+        chunk=(options.chunk >= 1, "1 or more"),
+    )
+    for source, share in options.drops.items():
+        if not 0 <= share < 1:
+            raise InputError(f"--drops {source} {share}: must be 0 or more and below 1")
+    if options.threshold is None and not options.drop and not options.drops:
+        raise InputError("instruct filter: give --threshold, --drop or --drops")
     with resumable_directory(options.output, _work(options)) as directory:
         scores = _score(options, scratch_of(directory))
         sources = [one.source for one in read_conversations(options.input)]
@@ -96,20 +107,6 @@ def kept_of(
         dropped = int(options.drops.get(source, options.drop) * len(own))
         kept[names == source] &= own >= np.sort(own)[dropped]
     return kept
-
-
-def _refuse_impossible(options: FilterConversations) -> None:
-    for name, value in (
-        ("--drop", options.drop),
-        *((f"--drops {name}", share) for name, share in options.drops.items()),
-    ):
-        if not 0 <= value < 1:
-            raise InputError(f"{name} {value}: must be 0 or more and below 1")
-    for name, count in (("batch-tokens", options.batch_tokens), ("chunk", options.chunk)):
-        if count < 1:
-            raise InputError(f"--{name} {count}: must be 1 or more")
-    if options.threshold is None and not options.drop and not options.drops:
-        raise InputError("instruct filter: give --threshold, --drop or --drops")
 
 
 def _work(options: FilterConversations) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """Preferences: of two answers to one prompt, which one is better."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -11,8 +10,6 @@ from vikhr_fast.corpus.sources import source_files
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.conversation import HALF_CHARACTER
 from vikhr_fast.instruct.schemas import nectar_prompt
-
-_SPAN = 1 << 64
 
 
 class Pair(NamedTuple):
@@ -47,12 +44,6 @@ def read_pairs(patterns: Iterable[Path], columns: Columns) -> Iterator[Pair]:
                         yield pair
                 except InputError as error:
                     raise InputError(f"{file}: row {number}: {error}") from None
-
-
-def is_held_out(pair: Pair, share: float) -> bool:
-    """By the hash of the prompt: all pairs of a prompt are on one side."""
-    digest = hashlib.sha256(pair.prompt.encode("utf-8")).digest()
-    return int.from_bytes(digest[:8], "big") < share * _SPAN
 
 
 def _pair(row: dict[str, Any], columns: Columns) -> Pair:

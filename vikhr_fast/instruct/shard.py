@@ -1,6 +1,5 @@
 """`instruct shard`: conversations become token shards in which only what the assistant says is predicted."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -16,12 +15,12 @@ from vikhr_fast.corpus.documents import Counts, add_counts
 from vikhr_fast.corpus.mix import SPLITS, TRAIN_TOML, train_toml
 from vikhr_fast.corpus.shard import Encoded, token_dtype, write_encoded
 from vikhr_fast.corpus.stage import show_counts
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import atomic_directory, refuse_existing, write_text
 from vikhr_fast.instruct.conversation import Conversation, read_conversations
+from vikhr_fast.splits import is_within
 
 _BATCH = 1024  # conversations
-_SPAN = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,6 @@ def cut_chat(chat: EncodedChat, tokens: int) -> Cut:
     return Cut(EncodedChat(chat.ids[:end], chat.is_trained[:end]), len(ends))
 
 
-def is_held_out(conversation: Conversation, share: float) -> bool:
-    """By the hash of what the user says first."""
-    return int.from_bytes(_digest(conversation)[:8], "big") < share * _SPAN
-
-
-def _digest(conversation: Conversation) -> bytes:
-    return hashlib.sha256(conversation.prompt.encode("utf-8")).digest()
-
-
 def shard_conversations(options: ShardConversations) -> None:
     """Writes `options.output`, complete or not at all.
 
@@ -82,7 +72,16 @@ def shard_conversations(options: ShardConversations) -> None:
         InputError: impossible options, unreadable conversations, a tokenizer or template that cannot be used, weights
             of unknown sources, or nothing left to train on.
     """
-    _refuse_impossible(options)
+    require(
+        options,
+        sequence_length=(options.sequence_length >= 2, "2 or more"),
+        validation=(0 <= options.validation < 1, "0 or more and below 1"),
+        shard_tokens=(options.shard_tokens >= 1, "positive"),
+        threads=(options.threads >= 0, "0 or more"),
+    )
+    for source, weight in options.weights.items():
+        if not 0 < weight < 1e6:
+            raise InputError(f"--weights {source} {weight}: must be above 0")
     refuse_existing(options.output)
     encoder = ChatEncoder(options.tokenizer)
     sources = list(dict.fromkeys(one.source for one in read_conversations(options.input)))
@@ -107,29 +106,14 @@ def shard_conversations(options: ShardConversations) -> None:
     logger.info(f"instruct shard: {options.output / TRAIN_TOML} names the shards for `vikhr-fast train`")
 
 
-def _refuse_impossible(options: ShardConversations) -> None:
-    for name, possible, wanted in (
-        ("sequence-length", options.sequence_length >= 2, "2 or more"),
-        ("validation", 0 <= options.validation < 1, "0 or more and below 1"),
-        ("shard-tokens", options.shard_tokens >= 1, "positive"),
-        ("threads", options.threads >= 0, "0 or more"),
-    ):
-        if not possible:
-            raise InputError(f"--{name} {getattr(options, name.replace('-', '_'))}: must be {wanted}")
-    for source, weight in options.weights.items():
-        if not 0 < weight < 1e6:
-            raise InputError(f"--weights {source} {weight}: must be above 0")
-
-
 def _chosen(options: ShardConversations, source: str, split: str) -> Iterator[Conversation]:
     """The conversations of one source and split, as often as they are taken."""
     weight = options.weights.get(source, 1.0)
     whole = int(weight)
     for this_round in range(whole + (weight > whole) if split == "train" else 1):
         for conversation in read_conversations(options.input):
-            is_validation = is_held_out(conversation, options.validation)
-            share = int.from_bytes(_digest(conversation)[8:16], "big") / _SPAN
-            is_wanted = is_validation or share < weight - this_round
+            is_validation = is_within(conversation.prompt, options.validation)
+            is_wanted = is_validation or is_within(conversation.prompt, weight - this_round, draw=1)
             if conversation.source == source and is_validation == (split == "validation") and is_wanted:
                 yield conversation
 

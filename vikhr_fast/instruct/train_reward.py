@@ -3,38 +3,32 @@
 P(chosen is better) = sigmoid(score(chosen) - score(rejected)); its log-likelihood is maximised.
 """
 
-import errno
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from tyro.conf import Positional
 
-from vikhr_fast.console import console, logger
-from vikhr_fast.corpus.classifier import device_of, load_encoder, padded, save_encoder, score
-from vikhr_fast.errors import InputError
-from vikhr_fast.files import refuse_existing, sha256_of, write_text
-from vikhr_fast.instruct.preferences import Columns, Pair, is_held_out, read_pairs
-from vikhr_fast.instruct.reward import SETTINGS, Answered, encode
-from vikhr_fast.instruct.reward_report import RewardReport, reward_page, reward_report
+from vikhr_fast.console import logger
+from vikhr_fast.corpus.classifier import Scorer
+from vikhr_fast.corpus.encoder_training import CHECKPOINT, EncoderTraining
+from vikhr_fast.errors import InputError, require
+from vikhr_fast.files import refuse_existing, sha256_of, write_json
+from vikhr_fast.instruct.preferences import Columns, Pair, read_pairs
+from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
+from vikhr_fast.instruct.reward_report import reward_page, reward_report
 from vikhr_fast.report import write_report
 from vikhr_fast.resumable import resumable_directory, scratch_of
-
-_BATCH_TOKENS = 16_384
-_WEIGHT_DECAY = 0.01
-_SPARE_BYTES = 1 << 20
+from vikhr_fast.splits import is_within
 
 
 @dataclass(frozen=True)
 class TrainReward:
-    """Trains a reward model on preferences: an encoder with one output, by transformers' Trainer.
+    """Trains a reward model on preferences: an encoder with one output.
 
     OUTPUT/report.html has the accuracy on held-out pairs, what length explains of it, and the calibration.
     """
@@ -55,7 +49,7 @@ class TrainReward:
     held_out: float = 0.1
     """Share of the prompts that the report is measured on."""
     learning_rate: float = 1e-5
-    """Peak learning rate; it falls linearly to 0."""
+    """Peak learning rate; it rises to it in the first tenth of the steps, then falls linearly to 0."""
     epochs: int = 1
     """Passes over the pairs."""
     batch: int = 16
@@ -74,45 +68,41 @@ def train_reward(options: TrainReward) -> None:
     Raises:
         InputError: unreadable or too few pairs, impossible options, or an encoder that cannot be loaded.
     """
-    _refuse_impossible(options)
+    require(
+        options,
+        maximum_tokens=(options.maximum_tokens >= 8, "8 or more"),
+        held_out=(0 < options.held_out < 1, "above 0 and below 1"),
+        learning_rate=(options.learning_rate > 0, "above 0"),
+        epochs=(options.epochs >= 1, "1 or more"),
+        batch=(options.batch >= 1, "1 or more"),
+        save_every=(options.save_every >= 1, "1 or more"),
+    )
     refuse_existing(options.output)
     pairs = list(read_pairs(options.input, Columns(*options.columns)))
-    held_out = [pair for pair in pairs if is_held_out(pair, options.held_out)]
-    train = [pair for pair in pairs if not is_held_out(pair, options.held_out)]
+    held_out = [pair for pair in pairs if is_within(pair.prompt, options.held_out)]
+    train = [pair for pair in pairs if not is_within(pair.prompt, options.held_out)]
     if not train or not held_out:
         files = ", ".join(map(str, options.input))
         raise InputError(f"{files}: {len(train)} pairs to train on and {len(held_out)} held out; give more")
     with resumable_directory(options.output, _work(pairs, options)) as directory:
         torch.manual_seed(options.seed)  # the new head is random
-        tokenizer, model = load_encoder(options.encoder, options.revision, new_head=True)
-        if tokenizer.pad_token_id is None:
+        scorer = Scorer.load(options.encoder, options.revision, has_new_head=True)
+        if scorer.tokenizer.pad_token_id is None:
             raise InputError(f"{options.encoder}: its tokenizer has no padding token; take another encoder")
         logger.info(f"instruct train-reward: {len(train):,} pairs, {len(held_out):,} held out")
-        _fit(model, tokenizer, train, options, scratch_of(directory))
-        report = _measured(model, tokenizer, held_out, options.maximum_tokens)
-        save_encoder(directory, model, tokenizer)
+        reward = RewardModel(scorer, options.maximum_tokens)
+        _train(reward, train, options, scratch_of(directory) / CHECKPOINT)
+        report = reward_report(held_out, *(reward.score(texts) for texts in _sides(held_out)))
+        scorer.save(directory)
         settings = {**asdict(options), "input": list(map(str, options.input)), "output": str(options.output)}
         values = {"maximum_tokens": options.maximum_tokens, "settings": settings, "held_out": asdict(report)}
-        write_text(directory / SETTINGS, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+        write_json(directory / SETTINGS, values)
         write_report(directory / "report.html", *reward_page(directory))
     low, high = report.interval
     logger.info(
         f"instruct train-reward: {options.output}: accuracy {report.accuracy:.3f} ({low:.3f} to {high:.3f}) on "
         f"{report.pairs:,} held-out pairs, the longer answer {report.length_accuracy:.3f}"
     )
-
-
-def _refuse_impossible(options: TrainReward) -> None:
-    for name, possible, wanted in (
-        ("maximum-tokens", options.maximum_tokens >= 8, "8 or more"),
-        ("held-out", 0 < options.held_out < 1, "above 0 and below 1"),
-        ("learning-rate", options.learning_rate > 0, "above 0"),
-        ("epochs", options.epochs >= 1, "1 or more"),
-        ("batch", options.batch >= 1, "1 or more"),
-        ("save-every", options.save_every >= 1, "1 or more"),
-    ):
-        if not possible:
-            raise InputError(f"--{name} {getattr(options, name.replace('-', '_'))}: must be {wanted}")
 
 
 def _work(pairs: list[Pair], options: TrainReward) -> dict[str, Any]:
@@ -125,77 +115,25 @@ def _work(pairs: list[Pair], options: TrainReward) -> dict[str, Any]:
     return {"stage": "instruct train-reward", "pairs": told.hexdigest(), "weights": weights, **settings}
 
 
-def _fit(model: Any, tokenizer: Any, pairs: list[Pair], options: TrainReward, scratch: Path) -> None:
-    """Trains the model in place; its savings are in `scratch`."""
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+def _sides(pairs: list[Pair]) -> tuple[list[Answered], list[Answered]]:
+    """The chosen answers and the rejected ones."""
+    chosen = [Answered(pair.prompt, pair.chosen) for pair in pairs]
+    return chosen, [Answered(pair.prompt, pair.rejected) for pair in pairs]
 
-    class PairTrainer(Trainer):
-        def compute_loss(
-            self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: object
-        ) -> Any:
-            outputs = model(**inputs)
-            chosen, rejected = outputs.logits[:, 0].float().chunk(2)
-            loss = -F.logsigmoid(chosen - rejected).mean()
-            return (loss, outputs) if return_outputs else loss
 
-    def batch(rows: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-        """The chosen answers, then the rejected ones."""
-        tokens, mask = padded([ids for side in zip(*rows, strict=True) for ids in side], tokenizer.pad_token_id)
-        return {"input_ids": tokens, "attention_mask": mask}
+def _train(reward: RewardModel, pairs: list[Pair], options: TrainReward, checkpoint: Path) -> None:
+    sides = [reward.encode(texts) for texts in _sides(pairs)]
 
-    chosen, rejected = (
-        encode(tokenizer, [Answered(pair.prompt, getattr(pair, side)) for pair in pairs], options.maximum_tokens)
-        for side in ("chosen", "rejected")
-    )
-    device, _ = device_of("auto")
-    arguments = TrainingArguments(
-        output_dir=str(scratch),
+    def loss_of(rows: list[int]) -> torch.Tensor:
+        chosen, rejected = reward.scorer.logits([ids[row] for ids in sides for row in rows]).float().chunk(2)
+        return -F.logsigmoid(chosen - rejected).mean()
+
+    EncoderTraining(
+        stage="instruct train-reward",
+        epochs=options.epochs,
+        batch=options.batch,
         learning_rate=options.learning_rate,
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=options.batch,
-        weight_decay=_WEIGHT_DECAY,
-        warmup_steps=0.1,  # of all steps
         seed=options.seed,
-        use_cpu=device.type == "cpu",
-        bf16=device.type == "cuda",
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
-        save_strategy="steps",
-        save_steps=options.save_every,
-        save_total_limit=1,  # the one before goes when the new one is whole
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=not console.is_terminal,
-    )
-    rows = list(zip(chosen, rejected, strict=True))
-    trainer = PairTrainer(model=model, args=arguments, train_dataset=rows, data_collator=batch)
-    trainer.remove_callback(PrinterCallback)  # standard output is for results
-    saved = _last_whole(scratch)
-    if saved is not None:
-        logger.info(f"instruct train-reward: going on after {saved.name}")
-    try:
-        trainer.train(resume_from_checkpoint=saved and str(saved))
-    except (RuntimeError, SafetensorError):
-        if shutil.disk_usage(scratch).free < _SPARE_BYTES:  # what writes the savings hides this reason
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from None
-        raise
-
-
-def _last_whole(scratch: Path) -> Path | None:
-    """The Trainer's newest saving that it finished; what it didn't finish is removed."""
-    whole: dict[int, Path] = {}
-    for path in scratch.glob("checkpoint-*"):
-        try:
-            state = json.loads((path / "trainer_state.json").read_bytes())  # written last
-            whole[int(state["global_step"])] = path
-        except (OSError, ValueError):
-            shutil.rmtree(path)
-    return whole[max(whole)] if whole else None
-
-
-def _measured(model: Any, tokenizer: Any, held_out: list[Pair], maximum_tokens: int) -> RewardReport:
-    device, dtype = device_of("auto")
-    model.to(device).eval()
-    texts = [Answered(p.prompt, p.chosen) for p in held_out] + [Answered(p.prompt, p.rejected) for p in held_out]
-    scores = score(model, encode(tokenizer, texts, maximum_tokens), tokenizer, device, dtype, _BATCH_TOKENS)
-    return reward_report(held_out, scores[: len(held_out)], scores[len(held_out) :])
+        warm_up=0.1,
+        save_every=options.save_every,
+    ).run(reward.scorer.model, len(pairs), loss_of, checkpoint)

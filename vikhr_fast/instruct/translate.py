@@ -4,10 +4,8 @@ Of each conversation the system message and what the user says first are transla
 anew: a translated answer would keep the wording and the mistakes of the original.
 """
 
-import asyncio
 import re
 from collections import Counter
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,16 +14,11 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from vikhr_fast.chat.template import Message
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.chat import AnswerLog, ChatEndpoint, ask_all, endpoint_of
+from vikhr_fast.corpus.chat import Ask, ask_of_each
 from vikhr_fast.corpus.settings import EndpointSettings
-from vikhr_fast.corpus.stage import counted, write_notes
-from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, refuse_existing
-from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
+from vikhr_fast.errors import require
+from vikhr_fast.instruct.conversation import Conversation, read_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS, language_of
-
-FAILED = "failed.jsonl"
 
 # What a translation must leave alone: code blocks and inline code, formulas, tags, addresses, placeholders.
 _KEPT = re.compile(
@@ -62,52 +55,28 @@ def translate(options: Translate) -> None:
     Raises:
         InputError: unreadable conversations, no key, an endpoint that refuses or does not answer.
     """
-    if options.language not in _LANGUAGES:
-        raise InputError(f"--language {options.language}: must be one of {', '.join(_LANGUAGES)}")
-    refuse_existing(options.output)
-    endpoint = endpoint_of(options.settings)
-    conversations = list(read_conversations(options.input))
-    with (
-        AnswerLog(options.output.with_name(f"{options.output.name}.answers.jsonl")) as log,
-        counted("translate", len(conversations)) as advance,
-    ):
-
-        def ask(number: int) -> Awaitable[Conversation]:
-            return _translated(conversations[number], options, endpoint, log)
-
-        answers = asyncio.run(ask_all(len(conversations), ask, endpoint, options.settings, advance))
-    done = [answer for answer in answers if isinstance(answer, Conversation)]
-    failed = [
-        {"id": conversation.id, "reason": answer}
-        for conversation, answer in zip(conversations, answers, strict=True)
-        if isinstance(answer, str)
-    ]
-    if not done:
-        raise InputError(f"{options.output}: not one valid answer, the last: {answers[-1]}")
-    with atomic_directory(options.output) as directory:
-        write_conversations(directory / CONVERSATIONS, done)
-        write_notes(directory / FAILED, failed)
-    logger.info(f"instruct translate: {options.output}: {len(done):,} conversations, {len(failed):,} given up")
+    require(options, language=(options.language in _LANGUAGES, f"one of {', '.join(_LANGUAGES)}"))
+    ask_of_each(
+        "instruct translate",
+        options.output,
+        CONVERSATIONS,
+        read_conversations(options.input),
+        options.settings,
+        partial(_translated, options.language),
+        lambda conversation: {"id": conversation.id},
+        noun="conversations",
+    )
 
 
-async def _translated(
-    conversation: Conversation, options: Translate, endpoint: ChatEndpoint, log: AnswerLog
-) -> Conversation:
-    task = _TRANSLATE.format(language=_LANGUAGES[options.language])
-    model = options.settings.model
+async def _translated(language: str, conversation: Conversation, ask: Ask) -> dict[str, Any]:
+    task = {"role": "system", "content": _TRANSLATE.format(language=_LANGUAGES[language])}
     messages = []
     for role, content in conversation.messages[: 2 if conversation.messages[0].role == "system" else 1]:
-        body = _body(model, [{"role": "system", "content": task}, {"role": "user", "content": content}])
-        text = await endpoint.ask(body, partial(checked_translation, content, options.language), log)
-        messages.append(Message(role, text))
-    body = _body(model, [message._asdict() for message in messages])
-    answer = await endpoint.ask(body, partial(_checked_answer, options.language), log)
+        said = [task, {"role": "user", "content": content}]
+        messages.append(Message(role, await ask(said, partial(checked_translation, content, language))))
+    answer = await ask([message._asdict() for message in messages], partial(_checked_answer, language))
     messages.append(Message("assistant", answer))
-    return Conversation(conversation.id, conversation.source, options.language, tuple(messages))
-
-
-def _body(model: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"model": model, "temperature": 0, "messages": messages}
+    return conversation._replace(language=language, messages=tuple(messages)).record()
 
 
 def checked_translation(original: str, language: str, text: str) -> str:
