@@ -29,7 +29,7 @@ from vikhr_fast.corpus.scrub import Scrub
 from vikhr_fast.corpus.shard import Shard
 from vikhr_fast.corpus.stats import Stats
 from vikhr_fast.corpus.train_filter import TrainFilter
-from vikhr_fast.demo import Demo
+from vikhr_fast.demo.pipeline import Demo
 from vikhr_fast.doctor import Doctor
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.evaluate.command import Evaluate
@@ -109,6 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(ExitCode.BAD_INPUT, f"{error.filename}: {error.strerror}", level)
     except KeyboardInterrupt:
         _fail(ExitCode.INTERRUPTED, "interrupted", level)
+
+
+def parse(words: list[str]) -> tuple[Callable[[Any], object], Any]:
+    """The function and the options of a command; SystemExit where the words are wrong."""
+    return _run, _parse(words)
 
 
 def _parse(arguments: list[str]) -> Any:
@@ -310,7 +315,7 @@ def _run(options: Any) -> int:
         case Ablate():
             from vikhr_fast.ablate.command import ablate
 
-            ablate(options, _parse, main)
+            ablate(options)
         case Report():
             from vikhr_fast.run_report.command import report_run
 
