@@ -97,7 +97,7 @@ def test_a_killed_ablation_goes_on_and_ends_with_the_same_bytes(
     unit.write_text("{")
     code, _, err = run(capsys, grids, whole)
     assert code == 3
-    assert f"{unit}: not readable as a unit's figures" in err
+    assert f"{unit}: damaged: line 1, column 2: not JSON" in err
 
 
 def test_a_command_that_fails_ends_the_ablation_with_its_line(
@@ -108,7 +108,7 @@ def test_a_command_that_fails_ends_the_ablation_with_its_line(
     code, _, err = run(capsys, grids, tmp_path / "run")
     assert code == 3
     last = err.splitlines()[-1]
-    assert last.startswith("vikhr-fast: error: shared: tokenizer: ended with exit code 3: vikhr-fast: error: ")
+    assert last.startswith("vikhr-fast: error: shared: tokenizer: ended with exit code 3: error: ")
     assert "more in" in last
     # Mended, the stages are other ones than those that were begun.
     stages.write_text(stages.read_text().replace("--vocab-size 40000", "--vocab-size 400"))

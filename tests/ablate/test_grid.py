@@ -7,7 +7,7 @@ import pytest
 
 from vikhr_fast.ablate.command import GRIDS
 from vikhr_fast.ablate.grid import read_grid
-from vikhr_fast.ablate.works import Works
+from vikhr_fast.ablate.works import works_of
 from vikhr_fast.cli import main
 
 TABLES = ("vocab", "filter", "kl", "instruct")
@@ -50,19 +50,20 @@ def test_the_share_of_the_kl_is_a_grid_beside_the_papers(tmp_path: Path, capsys:
 
 def test_what_all_seeds_share_is_made_once_and_what_needs_a_seed_once_a_seed(tmp_path: Path) -> None:
     grid = read_grid(GRIDS / "demo" / "kl.toml")
-    works = Works(grid, tmp_path, {"data": "bundled", "max-bytes": "1"}, range(2))
-    names = [work.name for work in works.works.values()]
+    works, _ = works_of(grid, tmp_path, {"data": "bundled", "max-bytes": "1"}, range(2))
+    names = [work.name for work in works.values()]
     assert names.count("shared: texts") == 1
     assert [name for name in names if "adapted" in name] == ["shared: adapted, seed 0", "shared: adapted, seed 1"]
     seen: set[Path] = set()
-    for work in works.works.values():
+    for work in works.values():
         assert seen.issuperset(work.needs)
         assert len(work.needs) == len(set(work.needs))
         seen.add(work.done)
-    other = Works(read_grid(GRIDS / "demo" / "vocab.toml"), tmp_path, {"data": "bundled", "max-bytes": "1"}, range(2))
-    both = works.works.keys() & other.works.keys()
+    vocab = read_grid(GRIDS / "demo" / "vocab.toml")
+    other, _ = works_of(vocab, tmp_path, {"data": "bundled", "max-bytes": "1"}, range(2))
+    both = works.keys() & other.keys()
     assert tmp_path / "shared" / "seed-1" / "cpt" / "model" in both
-    assert all(works.works[done] == other.works[done] for done in both)
+    assert all(works[done] == other[done] for done in both)
 
 
 MISTAKES = {

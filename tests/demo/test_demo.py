@@ -10,7 +10,7 @@ import pytest
 from browser import assert_good
 
 from vikhr_fast.console import logger
-from vikhr_fast.demo import Demo, run_demo
+from vikhr_fast.demo.pipeline import Demo, run_demo
 from vikhr_fast.demo.results import LABELS
 from vikhr_fast.demo.text import text_source
 from vikhr_fast.errors import InputError
@@ -138,15 +138,16 @@ def test_a_table_is_printed_and_a_second_run_redoes_nothing(
     output = capsys.readouterr().out
     assert re.search(r"CPT \+ KL +│ +\d\.\d{3} │ +\d\.\d{3} │", output)
     assert f"Report: {finished.output / 'report.html'}" in output
-    assert "seed 0: cpt-kl: done before" in stage_log.text
+    assert "cpt-kl, seed 0: done before" in stage_log.text
     assert "begins" not in stage_log.text
 
 
-def test_a_dry_run_says_what_is_to_do(tiny: Demo, tmp_path: Path, stage_log: pytest.LogCaptureFixture) -> None:
+def test_a_dry_run_shows_the_commands(tiny: Demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_demo(replace(tiny, output=tmp_path / "run", seeds=2, dry_run=True))
     assert not (tmp_path / "run").exists()
-    assert "russian tokenizer: to do" in stage_log.text
-    assert "seed 1: cpt-kl: to do" in stage_log.text
+    output = capsys.readouterr().out
+    assert "to do: russian-tokenizer: tokenizer train --input " in output
+    assert f"to do: cpt-kl, seed 1: train --config {tiny.pretrain} --model {tmp_path}/run/seed-1/adapted " in output
 
 
 def test_an_interrupted_demo_goes_on_where_it_was(finished: Demo) -> None:

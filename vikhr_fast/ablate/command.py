@@ -2,12 +2,12 @@
 
 import contextlib
 import io
+import json
 import os
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
 from tyro.conf import Positional
@@ -15,19 +15,17 @@ from tyro.conf import Positional
 from vikhr_fast.ablate.collect import collect
 from vikhr_fast.ablate.grid import Grid, names_in, read_grid
 from vikhr_fast.ablate.results import ABLATION, Ablation, write_ablation
-from vikhr_fast.ablate.run import Main, run_works
-from vikhr_fast.ablate.works import SHARED, Work, Works
-from vikhr_fast.config import PRESETS, TrainConfig
+from vikhr_fast.ablate.works import SHARED, Work, parse, works_of
+from vikhr_fast.config import PRESETS
 from vikhr_fast.console import logger
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import write_text
 from vikhr_fast.plan.command import Plan, estimate
 from vikhr_fast.run_directory import locked, record_run
+from vikhr_fast.stages import run_stages_at_once
 
 GRIDS = PRESETS / "ablations"
 _WIDTH_OF_FILES = 200  # a table isn't cut where nobody's window is
-Parse = Callable[[list[str]], Any]
-"""Gives the options that the words of a command of this package stand for; SystemExit where they are wrong."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +56,19 @@ class Ablate:
     """Check grids and commands, say what would be run and what the trainings would cost, and stop."""
 
 
-def ablate(options: Ablate, parse: Parse, main: Main) -> None:
+def ablate(options: Ablate) -> None:
     """Runs what isn't done yet; writes and prints the tables.
-
-    Args:
-        options: which tables, and how.
-        parse: reads a command's words, to find mistakes in the grids before any work.
-        main: runs a command.
 
     Raises:
         InputError: impossible options, a wrong grid, a command that fails, an output of another ablation.
     """
     if not options.tables:
         raise InputError("ablate: no table; give vocab, filter, kl, instruct or fraction")
-    for flag, value in (("--seeds", options.seeds), ("--jobs", options.jobs or None)):
-        if value is not None and value < 1:
-            raise InputError(f"{flag} {value}: must be 1 or more")
+    require(
+        options,
+        seeds=(options.seeds is None or options.seeds >= 1, "1 or more"),
+        jobs=(options.jobs >= 0, "0 or more"),
+    )
     directory = options.scale if options.scale.is_dir() else GRIDS / options.scale
     if not directory.is_dir():
         known = ", ".join(sorted(path.name for path in GRIDS.iterdir()))
@@ -81,29 +76,31 @@ def ablate(options: Ablate, parse: Parse, main: Main) -> None:
     if absent := [table for table in options.tables if not (directory / f"{table}.toml").is_file()]:
         raise InputError(f"ablate: {directory} has no grid for {', '.join(absent)}")
     grids = [read_grid(directory / f"{table}.toml") for table in dict.fromkeys(options.tables)]
-    inputs = _inputs(options, grids)
-    every: dict[str, Works] = {
-        grid.name: Works(grid, options.output, inputs, range(grid.seeds if options.seeds is None else options.seeds))
-        for grid in grids
-    }
+    given = _given(options, grids)
+    needed = {name for grid in grids for name in grid.inputs}
+    if unknown := sorted(given.keys() - needed):
+        known = ", ".join(sorted(needed)) or "none"
+        raise InputError(f"--inputs {', '.join(unknown)}: no such input; there are {known}")
+    inputs = {name: given.get(name, name.upper()) for name in needed}
+    works: dict[str, dict[Path, Work]] = {}
+    units: dict[str, dict[str, list[Path]]] = {}
     for grid in grids:
-        _check_commands(every[grid.name], directory / f"{grid.name}.toml", parse)
-    works = {done: work for own in every.values() for done, work in own.works.items()}
+        seeds = range(grid.seeds if options.seeds is None else options.seeds)
+        works[grid.name], units[grid.name] = works_of(grid, options.output, inputs, seeds)
+        _check_commands(works[grid.name].values(), directory / f"{grid.name}.toml")
     if options.dry_run:
-        _show_plan(grids, every, parse)
+        _show_plan(grids, works)
         return
-    if missing := sorted({name for grid in grids for name in grid.inputs} - _given(options, grids).keys()):
+    if missing := sorted(needed - given.keys()):
         raise InputError(f"--inputs: {', '.join(missing)}: must be given; --dry-run says what they are")
     with locked(options.output):
         for grid in grids:
             _record(grid, options.output, inputs)
         jobs = options.jobs or (1 if any(grid.launcher for grid in grids) else os.cpu_count() or 1)
-        launcher = next((grid.launcher for grid in grids if grid.launcher), ())
-        run_works(list(works.values()), options.output / "logs", jobs, launcher, main)
+        every = {done: work.as_stage() for own in works.values() for done, work in own.items()}
+        run_stages_at_once(list(every.values()), options.output / "logs", jobs)
         for grid in grids:
-            own = every[grid.name]
-            seeds = range(len(own.units[grid.control]))
-            _write(collect(grid, options.scale.name, seeds, own.units), options.output / grid.name)
+            _write(collect(grid, options.scale.name, units[grid.name]), options.output / grid.name)
 
 
 def _given(options: Ablate, grids: list[Grid]) -> dict[str, str]:
@@ -113,62 +110,36 @@ def _given(options: Ablate, grids: list[Grid]) -> dict[str, str]:
     return {**defaults, **data, **options.inputs}
 
 
-def _inputs(options: Ablate, grids: list[Grid]) -> dict[str, str]:
-    """Every grid's inputs; one without a value stands for itself in capitals."""
-    known = {name for grid in grids for name in grid.inputs}
-    given = _given(options, grids)
-    if unknown := sorted(given.keys() - known):
-        raise InputError(
-            f"--inputs {', '.join(unknown)}: no such input; there are {', '.join(sorted(known)) or 'none'}"
-        )
-    return {name: given.get(name, name.upper()) for name in known}
-
-
-def _check_commands(works: Works, path: Path, parse: Parse) -> None:
+def _check_commands(works: Iterable[Work], path: Path) -> None:
     """Has the real command line read every stage once; InputError where it refuses."""
-    checked = set()
-    for work in works.works.values():
-        if work.stage is not None and work.stage not in checked:
-            checked.add(work.stage)
-            _parsed(work, path, parse)
-
-
-def _parsed(work: Work, path: Path, parse: Parse) -> Any:
-    from vikhr_fast.ablate.inputs import parse_input
-
-    words = work.parsable_words()
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return parse_input(words[1:]) if words[0] == "inputs" else parse(words)
-    except SystemExit:
-        lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
-        reason = " ".join(line for line in lines if line and not line.startswith(("For full", "Parsing")))
-        raise InputError(f"{path}: stages.{work.stage}: not a command of this package: {reason}") from None
-    except InputError as error:
-        raise InputError(f"{path}: stages.{work.stage}: {error}") from None
+    for stage, work in {work.stage: work for work in works if work.stage is not None}.items():
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                parse(work.parsable_words())
+        except SystemExit:
+            lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
+            reason = " ".join(line for line in lines if line and not line.startswith(("For full", "Parsing")))
+            raise InputError(f"{path}: stages.{stage}: not a command of this package: {reason}") from None
+        except InputError as error:
+            raise InputError(f"{path}: stages.{stage}: {error}") from None
 
 
 def _record(grid: Grid, output: Path, inputs: Mapping[str, str]) -> None:
     """Writes down what the outputs depend on, or compares it with what was written before."""
     commands = {name: stage.run for name, stage in grid.stages.items()}
-    own = {name: run for name, run in commands.items() if name not in grid.shared}
+    shared = {name: run for name, run in commands.items() if name in grid.shared}
     arms = {name: {key: value for key, value in vars(arm).items() if key != "label"} for name, arm in grid.arms.items()}
-    values = {name: inputs[name] for name in grid.inputs}
-    config = {"inputs": values, "sequence_length": grid.sequence_length, "stages": own, "arms": _json(arms)}
-    record_run(output / grid.name, config)
-    if grid.shared:
-        shared = {name: run for name, run in commands.items() if name in grid.shared}
-        mentioned = set().union(*map(names_in, shared.values()))
-        used = {name: value for name, value in inputs.items() if name in mentioned}
+    config = {
+        "inputs": {name: inputs[name] for name in grid.inputs},
+        "sequence_length": grid.sequence_length,
+        "stages": {name: run for name, run in commands.items() if name not in shared},
+        "arms": arms,
+    }
+    record_run(output / grid.name, json.loads(json.dumps(config)))  # tuples as lists, as they are read again
+    if shared:
+        used = {name: inputs[name] for name in sorted(names_in(*shared.values()) & inputs.keys())}
         record_run(output / SHARED, {"inputs": used, "stages": shared})
-
-
-def _json(values: Any) -> Any:
-    """Tuples as lists, all the way down, so that what is read again is equal."""
-    if isinstance(values, dict):
-        return {key: _json(value) for key, value in values.items()}
-    return [_json(value) for value in values] if isinstance(values, tuple) else values
 
 
 def _write(ablation: Ablation, directory: Path) -> None:
@@ -189,7 +160,7 @@ def _write(ablation: Ablation, directory: Path) -> None:
     logger.info(f"{directory / 'report.html'}: the same as a page, with plots")
 
 
-def _show_plan(grids: list[Grid], every: Mapping[str, Works], parse: Parse) -> None:
+def _show_plan(grids: list[Grid], works: Mapping[str, Mapping[Path, Work]]) -> None:
     """Prints every command, done or to do, and what the trainings would cost where the grid says how large they are."""
     console = Console(soft_wrap=True)
     shown: set[Path] = set()
@@ -202,27 +173,22 @@ def _show_plan(grids: list[Grid], every: Mapping[str, Works], parse: Parse) -> N
             console.print(f"  input {name}: {one.help}{default}", markup=False)
         for note in grid.notes:
             console.print(f"  {note}", markup=False)
-        for done, work in every[grid.name].works.items():
-            if done in shown:
-                continue
-            shown.add(done)
-            state = "done" if done.exists() else "to do"
-            hours = _gpu_hours(grid, work, parse)
-            total += hours or 0
-            cost = "" if hours is None else f" [{hours:,.0f} GPU-hours]"
-            words = list(work.words)
-            if words[0] == "train" and grid.launcher:
-                words = [*grid.launcher, "-m", "vikhr_fast.train", *words[1:]]
-            console.print(f"  {state}: {work.name}{cost}: {shlex.join(words)}", markup=False, highlight=False)
+        for done, work in works[grid.name].items():
+            if done not in shown:
+                shown.add(done)
+                hours = _gpu_hours(grid, work)
+                total += hours
+                cost = f" [{hours:,.0f} GPU-hours]" if hours else ""
+                console.print(f"  {work.described(cost)}", markup=False, highlight=False)
     if total:
         console.print(f"{total:,.0f} GPU-hours of trainings in all, on A100-80GB as `vikhr-fast plan` reckons")
     console.print(f"{len(shown)} commands in all")
 
 
-def _gpu_hours(grid: Grid, work: Work, parse: Parse) -> float | None:
-    """What a training would take on the paper's hardware; None where the grid gives no tokens and shape."""
+def _gpu_hours(grid: Grid, work: Work) -> float:
+    """What a training would take on the paper's hardware; 0 where the grid gives no tokens and shape."""
     stage = None if work.stage is None else grid.stages[work.stage]
     if stage is None or stage.tokens is None or stage.shape is None:
-        return None
-    settings: TrainConfig = parse(work.parsable_words()).settings
-    return float(estimate(Plan(tokens=stage.tokens), settings, stage.shape)["gpu_hours"])
+        return 0.0
+    _, options = parse(work.parsable_words())
+    return float(estimate(Plan(tokens=stage.tokens), options.settings, stage.shape)["gpu_hours"])

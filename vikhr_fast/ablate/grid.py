@@ -1,5 +1,7 @@
 """A table's grid, read from TOML: arms, seeds, and the stages that make them, each a command of this package.
 
+The demo's stages are written the same way, without arms.
+
     name = "kl"                    table = 9                    title = "..."
     text = "what the perplexity is on"
     control = "ce"                 seeds = 3                    sequence_length = 256
@@ -26,29 +28,27 @@ steps, at as many tokens a step as the run of stage OTHER took, in which one tra
 
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
-from vikhr_fast.ablate.results import Column
+from vikhr_fast.ablate.results import Column, Pair
 from vikhr_fast.config import STRICT, read_toml, validated
 from vikhr_fast.errors import InputError
 from vikhr_fast.model_config import ModelConfig
 
-_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9/-]*$")]
 _Count = Annotated[int, Field(ge=1)]
 
-PLACEHOLDER = re.compile(r"\{(?:steps:(?P<run>[a-z0-9-]+):(?P<other>[a-z0-9-]+)|(?P<name>[^{}]*))\}")
+PLACEHOLDER = re.compile(r"\{(?:steps:(?P<run>[a-z0-9/-]+):(?P<other>[a-z0-9/-]+)|(?P<name>[^{}]*))\}")
 SEED = "seed"
 EQUAL_RUSSIAN = "english_at_equal_russian"
 """English bits per byte where both runs of a comparison have first reached the same Russian, interpolated."""
-REWARD = "reward"
-"""Mean reward of the model's own answers, drawn from its distribution."""
-COSTS = ("tokens", "teraflop", "tokens_per_word")
-MEASURES = ("perplexity", "bits_per_byte")
+_OTHER_COLUMNS = (EQUAL_RUSSIAN, "reward", "tokens", "teraflop", "tokens_per_word")
+_MEASURES = ("perplexity", "bits_per_byte")  # of each held-out text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,39 +93,10 @@ class ArmSettings:
     reward: str | None = None
     """and the reward model that scores its answers."""
 
-    def mentioned(self) -> tuple[str, ...]:
-        """All that may name stages."""
-        asked = (word for word in (self.questions, self.reward) if word is not None)
-        return (self.model, *self.held_out.values(), *self.runs, *self.words, *asked)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonSettings:
-    """Which arms to compare."""
-
-    __pydantic_config__ = STRICT
-
-    arm: str
-    against: str
-    label: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColumnSettings:
-    """A column of the table."""
-
-    __pydantic_config__ = STRICT
-
-    name: str
-    """HELD_OUT.perplexity, HELD_OUT.bits_per_byte, reward, tokens, teraflop, tokens_per_word,
-    english_at_equal_russian."""
-    label: str
-    digits: Annotated[int, Field(ge=0, le=6)] = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stages:
-    """What an included file has."""
+class Stages:
+    """What a grid has, a file that it includes, and the demo."""
 
     __pydantic_config__ = STRICT
 
@@ -134,7 +105,7 @@ class _Stages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid(_Stages):
+class Grid(Stages):
     """A table's grid; see the module's docstring."""
 
     name: Literal["vocab", "filter", "kl", "instruct", "fraction"]
@@ -142,38 +113,35 @@ class Grid(_Stages):
     text: str
     control: str
     arms: Annotated[dict[_Name, ArmSettings], Field(min_length=2)]
-    columns: Annotated[tuple[ColumnSettings, ...], Field(min_length=1)]
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
     table: _Count | None = None
     """Of the paper, if it has one."""
     seeds: _Count = 3
     sequence_length: Annotated[int, Field(ge=2)] = 1024
     """Tokens of a held-out text that are read at once."""
     include: tuple[str, ...] = ()
-    comparisons: tuple[ComparisonSettings, ...] = ()
+    comparisons: tuple[Pair, ...] = ()
     notes: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
     """What starts trainings, `torchrun` and its flags; nothing on one device."""
     shared: frozenset[str] = frozenset()
     """The stages that came from included files."""
 
-    @property
-    def table_columns(self) -> tuple[Column, ...]:
-        """As results have them."""
-        return tuple(Column(column.name, column.label, column.digits) for column in self.columns)
-
-    def pairs(self) -> tuple[ComparisonSettings, ...]:
+    def pairs(self) -> tuple[Pair, ...]:
         """The comparisons: those named, or every arm with the control."""
-        if self.comparisons:
-            return self.comparisons
         control = self.arms[self.control].label
-        return tuple(
-            ComparisonSettings(arm=name, against=self.control, label=f"{arm.label} against {control}")
-            for name, arm in self.arms.items()
-            if name != self.control
+        others = {name: arm.label for name, arm in self.arms.items() if name != self.control}
+        return self.comparisons or tuple(
+            Pair(arm=name, against=self.control, label=f"{label} against {control}") for name, label in others.items()
         )
 
 
-_GRID, _INCLUDED = pydantic.TypeAdapter(Grid), pydantic.TypeAdapter(_Stages)
+_GRID, _STAGES = pydantic.TypeAdapter(Grid), pydantic.TypeAdapter(Stages)
+
+
+def read_stages(path: Path) -> Stages:
+    """Reads stages alone; InputError as `read_grid`."""
+    return validated(_STAGES, read_toml(path), str(path))
 
 
 def read_grid(path: Path) -> Grid:
@@ -186,32 +154,25 @@ def read_grid(path: Path) -> Grid:
     values = read_toml(path)
     if "shared" in values:
         raise InputError(f"{path}: shared: unknown key")
-    inputs: dict[str, Any] = {}
-    shared: dict[str, Any] = {}
-    for name in values.get("include", ()):
-        file = path.parent / str(name)
-        more = validated(_INCLUDED, read_toml(file), str(file))
-        inputs, shared = {**inputs, **more.inputs}, {**shared, **more.stages}
     grid = validated(_GRID, values, str(path))
-    if twice := sorted(shared.keys() & grid.stages.keys()):
-        raise InputError(f"{path}: stages: {', '.join(twice)}: also in an included file; give it another name")
-    grid = validated(
-        _GRID,
-        {
-            **values,
-            "inputs": {**inputs, **grid.inputs},
-            "stages": {**shared, **grid.stages},
-            "shared": frozenset(shared),
-        },
-        str(path),
-    )
+    for name in grid.include:
+        more = read_stages(path.parent / name)
+        if twice := sorted(more.stages.keys() & grid.stages.keys()):
+            raise InputError(f"{path}: stages: {', '.join(twice)}: also in an included file; give it another name")
+        grid = replace(
+            grid,
+            inputs={**more.inputs, **grid.inputs},
+            stages={**more.stages, **grid.stages},
+            shared=grid.shared | more.stages.keys(),
+        )
     _check(grid, path)
     return grid
 
 
-def names_in(text: str) -> set[str]:
-    """The stages, inputs and `seed` that a text mentions."""
-    return {name for match in PLACEHOLDER.finditer(text) for name in match.groups() if name is not None}
+def names_in(*texts: str) -> set[str]:
+    """The stages, inputs and `seed` that texts mention."""
+    groups = (match.groups() for text in texts for match in PLACEHOLDER.finditer(text))
+    return {name for names in groups for name in names if name is not None}
 
 
 def _check(grid: Grid, path: Path) -> None:
@@ -225,14 +186,14 @@ def _check(grid: Grid, path: Path) -> None:
                 raise InputError(f"{path}: comparisons.{number}: no arm {side!r}; there are {arms}")
     if both := sorted(grid.inputs.keys() & grid.stages.keys()):
         raise InputError(f"{path}: {', '.join(both)}: an input and a stage; give one of them another name")
-    known = {SEED, *grid.inputs, *grid.stages}
-    texts = {f"stages.{name}": stage.run for name, stage in grid.stages.items()}
+    mentioned = {f"stages.{name}": names_in(stage.run) for name, stage in grid.stages.items()}
     for name, arm in grid.arms.items():
-        texts[f"arms.{name}"] = " ".join(arm.mentioned())
+        asked = (arm.questions or "", arm.reward or "")
+        mentioned[f"arms.{name}"] = names_in(arm.model, *arm.held_out.values(), *arm.runs, *arm.words, *asked)
         if (arm.questions is None) != (arm.reward is None):
             raise InputError(f"{path}: arms.{name}: questions and reward: give both, or none")
-    for place, text in texts.items():
-        if unknown := sorted(names_in(text) - known):
+    for place, names in mentioned.items():
+        if unknown := sorted(names - {SEED, *grid.inputs, *grid.stages}):
             raise InputError(f"{path}: {place}: no stage {', '.join(map(repr, unknown))}; add it under [stages]")
     for name, stage in grid.stages.items():
         try:
@@ -240,11 +201,11 @@ def _check(grid: Grid, path: Path) -> None:
         except ValueError as error:
             raise InputError(f"{path}: stages.{name}: {error}") from None
         _refuse_circle(grid, name, (), path)
-        runs = {run for match in PLACEHOLDER.finditer(stage.run) for run in (match["run"], match["other"]) if run}
+        runs = {run for match in PLACEHOLDER.finditer(stage.run) for run in match.group("run", "other") if run}
         if wrong := sorted(run for run in runs if not grid.stages[run].run.startswith("train ")):
             raise InputError(f"{path}: stages.{name}: steps: {', '.join(wrong)} is no training")
     held_out = {name for arm in grid.arms.values() for name in arm.held_out}
-    possible = {EQUAL_RUSSIAN, REWARD, *COSTS, *(f"{name}.{measure}" for name in held_out for measure in MEASURES)}
+    possible = {*_OTHER_COLUMNS, *(f"{name}.{measure}" for name in held_out for measure in _MEASURES)}
     if wrong := [column.name for column in grid.columns if column.name not in possible]:
         raise InputError(f"{path}: columns: no {', '.join(wrong)}; there are {', '.join(sorted(possible))}")
 

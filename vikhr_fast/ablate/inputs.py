@@ -1,38 +1,39 @@
-"""What the grids of the demo's scale begin with: texts, a model, noise and instructions, made here without network.
+"""What the demo and the grids of its scale begin with: texts, a model, noise and instructions, made without network.
 
-python -m vikhr_fast.ablate.inputs texts|start|noise|annotations|conversations ... --output DIRECTORY
+Their commands are `inputs texts|start|noise|annotations|conversations ... --output DIRECTORY`.
 """
 
 import hashlib
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
-from tyro.extras import SubcommandApp
 
 from vikhr_fast.ablate.noise import SEEN, bad_documents, nearly
-from vikhr_fast.console import configure_logging
 from vikhr_fast.corpus.annotate import ANNOTATIONS
 from vikhr_fast.corpus.documents import MANIFEST, Documents
 from vikhr_fast.corpus.read import read_documents
 from vikhr_fast.corpus.stage import write_notes
 from vikhr_fast.demo.instructions import INSTRUCTIONS, plant, write_encoder, write_preferences
-from vikhr_fast.demo.start import write_start
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN, text_source, write_texts
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, write_text
+from vikhr_fast.files import atomic_directory, write_json, write_text
 from vikhr_fast.instruct.conversation import read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert
 from vikhr_fast.splits import is_within
+from vikhr_fast.tokenizer import BpeEncoder
+from vikhr_fast.tokenizer.export import MODEL_NAME, export_tokenizer
 
 BUNDLED = "bundled"
+HEAD_SIZE = 32
+_POSITIONS = 1024
 _GOOD, _BAD = 4, 1
 _CRITERIA = ("informativeness", "usefulness", "grammar", "style", "safety")
 _WORDS_OF_NEAR_COPY = 50  # one word of a shorter paragraph is in too many of its shingles
-_HELD_OUT_ANSWERS = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Texts:
     """Directory to make."""
     data: str = BUNDLED
     """Directory with ru/*.txt and en/*.txt, or `bundled`: the sample corpus and Python's own reference."""
+    russian: tuple[Path, ...] = ()
+    """Files instead of these,"""
+    english: tuple[Path, ...] = ()
+    """likewise."""
     max_bytes: int = 1_000_000
     """Training text of a language at most."""
 
@@ -101,20 +106,50 @@ class Conversations:
     """Directory to make."""
     parts: int = 4
     """Of so many conversations one answer is spoilt, and one conversation is copied."""
+    held_out: float = 0.2
+    """Share of the conversations that is held out."""
 
 
 def make_texts(options: Texts) -> None:
     """Writes the texts; InputError where there are too few."""
-    files: dict[str, tuple[Path, ...]] = {ENGLISH: (), RUSSIAN: ()}
+    files = {ENGLISH: options.english, RUSSIAN: options.russian}
     if options.data != BUNDLED:
+        folders = {ENGLISH: "en", RUSSIAN: "ru"}
         files = {
-            language: tuple(sorted((Path(options.data) / folder).glob("*.txt")))
-            for language, folder in ((ENGLISH, "en"), (RUSSIAN, "ru"))
+            language: own or tuple(sorted((Path(options.data) / folders[language]).glob("*.txt")))
+            for language, own in files.items()
         }
         if empty := [language for language, own in files.items() if not own]:
             raise InputError(f"{options.data}: no {' and no '.join(empty)} text; needs ru/*.txt and en/*.txt")
     sources = {language: text_source(language, own) for language, own in files.items()}
     write_texts(options.output, sources, options.max_bytes)
+
+
+def make_start(options: Start) -> None:
+    """Writes the model as a Hugging Face directory."""
+    from vikhr_fast.model import Mistral, ModelConfig
+    from vikhr_fast.model_config import write_config
+    from vikhr_fast.weights import write_weights
+
+    encoder = BpeEncoder.from_file(options.tokenizer / MODEL_NAME)
+    heads = options.hidden_size // HEAD_SIZE
+    config = ModelConfig(
+        vocab_size=encoder.vocab_size,
+        hidden_size=options.hidden_size,
+        intermediate_size=options.hidden_size * 8 // 3,
+        num_hidden_layers=options.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=HEAD_SIZE,
+        max_position_embeddings=_POSITIONS,
+        bos_token_id=encoder.bos_id,
+        eos_token_id=encoder.eos_id,
+    )
+    model = Mistral(config, seed=options.seed)
+    with atomic_directory(options.output) as directory:
+        write_config(directory, config, model.lm_head.weight.dtype)
+        write_weights(directory, model.state_dict())
+        export_tokenizer(options.tokenizer / MODEL_NAME, directory)
 
 
 def make_noise(options: Noise) -> None:
@@ -151,7 +186,7 @@ def make_annotations(options: Annotations) -> None:
     with atomic_directory(options.output) as directory:
         write_notes(directory / ANNOTATIONS, notes)
         manifest = {"stage": "annotate", "work": {"input": documents.sha256}, "annotated": len(notes), "failed": 0}
-        write_text(directory / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        write_json(directory / MANIFEST, manifest)
 
 
 def make_conversations(options: Conversations) -> None:
@@ -161,7 +196,7 @@ def make_conversations(options: Conversations) -> None:
             convert(Convert((INSTRUCTIONS / f"{language}.jsonl",), language, directory / language, code))
         every = list(read_conversations([directory / language / CONVERSATIONS for language in (RUSSIAN, ENGLISH)]))
         held_out, others = (
-            [one for one in every if is_within(one.prompt, _HELD_OUT_ANSWERS) == aside] for aside in (True, False)
+            [one for one in every if is_within(one.prompt, options.held_out) == aside] for aside in (True, False)
         )
         write_conversations(directory / "held-out.jsonl", held_out)
         plant(others, directory / "noisy.jsonl", options.parts)
@@ -173,26 +208,11 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def parse_input(arguments: list[str]) -> Texts | Start | Noise | Annotations | Conversations:
-    """The options of one command; SystemExit where they are wrong."""
-    application = SubcommandApp()
-    for kind in (Texts, Start, Noise, Annotations, Conversations):
-        application.command(name=kind.__name__.lower())(kind)
-    options: Texts | Start | Noise | Annotations | Conversations = application.cli(prog="inputs", args=arguments)
-    return options
-
-
-def make_input(arguments: list[str]) -> None:
-    """Runs one command."""
-    configure_logging("info")
-    match parse_input(arguments):
-        case Texts() as options:
-            make_texts(options)
-        case Start() as options:
-            write_start(options.output, options.tokenizer, options.hidden_size, options.layers, options.seed)
-        case Noise() as options:
-            make_noise(options)
-        case Annotations() as options:
-            make_annotations(options)
-        case Conversations() as options:
-            make_conversations(options)
+INPUTS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "texts": (Texts, make_texts),
+    "start": (Start, make_start),
+    "noise": (Noise, make_noise),
+    "annotations": (Annotations, make_annotations),
+    "conversations": (Conversations, make_conversations),
+}
+"""What each command of the grids' takes and does."""

@@ -13,27 +13,32 @@ in a comparison the values are the arm's minus those of the arm it is compared w
 missing from an arm, or stand in comparisons alone.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
+import pydantic
+from pydantic import Field, computed_field
+
+from vikhr_fast.config import STRICT, validated
 from vikhr_fast.demo.comparison import mean_and_error
-from vikhr_fast.errors import InputError
-from vikhr_fast.files import write_text
+from vikhr_fast.files import read_json, write_json
 
 ABLATION = "ablation.json"
-_FORMAT, _VERSION = "vikhr-fast ablation", 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """One of the table's columns."""
 
+    __pydantic_config__ = STRICT
+
     name: str
+    """HELD_OUT.perplexity, HELD_OUT.bits_per_byte, reward, tokens, teraflop, tokens_per_word,
+    english_at_equal_russian."""
     label: str
-    digits: int
+    digits: Annotated[int, Field(ge=0, le=6)] = 3
     """Behind the point."""
 
 
@@ -43,11 +48,13 @@ class Figure:
 
     values: tuple[float, ...]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def mean(self) -> float:
         """Over the seeds."""
         return mean_and_error(self.values)[0]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def standard_error(self) -> float | None:
         """Of the mean: the sample standard deviation over √n; None for one seed."""
@@ -59,7 +66,7 @@ class Figure:
         return f"{mean:{sign},.{digits}f}" if error is None else f"{mean:{sign},.{digits}f} ± {error:,.{digits}f}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arm:
     """One way of doing it."""
 
@@ -68,21 +75,31 @@ class Arm:
     """By the names of columns."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """An arm against another one, seed by seed."""
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Which arms to compare."""
+
+    __pydantic_config__ = STRICT
 
     arm: str
     against: str
     label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Pair):
+    """An arm against another one, seed by seed."""
+
     figures: dict[str, Figure]
     """The arm's values minus the other's, by the names of columns."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ablation:
     """One table of the paper, measured anew, or one that it doesn't have."""
 
+    format: Literal["vikhr-fast ablation"] = "vikhr-fast ablation"
+    version: Literal[1] = 1
     name: str
     table: int | None
     """Its number in the paper; None of what isn't there."""
@@ -97,6 +114,9 @@ class Ablation:
     notes: tuple[str, ...]
 
 
+_ABLATION = pydantic.TypeAdapter(Ablation)
+
+
 def paired(arm: Mapping[str, Figure], against: Mapping[str, Figure]) -> dict[str, Figure]:
     """The differences of two arms' figures, seed by seed, in the columns that both have."""
     return {
@@ -108,53 +128,9 @@ def paired(arm: Mapping[str, Figure], against: Mapping[str, Figure]) -> dict[str
 
 def write_ablation(path: Path, ablation: Ablation) -> None:
     """Writes the JSON of the module's docstring, complete or not at all; equal figures give equal bytes."""
-    values = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        **{name: getattr(ablation, name) for name in ("name", "table", "scale", "title", "text", "seeds")},
-        "columns": [vars(column) for column in ablation.columns],
-        "arms": {
-            name: {"label": arm.label, "figures": _figures_json(arm.figures)} for name, arm in ablation.arms.items()
-        },
-        "comparisons": [{**vars(one), "figures": _figures_json(one.figures)} for one in ablation.comparisons],
-        "notes": ablation.notes,
-    }
-    write_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+    write_json(path, _ABLATION.dump_python(ablation, mode="json"))
 
 
 def read_ablation(path: Path) -> Ablation:
-    """Reads what `write_ablation` wrote.
-
-    Raises:
-        InputError: the file is missing, damaged or something else.
-    """
-    try:
-        values = json.loads(path.read_bytes())
-        if (values["format"], values["version"]) != (_FORMAT, _VERSION):
-            raise ValueError(f"format {values['format']!r}, version {values['version']!r}")
-        return Ablation(
-            **{name: values[name] for name in ("name", "table", "scale", "title", "text")},
-            seeds=tuple(values["seeds"]),
-            columns=tuple(Column(**column) for column in values["columns"]),
-            arms={name: Arm(arm["label"], _figures(arm["figures"])) for name, arm in values["arms"].items()},
-            comparisons=tuple(
-                Comparison(one["arm"], one["against"], one["label"], _figures(one["figures"]))
-                for one in values["comparisons"]
-            ),
-            notes=tuple(values["notes"]),
-        )
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; `vikhr-fast ablate` writes it") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not what `vikhr-fast ablate` writes: {error!r}") from None
-
-
-def _figures_json(figures: Mapping[str, Figure]) -> dict[str, Any]:
-    return {
-        name: {"values": one.values, "mean": one.mean, "standard_error": one.standard_error}
-        for name, one in figures.items()
-    }
-
-
-def _figures(values: Mapping[str, Any]) -> dict[str, Figure]:
-    return {name: Figure(tuple(map(float, one["values"]))) for name, one in values.items()}
+    """Reads what `write_ablation` wrote; InputError where it is missing, damaged or something else."""
+    return validated(_ABLATION, read_json(path, "`vikhr-fast ablate` writes it"), str(path))

@@ -1,25 +1,18 @@
-"""What is measured of one arm with one seed.
+"""What is measured of one arm with one seed."""
 
-python -m vikhr_fast.ablate.score --model DIR --held-out NAME SHARDS ... --runs RUN ... --words TEXT ... --output FILE
-"""
-
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import tyro
-
-from vikhr_fast.console import configure_logging
 from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.demo.comparison import read_validations
 from vikhr_fast.devices import device_of
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
-from vikhr_fast.files import write_text
+from vikhr_fast.files import write_json
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.export import MODEL_NAME
-from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
+from vikhr_fast.train.metrics import METRICS, read_lines
 
 _MICRO_BATCH = 8
 _ANSWER_TOKENS, _ANSWERS = 64, 2
@@ -50,14 +43,8 @@ class Score:
     """Tokens that are read at once."""
 
 
-def score_words(words: list[str]) -> None:
-    """`score` with options as words: --model DIR --held-out NAME SHARDS ... --runs RUN ... --output FILE."""
-    configure_logging("info")
-    score(tyro.cli(Score, args=words))
-
-
-def score(options: Score) -> dict[str, Any]:
-    """The unit's figures, written to `options.output`: `figures` by column, `curve` of the last run's validations.
+def score(options: Score) -> None:
+    """Writes a unit: `figures` by column, `curve` of the last run's validations.
 
     Seconds aren't among them, so that a unit done again is the same to the last bit.
 
@@ -87,11 +74,8 @@ def score(options: Score) -> dict[str, Any]:
         figures["tokens_per_word"] = measure([options.model / MODEL_NAME], options.words)[0]["tokens_per_word"]
     if options.questions and options.reward:
         figures["reward"] = _reward(options.model, options.questions, options.reward, options.seed)
-    curve = read_lines(options.runs[-1] / VALIDATION) if options.runs else []
-    sets = {line["step"]: {name: one["bits_per_byte"] for name, one in line["sets"].items()} for line in curve}
-    unit = {"figures": figures, "curve": [{"step": step, **own} for step, own in sets.items()]}
-    write_text(options.output, json.dumps(unit, indent=2) + "\n")
-    return unit
+    curve = read_validations(options.runs[-1]) if options.runs else []
+    write_json(options.output, {"figures": figures, "curve": curve})
 
 
 def _reward(model: Path, questions: Path, reward: Path, seed: int) -> float:

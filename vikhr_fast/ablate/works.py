@@ -1,15 +1,27 @@
 """A grid resolved: which commands make which outputs for which seed, and what each needs to be there before."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vikhr_fast.ablate.grid import PLACEHOLDER, SEED, Grid, names_in
+import tyro
+
+from vikhr_fast.ablate.grid import PLACEHOLDER, SEED, Grid, Stages, names_in
+from vikhr_fast.ablate.inputs import INPUTS
+from vikhr_fast.ablate.score import Score, score
+from vikhr_fast.stages import Stage
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 SHARED = "shared"
-"""Below the output, what several tables use."""
+"""Below the output of ablations, what several tables use."""
+_COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "score": (Score, score),
+    **{f"inputs {name}": command for name, command in INPUTS.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -20,98 +32,140 @@ class Work:
     stage: str | None
     """Of the grid; None scores an arm."""
     words: tuple[str, ...]
-    """The command as `run` has it, with --output; {steps:RUN:OTHER} still stands in it."""
-    output: Path
+    """The command with --output; {steps:RUN:OTHER} still stands in it."""
     done: Path
-    """There once the work is finished: `output`, or the model in it."""
+    """There once the work is finished: its output, or the model in it."""
     needs: tuple[Path, ...]
     """Works' `done` that must be there before."""
     budgets: tuple[tuple[str, Path, Path], ...] = ()
     """The {steps:...} among the words, and where the two runs are."""
+    launcher: tuple[str, ...] = ()
+    """What starts trainings, if not this process."""
 
-    def finished_words(self) -> tuple[str, ...]:
-        """The words, once what they need is there: steps are counted."""
-        return self._with({placeholder: str(_steps(run, other)) for placeholder, run, other in self.budgets})
+    def parsable_words(self, steps: Callable[[Path, Path], int] = lambda _run, _other: 1) -> list[str]:
+        """The words with a number for each that stands for steps."""
+        counts = {placeholder: str(steps(run, other)) for placeholder, run, other in self.budgets}
+        return [counts.get(word, word) for word in self.words]
 
-    def parsable_words(self) -> list[str]:
-        """The words with some number for each that isn't known yet."""
-        return list(self._with({placeholder: "1" for placeholder, _, _ in self.budgets}))
+    def as_stage(self) -> Stage:
+        """What runs the command."""
+        return Stage(self.name, self.done, self.run, self.needs)
 
-    def _with(self, steps: Mapping[str, str]) -> tuple[str, ...]:
-        return tuple(steps.get(word, word) for word in self.words)
+    def run(self) -> None:
+        """Runs the command in this process; trainings by the launcher, if there is one."""
+        words = self.parsable_words(_steps)
+        if self.launcher and words[0] == "train":
+            sys.exit(subprocess.call(_launched(self.launcher, words)))
+        function, options = parse(words)
+        function(options)
+
+    def described(self, cost: str = "") -> str:
+        """Whether the work is done, its name and its command."""
+        words = _launched(self.launcher, self.words) if self.launcher and self.words[0] == "train" else self.words
+        return f"{'done' if self.done.exists() else 'to do'}: {self.name}{cost}: {shlex.join(words)}"
 
 
 class Works:
-    """The works of one grid in an order in which each comes after what it needs; seed by seed.
+    """Works in an order in which each comes after what it needs.
 
     Args:
-        grid: the grid.
-        root: directory of all tables' outputs.
-        inputs: the grid's inputs by name.
-        seeds: which.
+        grid: the commands.
+        root: directory of all outputs.
+        inputs: the grid's inputs by name; one that stands alone for a word may be several.
+        folder: below the root, by stage; the root itself where a stage isn't named.
+        launcher: what starts trainings, if not this process.
     """
 
-    def __init__(self, grid: Grid, root: Path, inputs: Mapping[str, str], seeds: Iterable[int]) -> None:
-        self.grid, self._root, self._inputs = grid, root, inputs
+    def __init__(
+        self,
+        grid: Stages,
+        root: Path,
+        inputs: Mapping[str, str | tuple[str, ...]],
+        folder: Mapping[str, str] | None = None,
+        launcher: tuple[str, ...] = (),
+    ) -> None:
+        self._stages, self._root, self._inputs = grid.stages, root, inputs
+        self._folder, self._launcher = folder or {}, launcher
         self.works: dict[Path, Work] = {}
         """By `done`."""
-        self.units: dict[str, list[Path]] = {}
-        """The scores of each arm, one a seed."""
-        for seed in seeds:
-            for arm in grid.arms:
-                self.units.setdefault(arm, []).append(self._score(arm, seed))
 
-    def _score(self, name: str, seed: int) -> Path:
-        """Adds an arm's scoring with all that it needs."""
-        arm = self.grid.arms[name]
-        held_out = [word for item in arm.held_out.items() for word in item]
-        words = ["score", "--model", arm.model, "--held-out", *held_out]
-        words += ["--sequence-length", str(self.grid.sequence_length)]
-        words += ["--runs", *arm.runs] if arm.runs else []
-        words += ["--words", *arm.words] if arm.words else []
-        if arm.questions and arm.reward:
-            words += ["--questions", arm.questions, "--reward", arm.reward, "--seed", str(seed)]
-        output = self._root / self.grid.name / "units" / f"{name}-seed-{seed}.json"
-        self._add(f"{self.grid.name}: {name}, seed {seed}: score", None, words, output, output, seed)
-        return output
-
-    def _stage(self, name: str, seed: int) -> Path:
-        """Adds a stage with all that it needs; returns its output."""
-        run = shlex.split(self.grid.stages[name].run)
+    def add_stage(self, name: str, seed: int) -> Path:
+        """Adds a stage with all that it needs; returns its `done`."""
+        run = shlex.split(self._stages[name].run)
         output = self._output(name, seed)
         done = output / "model" if run[0] == "train" else output
         if done not in self.works:
-            of_seed = f", seed {seed}" if self._is_seeded(name) else ""
-            place = SHARED if name in self.grid.shared else self.grid.name
-            self._add(f"{place}: {name}{of_seed}", name, run, output, done, seed)
+            place = f"{self._folder[name]}: " if name in self._folder else ""
+            title = f"{place}{name}{f', seed {seed}' if self._is_seeded(name) else ''}"
+            self.add(title, name, run, output, done, seed)
         return done
 
-    def _add(self, title: str, stage: str | None, words: list[str], output: Path, done: Path, seed: int) -> None:
-        needed = sorted(set().union(*map(names_in, words)) & self.grid.stages.keys())
-        needs = tuple(self._stage(name, seed) for name in needed)
-        resolved = tuple(self._resolved(word, seed) for word in words)
+    def add(self, title: str, stage: str | None, words: list[str], output: Path, done: Path, seed: int) -> None:
+        """Adds a command with all that its words need."""
+        needs = tuple(self.add_stage(name, seed) for name in sorted(names_in(*words) & self._stages.keys()))
         budgets = tuple(
             (word, self._output(match["run"], seed), self._output(match["other"], seed))
             for word in words
             if (match := PLACEHOLDER.fullmatch(word)) and match["run"]
         )
-        self.works[done] = Work(title, stage, (*resolved, "--output", str(output)), output, done, needs, budgets)
+        resolved = [part for word in words for part in self._resolved(word, seed)]
+        whole = (*resolved, "--output", str(output))
+        self.works[done] = Work(title, stage, whole, done, needs, budgets, self._launcher)
 
     def _output(self, name: str, seed: int) -> Path:
-        place = self._root / (SHARED if name in self.grid.shared else self.grid.name)
+        place = self._root / self._folder.get(name, "")
         return place / f"seed-{seed}" / name if self._is_seeded(name) else place / name
 
     def _is_seeded(self, name: str) -> bool:
-        mentioned = names_in(self.grid.stages[name].run)
-        return SEED in mentioned or any(self._is_seeded(other) for other in mentioned & self.grid.stages.keys())
+        mentioned = names_in(self._stages[name].run)
+        return SEED in mentioned or any(map(self._is_seeded, mentioned & self._stages.keys()))
 
-    def _resolved(self, word: str, seed: int) -> str:
+    def _resolved(self, word: str, seed: int) -> tuple[str, ...]:
         def value(name: str) -> str:
             if name == SEED:
                 return str(seed)
-            return self._inputs[name] if name in self._inputs else str(self._output(name, seed))
+            return str(self._inputs[name]) if name in self._inputs else str(self._output(name, seed))
 
-        return PLACEHOLDER.sub(lambda match: match[0] if match["run"] else value(match["name"]), word)
+        alone = PLACEHOLDER.fullmatch(word)
+        if alone and isinstance(several := self._inputs.get(alone["name"]), tuple):
+            return several
+        return (PLACEHOLDER.sub(lambda match: match[0] if match["run"] else value(match["name"]), word),)
+
+
+def works_of(
+    grid: Grid, root: Path, inputs: Mapping[str, str], seeds: Iterable[int]
+) -> tuple[dict[Path, Work], dict[str, list[Path]]]:
+    """The works of an ablation by `done`, seed by seed; and the scores of each arm, one a seed."""
+    folder = {name: SHARED if name in grid.shared else grid.name for name in grid.stages}
+    works = Works(grid, root, inputs, folder, grid.launcher)
+    units: dict[str, list[Path]] = {name: [] for name in grid.arms}
+    for seed in seeds:
+        for name, arm in grid.arms.items():
+            held_out = [word for item in arm.held_out.items() for word in item]
+            words = ["score", "--model", arm.model, "--held-out", *held_out]
+            words += ["--sequence-length", str(grid.sequence_length)]
+            words += ["--runs", *arm.runs] if arm.runs else []
+            words += ["--words", *arm.words] if arm.words else []
+            if arm.questions and arm.reward:
+                words += ["--questions", arm.questions, "--reward", arm.reward, "--seed", str(seed)]
+            output = root / grid.name / "units" / f"{name}-seed-{seed}.json"
+            works.add(f"{grid.name}: {name}, seed {seed}: score", None, words, output, output, seed)
+            units[name].append(output)
+    return works.works, units
+
+
+def parse(words: list[str]) -> tuple[Callable[[Any], object], Any]:
+    """The function and the options of a grid's command; SystemExit where the words are wrong."""
+    from vikhr_fast import cli
+
+    for name, (options, function) in _COMMANDS.items():
+        if words[: len(name.split())] == name.split():
+            return function, tyro.cli(options, args=words[len(name.split()) :])
+    return cli.parse(words)
+
+
+def _launched(launcher: tuple[str, ...], words: tuple[str, ...] | list[str]) -> list[str]:
+    return [*launcher, "-m", "vikhr_fast.train", *words[1:]]
 
 
 def _steps(run: Path, other: Path) -> int:

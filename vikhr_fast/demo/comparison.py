@@ -1,16 +1,15 @@
 """What the KL term buys: English at equal Russian, interpolated along training (the paper's table 9 asks it)."""
 
-import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN
 from vikhr_fast.errors import InputError
-
-VALIDATION_NAME = "validation.jsonl"
+from vikhr_fast.train.metrics import VALIDATION, read_lines
 
 
 @dataclass(frozen=True)
@@ -39,21 +38,35 @@ class Comparison:
         return self.english_with_kl - self.english_without_kl
 
 
-def read_curve(run: Path) -> Curve:
-    """The validations of a run directory.
+def read_validations(run: Path) -> list[dict[str, Any]]:
+    """The validations of a run directory, each as {"step": ..., SET: bits per byte, ...}.
 
     Raises:
-        InputError: the file is missing or not what a run with both languages writes.
+        InputError: the file is not what a run writes.
     """
-    path = run / VALIDATION_NAME
+    path = run / VALIDATION
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        russian, english = (
-            tuple(float(line["sets"][language]["bits_per_byte"]) for line in lines) for language in (RUSSIAN, ENGLISH)
-        )
-        return Curve(tuple(int(line["step"]) for line in lines), russian, english)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [
+            {"step": line["step"], **{name: one["bits_per_byte"] for name, one in line["sets"].items()}}
+            for line in read_lines(path)
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not readable as validations ({error!r}); delete {run} and run it again") from None
+
+
+def curve_of(validations: Sequence[Mapping[str, Any]]) -> Curve | None:
+    """The curve of what `read_validations` gives; None where no validation has both languages."""
+    lines = [line for line in validations if RUSSIAN in line and ENGLISH in line]
+    steps, russian, english = (tuple(line[key] for line in lines) for key in ("step", RUSSIAN, ENGLISH))
+    return Curve(steps, russian, english) if lines else None
+
+
+def read_curve(run: Path) -> Curve:
+    """The curve of a run directory; InputError where it has none."""
+    if (curve := curve_of(read_validations(run))) is None:
+        path = run / VALIDATION
+        raise InputError(f"{path}: not readable as validations on both languages; delete {run} and run it again")
+    return curve
 
 
 def compare(without_kl: Curve, with_kl: Curve) -> Comparison:

@@ -1,103 +1,25 @@
-"""The demo's instructions: hand-written pairs, noise planted among them, and the stages that take it out again."""
+"""The demo's instructions: hand-written pairs, noise planted among them, and what teaches a model to tell it."""
 
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from vikhr_fast.demo.paths import DemoPaths
-from vikhr_fast.demo.text import ENGLISH, RUSSIAN
 from vikhr_fast.files import atomic_directory, write_text
-from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
-from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert
-from vikhr_fast.instruct.dedup import DedupConversations, dedup_conversations
-from vikhr_fast.instruct.filter import FilterConversations, filter_conversations
-from vikhr_fast.instruct.shard import ShardConversations, shard_conversations
-from vikhr_fast.instruct.train_reward import TrainReward, train_reward
+from vikhr_fast.instruct.conversation import Conversation, write_conversations
 
 INSTRUCTIONS = Path(__file__).parent / "data" / "instructions"
-VALIDATION = 0.1
-"""Share of the pairs that is held out."""
-_PARTS = 12
-_DROP = 0.1  # a bit more than is spoilt
 _REFUSALS = (
     "К сожалению, как языковая модель, я не могу ответить на этот вопрос.",
     "Извините, я не обладаю такой информацией. Могу ли я помочь чем-то ещё?",
     "As a language model I am unable to answer this. Is there anything else?",
 )
-REWARD_TOKENS = 96
-"""Tokens of question and answer that the tiny reward model sees."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What became of the planted noise and of the written pairs."""
-
-    written: int
-    """Written pairs whose answer was left as it is."""
-    written_left: int
-    copies: int
-    """Copies of written pairs, in other case and punctuation."""
-    copies_left: int
-    spoilt: int
-    """Written pairs whose answer was replaced by a refusal, a stammer or reversed words."""
-    spoilt_left: int
-
-
-def instruction_stages(paths: DemoPaths, sequence_length: int) -> Iterator[tuple[str, Path, Callable[[], object]]]:
-    """The stages from written pairs to shards: title, output, work."""
-    root = paths.instructions
-    for language, code in ((RUSSIAN, "ru"), (ENGLISH, "en")):
-        converting = Convert((INSTRUCTIONS / f"{language}.jsonl",), language, root / language, code)
-        yield f"{language} instructions", converting.output, partial(convert, converting)
-    noisy, preferences, encoder = (root / name for name in ("noisy.jsonl", "preferences.jsonl", "encoder"))
-    yield "planted noise", noisy, lambda: plant(_written(root), noisy, _PARTS)
-    unique = DedupConversations((noisy,), root / "unique", priority=(RUSSIAN, ENGLISH))
-    yield "instructions without copies", unique.output, partial(dedup_conversations, unique)
-    yield "preferences", preferences, lambda: write_preferences(_written(root), preferences, _PARTS)
-    yield "encoder", encoder, partial(write_encoder, paths.tokenizer(RUSSIAN), encoder)
-    reward = TrainReward(
-        (preferences,),
-        root / "reward",
-        encoder=str(encoder),
-        maximum_tokens=REWARD_TOKENS,
-        learning_rate=1e-3,
-        epochs=3,
-    )
-    yield "reward model", reward.output, partial(train_reward, reward)
-    good = FilterConversations((unique.output / CONVERSATIONS,), reward.output, root / "good", drop=_DROP)
-    yield "good instructions", good.output, partial(filter_conversations, good)
-    shards = ShardConversations(
-        (good.output / CONVERSATIONS,),
-        paths.tokenizer(RUSSIAN),
-        root / "shards",
-        sequence_length=sequence_length,
-        validation=VALIDATION,
-    )
-    yield "instruction shards", shards.output, partial(shard_conversations, shards)
-
-
-def noise_left(root: Path) -> Noise:
-    """Compares what was planted with what is left, by the ids."""
-    planted, left = (
-        [one.id.rpartition("/")[2] for one in read_conversations([path])]
-        for path in (root / "noisy.jsonl", root / "good" / CONVERSATIONS)
-    )
-    kinds = ("written", "copy", "spoilt")
-    before, after = ([ids.count(kind) for kind in kinds] for ids in (planted, left))
-    return Noise(before[0], after[0], before[1], after[1], before[2], after[2])
+_REWARD_TOKENS = 96  # of question and answer that the tiny reward model sees
 
 
 def _part(conversation: Conversation, parts: int) -> int:
     """Which part of all the conversation is in: 0 is spoilt, 1 copied, the others show what is good."""
     return hashlib.sha256(conversation.prompt.encode("utf-8")).digest()[-1] % parts
-
-
-def _written(root: Path) -> list[Conversation]:
-    return list(read_conversations([root / language / CONVERSATIONS for language in (RUSSIAN, ENGLISH)]))
 
 
 def plant(written: list[Conversation], output: Path, parts: int) -> None:
@@ -156,7 +78,7 @@ def write_encoder(tokenizer: Path, output: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=REWARD_TOKENS + 2,
+        max_position_embeddings=_REWARD_TOKENS + 2,
         type_vocab_size=1,
         pad_token_id=pieces.pad_token_id,
         num_labels=1,

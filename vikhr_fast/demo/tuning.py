@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 
 from vikhr_fast.chat.template import Message
-from vikhr_fast.demo.instructions import VALIDATION, Noise, noise_left
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN
 from vikhr_fast.errors import InputError
@@ -19,10 +18,27 @@ from vikhr_fast.splits import is_within
 from vikhr_fast.train.metrics import VALIDATION as VALIDATION_NAME
 from vikhr_fast.train.metrics import read_lines
 
+VALIDATION = 0.1
+"""Share of the pairs that is held out."""
 BEFORE, TUNED = "cpt", "instruct"
 """The runs of seed 0 that are compared."""
 _QUESTIONS = {RUSSIAN: 4, ENGLISH: 2}
 _ANSWER_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What became of the planted noise and of the written pairs."""
+
+    written: int
+    """Written pairs whose answer was left as it is."""
+    written_left: int
+    copies: int
+    """Copies of written pairs, in other case and punctuation."""
+    copies_left: int
+    spoilt: int
+    """Written pairs whose answer was replaced by a refusal, a stammer or reversed words."""
+    spoilt_left: int
 
 
 @dataclass(frozen=True)
@@ -63,12 +79,23 @@ def collect_tuning(paths: DemoPaths) -> Tuning:
             f"{path}: not readable as validations ({error!r}); delete {path.parent} and run it again"
         ) from None
     return Tuning(
-        noise=noise_left(paths.instructions),
+        noise=_noise_left(paths.instructions),
         reward_accuracy=reward,
         perplexity={name: (math.exp(a["loss"]), math.exp(b["loss"])) for name, (a, b) in sets.items()},
         bits_per_byte={name: (a["bits_per_byte"], b["bits_per_byte"]) for name, (a, b) in sets.items()},
         exchanges=_exchanges(paths),
     )
+
+
+def _noise_left(root: Path) -> Noise:
+    """Compares what was planted with what is left, by the ids."""
+    planted, left = (
+        [one.id.rpartition("/")[2] for one in read_conversations([path])]
+        for path in (root / "planted" / "noisy.jsonl", root / "good" / CONVERSATIONS)
+    )
+    kinds = ("written", "copy", "spoilt")
+    before, after = ([ids.count(kind) for kind in kinds] for ids in (planted, left))
+    return Noise(before[0], after[0], before[1], after[1], before[2], after[2])
 
 
 def tuning_section(tuning: Tuning) -> Section:

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from vikhr_fast.corpus.chat import FAILED
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.stats import counts_table
@@ -16,7 +17,6 @@ from vikhr_fast.instruct.conversation import read_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS, REJECTED
 from vikhr_fast.instruct.dedup import REMOVED
 from vikhr_fast.instruct.filter import SCORES
-from vikhr_fast.instruct.translate import FAILED
 from vikhr_fast.names import distinct_names
 from vikhr_fast.report import Table
 from vikhr_fast.run_report.making import flat, value_table
