@@ -1,6 +1,8 @@
 """The command line: help, exit codes, and one clear line for every bad input."""
 
 import errno
+import importlib
+import inspect
 import json
 import os
 import shutil
@@ -8,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import vikhr_fast
-from vikhr_fast.cli import main
+from vikhr_fast.cli import COMMANDS, Command, main
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.model import Mistral, ModelConfig
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
@@ -244,24 +246,26 @@ def test_really_full_disk(workspace: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        *(["tokenizer", c] for c in ("train", "extend", "export", "verify", "report")),
-        ["adapt"],
-        ["corpus", "shard"],
-        *(["instruct", c] for c in ("convert", "translate", "dedup", "train-reward", "filter", "shard")),
-        ["train"],
-        *(["generate", c] for c in ("chat", "batch", "compare")),
-        ["doctor"],
-        ["demo"],
-    ],
-)
-def test_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-    code, output, _ = run(capsys, *command, "--help")
+@pytest.mark.parametrize("command", ["", *(command.path for command in COMMANDS)])
+def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, output, _ = run(capsys, *command.split(), "--help")
     assert code == 0
-    assert "vikhr-fast" in output
+    assert f"vikhr-fast {command}".strip() in output
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.path)
+def test_a_commands_function_takes_its_options(command: Command) -> None:
+    module = importlib.import_module(f"vikhr_fast.{command.module}")
+    function, options = getattr(module, command.function), getattr(module, command.options)
+    assert next(iter(get_type_hints(function).values())) is options
+    assert len(inspect.signature(function).parameters) == 1
+
+
+def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for group in ("", "tokenizer", "corpus", "instruct", "generate"):
+        _, output, _ = run(capsys, *group.split(), "--help")
+        names = [c.path.removeprefix(group).split()[0] for c in COMMANDS if c.path.startswith(f"{group} ".lstrip())]
+        assert all(f"• {name} " in output for name in names), group
 
 
 def test_tokenizer_commands_go_hand_in_hand(

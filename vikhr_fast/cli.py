@@ -36,7 +36,7 @@ Everywhere: --log-level debug|info|warning|error; --tyro-print-completion bash|z
 Exit codes: 0 done, 1 a bug, 2 wrong flags, 3 bad input, 4 no space left, 130 Ctrl-C, 143 SIGTERM (checkpoint saved)."""
 
 
-class _Command(NamedTuple):
+class Command(NamedTuple):
     """A command, and where its options and its work are: imported when somebody asks for it."""
 
     path: str
@@ -52,8 +52,8 @@ _GROUPS = {
     "instruct": "From instruction sets to conversations to train on (section 3.3).",
     "generate": "What a model answers.",
 }
-_COMMANDS = tuple(
-    _Command(*row)
+COMMANDS = tuple(
+    Command(*row)
     for row in (
         ("tokenizer train", "tokenizer.train", "TrainTokenizer", "train_tokenizer"),
         ("tokenizer extend", "tokenizer.extend", "ExtendTokenizer", "extend_tokenizer"),
@@ -90,7 +90,7 @@ _COMMANDS = tuple(
         ("export", "export", "Export", "export_checkpoint"),
         ("plan", "plan.command", "Plan", "plan"),
         ("doctor", "doctor", "Doctor", "doctor"),
-        ("demo", "demo", "Demo", "run_demo"),
+        ("demo", "demo.pipeline", "Demo", "run_demo"),
     )
 )
 
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def parse(words: Sequence[str]) -> tuple[Callable[[Any], object], Any]:
     """The function and the options that the words of a command stand for; SystemExit where they are wrong."""
-    for command in _COMMANDS:  # `evaluate translate` before `evaluate`, which a model follows
+    for command in COMMANDS:  # `evaluate translate` before `evaluate`, which a model follows
         path = command.path.split()
         if list(words[: len(path)]) == path:
             module = import_module(f"vikhr_fast.{command.module}")
@@ -148,7 +148,7 @@ def _application() -> SubcommandApp:
     """All commands, for their help."""
     application = SubcommandApp()
     groups: dict[str, SubcommandApp] = {"": application}
-    for command in _COMMANDS:
+    for command in COMMANDS:
         group, _, name = command.path.rpartition(" ")
         if group in _GROUPS and group not in groups:
             groups[group] = application.command(SubcommandApp(), name=group, help=_GROUPS[group])
