@@ -333,7 +333,7 @@ def _run(options: Any) -> int:
         case Doctor():
             from vikhr_fast.doctor import doctor
 
-            return ExitCode.SUCCESS if doctor(options) else ExitCode.BAD_INPUT
+            return doctor(options)
         case Demo():
             from vikhr_fast.demo.pipeline import run_demo
 
