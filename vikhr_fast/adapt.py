@@ -9,12 +9,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from vikhr_fast.adapt_rows import Init, RowMaker, find_sources, piece_frequencies
 from vikhr_fast.corpus.stage import counted
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import read_json, refuse_existing, sha256_of, write_text
+from vikhr_fast.model_config import CONFIG_NAME, ModelConfig, read_config
 from vikhr_fast.resumable import resumable_directory
 from vikhr_fast.tokenizer.export import (
     CHAT_PIECES,
@@ -26,12 +29,7 @@ from vikhr_fast.tokenizer.export import (
     refuse_inexact,
     role_ids,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vikhr_fast.model_config import ModelConfig
-    from vikhr_fast.weights import WeightFiles
+from vikhr_fast.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 REPORT_NAME = "adapt.json"
@@ -69,7 +67,7 @@ class Adapt:
 def adapt(options: Adapt) -> dict[str, Any]:
     """Writes `options.output`, complete or not at all.
 
-    Memory holds a block of rows at a time, and pages of the base's files.
+    Memory holds one of the base's tensors and a block of new rows at a time.
 
     Returns:
         The report: counts of pieces `by_role`, `copied`, `averaged` (new rows, by whatever `init`) and, among these,
@@ -81,10 +79,9 @@ def adapt(options: Adapt) -> dict[str, Any]:
         InputError: a file is missing or damaged, the model is none that can be adapted, or its vocabulary and its
             weights do not match; OUTPUT exists, or OUTPUT.partial holds other work.
     """
-    from vikhr_fast.model_config import CONFIG_NAME, read_config
-    from vikhr_fast.weights import WeightFiles
-
-    _refuse_impossible(options)
+    require(options, pad_to_multiple=(options.pad_to_multiple >= 1, "positive"))
+    if (options.init == "frequency-weighted-mean") != bool(options.text):
+        raise InputError("--text: --init frequency-weighted-mean needs it, and nothing else does")
     refuse_existing(options.output)
     new_file, base_file = find_model(options.tokenizer), _base_model(options.base)
     new, base = read_model(new_file), read_model(base_file)
@@ -93,7 +90,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
     is_tied = bool(read_json(options.base / CONFIG_NAME).get("tie_word_embeddings", False))
     if options.untie_head and not is_tied:
         raise InputError(f"{options.base}: its head is untied already; leave --untie-head out")
-    _refuse_unfitting(weights, (config.vocab_size, config.hidden_size), is_tied)
+    _refuse_unfitting(weights, config, is_tied)
     if len(base.pieces) != config.vocab_size:
         sizes = f"{len(base.pieces)} pieces, but the weights have {config.vocab_size} rows"
         raise InputError(f"{base_file}: {sizes}; give the tokenizer that the base was trained with")
@@ -109,83 +106,65 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "padding": padding,
         "base_tokenizer_sha256": sha256_of(base_file),
         "tokenizer_sha256": sha256_of(new_file),
-        "base_ids": [*sources.base_ids, *[None] * padding],
     }
-    with resumable_directory(options.output, _work(options, report, frequencies)) as directory:
+    record = {**report, "base_ids": [*sources.base_ids, *[None] * padding]}
+    files = sorted(file for file in options.base.iterdir() if file.suffix in (".safetensors", ".json"))
+    work = {
+        "report": record,
+        "untie_head": options.untie_head,
+        "seed": options.seed,
+        "frequencies": None if frequencies is None else frequencies.tolist(),
+        "base": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
+    }
+    with resumable_directory(options.output, work) as directory:
         _write_weights(weights, directory, maker, options.untie_head)
         _write_configs(options, directory, config, new, maker.rows)
         export_tokenizer(new_file, directory)
-        write_text(directory / REPORT_NAME, json.dumps(report, ensure_ascii=False) + "\n")
-    return {name: value for name, value in report.items() if name != "base_ids"}
-
-
-def _refuse_impossible(options: Adapt) -> None:
-    require(options, pad_to_multiple=(options.pad_to_multiple >= 1, "positive"))
-    if (options.init == "frequency-weighted-mean") != bool(options.text):
-        raise InputError("--text: --init frequency-weighted-mean needs it, and nothing else does")
+        write_text(directory / REPORT_NAME, json.dumps(record, ensure_ascii=False) + "\n")
+    return report
 
 
 def _base_model(base: Path) -> Path:
     """The base's SentencePiece model; says what the base is where it is known to have none."""
     if base.is_dir() and not (base / MODEL_NAME).exists():
         if (base / "tekken.json").exists():
-            raise InputError(
-                f"{base}: has a tekken vocabulary (Mistral-Nemo and later), no SentencePiece one; give v0.1-3"
-            )
+            kind = "has a tekken vocabulary (Mistral-Nemo and later), no SentencePiece one; give v0.1-3"
+            raise InputError(f"{base}: {kind}")
         if (base / "tokenizer.json").exists():
             kind = "its vocabulary is not a SentencePiece one, as Llama-3's is not"
             raise InputError(f"{base}: no {MODEL_NAME}: {kind}; it can be tuned with its own vocabulary, not adapted")
     return find_model(base)
 
 
-def _work(options: Adapt, report: dict[str, Any], frequencies: Any) -> dict[str, Any]:
-    """What the output depends on: settings, tokenizers, and the base's files as the system knows them."""
-    files = sorted(file for file in options.base.iterdir() if file.suffix in (".safetensors", ".json"))
-    return {
-        "report": report,
-        "untie_head": options.untie_head,
-        "seed": options.seed,
-        "frequencies": None if frequencies is None else [int(count) for count in frequencies],
-        "base": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
-    }
-
-
-def _refuse_unfitting(weights: "WeightFiles", shape: tuple[int, int], is_tied: bool) -> None:
-    """Raises InputError unless the base has its embedding matrix, and its head if untied, in this shape."""
-    for name in (EMBEDDING,) if is_tied else (EMBEDDING, HEAD):
-        if name not in weights.tensors or weights.tensors[name].shape != shape:
-            what = f"its shape is {list(weights.tensors[name].shape)}" if name in weights.tensors else "missing"
-            raise InputError(
-                f"{weights.directory}: {name}: {what}, config.json wants {list(shape)}; give a whole model"
-            )
-    if not is_tied and weights.tensors[HEAD].dtype != weights.tensors[EMBEDDING].dtype:
+def _refuse_unfitting(weights: WeightFiles, config: ModelConfig, is_tied: bool) -> None:
+    """Raises InputError unless the base has its embedding matrix, and its head if untied, as its config says."""
+    shape = [config.vocab_size, config.hidden_size]
+    matrices = {name: weights.tensors.get(name) for name in ((EMBEDDING,) if is_tied else (EMBEDDING, HEAD))}
+    for name, matrix in matrices.items():
+        if matrix is None or list(matrix.shape) != shape:
+            what = "missing" if matrix is None else f"its shape is {list(matrix.shape)}"
+            raise InputError(f"{weights.directory}: {name}: {what}, config.json wants {shape}; give a whole model")
+    if len({matrix.dtype for matrix in matrices.values() if matrix is not None}) > 1:
         raise InputError(f"{weights.directory}: {HEAD}: another dtype than {EMBEDDING}; convert one of them")
 
 
-def _write_weights(weights: "WeightFiles", directory: Path, maker: RowMaker, untie: bool) -> None:
-    from vikhr_fast.weights import MAX_SHARD_BYTES, write_weights
-
-    tensors = dict(weights.tensors)
-    if untie:
-        tensors[HEAD] = tensors[EMBEDDING]
-    for name in {EMBEDDING, HEAD} & tensors.keys():
-        tensors[name] = tensors[name].new_empty(maker.rows, tensors[name].shape[1])
-
+def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, untie: bool) -> None:
+    """The base's tensors with the rows of the new vocabulary; `untie`: with a head that is the embedding matrix."""
+    tensors = weights.tensors | ({HEAD: weights.tensors[EMBEDDING]} if untie else {})
+    matrices = {EMBEDDING, HEAD} & tensors.keys()
+    tensors |= {name: tensors[name].new_empty(maker.rows, tensors[name].shape[1]) for name in matrices}
     with counted("weights", len(tensors)) as advance:
 
-        def adapted(name: str) -> "Tensor | Iterator[Tensor]":
+        def adapted(name: str) -> Tensor | Iterator[Tensor]:
             advance(1)
-            if name not in (EMBEDDING, HEAD):
-                return weights.read(name)
-            return maker.blocks(weights.read(EMBEDDING if untie else name), name)
+            old = weights.read(EMBEDDING if untie and name == HEAD else name)
+            return maker.blocks(old, name) if name in matrices else old
 
         write_weights(directory, tensors, adapted, MAX_SHARD_BYTES)
 
 
-def _write_configs(options: Adapt, directory: Path, config: "ModelConfig", new: Any, rows: int) -> None:
+def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: Any, rows: int) -> None:
     """config.json and generation_config.json of the base, with what the vocabulary changes."""
-    from vikhr_fast.model_config import CONFIG_NAME
-
     roles = role_ids(new)
     token_ids = {f"{role}_token_id": roles.get(role) for role in ("bos", "eos", "pad")}
     values = {

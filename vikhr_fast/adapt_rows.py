@@ -1,20 +1,20 @@
 """The rows of a new vocabulary, made of the rows of an old one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from sentencepiece import SentencePieceProcessor
+from torch import Tensor
 
 from vikhr_fast.corpus.sources import read_texts
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.export import BYTE, role_ids
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Init = Literal["mean", "random", "global-mean", "frequency-weighted-mean"]
 
@@ -59,8 +59,6 @@ def find_sources(base: Any, base_file: Path, new: Any) -> RowSources:
     Raises:
         InputError: the base has no byte pieces, so that it cannot spell every new piece.
     """
-    import sentencepiece
-
     ids = {(piece.type, piece.piece): index for index, piece in enumerate(base.pieces)}
     if sum(kind == BYTE for kind, _ in ids) != 256:
         raise InputError(f"{base_file}: it has no byte_fallback, so new pieces cannot be spelt; use a base that has")
@@ -71,7 +69,7 @@ def find_sources(base: Any, base_file: Path, new: Any) -> RowSources:
     inner.CopyFrom(base)
     inner.normalizer_spec.add_dummy_prefix = False
     inner.normalizer_spec.remove_extra_whitespaces = False
-    processor = sentencepiece.SentencePieceProcessor(model_proto=inner.SerializeToString())
+    processor = SentencePieceProcessor(model_proto=inner.SerializeToString())
 
     pieces: list[list[int]] = []
     base_ids: list[int | None] = []
@@ -112,8 +110,8 @@ class RowMaker:
         """Number of rows, padding included."""
         return len(self.sources.base_ids) + self.padding
 
-    def blocks(self, old: "Tensor", name: str) -> Iterator["Tensor"]:
-        """The new rows in order, in blocks of at most 1024: [rows of the block, H], in the dtype of `old`.
+    def blocks(self, old: Tensor, name: str) -> Iterator[Tensor]:
+        """The new rows in order, in blocks: [rows of the block, H], in the dtype of `old`.
 
         Kept rows are copies. A mean is taken in float32 and rounded once (float64 weights, which only tests have, are
         averaged in float64).
@@ -122,58 +120,34 @@ class RowMaker:
             old: the base's matrix, [base pieces, H].
             name: of the matrix; random rows of different matrices differ.
         """
-        import torch
-
         wide = torch.promote_types(old.dtype, torch.float32)
-        make = _Initialiser(self, old, name, wide)
+        new_row = self._initialiser(old, name, wide)
         total = torch.zeros(old.shape[1], dtype=torch.float64)
         count = len(self.sources.base_ids)
         for start in range(0, count, _BLOCK_ROWS):
             block = torch.empty(min(_BLOCK_ROWS, count - start), old.shape[1], dtype=old.dtype)
             for place, base_id in enumerate(self.sources.base_ids[start : start + _BLOCK_ROWS]):
-                block[place] = old[base_id] if base_id is not None else make.row(self.sources.pieces[start + place])
+                block[place] = old[base_id] if base_id is not None else new_row(self.sources.pieces[start + place])
             if self.padding:
                 total += block.double().sum(0)
             yield block
-        for start in range(0, self.padding, _BLOCK_ROWS):
-            mean = (total / count).to(wide).to(old.dtype)
-            yield mean.expand(min(_BLOCK_ROWS, self.padding - start), -1).contiguous()
+        if self.padding:
+            yield (total / count).to(wide).to(old.dtype).expand(self.padding, -1)
 
-
-class _Initialiser:
-    """Makes the rows of new pieces in one matrix, in the order in which it is asked for them."""
-
-    def __init__(self, maker: RowMaker, old: "Tensor", name: str, wide: Any) -> None:
-        import torch
-
-        self.init, self.old, self.wide = maker.init, old, wide
-        self.frequencies = None if maker.frequencies is None else torch.from_numpy(maker.frequencies)
-        if self.init in ("random", "global-mean"):
-            self.mean, self.deviation = _statistics(old)
-        self.generator = torch.Generator().manual_seed(maker.seed + sum(name.encode()))
-
-    def row(self, ids: list[int]) -> "Tensor":
-        import torch
-
-        match self.init:
-            case "mean":
-                return self.old[ids].to(self.wide).mean(0)
-            case "frequency-weighted-mean":
-                assert self.frequencies is not None
-                weights = self.frequencies[ids].to(self.wide)
-                return (self.old[ids].to(self.wide) * (weights / weights.sum())[:, None]).sum(0)
-            case "global-mean":
-                return self.mean.to(self.wide)
-            case "random":
-                drawn = torch.empty(self.old.shape[1], dtype=self.wide)
-                return drawn.normal_(0, self.deviation, generator=self.generator)
-
-
-def _statistics(matrix: "Tensor") -> tuple["Tensor", float]:
-    """The mean row in float64, [H], and the standard deviation of all elements."""
-    total, squares = matrix.new_zeros(matrix.shape[1]).double(), 0.0
-    for block in matrix.split(_BLOCK_ROWS):
-        total += block.double().sum(0)
-        squares += float(block.double().square().sum())
-    mean = float(total.sum()) / matrix.numel()
-    return total / matrix.shape[0], (squares / matrix.numel() - mean**2) ** 0.5
+    def _initialiser(self, old: Tensor, name: str, wide: torch.dtype) -> Callable[[list[int]], Tensor]:
+        """What makes new rows of `old` out of the base ids that spell their pieces, in the order of the rows."""
+        if self.init == "mean":
+            return lambda ids: old[ids].to(wide).mean(0)
+        if self.frequencies is not None:
+            frequencies = torch.from_numpy(self.frequencies).to(wide)
+            return lambda ids: (old[ids].to(wide) * (frequencies[ids] / frequencies[ids].sum())[:, None]).sum(0)
+        total, squares = torch.zeros(old.shape[1], dtype=torch.float64), 0.0
+        for block in old.split(_BLOCK_ROWS):
+            total += block.double().sum(0)
+            squares += float(block.double().square().sum())
+        if self.init == "global-mean":
+            mean = (total / len(old)).to(wide)
+            return lambda _ids: mean
+        deviation = (squares / old.numel() - (float(total.sum()) / old.numel()) ** 2) ** 0.5
+        generator = torch.Generator().manual_seed(self.seed + sum(name.encode()))
+        return lambda _ids: torch.empty(old.shape[1], dtype=wide).normal_(0, deviation, generator=generator)

@@ -1,10 +1,9 @@
 """A training checkpoint as a Hugging Face directory, with tokenizer and model card."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,9 +14,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from vikhr_fast.companions import companions
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, write_text
+from vikhr_fast.files import atomic_directory, read_json, write_text
 from vikhr_fast.model_config import read_config, write_config
-from vikhr_fast.train.checkpoint import complete_checkpoints, step_of, verify
+from vikhr_fast.train.checkpoint import complete_checkpoints, read_state, step_of, verify
 from vikhr_fast.weights import write_weights
 from vikhr_kernels import join_master
 
@@ -45,13 +44,10 @@ def export_checkpoint(options: Export) -> Path:
         InputError: no such run or checkpoint, or a damaged one.
     """
     record = options.run / "config.json"
-    try:
-        settings = json.loads(record.read_text(encoding="utf-8"))
-        base = Path(settings["model"])
-    except FileNotFoundError:
-        raise InputError(f"{record}: no such file; give the --output of a training run") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record}: damaged: {error!r}") from None
+    settings = read_json(record, "give the --output of a training run")
+    if not isinstance(settings.get("model"), str):
+        raise InputError(f"{record}: damaged: it names no model")
+    base = Path(settings["model"])
     checkpoint = _choose(options)
     verify(checkpoint)
     metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
@@ -81,7 +77,11 @@ def export_checkpoint(options: Export) -> Path:
         write_weights(temporary, tensors, value_of)
         for path in companions(base):
             shutil.copyfile(path, temporary / path.name)
-        write_text(temporary / "README.md", _card(settings, checkpoint))
+        environment = Environment(
+            loader=PackageLoader("vikhr_fast"), undefined=StrictUndefined, autoescape=False, trim_blocks=True
+        )  # Markdown
+        card = environment.get_template("model_card.md").render(settings=settings, state=read_state(checkpoint))
+        write_text(temporary / "README.md", card)
     return options.output
 
 
@@ -94,11 +94,3 @@ def _choose(options: Export) -> Path:
     if step not in checkpoints:
         raise InputError(f"{directory}: no checkpoint of step {step}; there are {', '.join(map(str, checkpoints))}")
     return checkpoints[step]
-
-
-def _card(settings: dict[str, Any], checkpoint: Path) -> str:
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    environment = Environment(
-        loader=PackageLoader("vikhr_fast"), undefined=StrictUndefined, autoescape=False, trim_blocks=True
-    )  # Markdown
-    return environment.get_template("model_card.md").render(settings=settings, state=state)

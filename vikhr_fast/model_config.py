@@ -4,7 +4,8 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -58,22 +59,16 @@ def _is_number(value: object) -> bool:
 _SIZE = (lambda value: _is_integer(value, 1), "a positive integer")
 _POSITIVE = (lambda value: _is_number(value) and value > 0, "a positive number")
 _TOKEN = (lambda value: value is None or _is_integer(value, 0), "one token id, or null for none")
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "num_key_value_heads", "head_dim", "max_position_embeddings")  # fmt: skip
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "vocab_size": _SIZE,
-    "hidden_size": _SIZE,
-    "intermediate_size": _SIZE,
-    "num_hidden_layers": _SIZE,
-    "num_attention_heads": _SIZE,
-    "num_key_value_heads": _SIZE,
-    "head_dim": _SIZE,
-    "max_position_embeddings": _SIZE,
-    "rms_norm_eps": _POSITIVE,
-    "rope_theta": _POSITIVE,
+    **dict.fromkeys(_SIZES, _SIZE),
+    **dict.fromkeys(("rms_norm_eps", "rope_theta"), _POSITIVE),
     "sliding_window": (lambda value: value is None or _is_integer(value, 1), "a positive integer, or null for none"),
     "initializer_range": (lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
-    "bos_token_id": _TOKEN,
-    "eos_token_id": _TOKEN,
+    **dict.fromkeys(("bos_token_id", "eos_token_id"), _TOKEN),
 }
+_show = partial(json.dumps, default=str)
 
 
 def _invalid_fields(values: Mapping[str, Any]) -> list[str]:
@@ -91,17 +86,12 @@ def _invalid_fields(values: Mapping[str, Any]) -> list[str]:
     return [f"{name} is {_show(values[name])}, must be {text}" for name, text in wanted.items()]
 
 
-def _show(value: object) -> str:
-    return json.dumps(value, default=str)
-
-
 # Settings that change the computation and have one supported value, which is also what their absence means.
 _ONLY = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_dropout": 0.0, "attention_bias": False}
-_LLAMA_ONLY = {"mlp_bias": False}
 # Fields that a config.json may leave out, because every reader agrees on what that means.
 _DEFAULTS = {"initializer_range": 0.02, "bos_token_id": 1, "eos_token_id": 2}
 # A Llama is a Mistral without a window; Llama-2's own config.json leaves the base of its rotary embeddings out.
-_LLAMA_DEFAULTS = {**_DEFAULTS, "sliding_window": None, "rope_theta": 10000.0}
+_LLAMA_DEFAULTS = {"sliding_window": None, "rope_theta": 10000.0}
 
 
 def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
@@ -115,28 +105,24 @@ def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
         InputError: one line that names the file and everything in it that is missing, invalid or not supported.
     """
     path = directory / CONFIG_NAME
-    given_values = read_json(path)
-    kind = given_values.get("model_type")
+    values = read_json(path)
+    kind = values.get("model_type")
     if kind not in ("mistral", "llama"):
         raise InputError(f'{path}: model_type is {_show(kind)}, only "mistral" and "llama" are supported')
-    values = (_LLAMA_DEFAULTS if kind == "llama" else _DEFAULTS) | given_values
-    if kind == "llama" and "rope_theta" not in given_values and given_values.get("rope_parameters") is not None:
-        del values["rope_theta"]  # it stands there
-    only_values = _ONLY | (_LLAMA_ONLY if kind == "llama" else {})
-    problems = []
-    for name, only in only_values.items():
-        if (value := values.get(name, only)) == only or (name == "tie_word_embeddings" and may_be_tied):
-            continue
-        advice = "; untie it with `vikhr-fast adapt --untie-head`" if name == "tie_word_embeddings" else ""
-        problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported{advice}")
-    problems += _settle_rope(values)
+    problems = _settle_rope(values)
+    values = _DEFAULTS | (_LLAMA_DEFAULTS if kind == "llama" else {}) | values
+    for name, only in {**_ONLY, "mlp_bias": False}.items():
+        is_tied = name == "tie_word_embeddings"
+        if (value := values.get(name, only)) != only and not (is_tied and may_be_tied):
+            advice = "; untie it with `vikhr-fast adapt --untie-head`" if is_tied else ""
+            problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported{advice}")
     if values.get("head_dim") is None:
         values.pop("head_dim", None)
         hidden_size, heads = values.get("hidden_size"), values.get("num_attention_heads")
         if _is_integer(hidden_size, 1) and _is_integer(heads, 1) and hidden_size % heads == 0:
             values["head_dim"] = hidden_size // heads  # as Mistral-7B's own config.json means it
-    given = {field.name: values[field.name] for field in fields(ModelConfig) if field.name in values}
-    problems += [f"{field.name} is missing" for field in fields(ModelConfig) if field.name not in given]
+    given = {name: values[name] for name in _RULES if name in values}
+    problems += [f"{name} is missing" for name in _RULES if name not in given]
     problems += _invalid_fields(given)
     if problems:
         raise InputError(f"{path}: {'; '.join(problems)}")

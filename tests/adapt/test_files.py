@@ -23,7 +23,7 @@ from vikhr_fast.weights import WeightFiles, write_weights
 
 @pytest.fixture(autouse=True)
 def several_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vikhr_fast.weights.MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr("vikhr_fast.adapt.MAX_SHARD_BYTES", 40_000)
 
 
 def test_files_are_numbered_and_the_index_fits(options: Adapt) -> None:
@@ -68,16 +68,15 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(options: Adapt, 
     program = """
 import os, signal, sys
 from pathlib import Path
-from vikhr_fast import weights
-from vikhr_fast.adapt import Adapt, adapt
+from vikhr_fast import adapt, weights
 def write_rows(file, *rest):
     original(file, *rest)
     file.flush()
     made[Path(file.name).name.split(".")[1]] = None
     if len(made) == int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
-original, made, weights._write_rows, weights.MAX_SHARD_BYTES = weights._write_rows, {}, write_rows, 40_000
-adapt(Adapt(*map(Path, sys.argv[1:4])))
+original, made, weights._write_rows, adapt.MAX_SHARD_BYTES = weights._write_rows, {}, write_rows, 40_000
+adapt.adapt(adapt.Adapt(*map(Path, sys.argv[1:4])))
 print(*made)
 """
     arguments = [str(options.base), str(options.tokenizer), str(options.output)]

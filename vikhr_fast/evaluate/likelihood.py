@@ -1,6 +1,7 @@
 """Log-likelihoods of continuations: what they have in common with each other is computed once."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -69,27 +70,22 @@ def likelihoods(model: Mistral, questions: Sequence[Sequence[Pair]]) -> list[lis
         raise InputError(f"an answer of {longest:,} tokens: the model has {positions:,} positions")
     texts = [[(pair.context + pair.continuation)[-positions - 1 :] for pair in pairs] for pairs in questions]
     inputs = [[text[:-1] for text in own] for own in texts]  # nothing follows the last token
-    shared = [_beginning(own) for own in inputs]
+    shared = [[tokens[0] for tokens in takewhile(_alike, zip(*own, strict=False))] for own in inputs]
     tails = [text[len(start) :] for start, own in zip(shared, inputs, strict=True) for text in own]
     cache = KeyValueCache(len(shared), max(map(len, shared)) + max(map(len, tails)))
     before = model.read(shared, cache)
     owners = [index for index, own in enumerate(inputs) for _ in own]
     cache.keep(owners)
-    after = model.read(tails, cache)
-    found = (torch.cat([before[owner], own]) for owner, own in zip(owners, after, strict=True))
+    after = zip(owners, model.read(tails, cache), strict=True)
+    found = (torch.cat([before[owner], hidden]) for owner, hidden in after)
     return [
         [_likelihood(model, next(found), text, len(pair.continuation)) for text, pair in zip(own, pairs, strict=True)]
         for own, pairs in zip(texts, questions, strict=True)
     ]
 
 
-def _beginning(texts: Sequence[list[int]]) -> list[int]:
-    """What all texts begin with."""
-    first, last = min(texts), max(texts)
-    for index, (one, other) in enumerate(zip(first, last, strict=False)):
-        if one != other:
-            return first[:index]
-    return first
+def _alike(tokens: tuple[int, ...]) -> bool:
+    return len(set(tokens)) == 1
 
 
 def _likelihood(model: Mistral, hidden: Tensor, text: list[int], count: int) -> Likelihood:

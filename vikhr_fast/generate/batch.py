@@ -1,7 +1,6 @@
 """`generate batch`: a file of prompts becomes a file of answers."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from vikhr_fast.console import logger
 from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.stage import counted
 from vikhr_fast.devices import Device
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import atomic_file, refuse_existing
 from vikhr_fast.generate.answering import Answerer
 from vikhr_fast.generate.sampling import Sampling
@@ -51,8 +50,7 @@ def generate_batch(options: GenerateBatch) -> None:
         InputError: a model, settings or a file that cannot be used; lines that cannot be answered only say so.
     """
     options.sampling.refuse_impossible()
-    if options.batch < 1:
-        raise InputError(f"--batch {options.batch}: must be 1 or more")
+    require(options, batch=(options.batch >= 1, "1 or more"))
     refuse_existing(options.output)
     rows: list[dict[str, Any]] = []
 
@@ -70,8 +68,14 @@ def generate_batch(options: GenerateBatch) -> None:
                 prompts[number] = answerer.prompt(chat_of(row))
         except InputError as error:
             row["error"] = str(error)
-    with counted("generate", len(prompts)) as advance:
-        _answer(answerer, rows, prompts, options, advance)
+    order = sorted(prompts, key=lambda number: (-len(prompts[number]), number))  # the longest first, where memory shows
+    with counted("generate", len(order)) as advance:
+        for start in range(0, len(order), options.batch):
+            numbers = order[start : start + options.batch]
+            answers = answerer.answer([prompts[number] for number in numbers], options.sampling, numbers)
+            for number, answer in zip(numbers, answers, strict=True):
+                rows[number] |= {"answer": answer.text, "tokens": len(answer.ids), "complete": answer.is_complete}
+            advance(len(numbers))
     with atomic_file(options.output) as file:
         for row in rows:
             file.write((json.dumps(row, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace"))
@@ -84,29 +88,9 @@ def chat_of(row: dict[str, Any]) -> list[Message]:
         return [Message("user", row["prompt"])]
     if not isinstance(row.get("messages"), list) or not row["messages"]:
         raise InputError('no text in "prompt" and no list in "messages"')
-    messages = []
     for value in row["messages"]:
-        is_message = isinstance(value, dict) and value.get("role") in ROLES and isinstance(value.get("content"), str)
-        if not is_message:
+        if not (isinstance(value, dict) and value.get("role") in ROLES and isinstance(value.get("content"), str)):
             raise InputError('a message without a known "role" or without text in "content"')
-        messages.append(Message(value["role"], value["content"]))
-    if messages[-1].role != "user":
+    if row["messages"][-1]["role"] != "user":
         raise InputError("the last message is not the user's")
-    return messages
-
-
-def _answer(
-    answerer: Answerer,
-    rows: list[dict[str, Any]],
-    prompts: dict[int, list[int]],
-    options: GenerateBatch,
-    advance: Callable[[int], None],
-) -> None:
-    """Adds the answers to the rows; the longest prompts first, where memory shows."""
-    order = sorted(prompts, key=lambda number: (-len(prompts[number]), number))
-    for start in range(0, len(order), options.batch):
-        numbers = order[start : start + options.batch]
-        answers = answerer.answer([prompts[number] for number in numbers], options.sampling, numbers)
-        for number, answer in zip(numbers, answers, strict=True):
-            rows[number] |= {"answer": answer.text, "tokens": len(answer.ids), "complete": answer.is_complete}
-        advance(len(numbers))
+    return [Message(value["role"], value["content"]) for value in row["messages"]]

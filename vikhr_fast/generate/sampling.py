@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import require
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,13 @@ class Sampling:
 
     def refuse_impossible(self) -> None:
         """InputError for values out of range."""
-        for name, possible, wanted in (
-            ("max-tokens", self.max_tokens >= 1, "1 or more"),
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
-            ("top-p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("seed", 0 <= self.seed < 1 << 63, "0 or more, below 2^63"),
-        ):
-            if not possible:
-                raise InputError(f"--{name} {getattr(self, name.replace('-', '_'))}: must be {wanted}")
+        require(
+            self,
+            max_tokens=(self.max_tokens >= 1, "1 or more"),
+            temperature=(0 <= self.temperature < float("inf"), "0 or more"),
+            top_p=(0 < self.top_p <= 1, "above 0 and at most 1"),
+            seed=(0 <= self.seed < 1 << 63, "0 or more, below 2^63"),
+        )
 
 
 def generator_of(seed: int, number: int) -> torch.Generator:
