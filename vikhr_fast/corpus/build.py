@@ -36,7 +36,7 @@ from vikhr_fast.corpus.quality_filter import filter_documents, filter_work
 from vikhr_fast.corpus.scrub import scrub_documents, scrub_work
 from vikhr_fast.corpus.settings import CorpusSettings, Machine, check_machine, read_settings
 from vikhr_fast.corpus.shard import encoder_for_shards
-from vikhr_fast.corpus.stage import read_manifest
+from vikhr_fast.corpus.stage import read_work
 from vikhr_fast.corpus.stats import corpus_page
 from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter, train_filter_work
@@ -123,7 +123,7 @@ class _Builder:
         if settings.annotate and not (self._output / ANNOTATED).exists():
             endpoint_of(settings.annotate)
         if settings.classifier:
-            read_manifest(settings.classifier)
+            read_work(settings.classifier)
         if settings.mix:
             encoder_for_shards(settings.mix.tokenizer)
 
@@ -159,7 +159,7 @@ class _Builder:
         """Runs a stage, unless its output is there; notes down how long it took."""
         output = self._output / name
         if output.exists():
-            if read_manifest(output)["work"] != json.loads(json.dumps(work)):
+            if read_work(output) != json.loads(json.dumps(work)):
                 raise InputError(f"{output}: made of other input or settings; remove it or take another output")
             return
         logger.info(f"{name}: begins")

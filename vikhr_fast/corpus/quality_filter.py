@@ -13,7 +13,7 @@ from vikhr_fast.console import logger
 from vikhr_fast.corpus.classifier import Classifier
 from vikhr_fast.corpus.documents import Counts, Documents, add_counts
 from vikhr_fast.corpus.settings import FilterStage
-from vikhr_fast.corpus.stage import Transformed, map_parts, read_manifest, work_of
+from vikhr_fast.corpus.stage import Transformed, map_parts, read_work, work_of
 
 _DIGITS = 4  # of the probability in `meta`
 
@@ -71,4 +71,4 @@ def filter_documents(documents: Documents, directory: Path, output: Path, settin
 
 def filter_work(documents: Documents, directory: Path, settings: FilterStage) -> dict[str, object]:
     """What the filtered documents depend on."""
-    return work_of("filter", settings, input=documents.sha256, classifier=read_manifest(directory)["work"])
+    return work_of("filter", settings, input=documents.sha256, classifier=read_work(directory))

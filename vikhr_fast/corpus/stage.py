@@ -26,10 +26,9 @@ from vikhr_fast.corpus.documents import (
     write_manifest,
     write_part,
 )
-from vikhr_fast.corpus.layout import read_object
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_file
-from vikhr_fast.resumable import resumable_directory, scratch_of
+from vikhr_fast.files import atomic_file, read_json
+from vikhr_fast.resumable import is_same_work, resumable_directory, scratch_of
 
 
 class Transformed(NamedTuple):
@@ -54,12 +53,32 @@ def work_of(stage: str, settings: Any, **inputs: Any) -> dict[str, Any]:
     return {"stage": stage, "settings": settings_of(settings), **inputs}
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a stage that writes no documents; InputError where there is none."""
-    manifest = read_object(directory / MANIFEST)
-    if "work" not in manifest:
-        raise InputError(f"{directory / MANIFEST}: missing or damaged; remove {directory} and make it again")
-    return manifest
+def read_work(directory: Path) -> dict[str, Any]:
+    """What a stage's output was made of; InputError where its manifest is missing or damaged."""
+    advice = f"remove {directory} and make it again"
+    manifest = read_json(directory / MANIFEST, advice)
+    if not isinstance(work := manifest.get("work"), dict):
+        raise InputError(f"{directory / MANIFEST}: damaged: says nothing about its input; {advice}")
+    return work
+
+
+def is_finished(output: Path, work: dict[str, Any], settings: Any) -> bool:
+    """Whether a stage's output is there, made of the same work; says so.
+
+    Args:
+        output: the stage's.
+        work: see `work_of`.
+        settings: see `is_same_work`.
+
+    Raises:
+        InputError: the output is there, but made of other work, or damaged.
+    """
+    if not output.exists():
+        return False
+    if not is_same_work(read_work(output), work, settings):
+        raise InputError(f"{output}: made of other input or settings; remove it or take another output")
+    logger.info(f"{work['stage']}: done before, {output}")
+    return True
 
 
 @contextmanager
