@@ -4,7 +4,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,11 @@ def checksum(file: Path) -> str:
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     return sha256_of(file)
+
+
+def checksums(patterns: Iterable[str]) -> dict[str, str]:
+    """The files of several sources with their checksums; InputError where one is missing."""
+    return {str(file): checksum(file) for pattern in patterns for file in source_files(Path(pattern))}
 
 
 def _hub_records(source: str, columns: Columns, on_bad: OnBad) -> Iterator[Record]:

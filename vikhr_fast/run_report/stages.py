@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast.corpus.dedup_stage import PAIRS, pairs_table
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.stats import counts_table
 from vikhr_fast.corpus.token_shards import FORMAT, MANIFEST_NAME, TokenShards
 from vikhr_fast.report import Page, Section, Table, bar_plot
 from vikhr_fast.run_report.making import flat, read_values, value_table
-from vikhr_fast.train.metrics import read_lines
 
 _MEGA = 1e6
 
@@ -27,8 +25,6 @@ def stage_page(directory: Path) -> Page:
         return Page(f"{manifest['stage']}: {name}", f"The output of {manifest['stage']}.", [found, work])
     documents = Documents.open(directory)
     sections = [Section("What was found", parts=(counts_table(name, documents),))]
-    if pairs := read_lines(directory / f"{PAIRS}.jsonl"):
-        sections.append(Section("Removed paragraphs", parts=(pairs_table(pairs),)))
     total = documents.total
     said = f"{total['documents']:,} documents, {total['bytes'] / _MEGA:,.1f} MB of text."
     return Page(f"{manifest['stage']}: {name}", said, [*sections, work])
