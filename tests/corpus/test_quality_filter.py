@@ -159,10 +159,9 @@ def test_filtering_keeps_the_good_and_goes_on_after_a_kill(
     monkeypatch.undo()
     filter_corpus(Filter(documents.directory, classifier, tmp_path / "out", options))
     assert directory_bytes(tmp_path / "out") == directory_bytes(tmp_path / "whole")
+    options = FilterStage(threshold=1.0, device="cpu")
     with pytest.raises(InputError, match="filter leaves no document"):
-        filter_corpus(
-            Filter(documents.directory, classifier, tmp_path / "none", FilterStage(threshold=1.0, device="cpu"))
-        )
+        filter_corpus(Filter(documents.directory, classifier, tmp_path / "none", options))
 
 
 def test_what_cannot_be_learnt_is_one_clear_error(root: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
 from vikhr_fast.corpus.expressions import Expression
-from vikhr_fast.corpus.read import Columns, Record
+from vikhr_fast.corpus.read import Columns, Document
 from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings, read_settings
 from vikhr_fast.corpus.sources import checksums, read_source
 from vikhr_fast.corpus.stage import counted, document_stage, gather, is_finished, work_of, write_notes
@@ -158,7 +158,7 @@ class _SourceReader:
     def _filtered(self) -> Iterator[_Selected]:
         return (self._selected(record, number) for number, record in self._taken())
 
-    def _taken(self) -> Iterator[tuple[int, Record]]:
+    def _taken(self) -> Iterator[tuple[int, Document]]:
         """Records that the filter takes, numbered from 1 in the source."""
         number = 0
         for pattern in self._settings.input:
@@ -175,7 +175,7 @@ class _SourceReader:
                 else:
                     self._counts["filtered_out"] += 1
 
-    def _selected(self, record: Record, number: int) -> _Selected:
+    def _selected(self, record: Document, number: int) -> _Selected:
         name = record.fields[self._settings.id] if self._settings.id else None
         meta = {field: _finite(record.fields.get(field)) for field in self._settings.meta}
         content = json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str)
@@ -206,7 +206,7 @@ class _SourceReader:
                 yield _Selected(*(batch.column(name)[index % _SPOOL_ROWS].as_py() for name in schema.names))
         self._spool.unlink()
 
-    def _key_of(self, record: Record) -> float:
+    def _key_of(self, record: Document) -> float:
         """What to sort by, ascending; NaN, which numpy puts last, where there is no value."""
         assert self._key
         fields = {"text": record.text, **record.fields}
