@@ -3,12 +3,13 @@
 import json
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast.corpus.collect import collect_sources
+from vikhr_fast.corpus.collect import Collect, collect
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings
+from vikhr_fast.corpus.settings import SourceSettings
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
@@ -16,19 +17,25 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
+def write_config(path: Path, sources: Mapping[str, SourceSettings], part_bytes: int = 1 << 20) -> Path:
+    """A corpus.toml of these sources."""
+    lines = [f"part_bytes = {part_bytes}"]
+    for name, source in sources.items():
+        values = {key: value for key, value in asdict(source).items() if value is not None}
+        lines += [f"[sources.{name}]", *(f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items())]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
 def make_documents(directory: Path, sources: Mapping[str, Iterable[str]], part_bytes: int = 1 << 20) -> Documents:
     """Documents of the texts by source."""
     directory.mkdir(parents=True, exist_ok=True)
-    settings = CorpusSettings(
-        sources={
-            name: SourceSettings(
-                input=(str(write_jsonl(directory / f"{name}.jsonl", [{"text": text} for text in texts])),)
-            )
-            for name, texts in sources.items()
-        },
-        part_bytes=part_bytes,
-    )
-    collect_sources(settings, directory / "documents")
+    settings = {
+        name: SourceSettings(input=(str(write_jsonl(directory / f"{name}.jsonl", [{"text": text} for text in texts])),))
+        for name, texts in sources.items()
+    }
+    config = write_config(directory / "documents.toml", settings, part_bytes)
+    collect(Collect(config, directory / "documents"))
     return Documents.open(directory / "documents")
 
 

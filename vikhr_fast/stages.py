@@ -34,7 +34,7 @@ class Stage:
     needs: tuple[Path, ...] = ()
     """Outputs of other stages that must be there before."""
     compares: bool = False
-    """Run also where the output is there: it then only looks whether that is what it would make."""
+    """Run also where the output is there: it then only looks whether that is what it would make, and says so."""
 
 
 def run_stages(
@@ -51,9 +51,10 @@ def run_stages(
     """
     for stage in stages:
         if stage.output.exists():
-            logger.info(f"{stage.name}: done before, {stage.output}")
             if stage.compares:
                 stage.run()
+            else:
+                logger.info(f"{stage.name}: done before, {stage.output}")
             continue
         logger.info(f"{stage.name}: begins")
         started = time.monotonic()

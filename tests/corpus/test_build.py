@@ -130,7 +130,7 @@ def test_no_key_is_in_any_file(run: Path) -> None:
         ("[mix]\ntokenizer = 'absent'", "absent: No such file"),
         ("[decontaminate.sets.quiz]\ninput = ['absent.jsonl']", r"absent\.jsonl: no such file"),
         ("[annotate]\nmodel = 'judge'\nkey_variable = 'NOT_THERE'", "NOT_THERE: not in the environment"),
-        ("classifier = 'absent'\n[filter]", "absent/manifest.json: missing"),
+        ("classifier = 'absent'\n[filter]", "absent/manifest.json: No such file"),
     ],
 )
 def test_what_would_end_a_late_stage_is_found_at_once(
@@ -152,9 +152,9 @@ def test_a_machine_that_cannot_be_is_refused(planted: Planted, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("times.json", "{", "times.json: damaged: not a JSON object"),
-        ("tokens.json", "[]", "tokens.json: damaged: not a JSON object"),
-        ("1-collect/manifest.json", "{}", "1-collect/manifest.json: missing or damaged"),
+        ("times.json", "{", "times.json: damaged: line 1, column 2: not JSON"),
+        ("tokens.json", "[]", "tokens.json: damaged: must hold a JSON object"),
+        ("1-collect/manifest.json", "{}", "1-collect/manifest.json: damaged: says nothing"),
         ("6-classifier/manifest.json", "{", "6-classifier/manifest.json: damaged"),
     ],
 )

@@ -8,17 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from corpora import directory_bytes, texts_of, write_jsonl
+from corpora import directory_bytes, texts_of, write_config, write_jsonl
 
 from vikhr_fast.corpus import collect as module
-from vikhr_fast.corpus.collect import collect_sources
+from vikhr_fast.corpus.collect import Collect, collect
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings, read_settings
+from vikhr_fast.corpus.settings import SourceSettings, read_settings
 from vikhr_fast.errors import InputError
 
 
 def collected(tmp_path: Path, part_bytes: int = 1 << 20, **sources: SourceSettings) -> Documents:
-    collect_sources(CorpusSettings(sources=sources, part_bytes=part_bytes), tmp_path / "out")
+    collect(Collect(write_config(tmp_path / "corpus.toml", sources, part_bytes), tmp_path / "out"))
     return Documents.open(tmp_path / "out")
 
 
@@ -102,8 +102,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     sources = {
         name: SourceSettings(input=(str(tmp_path / f"{name}.jsonl"),), sort_by=sort_by, where="v != 3") for name in "ab"
     }
-    settings = CorpusSettings(sources=sources, part_bytes=2000)
-    collect_sources(settings, tmp_path / "whole")
+    config = write_config(tmp_path / "corpus.toml", sources, part_bytes=2000)
+    collect(Collect(config, tmp_path / "whole"))
     assert len(Documents.open(tmp_path / "whole").parts) >= 6
 
     write = module.write_part
@@ -115,10 +115,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
     monkeypatch.setattr(module, "write_part", write_some)
     with pytest.raises(KilledError):
-        collect_sources(settings, tmp_path / "out")
+        collect(Collect(config, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
-    collect_sources(settings, tmp_path / "out")
+    collect(Collect(config, tmp_path / "out"))
     assert directory_bytes(tmp_path / "out") == directory_bytes(tmp_path / "whole")
     assert not list(tmp_path.glob("out.partial"))
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from corpora import make_documents, texts_of, write_jsonl
 
-from vikhr_fast.corpus.decontaminate import CONTAMINATED, Decontaminate, decontaminate, decontaminate_documents
+from vikhr_fast.cli import main
+from vikhr_fast.corpus.decontaminate import CONTAMINATED, Decontaminate, decontaminate
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import DecontaminateStage, EvaluationSet
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import ExitCode, InputError
 
 WORDS = [f"слово{number}" for number in range(40)]
 
@@ -44,7 +45,7 @@ def test_documents_with_a_shared_n_gram_are_dropped_and_no_others(
     clean = [text for text in texts if not grams(text, length) & wanted]
     assert 0 < len(clean) < len(texts)
     sets = {"quiz": EvaluationSet(input=(str(path),), text=("q", "a"))}
-    decontaminate_documents(documents, tmp_path / "out", DecontaminateStage(sets=sets, words=length))
+    decontaminate(Decontaminate(documents.directory, tmp_path / "out", DecontaminateStage(sets=sets, words=length)))
     result = Documents.open(tmp_path / "out")
     assert texts_of(result) == clean
     notes = [json.loads(line) for line in (tmp_path / "out" / CONTAMINATED).read_text().splitlines()]
@@ -57,7 +58,9 @@ def test_documents_with_a_shared_n_gram_are_dropped_and_no_others(
 
 def test_marking_keeps_every_document(case: tuple[Documents, list[str], list[str], Path], tmp_path: Path) -> None:
     documents, texts, questions, path = case
-    decontaminate(Decontaminate(documents.directory, tmp_path / "out", {"quiz": path}, ("q",), words=8, mark=True))
+    quiz = {"quiz": EvaluationSet(input=(str(path),), text=("q",))}
+    settings = DecontaminateStage(sets=quiz, words=8, action="mark")
+    decontaminate(Decontaminate(documents.directory, tmp_path / "out", settings))
     result = Documents.open(tmp_path / "out")
     assert texts_of(result) == texts
     metas = [json.loads(meta) for table in result.tables() for meta in table["meta"].to_pylist()]
@@ -66,18 +69,20 @@ def test_marking_keeps_every_document(case: tuple[Documents, list[str], list[str
 
 
 def test_sets_that_cannot_be_found_are_refused(
-    case: tuple[Documents, list[str], list[str], Path], tmp_path: Path
+    case: tuple[Documents, list[str], list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     documents, _, _, path = case
-    for options, complaint in (
-        (Decontaminate(documents.directory, tmp_path / "out", {}), "--sets: name at least one"),
-        (Decontaminate(documents.directory, tmp_path / "out", {"q": path}), "no field 'text'"),
-        (Decontaminate(documents.directory, tmp_path / "out", {"q": path}, ("a",)), "set q: no text in it is as long"),
-        (Decontaminate(documents.directory, tmp_path / "out", {"q": tmp_path / "no.txt"}), "no such file"),
-        (Decontaminate(documents.directory, tmp_path / "out", {"q": path}, ("q",), words=0), "--words 0: must be"),
+    command = ["corpus", "decontaminate", str(documents.directory), "--output", str(tmp_path / "out"), "--sets"]
+    for flags, complaint in (
+        ((), "decontaminate: sets: "),
+        (("q", str(path)), "no field 'text'"),
+        (("q", str(path), "--text", "a"), "set q: no text in it is as long"),
+        (("q", str(tmp_path / "no.txt")), "no such file"),
+        (("q", str(path), "--text", "q", "--words", "0"), "decontaminate: words: 0"),
     ):
-        with pytest.raises(InputError, match=complaint):
-            decontaminate(options)
+        with pytest.raises(SystemExit, match=str(int(ExitCode.BAD_INPUT))):
+            main([*command, *flags])
+        assert complaint in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
 
@@ -87,7 +92,7 @@ def test_every_field_of_a_set_is_looked_for(tmp_path: Path) -> None:
     rows = [{"context": "", "question": secret}, {"context": None, "question": "да"}]
     path = write_jsonl(tmp_path / "set.jsonl", rows)
     settings = DecontaminateStage(sets={"quiz": EvaluationSet(input=(str(path),), text=("context", "question"))})
-    decontaminate_documents(documents, tmp_path / "out", settings)
+    decontaminate(Decontaminate(documents.directory, tmp_path / "out", settings))
     assert texts_of(Documents.open(tmp_path / "out")) == ["чистый текст"]
 
 
@@ -97,4 +102,4 @@ def test_a_field_that_is_no_text_is_not_passed_over(tmp_path: Path, row: dict[st
     path = write_jsonl(tmp_path / "set.jsonl", [row])
     settings = DecontaminateStage(sets={"quiz": EvaluationSet(input=(str(path),), text=("context", "question"))})
     with pytest.raises(InputError, match=r"line 1: .*'question'"):
-        decontaminate_documents(documents, tmp_path / "out", settings)
+        decontaminate(Decontaminate(documents.directory, tmp_path / "out", settings))

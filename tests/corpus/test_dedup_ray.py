@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from corpora import directory_bytes, make_documents, noisy_sources
 
-from vikhr_fast.corpus.dedup_stage import dedup_documents
+from vikhr_fast.corpus.dedup_stage import Dedup, dedup
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import DedupStage, Machine
 from vikhr_fast.errors import InputError
@@ -39,14 +39,14 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Documents:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, documents: Documents) -> Path:
     output = tmp_path_factory.mktemp("whole") / "out"
-    dedup_documents(documents, output, DedupStage(), Machine(threads=1))
+    dedup(Dedup(documents.directory, output, DedupStage(), Machine(threads=1)))
     assert Documents.open(output).total["removed_paragraphs"] > 100
     return output
 
 
 @pytest.mark.usefixtures("cluster")
 def test_the_bytes_are_those_of_one_machine(documents: Documents, whole: Path, tmp_path: Path) -> None:
-    dedup_documents(documents, tmp_path / "out", DedupStage(), RAY)
+    dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(), RAY))
     assert directory_bytes(tmp_path / "out") == directory_bytes(whole)
 
 
@@ -69,7 +69,7 @@ def test_a_killed_worker_is_survived(documents: Documents, whole: Path, tmp_path
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        dedup_documents(documents, tmp_path / "out", DedupStage(), RAY)
+        dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(), RAY))
     finally:
         is_over.set()
         thread.join()
@@ -89,8 +89,8 @@ def test_a_killed_worker_is_survived(documents: Documents, whole: Path, tmp_path
 )
 def test_without_anything_to_compare(texts: list[str], tmp_path: Path) -> None:
     documents = make_documents(tmp_path, {"s": texts})
-    dedup_documents(documents, tmp_path / "one", DedupStage(), Machine(threads=1))
-    dedup_documents(documents, tmp_path / "ray", DedupStage(), RAY)
+    dedup(Dedup(documents.directory, tmp_path / "one", DedupStage(), Machine(threads=1)))
+    dedup(Dedup(documents.directory, tmp_path / "ray", DedupStage(), RAY))
     assert directory_bytes(tmp_path / "ray") == directory_bytes(tmp_path / "one")
 
 
@@ -100,4 +100,6 @@ def test_without_a_cluster_its_address_is_named(tmp_path: Path) -> None:
         ray.shutdown()
     for address in ("127.0.0.1:1", "auto"):
         with pytest.raises(InputError, match=f"ray_address {address}: no cluster"):
-            dedup_documents(documents, tmp_path / "out", DedupStage(), Machine(engine="ray", ray_address=address))
+            dedup(
+                Dedup(documents.directory, tmp_path / "out", DedupStage(), Machine(engine="ray", ray_address=address))
+            )

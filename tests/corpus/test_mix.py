@@ -13,8 +13,9 @@ from corpora import directory_bytes, make_documents
 from vikhr_fast.config import read_toml
 from vikhr_fast.corpus import mix as module
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.mix import Mix, mix, mix_work
-from vikhr_fast.corpus.settings import MixStage, SourceSettings
+from vikhr_fast.corpus.mix import Mix, mix
+from vikhr_fast.corpus.settings import MixStage
+from vikhr_fast.corpus.stage import read_work
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import BpeEncoder, JsonEncoder
@@ -76,11 +77,10 @@ def test_a_tokenizer_without_a_sentencepiece_model(documents: Documents, other_t
     shutil.copytree(other_tokenizer, tmp_path / "swapped")
     swapped = {"bos_token": "<|end|>", "eos_token": "<|begin|>"}
     (tmp_path / "swapped" / "tokenizer_config.json").write_text(json.dumps(swapped), encoding="utf-8")
-    sources = {name: SourceSettings(input=()) for name in TEXTS}
-    works = [
-        mix_work(documents, MixStage(tokenizer=path), sources)["tokenizer"]
-        for path in (other_tokenizer, tmp_path / "swapped")
-    ]
+    mix(Mix(documents.directory, tmp_path / "out", settings))  # done before
+    settings = MixStage(tokenizer=tmp_path / "swapped", validation=0.0)
+    mix(Mix(documents.directory, tmp_path / "other", settings))
+    works = [read_work(tmp_path / name)["tokenizer"] for name in ("out", "other")]
     assert works[0] != works[1]
 
 
@@ -125,7 +125,7 @@ def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, 
         (Mix(documents.directory, tmp_path / "out", good, threads=-1), "machine: threads: -1"),
         (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tokenizer, validation=1.0)), "mix: validation"),
         (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tmp_path)), "tokenizer"),
-        (Mix(tmp_path, tmp_path / "out", good), "no such file; give a directory that a corpus stage wrote"),
+        (Mix(tmp_path, tmp_path / "out", good), "No such file or directory; make it with the corpus stage"),
     ):
         with pytest.raises(InputError, match=complaint):
             mix(options)

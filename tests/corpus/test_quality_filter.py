@@ -28,7 +28,7 @@ from vikhr_fast.corpus.classifier import (
     expected_calibration_error,
 )
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.quality_filter import filter_documents
+from vikhr_fast.corpus.quality_filter import Filter, filter_corpus
 from vikhr_fast.corpus.settings import FilterStage, TrainFilterStage
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
 from vikhr_fast.devices import device_of
@@ -137,7 +137,7 @@ def test_filtering_keeps_the_good_and_goes_on_after_a_kill(
     bad = bad_documents(SEEN, 50, good, seed=2)
     documents = make_documents(tmp_path / "in", {"good": good, "bad": bad}, part_bytes=8000)
     options = FilterStage(device="cpu", batch_tokens=200)
-    filter_documents(documents, classifier, tmp_path / "whole", options)
+    filter_corpus(Filter(documents.directory, classifier, tmp_path / "whole", options))
     result = Documents.open(tmp_path / "whole")
     kept = texts_of(result)
     assert len(set(kept) & set(good)) > 40
@@ -158,12 +158,13 @@ def test_filtering_keeps_the_good_and_goes_on_after_a_kill(
 
     monkeypatch.setattr(stage, "write_part", write_some)
     with pytest.raises(KilledError):
-        filter_documents(documents, classifier, tmp_path / "out", options)
+        filter_corpus(Filter(documents.directory, classifier, tmp_path / "out", options))
     monkeypatch.undo()
-    filter_documents(documents, classifier, tmp_path / "out", options)
+    filter_corpus(Filter(documents.directory, classifier, tmp_path / "out", options))
     assert directory_bytes(tmp_path / "out") == directory_bytes(tmp_path / "whole")
+    options = FilterStage(threshold=1.0, device="cpu")
     with pytest.raises(InputError, match="filter leaves no document"):
-        filter_documents(documents, classifier, tmp_path / "none", FilterStage(threshold=1.0, device="cpu"))
+        filter_corpus(Filter(documents.directory, classifier, tmp_path / "none", options))
 
 
 def test_what_cannot_be_learnt_is_one_clear_error(root: Path, tmp_path: Path) -> None:

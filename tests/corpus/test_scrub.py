@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vikhr_fast.ablate.noise import private_strings
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.scrub import scrub_documents, scrub_text
+from vikhr_fast.corpus.scrub import Scrub, scrub, scrub_text
 from vikhr_fast.corpus.settings import ScrubStage
 from vikhr_fast.errors import InputError
 
@@ -61,7 +61,7 @@ def test_all_that_is_planted_is_found_and_counted(tmp_path: Path) -> None:
     planted = private_strings(40, seed=5)
     texts = [f"Слово {value} и ещё слово." for kind in planted for value in kind]
     documents = make_documents(tmp_path, {"a": texts[:80], "b": texts[80:]}, part_bytes=2000)
-    scrub_documents(documents, tmp_path / "out", ALL)
+    scrub(Scrub(documents.directory, tmp_path / "out", ALL))
     result = Documents.open(tmp_path / "out")
     assert {kind: result.total[kind] for kind in ALL.kinds} == dict.fromkeys(ALL.kinds, 40)
     assert result.counts["a"]["key"] == result.counts["b"]["email"] == 0
@@ -83,7 +83,7 @@ def test_scrubbing_twice_changes_nothing_more(text: str) -> None:
 def test_a_country_that_is_none_is_refused(tmp_path: Path) -> None:
     documents = make_documents(tmp_path / "in", {"a": ["текст"]})
     with pytest.raises(InputError, match="region XX: no such country"):
-        scrub_documents(documents, tmp_path / "out", ScrubStage(region="XX"))
+        scrub(Scrub(documents.directory, tmp_path / "out", ScrubStage(region="XX")))
 
 
 @pytest.mark.parametrize("piece", ["a", "1", "1.", "@", "a@", " ", ":", "a.", "1 ", "-", "eyJ", "+7 ", "token=", "("])

@@ -201,9 +201,9 @@ def test_unverified_index_must_still_increase(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "damaged: not JSON"),
-        (b"\xff", "damaged: not JSON"),
-        (b"[]", "not a manifest of token shards"),
+        (b"", "damaged: line 1, column 1: not JSON: .*"),
+        (b"\xff", "damaged: byte 0: not UTF-8"),
+        (b"[]", "damaged: must hold a JSON object, holds a list"),
         (b'{"format": "other"}', "not a manifest of token shards"),
         (b'{"format": "vikhr-fast token shards", "version": 1}', "version 1, this program reads 2"),
         (b'{"format": "vikhr-fast token shards", "version": 2}', "damaged: its checksum does not fit"),
@@ -219,7 +219,9 @@ def test_bad_manifest_is_named(copied: Path, content: bytes, complaint: str) -> 
 
 def test_directory_without_shards_is_named(tmp_path: Path, russian: Path) -> None:
     for directory in (tmp_path, tmp_path / "absent", russian):
-        with pytest.raises(InputError, match=f"^{re.escape(str(directory / 'manifest.json'))}: no such file"):
+        with pytest.raises(
+            InputError, match=f"^{re.escape(str(directory / 'manifest.json'))}: (No such file|Not a dir)"
+        ):
             TokenShards.open(directory)
 
 
@@ -256,7 +258,7 @@ def test_unusable_tokenizer_and_options_are_named(
         ({"tokenizer": alone}, "alone: no BOS or no EOS piece"),
         ({"tokenizer": russian}, re.escape(str(russian))),
         ({"shard_tokens": 0}, "--shard-tokens 0: must be positive"),
-        ({"threads": -1}, "--threads -1: must not be negative"),
+        ({"threads": -1}, "--threads -1: must be 0 or more"),
         ({"output": tokenizer}, "exists already"),
     ):
         with pytest.raises(InputError, match=complaint):

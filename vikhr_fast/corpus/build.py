@@ -1,9 +1,8 @@
 """`corpus build`: every stage of a corpus.toml, one after another; what is done stays done."""
 
-import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +10,11 @@ import torch
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.annotate import ANNOTATIONS, Annotate, annotate
+from vikhr_fast.corpus.annotate import Annotate, annotate
 from vikhr_fast.corpus.chat import ChatEndpoint
-from vikhr_fast.corpus.collect import collect_sources, collect_work
-from vikhr_fast.corpus.decontaminate import decontaminate_documents, decontaminate_work, evaluation_files
-from vikhr_fast.corpus.dedup_stage import dedup_documents, dedup_work
+from vikhr_fast.corpus.collect import Collect, collect
+from vikhr_fast.corpus.decontaminate import Decontaminate, decontaminate, evaluation_files
+from vikhr_fast.corpus.dedup_stage import Dedup, dedup
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.layout import (
     ANNOTATED,
@@ -23,27 +22,28 @@ from vikhr_fast.corpus.layout import (
     COLLECTED,
     DECONTAMINATED,
     DEDUPLICATED,
+    DOCUMENT_STAGES,
     FILTERED,
     REPORT,
     SCRUBBED,
     SHARDS,
     TIMES,
     TOKENS,
-    read_object,
+    read_notes,
 )
-from vikhr_fast.corpus.mix import mix_documents, mix_work
-from vikhr_fast.corpus.quality_filter import filter_documents, filter_work
-from vikhr_fast.corpus.scrub import scrub_documents, scrub_work
+from vikhr_fast.corpus.mix import Mix, mix
+from vikhr_fast.corpus.quality_filter import Filter, filter_corpus
+from vikhr_fast.corpus.scrub import Scrub, scrub
 from vikhr_fast.corpus.settings import CorpusSettings, Machine, check_machine, read_settings
 from vikhr_fast.corpus.shard import encoder_for_shards
-from vikhr_fast.corpus.stage import read_manifest, work_of
+from vikhr_fast.corpus.stage import read_work
 from vikhr_fast.corpus.stats import corpus_page
 from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
-from vikhr_fast.errors import InputError
-from vikhr_fast.files import sha256_of, write_text
+from vikhr_fast.files import write_json
 from vikhr_fast.report import write_report
 from vikhr_fast.run_directory import locked
+from vikhr_fast.stages import Stage, run_stages
 
 
 @dataclass(frozen=True)
@@ -67,105 +67,67 @@ def build(options: Build) -> None:
     Raises:
         InputError: what a stage raises; or an output of other settings or input is in its place.
     """
-    settings = read_settings(options.config)
-    with locked(options.output):
-        _Builder(settings, options.output, options.machine).run()
+    settings, output = read_settings(options.config), options.output
+    with locked(output):
+        _check_late_stages(options, settings)
+        if options.machine.threads:
+            torch.set_num_threads(options.machine.threads)
 
+        def note_time(stage: Stage, seconds: float) -> None:
+            write_json(output / TIMES, {**read_notes(output / TIMES), stage.name: round(seconds, 2)})
 
-class _Builder:
-    def __init__(self, settings: CorpusSettings, output: Path, machine: Machine) -> None:
-        self._settings, self._output, self._machine = settings, output, machine
-
-    def run(self) -> None:
-        settings, machine = self._settings, self._machine
-        self._check_late_stages()
-        if machine.threads:
-            torch.set_num_threads(machine.threads)
-        self._stage(COLLECTED, collect_work(settings), lambda output: collect_sources(settings, output))
-        documents = collected = Documents.open(self._output / COLLECTED)
-        if dedup := settings.dedup:
-            documents = self._documents(
-                DEDUPLICATED,
-                dedup_work(documents, dedup),
-                lambda output, before: dedup_documents(before, output, dedup, machine),
-                documents,
-            )
-        if scrub := settings.scrub:
-            documents = self._documents(
-                SCRUBBED,
-                scrub_work(documents, scrub),
-                lambda output, before: scrub_documents(before, output, scrub),
-                documents,
-            )
-        if sets := settings.decontaminate:
-            documents = self._documents(
-                DECONTAMINATED,
-                decontaminate_work(documents, sets),
-                lambda output, before: decontaminate_documents(before, output, sets),
-                documents,
-            )
-        documents = self._filtered(documents)
-        if mix := settings.mix:
-            sources, threads = settings.sources, machine.threads
-            work = mix_work(documents, mix, sources)
-            self._stage(SHARDS, work, lambda output: mix_documents(documents, output, mix, sources, threads))
-            ends = {COLLECTED: collected, documents.directory.name: documents}
-            write_token_counts(self._output / TOKENS, ends, mix.tokenizer, threads)
-        write_report(self._output / REPORT, *corpus_page(self._output))
-        logger.info(f"{self._output / REPORT}: what became of the text")
-
-    def _check_late_stages(self) -> None:
-        """Finds at once what would end the run hours later."""
-        settings = self._settings
-        check_machine(self._machine)
-        if settings.decontaminate:
-            evaluation_files(settings.decontaminate)
-        if settings.annotate and not (self._output / ANNOTATED).exists():
-            ChatEndpoint(settings.annotate)
-        if settings.classifier:
-            read_manifest(settings.classifier)
+        run_stages(_stages(options, settings), note_time)
         if settings.mix:
-            encoder_for_shards(settings.mix.tokenizer)
+            stages = (settings.dedup, settings.scrub, settings.decontaminate, settings.filter)
+            names = [name for name, chosen in zip(DOCUMENT_STAGES, (True, *stages), strict=True) if chosen]
+            ends = {name: Documents.open(output / name) for name in (names[0], names[-1])}
+            write_token_counts(output / TOKENS, ends, settings.mix.tokenizer, options.machine.threads)
+        write_report(output / REPORT, *corpus_page(output))
+        logger.info(f"{output / REPORT}: what became of the text")
 
-    def _filtered(self, documents: Documents) -> Documents:
-        """The stages of the quality filter."""
-        settings = self._settings
-        classifier = settings.classifier
-        if asked := settings.annotate:
-            annotations = self._output / ANNOTATED
-            work = work_of("annotate", asked, input=documents.sha256)
-            self._stage(ANNOTATED, work, lambda output: annotate(Annotate(documents.directory, output, asked)))
-            if train := settings.train_filter:
-                classifier = self._output / CLASSIFIER
-                work = work_of("train-filter", train, input=sha256_of(annotations / ANNOTATIONS))
-                self._stage(CLASSIFIER, work, lambda output: train_filter(TrainFilter(annotations, output, train)))
-        if settings.filter and classifier:
-            directory, chosen = classifier, settings.filter
-            documents = self._documents(
-                FILTERED,
-                filter_work(documents, directory, chosen),
-                lambda output, before: filter_documents(before, directory, output, chosen),
-                documents,
-            )
-        return documents
 
-    def _documents(
-        self, name: str, work: dict[str, Any], run: Callable[[Path, Documents], None], before: Documents
-    ) -> Documents:
-        self._stage(name, work, lambda output: run(output, before))
-        return Documents.open(self._output / name)
+def _check_late_stages(options: Build, settings: CorpusSettings) -> None:
+    """Finds at once what would end the run hours later."""
+    check_machine(options.machine)
+    if settings.decontaminate:
+        evaluation_files(settings.decontaminate)
+    if settings.annotate and not (options.output / ANNOTATED).exists():
+        ChatEndpoint(settings.annotate)
+    if settings.classifier:
+        read_work(settings.classifier)
+    if settings.mix:
+        encoder_for_shards(settings.mix.tokenizer)
 
-    def _stage(self, name: str, work: dict[str, Any], run: Callable[[Path], object]) -> None:
-        """Runs a stage, unless its output is there; notes down how long it took."""
-        output = self._output / name
-        if output.exists():
-            if read_manifest(output)["work"] != json.loads(json.dumps(work)):
-                raise InputError(f"{output}: made of other input or settings; remove it or take another output")
-            return
-        logger.info(f"{name}: begins")
-        start = time.monotonic()
-        run(output)
-        path = self._output / TIMES
-        times = read_object(path)
-        times[name] = round(time.monotonic() - start, 2)
-        write_text(path, json.dumps(times, indent=2) + "\n")
+
+def _stages(options: Build, settings: CorpusSettings) -> Iterator[Stage]:
+    """The stages that the settings name, each reading what an earlier one wrote."""
+    machine, output = options.machine, options.output
+
+    def stage(run: Callable[[Any], object], chosen: Any) -> Stage:
+        return Stage(chosen.output.name, chosen.output, partial(run, chosen), compares=True)
+
+    documents = output / COLLECTED
+    yield stage(collect, Collect(options.config, documents))
+    if settings.dedup:
+        yield stage(dedup, Dedup(documents, output / DEDUPLICATED, settings.dedup, machine))
+        documents = output / DEDUPLICATED
+    if settings.scrub:
+        yield stage(scrub, Scrub(documents, output / SCRUBBED, settings.scrub))
+        documents = output / SCRUBBED
+    if settings.decontaminate:
+        yield stage(decontaminate, Decontaminate(documents, output / DECONTAMINATED, settings.decontaminate))
+        documents = output / DECONTAMINATED
+    classifier = settings.classifier
+    if settings.annotate:
+        yield stage(annotate, Annotate(documents, output / ANNOTATED, settings.annotate))
+        if settings.train_filter:
+            classifier = output / CLASSIFIER
+            yield stage(train_filter, TrainFilter(output / ANNOTATED, classifier, settings.train_filter))
+    if settings.filter and classifier:
+        yield stage(filter_corpus, Filter(documents, classifier, output / FILTERED, settings.filter))
+        documents = output / FILTERED
+    if settings.mix:
+        sources = {name: settings.sources[name] for name in Documents.open(documents).counts}
+        weights = {name: source.weight for name, source in sources.items()}
+        kl_weights = {name: source.kl_weight for name, source in sources.items()}
+        yield stage(mix, Mix(documents, output / SHARDS, settings.mix, weights, kl_weights, machine.threads))

@@ -16,12 +16,11 @@ from tyro.conf import Positional
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
 from vikhr_fast.corpus.expressions import Expression
-from vikhr_fast.corpus.read import Columns, Record
+from vikhr_fast.corpus.read import Columns, Document
 from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings, read_settings
-from vikhr_fast.corpus.sources import checksum, read_source, source_files
-from vikhr_fast.corpus.stage import counted, document_stage, gather, settings_of, write_notes
+from vikhr_fast.corpus.sources import checksums, read_source
+from vikhr_fast.corpus.stage import counted, document_stage, gather, is_finished, work_of, write_notes
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import refuse_existing
 
 REJECTED = "rejected.jsonl"
 _SPOOL_ROWS = 1024
@@ -52,14 +51,12 @@ def collect(options: Collect) -> None:
     Raises:
         InputError: a wrong config, sources that do not exist, or no document in all of them.
     """
-    collect_sources(read_settings(options.config), options.output)
-
-
-def collect_sources(settings: CorpusSettings, output: Path) -> None:
-    """As `collect`, with settings that were read before."""
-    refuse_existing(output)
-    work = collect_work(settings)
-    with document_stage(output, work) as (directory, scratch, counts), counted("collect") as advance:
+    settings, output = read_settings(options.config), options.output
+    work = _work(settings)
+    kinds = {"sources": {name: {"settings": source} for name, source in settings.sources.items()}}
+    if is_finished(output, work, kinds):
+        return
+    with document_stage(output, work, kinds) as (directory, scratch, counts), counted("collect") as advance:
         parts = sorted(directory.glob("part-*.parquet"))
         done = [read_footer(part) for part in parts]
         advance(sum(sum(c.get("documents", 0) for c in footer["counts"].values()) for footer in done))
@@ -94,15 +91,13 @@ def _why_none(counts: Counts, rejected: Path) -> str:
     return f"{', '.join(counts)}: no document in all sources together; {left_out:,} filtered out by `where`{bad}"
 
 
-def collect_work(settings: CorpusSettings) -> dict[str, Any]:
+def _work(settings: CorpusSettings) -> dict[str, Any]:
     """What the collected documents depend on: settings, and the checksums of all files."""
     sources = {}
     for name, source in settings.sources.items():
-        files = [file for pattern in source.input for file in source_files(Path(pattern))]
-        values = settings_of(source)
-        # They say what becomes of the documents later.
-        del values["weight"], values["kl_weight"]
-        sources[name] = {"settings": values, "files": {str(file): checksum(file) for file in files}}
+        values = work_of("collect", source)["settings"]
+        del values["weight"], values["kl_weight"]  # they say what becomes of the documents later
+        sources[name] = {"settings": values, "files": checksums(source.input)}
     return {"stage": "collect", "settings": {"part_bytes": settings.part_bytes}, "sources": sources}
 
 
@@ -163,7 +158,7 @@ class _SourceReader:
     def _filtered(self) -> Iterator[_Selected]:
         return (self._selected(record, number) for number, record in self._taken())
 
-    def _taken(self) -> Iterator[tuple[int, Record]]:
+    def _taken(self) -> Iterator[tuple[int, Document]]:
         """Records that the filter takes, numbered from 1 in the source."""
         number = 0
         for pattern in self._settings.input:
@@ -180,7 +175,7 @@ class _SourceReader:
                 else:
                     self._counts["filtered_out"] += 1
 
-    def _selected(self, record: Record, number: int) -> _Selected:
+    def _selected(self, record: Document, number: int) -> _Selected:
         name = record.fields[self._settings.id] if self._settings.id else None
         meta = {field: _finite(record.fields.get(field)) for field in self._settings.meta}
         content = json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str)
@@ -211,7 +206,7 @@ class _SourceReader:
                 yield _Selected(*(batch.column(name)[index % _SPOOL_ROWS].as_py() for name in schema.names))
         self._spool.unlink()
 
-    def _key_of(self, record: Record) -> float:
+    def _key_of(self, record: Document) -> float:
         """What to sort by, ascending; NaN, which numpy puts last, where there is no value."""
         assert self._key
         fields = {"text": record.text, **record.fields}

@@ -1,6 +1,5 @@
 """`corpus decontaminate`: documents that share long word n-grams with evaluation sets."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,21 +7,36 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.documents import Counts, Documents, add_counts
+from vikhr_fast.corpus.documents import Counts, Documents, add_counts, with_meta
 from vikhr_fast.corpus.minhash import Hashes, MinHasher, ShingleSets
 from vikhr_fast.corpus.read import Columns
 from vikhr_fast.corpus.settings import DecontaminateStage, EvaluationSet
-from vikhr_fast.corpus.sources import checksum, read_source, source_files
-from vikhr_fast.corpus.stage import Transformed, map_parts, work_of
+from vikhr_fast.corpus.sources import checksums, read_source
+from vikhr_fast.corpus.stage import Transformed, is_finished, map_parts, work_of
 from vikhr_fast.errors import InputError
 from vikhr_fast.texts import IntArray
 
 CONTAMINATED = "contaminated.jsonl"
 _BATCH = 4096
 _SHOWN_CHARACTERS = 300
+
+
+def _settings(
+    sets: dict[str, Path], text: tuple[str, ...] = ("text",), words: int = 13, mark: bool = False
+) -> DecontaminateStage:
+    """The stage's settings as flags.
+
+    Args:
+        sets: Evaluation sets by name: files, patterns, or data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]].
+        text: Their fields that hold text; each is looked for by itself.
+        words: Length of an n-gram in words.
+        mark: Keep the documents and add the sets' names to their `meta`.
+    """
+    chosen = {name: EvaluationSet(input=(str(path),), text=text) for name, path in sets.items()}
+    return DecontaminateStage(sets=chosen, words=words, action="mark" if mark else "drop")
 
 
 @dataclass(frozen=True)
@@ -37,14 +51,8 @@ class Decontaminate:
     """Documents that an earlier stage wrote."""
     output: Path
     """Directory to make."""
-    sets: dict[str, Path]
-    """Evaluation sets by name: files, patterns, or data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]."""
-    text: tuple[str, ...] = ("text",)
-    """Their fields that hold text; each is looked for by itself."""
-    words: int = 13
-    """Length of an n-gram in words."""
-    mark: bool = False
-    """Keep the documents and add the sets' names to their `meta`."""
+    settings: Annotated[DecontaminateStage, arg(name="", constructor=_settings)]
+    """Evaluation sets and what becomes of documents that are found."""
 
 
 @dataclass
@@ -63,35 +71,22 @@ def decontaminate(options: Decontaminate) -> None:
     Raises:
         InputError: unreadable documents or evaluation sets, or sets without a text that is long enough.
     """
-    sets = {name: EvaluationSet(input=(str(path),), text=options.text) for name, path in options.sets.items()}
-    if not sets:
-        raise InputError("--sets: name at least one evaluation set")
-    if not 1 <= options.words <= 1000:
-        raise InputError(f"--words {options.words}: must be 1 to 1000")
-    settings = DecontaminateStage(sets=sets, words=options.words, action="mark" if options.mark else "drop")
-    decontaminate_documents(Documents.open(options.input), options.output, settings)
-
-
-def decontaminate_documents(documents: Documents, output: Path, settings: DecontaminateStage) -> None:
-    """As `decontaminate`."""
+    documents, settings = Documents.open(options.input), options.settings
+    work = work_of("decontaminate", settings, input=documents.sha256, files=evaluation_files(settings))
+    if is_finished(options.output, work, settings):
+        return
     hasher = MinHasher(shingle=f"word:{settings.words}")
     grams = {name: grams_of(name, evaluation, hasher) for name, evaluation in settings.sets.items()}
 
     def transform(table: pa.Table) -> Transformed:
         return _transform(table, grams, hasher, settings.action == "drop")
 
-    map_parts(documents, output, decontaminate_work(documents, settings), transform, CONTAMINATED)
-
-
-def decontaminate_work(documents: Documents, settings: DecontaminateStage) -> dict[str, Any]:
-    """What the result depends on."""
-    return work_of("decontaminate", settings, input=documents.sha256, files=evaluation_files(settings))
+    map_parts(documents, options.output, work, settings, transform, CONTAMINATED)
 
 
 def evaluation_files(settings: DecontaminateStage) -> dict[str, str]:
     """The files of all sets with their checksums; InputError where one is missing."""
-    patterns = [pattern for evaluation in settings.sets.values() for pattern in evaluation.input]
-    return {str(file): checksum(file) for pattern in patterns for file in source_files(Path(pattern))}
+    return checksums(pattern for evaluation in settings.sets.values() for pattern in evaluation.input)
 
 
 def evaluation_texts(evaluation: EvaluationSet) -> Iterator[str]:
@@ -156,11 +151,7 @@ def _transform(table: pa.Table, grams: dict[str, Grams], hasher: MinHasher, drop
     if drops:
         table = table.filter(pa.array([row not in found for row in range(table.num_rows)], pa.bool_()))
     elif found:
-        metas = table["meta"].to_pylist()
-        for row, names in found.items():
-            meta = {**json.loads(metas[row]), "contaminated": names}
-            metas[row] = json.dumps(meta, ensure_ascii=False, sort_keys=True)
-        table = table.set_column(3, "meta", pa.array(metas, pa.string()))
+        table = with_meta(table, {row: {"contaminated": names} for row, names in found.items()})
     return Transformed(table, counts, notes)
 
 

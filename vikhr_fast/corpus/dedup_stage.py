@@ -1,6 +1,5 @@
 """`corpus dedup`: paragraphs that are near-duplicates of an earlier one leave their documents."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +13,19 @@ from vikhr_fast.corpus.minhash import MinHasher, jaccard
 from vikhr_fast.corpus.paragraphs import numbers_of, texts_of, without
 from vikhr_fast.corpus.passes import Passes, read_owners
 from vikhr_fast.corpus.settings import DedupStage, Machine, check_bands, check_machine
-from vikhr_fast.corpus.stage import Transformed, document_stage, gather, tracked, transform_part, work_of
-from vikhr_fast.files import refuse_existing, write_text
-from vikhr_fast.report import Section, Table, write_report
+from vikhr_fast.corpus.stage import (
+    Transformed,
+    document_stage,
+    gather,
+    is_finished,
+    tracked,
+    transform_part,
+    work_of,
+    write_notes,
+)
 
-PAIRS = "removed_pairs"
+PAIRS = "removed_pairs.jsonl"
 _PAIRS = 100
-_SHOWN_CHARACTERS = 600
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Dedup:
     input: Annotated[Path, Positional]
     """Documents that an earlier stage wrote."""
     output: Path
-    """Directory to make. removed_pairs.html in it shows a sample of what was removed beside what was kept for it."""
+    """Directory to make. removed_pairs.jsonl in it is a sample of what was removed beside what was kept for it."""
     settings: Annotated[DedupStage, arg(name="")] = field(default_factory=DedupStage)
     """What counts as a near-duplicate."""
     machine: Annotated[Machine, arg(name="")] = field(default_factory=Machine)
@@ -45,20 +50,18 @@ def dedup(options: Dedup) -> None:
     Raises:
         InputError: unreadable documents or impossible settings.
     """
-    dedup_documents(Documents.open(options.input), options.output, options.settings, options.machine)
-
-
-def dedup_documents(documents: Documents, output: Path, settings: DedupStage, machine: Machine) -> None:
-    """As `dedup`."""
-    work = dedup_work(documents, settings)
+    documents, settings, machine = Documents.open(options.input), options.settings, options.machine
+    check_bands(settings)
     check_machine(machine)
+    work = work_of("dedup", settings, input=documents.sha256)
+    if is_finished(options.output, work, settings):
+        return
     parts = documents.parts
     if machine.engine == "ray":
         from vikhr_fast.corpus.dedup_ray import connected, find_owners
 
-        refuse_existing(output)
         connected(machine)  # in there, its absence would clear away what an earlier try did
-    with document_stage(output, work) as (directory, scratch, counts):
+    with document_stage(options.output, work, settings) as (directory, scratch, counts):
         if machine.engine == "ray":
             find_owners(parts, settings, scratch, machine)
         else:
@@ -72,37 +75,19 @@ def dedup_documents(documents: Documents, output: Path, settings: DedupStage, ma
 
             transform_part(part, directory, scratch, rebuild)
         gather(directory, scratch, counts)
-        _write_pairs(directory, parts, scratch, settings)
+        _write_pairs(directory / PAIRS, parts, scratch, settings)
 
 
-def dedup_work(documents: Documents, settings: DedupStage) -> dict[str, Any]:
-    """What the result depends on."""
-    check_bands(settings)
-    return work_of("dedup", settings, input=documents.sha256)
-
-
-def _write_pairs(directory: Path, parts: list[Path], scratch: Path, settings: DedupStage) -> None:
-    """A sample of removed paragraphs beside those kept in their place, to be looked at."""
+def _write_pairs(path: Path, parts: list[Path], scratch: Path, settings: DedupStage) -> None:
+    """A sample of removed paragraphs beside those kept in their place, to be looked at; the least similar first."""
     pairs = _sample(scratch, len(parts))
     texts = texts_of({number for pair in pairs for number in pair}, parts, settings)
-    hasher = MinHasher(settings.num_perm, settings.bands, settings.shingle)
     shown = [(texts[removed], texts[kept]) for removed, kept in pairs]
+    hasher = MinHasher(settings.num_perm, settings.bands, settings.shingle)
     sets = hasher.shingles([text for pair in shown for text in pair], threads=1)
     similarities = jaccard(sets, np.arange(2 * len(shown)).reshape(-1, 2)).tolist()
     rows = sorted(zip(similarities, shown, strict=True))
-    records = [{"similarity": similarity, "removed": pair[0], "kept": pair[1]} for similarity, pair in rows]
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    write_text(directory / f"{PAIRS}.jsonl", "".join(lines))
-    table = pairs_table(records)
-    title = "Removed paragraphs"
-    summary = f"{len(rows)} of the removed paragraphs, chosen by hash, beside the earlier ones that they repeat."
-    write_report(directory / f"{PAIRS}.html", title, summary, [Section("Pairs", parts=(table,))])
-
-
-def pairs_table(records: list[dict[str, Any]]) -> Table:
-    """The sample as it is shown."""
-    rows = ((f"{one['similarity']:.3f}", _shortened(one["removed"]), _shortened(one["kept"])) for one in records)
-    return Table("The least similar first.", ("Jaccard", "removed", "kept in its place"), tuple(rows))
+    write_notes(path, ({"similarity": similarity, "removed": gone, "kept": kept} for similarity, (gone, kept) in rows))
 
 
 def _sample(scratch: Path, parts: int) -> list[tuple[int, int]]:
@@ -117,8 +102,3 @@ def _sample(scratch: Path, parts: int) -> list[tuple[int, int]]:
         chosen = np.concatenate([chosen, rows])
         chosen = chosen[np.argsort(chosen[:, 0], kind="stable")[:_PAIRS]]
     return [(int(removed), int(kept)) for _, removed, kept in chosen]
-
-
-def _shortened(text: str) -> str:
-    text = text.strip()
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} …"

@@ -3,7 +3,6 @@
 A part carries its own summary in its footer, so that a stage that was killed takes up its finished parts as they are.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vikhr_fast.corpus.manifest import manifest_sha256, read_manifest
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_file, sha256_of, write_text
+from vikhr_fast.files import atomic_file, sha256_of, write_json
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string()), ("meta", pa.string())])
 """`meta` is a JSON object."""
@@ -26,7 +26,7 @@ Counts = dict[str, dict[str, int]]
 MANIFEST = "manifest.json"
 _FORMAT, _VERSION = "vikhr-fast documents", 1
 _FOOTER = b"vikhr-fast"
-_ADVICE = "make it again with the stage that wrote it"
+_ADVICE = "make it with the corpus stage that writes it"
 
 
 def part_name(number: int) -> str:
@@ -74,6 +74,14 @@ def count_documents(table: pa.Table) -> Counts:
     }
 
 
+def with_meta(table: pa.Table, more: Mapping[int, Mapping[str, Any]]) -> pa.Table:
+    """The documents with more in their `meta`, by row."""
+    metas = table["meta"].to_pylist()
+    for row, values in more.items():
+        metas[row] = json.dumps({**json.loads(metas[row]), **values}, ensure_ascii=False, sort_keys=True)
+    return table.set_column(3, "meta", pa.array(metas, pa.string()))
+
+
 def add_counts(total: Counts, more: Mapping[str, Mapping[str, int]]) -> None:
     """Adds `more` to `total`."""
     for source, counts in more.items():
@@ -96,17 +104,7 @@ class Documents:
         Raises:
             InputError: it is missing, unfinished, damaged or something else.
         """
-        path = directory / MANIFEST
-        try:
-            manifest = json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{path}: no such file; give a directory that a corpus stage wrote") from None
-        except (ValueError, RecursionError):
-            raise InputError(f"{path}: damaged: not JSON; {_ADVICE}") from None
-        if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (_FORMAT, _VERSION):
-            raise InputError(f"{path}: not the manifest of documents (version {_VERSION}); {_ADVICE}")
-        if manifest.get("sha256") != _digest(manifest):
-            raise InputError(f"{path}: damaged: its checksum does not fit; {_ADVICE}")
+        manifest = read_manifest(directory / MANIFEST, _FORMAT, _VERSION, _ADVICE)
         for part in manifest["parts"]:
             file = directory / part["name"]
             if not file.is_file() or file.stat().st_size != part["file_bytes"]:
@@ -132,11 +130,10 @@ class Documents:
     @property
     def total(self) -> dict[str, int]:
         """`counts` of all sources together."""
-        total: dict[str, int] = {}
+        total: Counts = {"": {}}
         for counts in self.counts.values():
-            for name, count in counts.items():
-                total[name] = total.get(name, 0) + count
-        return total
+            add_counts(total, {"": counts})
+        return total[""]
 
     def tables(self) -> Iterator[pa.Table]:
         """The parts, one after another."""
@@ -145,27 +142,15 @@ class Documents:
 
 def write_manifest(directory: Path, stage: str, work: Mapping[str, Any], counts: Counts) -> None:
     """Writes the manifest of a directory whose parts are complete."""
-    parts = sorted(directory.glob("part-*.parquet"))
-    manifest: dict[str, Any] = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "stage": stage,
-        "work": work,
-        "counts": counts,
-        "parts": [
-            {
-                "name": part.name,
-                "documents": pq.read_metadata(part).num_rows,
-                "file_bytes": part.stat().st_size,
-                "sha256": sha256_of(part),
-            }
-            for part in parts
-        ],
-    }
-    manifest["sha256"] = _digest(manifest)
-    write_text(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    content = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
+    parts = [
+        {
+            "name": part.name,
+            "documents": pq.read_metadata(part).num_rows,
+            "file_bytes": part.stat().st_size,
+            "sha256": sha256_of(part),
+        }
+        for part in sorted(directory.glob("part-*.parquet"))
+    ]
+    head = {"format": _FORMAT, "version": _VERSION, "stage": stage}
+    manifest = {**head, "work": work, "counts": counts, "parts": parts}
+    write_json(directory / MANIFEST, {**manifest, "sha256": manifest_sha256(manifest)})

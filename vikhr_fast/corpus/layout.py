@@ -1,10 +1,9 @@
 """Where `corpus build` puts what each stage makes, and its own notes beside that."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast.errors import InputError
+from vikhr_fast.files import read_json
 
 COLLECTED = "1-collect"
 DEDUPLICATED = "2-dedup"
@@ -25,14 +24,6 @@ TOKENS = "tokens.json"
 REPORT = "report.html"
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_notes(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is no such file, InputError where it is damaged."""
-    if not path.exists():
-        return {}
-    try:
-        values = json.loads(path.read_bytes())
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: damaged: not a JSON object; remove it")
-    return values
+    return read_json(path, "remove it") if path.exists() else {}

@@ -1,6 +1,5 @@
 """`corpus mix`: documents become token shards, a directory a source, by their source's weight; some are held out."""
 
-import hashlib
 import json
 import math
 from collections.abc import Collection, Iterator
@@ -13,16 +12,16 @@ from tyro.conf import Positional, arg
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.documents import MANIFEST, Documents, read_footer, read_part
 from vikhr_fast.corpus.read import Document
-from vikhr_fast.corpus.settings import Machine, MixStage, SourceSettings, check_machine
+from vikhr_fast.corpus.settings import Machine, MixStage, check_machine
 from vikhr_fast.corpus.shard import encode_documents, encoder_for_shards
-from vikhr_fast.corpus.stage import counted, show_counts, work_of
+from vikhr_fast.corpus.stage import counted, is_finished, show_counts, work_of
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, write_text
+from vikhr_fast.files import atomic_directory, read_json, write_json, write_text
 from vikhr_fast.resumable import resumable_directory
+from vikhr_fast.splits import is_within
 
 TRAIN_TOML = "train.toml"
 SPLITS = ("train", "validation")
-_SPAN = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def mix(options: Mix) -> None:
     Raises:
         InputError: unreadable documents, a tokenizer that cannot be used, weights of unknown sources.
     """
-    documents = Documents.open(options.input)
+    documents, settings, output = Documents.open(options.input), options.settings, options.output
     for flag, values in (("weights", options.weights), ("kl-weights", options.kl_weights)):
         for name in values:
             if name not in documents.counts:
@@ -64,54 +63,38 @@ def mix(options: Mix) -> None:
         if not 0 <= value < math.inf:
             raise InputError(f"--kl-weights {name} {value}: must be 0 or more")
     check_machine(Machine(threads=options.threads))
-    sources = {
-        name: SourceSettings(input=(), weight=options.weights.get(name, 1), kl_weight=options.kl_weights.get(name, 1))
-        for name in documents.counts
-    }
-    mix_documents(documents, options.output, options.settings, sources, options.threads)
-
-
-def mix_documents(
-    documents: Documents, output: Path, settings: MixStage, sources: dict[str, SourceSettings], threads: int
-) -> None:
-    """As `mix`, with the weights that the sources' settings have."""
+    weights = {name: options.weights.get(name, 1) for name in documents.counts}
+    kl_weights = {name: options.kl_weights.get(name, 1) for name in documents.counts}
     encoder = encoder_for_shards(settings.tokenizer)
-    work = mix_work(documents, settings, sources)
+    work = work_of(
+        "mix",
+        settings,
+        input=documents.sha256,
+        tokenizer={"sha256": encoder.sha256, "bos_id": encoder.bos_id, "eos_id": encoder.eos_id},
+        weights={name: [weights[name], kl_weights[name]] for name in documents.counts},
+    )
+    if is_finished(output, work, settings):
+        return
     shards: dict[str, dict[str, Any]] = {}
-    with resumable_directory(output, work) as directory, counted("mix") as advance:
+    with resumable_directory(output, work, settings) as directory, counted("mix") as advance:
         for split in SPLITS:
             (directory / split).mkdir(exist_ok=True)
             for name in documents.counts:
-                texts = _Texts(documents, name, split, settings.validation, sources[name].weight)
+                texts = _Texts(documents, name, split, settings.validation, weights[name])
                 target = directory / split / name
                 if not target.exists() and any(texts):
-
-                    def show(count: int, _tokens: int, seen: list[int] = [0]) -> None:  # noqa: B006  its own state
-                        advance(count - seen[0])
-                        seen[0] = count
-
                     with atomic_directory(target) as temporary:
-                        encode_documents(temporary, texts, encoder, settings.shard_tokens, threads, show)
+                        encode_documents(temporary, texts, encoder, settings.shard_tokens, options.threads, advance)
                 if target.exists():
-                    shards[f"{split}/{name}"] = summary(target)
+                    shards[f"{split}/{name}"] = _summary(target)
         if not any(name.startswith("train/") for name in shards):
             raise InputError(f"{documents.directory}: nothing to train on; lower `validation` or raise the weights")
-        kl_weights = {name: source.kl_weight for name, source in sources.items()}
         write_text(directory / TRAIN_TOML, train_toml(output, shards, kl_weights))
-        manifest = {"stage": "mix", "work": work, "shards": shards}
-        write_text(directory / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
+        write_json(directory / MANIFEST, {"stage": "mix", "work": work, "shards": shards})
     show_counts(
         f"mix: {output}", {n: {k: own[k] for k in ("documents", "tokens", "bytes")} for n, own in shards.items()}
     )
     logger.info(f"mix: {output / TRAIN_TOML} names the shards for `vikhr-fast train`")
-
-
-def mix_work(documents: Documents, settings: MixStage, sources: dict[str, SourceSettings]) -> dict[str, Any]:
-    """What the shards depend on."""
-    encoder = encoder_for_shards(settings.tokenizer)
-    tokenizer = {"sha256": encoder.sha256, "bos_id": encoder.bos_id, "eos_id": encoder.eos_id}
-    weights = {name: [source.weight, source.kl_weight] for name, source in sources.items()}
-    return work_of("mix", settings, input=documents.sha256, tokenizer=tokenizer, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -126,8 +109,7 @@ class _Texts:
 
     def __iter__(self) -> Iterator[Document]:
         parts = [part for part in self.documents.parts if self.source in read_footer(part)["counts"]]
-        whole = int(self.weight)
-        rounds = whole + (self.weight > whole) if self.split == "train" else 1
+        rounds = math.ceil(self.weight) if self.split == "train" else 1
         for this_round in range(rounds):
             for part in parts:
                 table = read_part(part)
@@ -138,16 +120,15 @@ class _Texts:
 
     def _is_taken(self, text: str, this_round: int) -> bool:
         """By the hash of the text: first the split, then whether a last, partial round has it."""
-        digest = hashlib.sha256(text.encode("utf-8")).digest()
-        is_held_out = int.from_bytes(digest[:8], "big") < self.validation * _SPAN
+        is_held_out = is_within(text, self.validation)
         if self.split == "validation" or is_held_out:
             return is_held_out and self.split == "validation"
-        return int.from_bytes(digest[8:16], "big") < (self.weight - this_round) * _SPAN
+        return is_within(text, self.weight - this_round, draw=1)
 
 
-def summary(directory: Path) -> dict[str, Any]:
+def _summary(directory: Path) -> dict[str, Any]:
     """What a shard directory holds."""
-    manifest = json.loads((directory / MANIFEST).read_bytes())
+    manifest = read_json(directory / MANIFEST)
     names = {"documents": "num_documents", "tokens": "num_tokens", "bytes": "num_bytes", "sha256": "sha256"}
     return {name: manifest[key] for name, key in names.items()}
 

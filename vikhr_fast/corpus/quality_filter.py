@@ -1,6 +1,5 @@
 """`corpus filter`: the documents that the classifier finds good."""
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,9 @@ from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.classifier import Classifier
-from vikhr_fast.corpus.documents import Counts, Documents, add_counts
-from vikhr_fast.corpus.settings import FilterStage
-from vikhr_fast.corpus.stage import Transformed, map_parts, read_manifest, work_of
+from vikhr_fast.corpus.documents import Counts, Documents, add_counts, with_meta
+from vikhr_fast.corpus.settings import FilterStage, TrainFilterStage
+from vikhr_fast.corpus.stage import Transformed, is_finished, map_parts, read_work, work_of
 
 _DIGITS = 4  # of the probability in `meta`
 
@@ -33,17 +32,17 @@ class Filter:
 
 
 def filter_corpus(options: Filter) -> None:
-    """Writes `options.output`, complete or not at all; interrupted, the same command goes on."""
-    filter_documents(Documents.open(options.input), options.classifier, options.output, options.settings)
-
-
-def filter_documents(documents: Documents, directory: Path, output: Path, settings: FilterStage) -> None:
-    """As `filter_corpus`.
+    """Writes `options.output`, complete or not at all; interrupted, the same command goes on.
 
     Raises:
         InputError: no classifier there, no GPU for `cuda`, or a threshold that no document reaches.
     """
-    classifier = Classifier.load(directory, settings.device)
+    documents, settings = Documents.open(options.input), options.settings
+    work = work_of("filter", settings, input=documents.sha256, classifier=read_work(options.classifier))
+    all_settings = {"settings": settings, "classifier": {"settings": TrainFilterStage()}}
+    if is_finished(options.output, work, all_settings):
+        return
+    classifier = Classifier.load(options.classifier, settings.device)
     threshold = classifier.threshold if settings.threshold is None else settings.threshold
     start, scored = time.monotonic(), 0
 
@@ -53,22 +52,12 @@ def filter_documents(documents: Documents, directory: Path, output: Path, settin
         is_kept = probabilities >= threshold
         scored += len(is_kept)
         counts = Counts()
-        metas = []
-        for source, meta, kept, value in zip(
-            table["source"].to_pylist(), table["meta"].to_pylist(), is_kept, probabilities.tolist(), strict=True
-        ):
+        for source, kept in zip(table["source"].to_pylist(), is_kept.tolist(), strict=True):
             add_counts(counts, {source: {"filtered_out": int(not kept)}})
-            metas.append(
-                json.dumps({**json.loads(meta), "quality": round(value, _DIGITS)}, ensure_ascii=False, sort_keys=True)
-            )
-        table = table.set_column(3, "meta", pa.array(metas, pa.string()))
+        qualities = enumerate(probabilities.tolist())
+        table = with_meta(table, {row: {"quality": round(value, _DIGITS)} for row, value in qualities})
         return Transformed(table.filter(pa.array(is_kept)), counts, [])
 
-    map_parts(documents, output, filter_work(documents, directory, settings), transform)
+    map_parts(documents, options.output, work, all_settings, transform)
     seconds = time.monotonic() - start
     logger.info(f"filter: {scored:,} documents in {seconds:.1f} s, {scored / max(seconds, 1e-9):,.0f} a second")
-
-
-def filter_work(documents: Documents, directory: Path, settings: FilterStage) -> dict[str, object]:
-    """What the filtered documents depend on."""
-    return work_of("filter", settings, input=documents.sha256, classifier=read_manifest(directory)["work"])

@@ -24,22 +24,14 @@ class Document(NamedTuple):
     """One document and where it came from."""
 
     text: str
-    """Never blank; encodes to UTF-8; lines end in a plain newline in documents from .txt files."""
+    """Never blank; encodes to UTF-8; lines end in a plain newline in documents from .txt files. Several text fields are
+    joined by blank lines."""
     source: Path
     """The file it was read from."""
     number: int
     """The line (.txt, .jsonl) or row (.parquet) at which it starts, counted from 1."""
-
-
-class Record(NamedTuple):
-    """One document with its other fields."""
-
-    text: str
-    """As in `Document`; several text fields are joined by blank lines."""
-    fields: dict[str, Any]
+    fields: dict[str, Any] = {}  # noqa: RUF012  never changed
     """The other fields that were asked for; None where the record has none."""
-    source: Path
-    number: int
 
 
 class Columns(NamedTuple):
@@ -70,15 +62,14 @@ def read_documents(paths: Iterable[Path], text_field: str = "text") -> Iterator[
             text), a broken or cut file, a line or row without the text, or no document in all files together.
     """
     paths = tuple(paths)
-    empty = True
-    for record in read_records(paths, Columns((text_field,))):
-        empty = False
-        yield Document(record.text, record.source, record.number)
-    if empty:
+    document = None
+    for document in read_records(paths, Columns((text_field,))):
+        yield document
+    if document is None:
         raise InputError(f"{named(paths)}: no text at all; give at least one document")
 
 
-def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse) -> Iterator[Record]:
+def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse) -> Iterator[Document]:
     """As `read_documents`, with further fields, and with a say in what becomes of bad records.
 
     A file that cannot be read on (cut short, damaged) counts as one bad record, after which the next file begins.
@@ -89,12 +80,12 @@ def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse
     paths = tuple(paths)
     kinds = [_kind(path) for path in paths]
     for path, kind in zip(paths, kinds, strict=True):
-        if kind == ".parquet":
-            yield from _parquet_rows(path, columns, on_bad)
-        elif kind == ".jsonl":
-            yield from _json_lines(path, columns, on_bad)
-        else:
+        if kind == ".txt":
             yield from _paragraphs(path, on_bad)
+        elif kind == ".jsonl":
+            yield from documents_of(path, _json_lines(path, on_bad), columns, ("line", "field"), on_bad)
+        else:
+            yield from documents_of(path, _parquet_rows(path, on_bad, columns), columns, ("row", "column"), on_bad)
 
 
 def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -106,28 +97,25 @@ def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, dict
         InputError: a missing file or an unknown suffix; and what `on_bad` raises.
     """
     if path.name.lower().endswith(".json") and path.is_file():
-        yield from _json_list(path, on_bad)
-        return
+        return _json_list(path, on_bad)
     kind = _kind(path)
-    if kind == ".jsonl":
-        for number, line in numbered_lines(path, on_bad):
-            if line is not None and line.strip():
-                try:
-                    yield number, _json_object(line, Columns(()), f"{path}: line {number}")
-                except InputError as error:
-                    on_bad(path, number, error)
-    elif kind == ".parquet":
-        row = 0
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                    for record in batch.to_pylist():
-                        row += 1
-                        yield row, record
-        except (pa.ArrowException, OSError, *_NO_VALUE) as error:
-            on_bad(path, row + 1, InputError(f"{path}: not readable as Parquet: {one_line(error)}; make it again"))
-    else:
+    if kind == ".txt":
         raise InputError(f"{path}: text has no records; give .jsonl, .json or .parquet")
+    return _json_lines(path, on_bad) if kind == ".jsonl" else _parquet_rows(path, on_bad)
+
+
+def documents_of(
+    source: Path, records: Iterable[tuple[int, dict[str, Any]]], columns: Columns, kind: tuple[str, str], on_bad: OnBad
+) -> Iterator[Document]:
+    """The documents of numbered records; `kind` is what these and their values are called."""
+    for number, record in records:
+        try:
+            text = _text(record, columns, f"{source}: {kind[0]} {number}", kind[1])
+        except InputError as error:
+            on_bad(source, number, error)
+            continue
+        if text.strip():
+            yield Document(text, source, number, {name: record.get(name) for name in columns.others})
 
 
 def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -143,6 +131,21 @@ def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]
             yield row, record
         else:
             on_bad(path, row, InputError(f"{path}: row {row}: not a JSON object"))
+
+
+def _json_lines(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in numbered_lines(path, on_bad):
+        if line is None or not line.strip():
+            continue
+        reason = "not a JSON object; every line must be one"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            record, reason = None, f"not valid JSON: {one_line(error)}; mend or remove the line"
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            on_bad(path, number, InputError(f"{path}: line {number}: {reason}"))
 
 
 def named(paths: Sequence[Path]) -> str:
@@ -164,14 +167,14 @@ def _kind(path: Path) -> str:
     return suffix.removesuffix(".gz").removesuffix(".zst")
 
 
-def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Record]:
+def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Document]:
     lines: list[str | None] = []
     number = 0
 
-    def paragraph(first: int) -> Iterator[Record]:
+    def paragraph(first: int) -> Iterator[Document]:
         text = "\n".join(line for line in lines if line is not None)
         if lines and None not in lines:
-            yield Record(text, {}, path, first)
+            yield Document(text, path, first)
         lines.clear()
 
     for number, line in numbered_lines(path, on_bad):
@@ -182,51 +185,26 @@ def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Record]:
     yield from paragraph(number - len(lines) + 1)
 
 
-def _json_lines(path: Path, columns: Columns, on_bad: OnBad) -> Iterator[Record]:
-    for number, line in numbered_lines(path, on_bad):
-        if line is None or not line.strip():
-            continue
-        try:
-            record = _json_object(line, columns, f"{path}: line {number}")
-            text = joined_text([(name, record[name]) for name in columns.text], f"{path}: line {number}: field")
-        except InputError as error:
-            on_bad(path, number, error)
-            continue
-        if text.strip():
-            yield Record(text, {name: record.get(name) for name in columns.others}, path, number)
-
-
-def _json_object(line: str, columns: Columns, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not valid JSON: {one_line(error)}; mend or remove the line") from None
-    if not isinstance(record, dict):
-        wanted = f" with a field {columns.text[0]!r}" if columns.text else ""
-        raise InputError(f"{place}: not a JSON object; every line must be one{wanted}")
-    for name in columns.text:
-        if name not in record:
-            raise InputError(f"{place}: no field {name!r} (it has {_listed(record)}); name the text field")
-    return record
-
-
-def _parquet_rows(path: Path, columns: Columns, on_bad: OnBad) -> Iterator[Record]:
+def _parquet_rows(path: Path, on_bad: OnBad, columns: Columns | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows, whole or with some columns alone; one with a value that Python cannot hold is a bad one."""
     row = 0
     try:
         with pq.ParquetFile(path) as file:
-            _check_schema(file.schema_arrow, columns, path)
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=sorted({*columns.text, *columns.others})):
-                columns_of = {name: _cells(batch.column(name)) for name in sorted({*columns.text, *columns.others})}
-                for index in range(batch.num_rows):
+            if columns:
+                _check_schema(file.schema_arrow, columns, path)
+            names = columns and sorted({*columns.text, *columns.others})
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
+                for values in zip(*map(_cells, batch.columns), strict=True):
                     row += 1
-                    record = {name: cells[index] for name, cells in columns_of.items()}
-                    try:
-                        text = _row_text(record, columns, f"{path}: row {row}: column")
-                    except InputError as error:
-                        on_bad(path, row, error)
+                    record = dict(zip(batch.schema.names, values, strict=True))
+                    bad = [(name, value) for name, value in record.items() if isinstance(value, _NO_VALUE)]
+                    if not bad:
+                        yield row, record
                         continue
-                    if text.strip():
-                        yield Record(text, {name: record[name] for name in columns.others}, path, row)
+                    name, error = bad[0]
+                    reason = "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else one_line(error)
+                    place = f"{path}: row {row}: column {name!r}"
+                    on_bad(path, row, InputError(f"{place}: {reason}; mend or remove it"))
     except (pa.ArrowException, OSError) as error:
         place = f"after row {row}: " if row else ""
         reason = f"{path}: {place}not readable as Parquet: {one_line(error)}; make it again"
@@ -263,28 +241,23 @@ def _cell(scalar: pa.Scalar) -> Any:
         return error
 
 
-def _row_text(record: dict[str, Any], columns: Columns, place: str) -> str:
-    for name, value in record.items():
-        if isinstance(value, _NO_VALUE):
-            reason = "invalid UTF-8" if isinstance(value, UnicodeDecodeError) else one_line(value)
-            raise InputError(f"{place} {name!r}: {reason}; mend or remove it")
-    return joined_text([(name, record[name]) for name in columns.text], place)
-
-
-def joined_text(values: Sequence[tuple[str, object]], place: str) -> str:
-    """The text of a record from its text fields, by name; InputError, which begins with `place`, where it has none."""
+def _text(record: dict[str, Any], columns: Columns, place: str, what: str) -> str:
+    """The text of a record from its text fields; InputError, which begins with `place`, where it has none."""
     parts = []
-    for name, value in values:
-        if value is None and len(values) > 1:
+    for name in columns.text:
+        if name not in record:
+            raise InputError(f"{place}: no {what} {name!r} (it has {_listed(record)}); name the text {what}")
+        value = record[name]
+        if value is None and len(columns.text) > 1:
             continue
         if not isinstance(value, str):
-            raise InputError(f"{place} {name!r}: {type(value).__name__}, not text; mend or remove it")
+            raise InputError(f"{place}: {what} {name!r}: {type(value).__name__}, not text; mend or remove it")
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             reason = f"character {error.start}: half of a surrogate pair"
-            raise InputError(f"{place} {name!r}: {reason}; mend or remove it") from None
-        if value.strip() or len(values) == 1:
+            raise InputError(f"{place}: {what} {name!r}: {reason}; mend or remove it") from None
+        if value.strip() or len(columns.text) == 1:
             parts.append(value)
     return "\n\n".join(parts)
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import phonenumbers
 import pyarrow as pa
@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from vikhr_fast.corpus.documents import Counts, Documents, add_counts
 from vikhr_fast.corpus.settings import ScrubStage
-from vikhr_fast.corpus.stage import Transformed, map_parts, work_of
+from vikhr_fast.corpus.stage import Transformed, is_finished, map_parts, work_of
 from vikhr_fast.errors import InputError
 
 Spans = Iterator[tuple[int, int]]
@@ -58,11 +58,13 @@ class Scrub:
 
 def scrub(options: Scrub) -> None:
     """Writes `options.output`, complete or not at all; interrupted, the same command goes on."""
-    scrub_documents(Documents.open(options.input), options.output, options.settings)
-
-
-def scrub_documents(documents: Documents, output: Path, settings: ScrubStage) -> None:
-    """As `scrub`."""
+    settings = options.settings
+    if settings.region not in phonenumbers.SUPPORTED_REGIONS:
+        raise InputError(f"scrub: region {settings.region}: no such country; take its two letters, as RU")
+    documents = Documents.open(options.input)
+    work = work_of("scrub", settings, input=documents.sha256)
+    if is_finished(options.output, work, settings):
+        return
 
     def transform(table: pa.Table) -> Transformed:
         texts, counts = [], Counts()
@@ -72,14 +74,7 @@ def scrub_documents(documents: Documents, output: Path, settings: ScrubStage) ->
             add_counts(counts, {source: found})
         return Transformed(table.set_column(1, "text", pa.array(texts, pa.large_string())), counts, [])
 
-    map_parts(documents, output, scrub_work(documents, settings), transform)
-
-
-def scrub_work(documents: Documents, settings: ScrubStage) -> dict[str, Any]:
-    """What the result depends on."""
-    if settings.region not in phonenumbers.SUPPORTED_REGIONS:
-        raise InputError(f"scrub: region {settings.region}: no such country; take its two letters, as RU")
-    return work_of("scrub", settings, input=documents.sha256)
+    map_parts(documents, options.output, work, settings, transform)
 
 
 def scrub_text(text: str, settings: ScrubStage) -> tuple[str, dict[str, int]]:

@@ -9,10 +9,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from vikhr_fast.corpus.manifest import manifest_sha256
 from vikhr_fast.corpus.read import Document, read_documents
+from vikhr_fast.corpus.stage import counted
 from vikhr_fast.corpus.token_shards import (
     FORMAT,
     INDEX_DTYPE,
@@ -21,9 +21,8 @@ from vikhr_fast.corpus.token_shards import (
     VERSION,
     Mask,
     Tokens,
-    manifest_sha256,
 )
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import atomic_directory, refuse_existing, write_text
 from vikhr_fast.tokenizer.load import Encoder, load_encoder
 
@@ -67,20 +66,16 @@ def write_shards(options: Shard) -> None:
     Raises:
         InputError: unreadable or empty input, a tokenizer that cannot be used, or an output that exists.
     """
-    if options.shard_tokens < 1:
-        raise InputError(f"--shard-tokens {options.shard_tokens}: must be positive")
-    if options.threads < 0:
-        raise InputError(f"--threads {options.threads}: must not be negative")
+    require(
+        options,
+        shard_tokens=(options.shard_tokens >= 1, "positive"),
+        threads=(options.threads >= 0, "0 or more"),
+    )
     refuse_existing(options.output)
     encoder = encoder_for_shards(options.tokenizer)
     documents = read_documents(options.input, options.text_field)
-    with atomic_directory(options.output) as directory, _progress() as progress:
-        task = progress.add_task("", documents=0, tokens=0)
-
-        def show(documents: int, tokens: int) -> None:
-            progress.update(task, documents=documents, tokens=tokens)
-
-        encode_documents(directory, documents, encoder, options.shard_tokens, options.threads, show)
+    with atomic_directory(options.output) as directory, counted("shard") as advance:
+        encode_documents(directory, documents, encoder, options.shard_tokens, options.threads, advance)
 
 
 def encoder_for_shards(tokenizer: Path) -> Encoder:
@@ -97,8 +92,8 @@ def encode_documents(
     encoder: Encoder,
     shard_tokens: int,
     threads: int,
-    show: Callable[[int, int], None],
-) -> dict[str, Any]:
+    advance: Callable[[int], None],
+) -> None:
     """Writes token shards into an empty directory.
 
     Args:
@@ -107,14 +102,11 @@ def encode_documents(
         encoder: see `encoder_for_shards`.
         shard_tokens: tokens after which a new file is begun.
         threads: 0 is one a core.
-        show: is told, now and then, how many documents and tokens there are.
-
-    Returns:
-        The manifest.
+        advance: is told, now and then, how many more documents are done.
     """
     dtype = token_dtype(encoder)
     batches = (_encode(encoder, batch, dtype, threads) for batch in _batches(documents))
-    return write_encoded(directory, batches, encoder, shard_tokens, show)
+    write_encoded(directory, batches, encoder, shard_tokens, advance)
 
 
 def token_dtype(encoder: Encoder) -> np.dtype[Any]:
@@ -127,8 +119,8 @@ def write_encoded(
     batches: Iterable[Encoded],
     encoder: Encoder,
     shard_tokens: int,
-    show: Callable[[int, int], None] = lambda _documents, _tokens: None,
-) -> dict[str, Any]:
+    advance: Callable[[int], None] = lambda _documents: None,
+) -> None:
     """As `encode_documents`, from documents that are encoded; either all batches have `trained` or none."""
     sources: dict[str, dict[str, int]] = {}
     with _Writer(directory, token_dtype(encoder), shard_tokens) as writer:
@@ -139,7 +131,7 @@ def write_encoded(
                 source["documents"] += 1
                 source["tokens"] += length
                 source["bytes"] += num_bytes
-            show(writer.num_documents, writer.num_tokens)
+            advance(len(batch.sources))
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -158,18 +150,6 @@ def write_encoded(
     }
     manifest["sha256"] = manifest_sha256(manifest)
     write_text(directory / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
-    return manifest
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.fields[documents]:,} documents, {task.fields[tokens]:,} tokens"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

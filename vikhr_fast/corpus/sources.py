@@ -4,12 +4,12 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vikhr_fast.corpus.lines import OnBad
-from vikhr_fast.corpus.read import Columns, Record, joined_text, read_documents, read_records, refuse
+from vikhr_fast.corpus.read import Columns, Document, documents_of, read_documents, read_records, refuse
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of
 
@@ -37,7 +37,7 @@ def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
         yield from (document.text for document in read_documents(source_files(source), text_field))
 
 
-def read_source(source: Path, columns: Columns, on_bad: OnBad = refuse) -> Iterator[Record]:
+def read_source(source: Path, columns: Columns, on_bad: OnBad = refuse) -> Iterator[Document]:
     """As `read_texts`, with further fields, and `on_bad` decides what becomes of bad records; see `read_records`."""
     if _is_rows(source):
         yield from _hub_records(str(source), columns, on_bad)
@@ -96,7 +96,12 @@ def checksum(file: Path) -> str:
     return sha256_of(file)
 
 
-def _hub_records(source: str, columns: Columns, on_bad: OnBad) -> Iterator[Record]:
+def checksums(patterns: Iterable[str]) -> dict[str, str]:
+    """The files of several sources with their checksums; InputError where one is missing."""
+    return {str(file): checksum(file) for pattern in patterns for file in source_files(Path(pattern))}
+
+
+def _hub_records(source: str, columns: Columns, on_bad: OnBad) -> Iterator[Document]:
     name, at, rest = source.removeprefix(_HUB).partition("@")
     commit, *parts = rest.split("/")
     if not at or not re.fullmatch(r"[0-9a-f]{40}", commit) or len(parts) > 2:
@@ -112,23 +117,10 @@ def _hub_records(source: str, columns: Columns, on_bad: OnBad) -> Iterator[Recor
         )
         number = 0
         for number, row in enumerate(rows, start=1):
-            try:
-                text = _hub_text(row, columns.text, f"{source}: row {number}")
-            except InputError as error:
-                on_bad(Path(source), number, error)
-                continue
-            if text.strip():
-                yield Record(text, {name: row.get(name) for name in columns.others}, Path(source), number)
+            yield from documents_of(Path(source), [(number, row)], columns, ("row", "column"), on_bad)
     except InputError:
         raise
     except Exception as error:  # the Hub's, its HTTP library's, the network's
         raise InputError(f"{source}: cannot be read: {' '.join(str(error).split())}") from None
     if number == 0:
         raise InputError(f"{source}: no rows at all")
-
-
-def _hub_text(row: dict[str, Any], names: tuple[str, ...], place: str) -> str:
-    if any(name not in row for name in names) or (len(names) == 1 and not isinstance(row[names[0]], str)):
-        found = ", ".join(map(repr, row))
-        raise InputError(f"{place}: no text in column {', '.join(map(repr, names))} (it has {found})")
-    return joined_text([(name, row[name]) for name in names], f"{place}: column")

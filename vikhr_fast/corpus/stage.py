@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pydantic
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
@@ -26,10 +26,9 @@ from vikhr_fast.corpus.documents import (
     write_manifest,
     write_part,
 )
-from vikhr_fast.corpus.layout import read_object
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_file
-from vikhr_fast.resumable import resumable_directory, scratch_of
+from vikhr_fast.files import atomic_file, read_json
+from vikhr_fast.resumable import is_same_work, resumable_directory, scratch_of
 
 
 class Transformed(NamedTuple):
@@ -42,45 +41,50 @@ class Transformed(NamedTuple):
     """Records for the stage's side file."""
 
 
-def settings_of(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON values, for manifests."""
-    values: dict[str, Any] = pydantic.TypeAdapter(type(settings)).dump_python(settings, mode="json")
-    return values
-
-
 def work_of(stage: str, settings: Any, **inputs: Any) -> dict[str, Any]:
     """All that a stage's output depends on, as JSON values; InputError where settings from flags are impossible."""
-    validated(pydantic.TypeAdapter(type(settings)), asdict(settings), stage)
-    return {"stage": stage, "settings": settings_of(settings), **inputs}
+    adapter = pydantic.TypeAdapter(type(settings))
+    validated(adapter, asdict(settings), stage)
+    return {"stage": stage, "settings": adapter.dump_python(settings, mode="json"), **inputs}
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a stage that writes no documents; InputError where there is none."""
-    manifest = read_object(directory / MANIFEST)
-    if "work" not in manifest:
-        raise InputError(f"{directory / MANIFEST}: missing or damaged; remove {directory} and make it again")
-    return manifest
+def read_work(directory: Path) -> dict[str, Any]:
+    """What a stage's output was made of; InputError where its manifest is missing or damaged."""
+    advice = f"remove {directory} and make it again"
+    manifest = read_json(directory / MANIFEST, advice)
+    if not isinstance(work := manifest.get("work"), dict):
+        raise InputError(f"{directory / MANIFEST}: damaged: says nothing about its input; {advice}")
+    return work
 
 
-def is_finished(output: Path, work: dict[str, Any], settings: Any) -> bool:  # noqa: ARG001
-    """Whether a stage's output is there, made of the same work; InputError where it was made of something else."""
+def is_finished(output: Path, work: dict[str, Any], settings: Any) -> bool:
+    """Whether a stage's output is there, made of the same work; says so.
+
+    Args:
+        output: the stage's.
+        work: see `work_of`.
+        settings: see `is_same_work`.
+
+    Raises:
+        InputError: the output is there, but made of other work, or damaged.
+    """
     if not output.exists():
         return False
-    if read_manifest(output)["work"] != json.loads(json.dumps(work)):
+    if not is_same_work(read_work(output), work, settings):
         raise InputError(f"{output}: made of other input or settings; remove it or take another output")
     logger.info(f"{work['stage']}: done before, {output}")
     return True
 
 
 @contextmanager
-def document_stage(output: Path, work: dict[str, Any]) -> Iterator[tuple[Path, Path, Counts]]:
+def document_stage(output: Path, work: dict[str, Any], settings: Any) -> Iterator[tuple[Path, Path, Counts]]:
     """Gives a directory for parts, one for scratch files, and the counts to fill; ends with the manifest and a table.
 
     Raises:
         InputError: see `resumable_directory`.
     """
     counts: Counts = {}
-    with resumable_directory(output, work) as directory:
+    with resumable_directory(output, work, settings) as directory:
         yield directory, scratch_of(directory), counts
         write_manifest(directory, work["stage"], work, counts)
     show_counts(f"{work['stage']}: {output}", counts)
@@ -90,6 +94,7 @@ def map_parts(
     documents: Documents,
     output: Path,
     work: dict[str, Any],
+    settings: Any,
     transform: Callable[[pa.Table], Transformed],
     side_file: str | None = None,
 ) -> None:
@@ -99,13 +104,14 @@ def map_parts(
         documents: the input.
         output: the directory to make.
         work: see `work_of`.
+        settings: see `is_same_work`.
         transform: one part; the same result every time.
         side_file: where the notes go, as JSON lines; needed when `transform` makes any.
 
     Raises:
         InputError: no document is left, and what `transform` raises.
     """
-    with document_stage(output, work) as (directory, scratch, counts):
+    with document_stage(output, work, settings) as (directory, scratch, counts):
         for part in tracked(work["stage"], documents.parts):
             transform_part(part, directory, scratch, transform)
         gather(directory, scratch, counts, side_file)
@@ -144,25 +150,19 @@ def gather(directory: Path, scratch: Path, counts: Counts, side_file: str | None
 
 def tracked(description: str, parts: list[Path]) -> Iterator[Path]:
     """The parts, with a progress bar."""
-    with progress_bar() as bar:
-        task = bar.add_task(description, total=len(parts))
+    with counted(description, len(parts)) as advance:
         for part in parts:
             yield part
-            bar.advance(task)
+            advance(1)
 
 
 @contextmanager
 def counted(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Gives a function that moves a progress bar on by so many."""
-    with progress_bar() as bar:
-        task: TaskID = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def progress_bar() -> Progress:
-    """A bar on the console; nothing where standard error is a file."""
+    """Gives a function that moves a progress bar on by so many; nothing is shown where standard error is a file."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), Remaining())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def show_counts(title: str, counts: Counts) -> None:

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from vikhr_fast.console import console
 from vikhr_fast.corpus.documents import MANIFEST, Documents
-from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SHARDS, TIMES, TOKENS, read_object
+from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SHARDS, TIMES, TOKENS, read_notes
 from vikhr_fast.errors import InputError
 from vikhr_fast.report import Figure, Line, Page, Section, Table, bar_plot, line_plot
 
@@ -43,7 +43,7 @@ def corpus_page(directory: Path) -> Page:
         Section("Stages", parts=(_stages_table(directory, stages), _stages_plot(stages))),
         Section("What was found", parts=tuple(counts_table(name, own) for name, own in stages.items())),
     ]
-    if quality := read_object(directory / CLASSIFIER / MANIFEST).get("quality"):
+    if quality := read_notes(directory / CLASSIFIER / MANIFEST).get("quality"):
         rows = tuple((name.replace("_", " "), f"{value:.4g}") for name, value in quality.items())
         sections.append(Section("Quality filter", parts=(Table("On held-out documents.", ("", ""), rows),)))
     total = list(stages.values())[-1].total
@@ -64,9 +64,9 @@ def _finished(directory: Path) -> dict[str, Documents]:
 def _sources_table(directory: Path, stages: dict[str, Documents]) -> Table:
     """Table 2: by source what was read, what is left of it, and what of that is in the shards."""
     first, last = next(iter(stages.values())).counts, list(stages.values())[-1].counts
-    counted = read_object(directory / TOKENS)
+    counted = read_notes(directory / TOKENS)
     before, after = (counted.get(name, {}).get("tokens", {}) for name in (next(iter(stages)), list(stages)[-1]))
-    shards = read_object(directory / SHARDS / MANIFEST).get("shards", {})
+    shards = read_notes(directory / SHARDS / MANIFEST).get("shards", {})
     train, held_out = (
         {name: shards.get(f"{split}/{name}", {}).get("tokens", 0) for name in first}
         for split in ("train", "validation")
@@ -88,7 +88,7 @@ def _sources_table(directory: Path, stages: dict[str, Documents]) -> Table:
 
 
 def _tokens_plot(directory: Path) -> tuple[Figure, ...]:
-    shards = read_object(directory / SHARDS / MANIFEST).get("shards", {})
+    shards = read_notes(directory / SHARDS / MANIFEST).get("shards", {})
     train = {name.removeprefix("train/"): own for name, own in shards.items() if name.startswith("train/")}
     if not train:
         return ()
@@ -98,7 +98,7 @@ def _tokens_plot(directory: Path) -> tuple[Figure, ...]:
 
 
 def _stages_table(directory: Path, stages: dict[str, Documents]) -> Table:
-    times = read_object(directory / TIMES)
+    times = read_notes(directory / TIMES)
     first = next(iter(stages.values())).total
     rows = []
     for name in sorted({*stages, *times}):

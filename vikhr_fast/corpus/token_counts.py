@@ -1,16 +1,15 @@
 """Tokens of the documents before and after the stages, which the shards alone don't tell (table 2 of the paper)."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.layout import read_object
+from vikhr_fast.corpus.layout import read_notes
 from vikhr_fast.corpus.shard import encoder_for_shards
 from vikhr_fast.corpus.stage import counted
-from vikhr_fast.files import write_text
+from vikhr_fast.files import write_json
 from vikhr_fast.tokenizer.load import Encoder
 
 
@@ -24,7 +23,7 @@ def write_token_counts(path: Path, stages: dict[str, Documents], tokenizer: Path
         threads: 0 is one a core.
     """
     encoder = encoder_for_shards(tokenizer)
-    earlier = read_object(path)
+    earlier = read_notes(path)
     counts = {}
     for name, documents in stages.items():
         what = [documents.sha256, encoder.sha256]
@@ -32,7 +31,7 @@ def write_token_counts(path: Path, stages: dict[str, Documents], tokenizer: Path
         tokens = known["tokens"] if known.get("of") == what else count_tokens(documents, encoder, threads)
         counts[name] = {"of": what, "tokens": tokens}
     if counts != earlier:
-        write_text(path, json.dumps(counts, ensure_ascii=False, indent=2) + "\n")
+        write_json(path, counts)
 
 
 def count_tokens(documents: Documents, encoder: Encoder, threads: int) -> dict[str, int]:

@@ -9,8 +9,6 @@ A shard directory holds
 - `manifest.json`: sizes, the tokenizer, and the SHA-256 of each file and of the manifest itself.
 """
 
-import hashlib
-import json
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vikhr_fast.corpus.manifest import read_manifest
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import sha256_of
 
@@ -33,12 +32,6 @@ _ADVICE = "rebuild the shards with `vikhr-fast corpus shard`"
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
-
-
-def manifest_sha256(manifest: dict[str, Any]) -> str:
-    """The checksum of everything in a manifest but the checksum itself."""
-    content = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +74,7 @@ class TokenShards:
         Raises:
             InputError: anything in it is missing, cut short, changed, or of another version.
         """
-        manifest = _read_manifest(directory / MANIFEST_NAME)
+        manifest = read_manifest(directory / MANIFEST_NAME, FORMAT, VERSION, _ADVICE)
         masks = [entry["trained"] for entry in manifest["files"] if "trained" in entry]
         entries = (manifest["index"], *manifest["files"], *masks)
         for entry in entries:
@@ -143,22 +136,6 @@ class TokenShards:
         number = bisect_right(self._first_documents, index) - 1
         file_start = self._offsets[self._first_documents[number]]
         return number, slice(self._offsets[index] - file_start, self._offsets[index + 1] - file_start)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file; make token shards with `vikhr-fast corpus shard`") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: damaged: not JSON; {_ADVICE}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: not a manifest of token shards; {_ADVICE}")
-    if manifest.get("version") != VERSION:
-        raise InputError(f"{path}: version {manifest.get('version')}, this program reads {VERSION}; {_ADVICE}")
-    if manifest.get("sha256") != manifest_sha256(manifest):
-        raise InputError(f"{path}: damaged: its checksum does not fit; {_ADVICE}")
-    return manifest
 
 
 def _check_file(path: Path, entry: dict[str, Any], verify: bool) -> None:

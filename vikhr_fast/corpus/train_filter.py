@@ -68,7 +68,7 @@ def train_filter(options: TrainFilter) -> None:
     if settings.retention is not None and settings.precision is not None:
         raise InputError("retention and precision: give one of them; each sets the threshold")
     parts = _split(_read(path, settings.good_score), settings.held_out, path)
-    with resumable_directory(options.output, work) as directory:
+    with resumable_directory(options.output, work, settings) as directory:
         torch.manual_seed(settings.seed)  # the new head is random
         scorer = Scorer.load(settings.encoder, settings.revision, has_new_head=True)
         values = _train(scorer, parts, settings, scratch_of(directory) / CHECKPOINT)
