@@ -14,7 +14,7 @@ from vikhr_fast.train.metrics import EVALUATIONS, MetricsWriter, read_lines
 from vikhr_fast.train.sharding import reshard
 
 if TYPE_CHECKING:
-    from vikhr_fast.evaluate.sharded import ShardedModel
+    from vikhr_fast.evaluate.harness import ShardedModel
 
 
 def open_questions(config: TrainConfig) -> dict[str, list[Question]]:
@@ -109,7 +109,7 @@ class Evaluations:
         return results
 
     def _harness_model(self, doing: str) -> "ShardedModel":
-        from vikhr_fast.evaluate.sharded import ShardedModel
+        from vikhr_fast.evaluate.harness import ShardedModel
 
         config, forwards = self._config, 0
 
