@@ -23,7 +23,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.filter import SCORES, FilterConversations, filter_conversations, kept_of
-from vikhr_fast.instruct.preferences import Columns, Pair, read_pairs
+from vikhr_fast.instruct.preferences import Pair, read_pairs
 from vikhr_fast.instruct.reward import Answered, RewardModel
 from vikhr_fast.instruct.reward_report import reward_report, wilson
 from vikhr_fast.instruct.train_reward import TrainReward, train_reward
@@ -220,16 +220,16 @@ def test_pairs_of_every_kind(tmp_path: Path) -> None:
     }
     messages = {"q": [{"role": "user", "content": "вопрос"}], "w": [{"role": "assistant", "content": "да"}], "l": "нет"}
     path = write_jsonl(tmp_path / "in.jsonl", [nectar, messages])
-    assert list(read_pairs([path], Columns("q", "w", "l"))) == [
+    assert list(read_pairs([path], ("q", "w", "l"))) == [
         Pair("Q", "a", "b"),
         Pair("Q", "a", "c"),
         Pair("вопрос", "да", "нет"),
     ]
     with pytest.raises(InputError, match=r"in\.jsonl: row 2: no text in field 'chosen'"):
-        list(read_pairs([path], Columns("q", "chosen", "l")))
+        list(read_pairs([path], ("q", "chosen", "l")))
     (tmp_path / "half.jsonl").write_text('{"q": "\\ud800", "w": "a", "l": "b"}')
     with pytest.raises(InputError, match=r"half\.jsonl: row 1: half of a surrogate pair"):
-        list(read_pairs([tmp_path / "half.jsonl"], Columns("q", "w", "l")))
+        list(read_pairs([tmp_path / "half.jsonl"], ("q", "w", "l")))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'vi
 from vikhr_fast.config import RuntimeConfig, TrainConfig
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.command import Evaluate, evaluate
+from vikhr_fast.evaluate.harness import ShardedModel
 from vikhr_fast.evaluate.likelihood import encode_pair, likelihoods
-from vikhr_fast.evaluate.sharded import ShardedModel
 from vikhr_fast.model import Mistral
 from vikhr_fast.ranks import process_group
 from vikhr_fast.tokenizer.load import load_encoder

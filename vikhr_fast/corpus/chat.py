@@ -8,7 +8,7 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -63,17 +63,14 @@ class AnswerLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._entries: dict[str, dict[str, Any]] = {}
-
-    def __enter__(self) -> "AnswerLog":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a+b")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise InputError(f"{self._path}: another process writes to it; wait for its end or stop it") from None
+            raise InputError(f"{path}: another process writes to it; wait for its end or stop it") from None
         self._file.seek(0)
         end = 0
         for number, line in enumerate(self._file, start=1):
@@ -83,12 +80,14 @@ class AnswerLog:
                 entry = json.loads(line)
                 key, is_final = entry["request"], entry["final"]
             except (ValueError, TypeError, KeyError):
-                raise InputError(f"{self._path}: line {number}: not an answer; remove the file or the line") from None
+                raise InputError(f"{path}: line {number}: not an answer; remove the file or the line") from None
             if is_final:
                 self._entries[key] = entry
             end += len(line)
         self._file.truncate(end)
-        sync_directory(self._path.parent)
+        sync_directory(path.parent)
+
+    def __enter__(self) -> "AnswerLog":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -234,17 +233,17 @@ def ask_of_each(
     noun: str,
     work: dict[str, Any] | None = None,
 ) -> None:
-    """Asks about every row, and writes what comes of it: complete or not at all, but for the log of answers beside it.
+    """Asks about every row, and writes the directory OUTPUT, complete or not at all, from OUTPUT.answers.jsonl on.
 
     Args:
         stage: for log lines, and the manifest.
-        output: the directory to make, with `file` and `FAILED`; the log of answers is OUTPUT.answers.jsonl.
-        file: of the records, as JSON lines.
+        output: the directory to make.
+        file: the JSON lines in it of what became of the rows, beside `FAILED`.
         rows: what to ask about; read after the settings are found good.
         settings: the endpoint.
-        ask_of: makes the record of a row; GivenUpError where there is no valid answer.
+        ask_of: what becomes of a row; GivenUpError where there is no valid answer.
         identity: what `FAILED` says of a row besides the reason.
-        noun: what the records are.
+        noun: what the lines of `file` are.
         work: what the output depends on, for a manifest; without it there is none.
 
     Raises:
@@ -253,18 +252,12 @@ def ask_of_each(
     refuse_existing(output)
     endpoint = ChatEndpoint(settings)
     rows = list(rows)
-    with (
-        AnswerLog(output.with_name(f"{output.name}.answers.jsonl")) as log,
-        counted(stage, len(rows)) as advance,
-    ):
-        ask = partial(endpoint.ask, log)
-        answers = asyncio.run(_ask_all(endpoint, [partial(ask_of, row, ask) for row in rows], advance))
+    with AnswerLog(output.with_name(f"{output.name}.answers.jsonl")) as log, counted(stage, len(rows)) as advance:
+        questions = [partial(ask_of, row, partial(endpoint.ask, log)) for row in rows]
+        answers = asyncio.run(_ask_all(endpoint, questions, advance))
     done = [answer for answer in answers if isinstance(answer, dict)]
-    failed = [
-        {**identity(row), "reason": answer}
-        for row, answer in zip(rows, answers, strict=True)
-        if isinstance(answer, str)
-    ]
+    pairs = zip(rows, answers, strict=True)
+    failed = [{**identity(row), "reason": answer} for row, answer in pairs if isinstance(answer, str)]
     if not done:
         raise InputError(f"{output}: not one valid answer, the last: {answers[-1]}")
     with atomic_directory(output) as directory:
@@ -277,7 +270,7 @@ def ask_of_each(
 
 
 async def _ask_all(
-    endpoint: ChatEndpoint, questions: list[Callable[[], Awaitable[dict[str, Any]]]], advance: Callable[[int], None]
+    endpoint: ChatEndpoint, questions: Sequence[Callable[[], Awaitable[dict[str, Any]]]], advance: Callable[[int], None]
 ) -> list[dict[str, Any] | str]:
     """For each of the questions the answer, or why there is none."""
     answers: list[dict[str, Any] | str] = [""] * len(questions)

@@ -19,6 +19,7 @@ from vikhr_fast.files import read_json, sync_file
 
 SETTINGS = "filter.json"
 _CHARACTERS_A_TOKEN = 16
+_BINS = 10
 
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
@@ -225,12 +226,14 @@ class Quality:
         return cls(len(is_kept), int(is_kept.sum()), *scores(is_kept, is_good), noise_recall, noise_f1)
 
 
-def expected_calibration_error(probabilities: Scores, labels: Labels, bins: int = 10) -> float:
+def calibration(probabilities: Scores, labels: Labels) -> tuple[tuple[float, float, int], ...]:
+    """Of each tenth of the probabilities that has any: their mean, the share of good ones, and how many there are."""
+    places = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    bins = [places == number for number in range(_BINS)]
+    return tuple((float(probabilities[b].mean()), float(labels[b].mean()), int(b.sum())) for b in bins if b.any())
+
+
+def expected_calibration_error(probabilities: Scores, labels: Labels) -> float:
     """Mean distance of probability and share of good documents over bins of probability, weighted by their size."""
-    places = np.minimum((probabilities * bins).astype(int), bins - 1)
-    gaps = [
-        abs(probabilities[places == b].mean() - labels[places == b].mean()) * (places == b).mean()
-        for b in range(bins)
-        if (places == b).any()
-    ]
-    return float(sum(gaps))
+    bins = calibration(probabilities, labels)
+    return float(sum(abs(predicted - observed) * (count / len(labels)) for predicted, observed, count in bins))

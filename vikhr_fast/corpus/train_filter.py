@@ -146,14 +146,11 @@ def _split(annotated: _Annotated, held_out: float, path: Path) -> list[_Annotate
     if count < _LEAST_DOCUMENTS:
         raise InputError(f"{path}: {count} annotations; {_LEAST_DOCUMENTS} or more are needed")
 
-    def part(start: int, end: int) -> _Annotated:
-        return _Annotated(annotated.texts[start:end], annotated.labels[start:end])
-
-    parts = [part(2 * held, count), part(0, held), part(held, 2 * held)]
-    for name, own in zip(("training", "validation", "test"), parts, strict=True):
-        if own.labels.all() or not own.labels.any():
-            kind = "good" if own.labels.all() else "bad"
-            found = f"all {len(own.labels)} {name} documents are {kind}"
+    places = {"training": slice(2 * held, count), "validation": slice(held), "test": slice(held, 2 * held)}
+    parts = [_Annotated(annotated.texts[place], annotated.labels[place]) for place in places.values()]
+    for name, (_, labels) in zip(places, parts, strict=True):
+        if labels.all() or not labels.any():
+            found = f"all {len(labels)} {name} documents are {'good' if labels.all() else 'bad'}"
             raise InputError(f"{path}: {found}; change good_score, or annotate more")
     return parts
 
@@ -165,11 +162,11 @@ def _threshold(probabilities: Scores, labels: Labels, settings: TrainFilterStage
         return float(ordered[min(len(ordered), max(1, round(settings.retention * len(ordered)))) - 1])
     if settings.precision is None:
         return 0.5
-    for threshold in np.unique(probabilities):
-        kept = probabilities >= threshold
-        if labels[kept].mean() >= settings.precision:
+    precisions = {threshold: labels[probabilities >= threshold].mean() for threshold in np.unique(probabilities)}
+    for threshold, precision in precisions.items():
+        if precision >= settings.precision:
             return float(threshold)
-    best = max(labels[probabilities >= threshold].mean() for threshold in np.unique(probabilities))
+    best = max(precisions.values())
     raise InputError(f"precision {settings.precision}: no threshold has it, the best has {best:.3f}; ask for less")
 
 

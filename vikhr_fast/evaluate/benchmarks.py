@@ -5,6 +5,7 @@ The harness's own files describe tasks; those in `tasks/` are ours. Only where t
 
 import logging
 import math
+import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,14 +20,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_harness
 
 from vikhr_fast.evaluate.harness import HarnessModel
-from vikhr_fast.evaluate.questions import (
-    LETTERS,
-    Question,
-    choice_question,
-    inference_question,
-    read_questions,
-    shuffled,
-)
+from vikhr_fast.evaluate.questions import LETTERS, Question, choice_question, inference_question, read_questions
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here
 lm_eval.api.task.tqdm = partial(lm_eval.api.task.tqdm, disable=True)  # its bars would run through ours
@@ -61,23 +55,26 @@ def benchmark_questions(name: str, source: Path, seed: int) -> list[Question]:
     """The questions of a benchmark, as they are asked; InputError where there are none."""
     benchmark = BENCHMARKS[name]
     questions = read_questions(source, benchmark.parse)
-    if benchmark.is_shuffled:
-        questions = [shuffled(question, seed, number) for number, question in enumerate(questions)]
-    return [
-        {**question, "letters": list(LETTERS[: len(question["choices"])])} if "choices" in question else question
-        for question in questions
-    ]
+    for number, question in enumerate(questions):
+        if benchmark.is_shuffled:  # so that an answer's place tells nothing
+            choices = question["choices"]
+            order = list(range(len(choices)))
+            random.Random(f"{seed}:{number}").shuffle(order)
+            question |= {"choices": [choices[index] for index in order], "answer": order.index(question["answer"])}
+        if "choices" in question:
+            question["letters"] = list(LETTERS[: len(question["choices"])])
+    return questions
 
 
 def harness_task(name: str, description: Sequence[Path], questions: list[Question]) -> ConfigurableTask:
     """A task of the harness over these questions."""
+    made = datasets.Dataset.from_list(questions)
     config: dict[str, Any] = {}
     for file in description:
         config |= yaml.safe_load(file.read_text(encoding="utf-8"))
     config.pop("include", None)
-    splits = {"training_split": None, "validation_split": None, "test_split": "test"}
-    made = datasets.Dataset.from_list(questions)
-    config |= {"task": name, "num_fewshot": 0, "custom_dataset": lambda **_: {"test": made}, **splits}
+    config |= {"task": name, "num_fewshot": 0, "custom_dataset": lambda **_: {"test": made}}
+    config |= {"training_split": None, "validation_split": None, "test_split": "test"}
     task = ConfigurableTask(config=config)
     task.set_fewshot_seed(0)
     return task
@@ -88,12 +85,10 @@ def run_task(task: ConfigurableTask, model: HarnessModel) -> tuple[dict[str, Any
     name = task.config.task
     samples = run_harness(model, {name: task}, bootstrap_iters=0)["samples"][name]
     samples.sort(key=lambda sample: sample["doc_id"])
-    chosen = []
+    chosen, subjects = [], defaultdict(list)
     for sample in samples:
         logs = [answer[0] for answer in sample["filtered_resps"]]
         chosen.append({"answer": sample["target"], "chosen": logs.index(max(logs)), "log_likelihoods": logs})
-    subjects = defaultdict(list)
-    for sample in samples:
         subjects[sample["doc"]["subject"]].append(sample["acc"])
     result = {
         "task": name,

@@ -1,9 +1,8 @@
 """`vikhr-fast evaluate`: benchmarks and texts, into a run directory that can be taken up again."""
 
-import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,10 +21,10 @@ from vikhr_fast.corpus.sources import checksum, source_files
 from vikhr_fast.corpus.stage import counted, write_notes
 from vikhr_fast.corpus.token_shards import TokenShards
 from vikhr_fast.devices import Device, device_of
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, questions_sha256
-from vikhr_fast.files import sha256_of, write_text
+from vikhr_fast.files import read_json, sha256_of, write_json
 from vikhr_fast.model import Mistral
 from vikhr_fast.run_directory import locked, record_run
 from vikhr_fast.tokenizer.load import load_encoder
@@ -70,9 +69,11 @@ def evaluate(options: Evaluate) -> None:
         InputError: a model, questions or texts that cannot be used, each before anything is computed; a run directory
             of another evaluation.
     """
-    for flag, value, least in (("--batch", options.batch, 1), ("--sequence-length", options.sequence_length, 2)):
-        if value < least:
-            raise InputError(f"{flag} {value}: must be {least} or more")
+    require(
+        options,
+        batch=(options.batch >= 1, "1 or more"),
+        sequence_length=(options.sequence_length >= 2, "2 or more"),
+    )
     sources, texts = _named("--tasks", options.tasks), _named("--text", options.text)
     if not sources and not texts:
         raise InputError("nothing to evaluate; give --tasks NAME=SOURCE or --text NAME=SOURCE")
@@ -95,47 +96,45 @@ def evaluate(options: Evaluate) -> None:
             name: {"source": str(sources[name]), "sha256": questions_sha256(own)} for name, own in questions.items()
         },
         "texts": {
-            name: {"source": str(texts[name]), "sha256": [checksum(file) for file in own]}
-            for name, own in files.items()
+            name: {"source": str(texts[name]), "sha256": list(map(checksum, own))} for name, own in files.items()
         },
     }
     with locked(options.output):
         record_run(options.output, config)
         model = cache(partial(_open_model, options))
         results = {"tasks": _tasks(options, questions, model), "texts": _texts(options, files, model)}
-        write_text(options.output / RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    for table in result_tables(results):
-        rich.print(table)
+        write_json(options.output / RESULTS, results)
+    _print_tables(results)
 
 
-def result_tables(results: dict[str, Any]) -> list[Table]:
-    """What results.json says, for the terminal."""
-    tables = []
-    if results["tasks"]:
-        table = _table("benchmark", "accuracy@1", "± standard error", "chance", "questions")
-        for name, result in results["tasks"].items():
-            table.add_row(name, *_shares(result), f"{result['chance']:.3f}", f"{result['questions']:,}")
-        tables.append(table)
-    for name, result in results["tasks"].items():
+def _print_tables(results: dict[str, Any]) -> None:
+    """What results.json says."""
+    tasks, texts = results["tasks"], results["texts"]
+    shares = ("accuracy@1", "± standard error")
+    rows: list[tuple[str, ...]]
+    if tasks:
+        rows = [(name, *_shares(own), f"{own['chance']:.3f}", f"{own['questions']:,}") for name, own in tasks.items()]
+        _print_table(("benchmark", *shares, "chance", "questions"), rows)
+    for name, result in tasks.items():
         if len(result["subjects"]) > 1:
-            table = _table(f"{name}: subject", "accuracy@1", "± standard error", "questions")
-            for subject, own in result["subjects"].items():
-                table.add_row(escape(subject), *_shares(own), f"{own['questions']:,}")
-            tables.append(table)
-    if results["texts"]:
-        table = _table("text", "bits per byte", "perplexity a token", "tokens", "bytes")
-        for name, own in results["texts"].items():
-            figures = f"{own['bits_per_byte']:.4f}", f"{own['perplexity']:.2f}", f"{own['tokens']:,}"
-            table.add_row(escape(name), *figures, f"{own['num_bytes']:,}")
-        tables.append(table)
-    return tables
+            own = result["subjects"].items()
+            rows = [(subject, *_shares(found), f"{found['questions']:,}") for subject, found in own]
+            _print_table((f"{name}: subject", *shares, "questions"), rows)
+    if texts:
+        rows = [
+            (name, f"{t['bits_per_byte']:.4f}", f"{t['perplexity']:.2f}", f"{t['tokens']:,}", f"{t['num_bytes']:,}")
+            for name, t in texts.items()
+        ]
+        _print_table(("text", "bits per byte", "perplexity a token", "tokens", "bytes"), rows)
 
 
-def _table(first: str, *columns: str) -> Table:
-    table = Table(first)
-    for column in columns:
+def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(header[0])
+    for column in header[1:]:
         table.add_column(column, justify="right")
-    return table
+    for name, *figures in rows:
+        table.add_row(escape(name), *figures)
+    rich.print(table)
 
 
 def _shares(result: dict[str, Any]) -> tuple[str, str]:
@@ -171,8 +170,8 @@ def _tasks(
                     with counted(name, len(own)) as harness.advance:
                         result, chosen = run_task(harness_task(name, description, own), harness)
                     write_notes(options.output / f"{name}.answers.jsonl", chosen)
-                    write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-                results[name] = json.loads(path.read_bytes())
+                    write_json(path, result)
+                results[name] = read_json(path)
     return results
 
 
@@ -185,15 +184,11 @@ def _texts(options: Evaluate, files: dict[str, list[Path]], model: Callable[[], 
             shards = options.output / "shards" / name
             if not shards.exists():
                 write_shards(Shard(input=tuple(own), tokenizer=options.model, output=shards))
-            score = score_shards(
-                model(),
-                TokenShards.open(shards),
-                sequence_length=min(options.sequence_length, model().config.max_position_embeddings),
-                micro_batch=options.batch,
-            )
-            values = {**asdict(score), "perplexity": math.exp(score.loss)}
-            write_text(path, json.dumps(values, indent=2) + "\n")
-        results[name] = json.loads(path.read_bytes())
+            length = min(options.sequence_length, model().config.max_position_embeddings)
+            opened = TokenShards.open(shards)
+            score = score_shards(model(), opened, sequence_length=length, micro_batch=options.batch)
+            write_json(path, {**asdict(score), "perplexity": math.exp(score.loss)})
+        results[name] = read_json(path)
     return results
 
 

@@ -51,25 +51,29 @@ def encode_pair(encoder: Encoder, context: str, continuation: str) -> Pair:
     return Pair([first, *alone], encoder.encode(_BARRIER + continuation).tolist()[len(barrier) :])
 
 
+def cut_pair(pair: Pair, positions: int) -> Pair:
+    """Without the beginning of a text that is longer than the model's positions.
+
+    Raises:
+        InputError: the continuation alone has more tokens than the model positions.
+    """
+    if len(pair.continuation) > positions:
+        raise InputError(f"an answer of {len(pair.continuation):,} tokens: the model has {positions:,} positions")
+    too_many = len(pair.context) + len(pair.continuation) - 1 - positions  # nothing follows the last token
+    return Pair(pair.context[max(0, too_many) :], pair.continuation)
+
+
 @torch.no_grad()
 def likelihoods(model: Mistral, questions: Sequence[Sequence[Pair]]) -> list[list[Likelihood]]:
-    """Scores the continuations of several questions at once.
-
-    A text that is longer than the model's positions loses its beginning.
+    """Scores the continuations of several questions at once, each text cut by `cut_pair`.
 
     Args:
         model: not sharded.
         questions: the pairs of each, which begin alike: that beginning is computed once a question.
-
-    Raises:
-        InputError: a continuation alone has more tokens than the model positions.
     """
     positions = model.config.max_position_embeddings
-    longest = max(len(pair.continuation) for pairs in questions for pair in pairs)
-    if longest > positions:
-        raise InputError(f"an answer of {longest:,} tokens: the model has {positions:,} positions")
-    texts = [[(pair.context + pair.continuation)[-positions - 1 :] for pair in pairs] for pairs in questions]
-    inputs = [[text[:-1] for text in own] for own in texts]  # nothing follows the last token
+    cut = [[cut_pair(pair, positions) for pair in pairs] for pairs in questions]
+    inputs = [[(pair.context + pair.continuation)[:-1] for pair in pairs] for pairs in cut]
     shared = [[tokens[0] for tokens in takewhile(_alike, zip(*own, strict=False))] for own in inputs]
     tails = [text[len(start) :] for start, own in zip(shared, inputs, strict=True) for text in own]
     cache = KeyValueCache(len(shared), max(map(len, shared)) + max(map(len, tails)))
@@ -77,21 +81,18 @@ def likelihoods(model: Mistral, questions: Sequence[Sequence[Pair]]) -> list[lis
     owners = [index for index, own in enumerate(inputs) for _ in own]
     cache.keep(owners)
     after = zip(owners, model.read(tails, cache), strict=True)
-    found = (torch.cat([before[owner], hidden]) for owner, hidden in after)
-    return [
-        [_likelihood(model, next(found), text, len(pair.continuation)) for text, pair in zip(own, pairs, strict=True)]
-        for own, pairs in zip(texts, questions, strict=True)
-    ]
+    hidden = (torch.cat([before[owner], own]) for owner, own in after)
+    return [[_likelihood(model, next(hidden), pair.continuation) for pair in pairs] for pairs in questions]
 
 
 def _alike(tokens: tuple[int, ...]) -> bool:
     return len(set(tokens)) == 1
 
 
-def _likelihood(model: Mistral, hidden: Tensor, text: list[int], count: int) -> Likelihood:
-    """Of the last `count` tokens of a text, hidden [tokens - 1, H]."""
-    logits = model.logits(hidden[-count:])
-    targets = torch.tensor(text[-count:], device=logits.device)
+def _likelihood(model: Mistral, hidden: Tensor, continuation: list[int]) -> Likelihood:
+    """Of the tokens that end a text, hidden [tokens - 1, H]."""
+    logits = model.logits(hidden[-len(continuation) :])
+    targets = torch.tensor(continuation, device=logits.device)
     precise = torch.promote_types(logits.dtype, torch.float32)
     log = logits.to(precise).log_softmax(-1).gather(-1, targets[:, None]).double().sum()
     return Likelihood(float(log), bool((logits.argmax(-1) == targets).all()))

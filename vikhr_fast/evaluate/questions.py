@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from string import ascii_uppercase
@@ -11,6 +10,7 @@ from typing import Any
 from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.sources import source_files
 from vikhr_fast.errors import InputError
+from vikhr_fast.instruct.conversation import HALF_CHARACTER
 
 BENCHMARK_NAMES = ("ruxnli", "ru_mmlu", "ru_mmlu_pro")
 LETTERS = ascii_uppercase[:10]
@@ -77,14 +77,6 @@ def inference_question(record: Question) -> Question:
     return {"premise": premise, "hypothesis": hypothesis, "label": label, "subject": _LABELS[label]}
 
 
-def shuffled(question: Question, seed: int, number: int) -> Question:
-    """The question with its choices in an order that the seed and its number fix: an answer's place tells nothing."""
-    order = list(range(len(question["choices"])))
-    random.Random(f"{seed}:{number}").shuffle(order)
-    choices = [question["choices"][index] for index in order]
-    return {**question, "choices": choices, "answer": order.index(question["answer"])}
-
-
 def _field(record: Question, name: str) -> Any:
     if name not in record:
         raise InputError(f"no field {name!r} (it has {', '.join(map(repr, record)) or 'none'})")
@@ -94,6 +86,6 @@ def _field(record: Question, name: str) -> Any:
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"field {name!r}: holds no text where there must be some")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if HALF_CHARACTER.search(value):
         raise InputError(f"field {name!r}: half of a surrogate pair; mend or remove it")
     return value

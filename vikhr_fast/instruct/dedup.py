@@ -30,6 +30,7 @@ from vikhr_fast.instruct.conversation import Conversation, read_conversations, w
 from vikhr_fast.instruct.convert import CONVERSATIONS
 
 REMOVED = "removed.jsonl"
+_ANSWER_WORDS = 20  # from which on an answer counts; shorter ones may be repeated
 # Between what they join, signs of arithmetic and code, and with a space on both sides or none, as **bold** has not;
 # a minus only after a number, where it is no hyphen or dash.
 _SIGN = re.compile(r"(?<=[\w)\]])(\s?)([+*×÷=<>^%]{1,2}|(?<=[\d)])[-−/]|(?<=[\d)]\s)[-−/])\1(?=[\w(\[])")
@@ -53,8 +54,6 @@ class DedupConversations:
     """Least Jaccard similarity of two texts' word n-grams, verified exactly."""
     shingle: str = "word:3"
     """The n-grams; a text with fewer words matches only the same words."""
-    answer_words: int = 20
-    """Words from which on an answer counts; shorter ones may be repeated."""
     sets: dict[str, Path] = field(default_factory=dict)
     """Evaluation sets by name: files, patterns, or data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]."""
     set_text: tuple[str, ...] = ("text",)
@@ -109,18 +108,13 @@ class _Removal:
         sets = {name: EvaluationSet(input=(str(path),), text=options.set_text) for name, path in options.sets.items()}
         try:
             self._hasher = MinHasher(shingle=f"word:{options.set_words}")
-            self._questions, self._answers, self._asked = (DedupIndex(settings) for _ in range(3))
+            self._questions, self._answers, self._asked = (_Texts(settings) for _ in range(3))
         except ValueError as error:
             raise InputError(f"instruct dedup: {error}") from None
-        self._kept_questions: list[str] = []
-        self._kept_answers: list[str] = []
-        self._answer_words = options.answer_words
         self._grams: dict[str, Grams] = {name: grams_of(name, one, self._hasher) for name, one in sets.items()}
-        self._asked_of: list[str] = []  # the set of each text in `_asked`
         for name, evaluation in sets.items():
             for text in evaluation_texts(evaluation):
-                self._asked.add([_spelled(text)], threads=1)
-                self._asked_of.append(name)
+                self._asked.add(_spelled(text), name)
 
     def reason(self, conversation: Conversation) -> dict[str, str] | None:
         """Why a conversation is to be removed; None where it is kept, and remembered."""
@@ -131,16 +125,14 @@ class _Removal:
         question = _spelled(question)
         if name := self._evaluation_set(conversation.text, question):
             return {"by": "evaluation", "set": name}
-        if (found := _match(self._questions, question)) is not None:
-            return {"by": "question", "kept": self._kept_questions[found]}
-        is_long = len(answer.split()) >= self._answer_words
-        if is_long and (found := _match(self._answers, answer)) is not None:
-            return {"by": "answer", "kept": self._kept_answers[found]}
-        self._questions.add([question], threads=1)
-        self._kept_questions.append(conversation.id)
+        if (kept := self._questions.match(question)) is not None:
+            return {"by": "question", "kept": kept}
+        is_long = len(answer.split()) >= _ANSWER_WORDS
+        if is_long and (kept := self._answers.match(answer)) is not None:
+            return {"by": "answer", "kept": kept}
+        self._questions.add(question, conversation.id)
         if is_long:
-            self._answers.add([answer], threads=1)
-            self._kept_answers.append(conversation.id)
+            self._answers.add(answer, conversation.id)
         return None
 
     def _evaluation_set(self, text: str, question: str) -> str | None:
@@ -148,16 +140,25 @@ class _Removal:
         for name, grams in self._grams.items():
             if shared_grams(grams, shingles)[0]:
                 return name
-        found = _match(self._asked, question) if self._asked_of else None
-        return None if found is None else self._asked_of[found]
+        return self._asked.match(question)
+
+
+class _Texts:
+    """Texts that others may be near-duplicates of, with names."""
+
+    def __init__(self, settings: DedupSettings) -> None:
+        self._index, self._names = DedupIndex(settings), list[str]()
+
+    def add(self, text: str, name: str) -> None:
+        self._index.add([text], threads=1)
+        self._names.append(name)
+
+    def match(self, text: str) -> str | None:
+        """The name of the one that this text is a near-duplicate of."""
+        found = int(self._index.match([text], threads=1)[0]) if self._names else -1
+        return None if found < 0 else self._names[found]
 
 
 def _spelled(question: str) -> str:
     """A question with its signs as words: 12 + 7 and 12 - 7 are the same words otherwise."""
     return _SIGN.sub(lambda sign: f" sign{''.join(str(ord(one)) for one in sign[2])} ", question)
-
-
-def _match(index: DedupIndex, text: str) -> int | None:
-    """The number of the kept text that this one is a near-duplicate of."""
-    found = int(index.match([text], threads=1)[0])
-    return None if found < 0 else found

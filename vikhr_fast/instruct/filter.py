@@ -1,9 +1,8 @@
 """`instruct filter`: the conversations whose answers a reward model finds good."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +10,14 @@ import numpy as np
 from tyro.conf import Positional
 
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.classifier import Scores
+from vikhr_fast.corpus.classifier import Labels, Scores
 from vikhr_fast.corpus.documents import Counts, add_counts
 from vikhr_fast.corpus.sources import checksum
 from vikhr_fast.corpus.stage import counted, show_counts, write_notes
 from vikhr_fast.devices import Device
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import sha256_of, write_text
-from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
+from vikhr_fast.instruct.conversation import read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
 from vikhr_fast.resumable import resumable_directory, scratch_of
@@ -74,7 +73,8 @@ def filter_conversations(options: FilterConversations) -> None:
         raise InputError("instruct filter: give --threshold, --drop or --drops")
     with resumable_directory(options.output, _work(options)) as directory:
         scores = _score(options, scratch_of(directory))
-        sources = [one.source for one in read_conversations(options.input)]
+        identities = [(one.id, one.source) for one in read_conversations(options.input)]
+        sources = [source for _, source in identities]
         if unknown := sorted(options.drops.keys() - set(sources)):
             raise InputError(
                 f"--drops {', '.join(unknown)}: no such source; there are {', '.join(dict.fromkeys(sources))}"
@@ -82,13 +82,11 @@ def filter_conversations(options: FilterConversations) -> None:
         kept = kept_of(scores, sources, options)
         if not kept.any():
             raise InputError(f"{options.output}: no conversation is left; the best score is {scores.max():.4f}")
-
-        def good() -> Iterator[Conversation]:
-            return (one for one, is_kept in zip(read_conversations(options.input), kept, strict=True) if is_kept)
-
-        write_conversations(directory / CONVERSATIONS, good())
-        rows = zip(read_conversations(options.input), scores.tolist(), kept.tolist(), strict=True)
-        notes = ({"id": one.id, "source": one.source, "score": value, "kept": is_kept} for one, value, is_kept in rows)
+        write_conversations(directory / CONVERSATIONS, compress(read_conversations(options.input), kept))
+        rows = zip(identities, scores.tolist(), kept.tolist(), strict=True)
+        notes = (
+            {"id": own, "source": source, "score": score, "kept": is_kept} for (own, source), score, is_kept in rows
+        )
         write_notes(directory / SCORES, notes)
     counts: Counts = {}
     for source, is_kept in zip(sources, kept, strict=True):
@@ -96,9 +94,7 @@ def filter_conversations(options: FilterConversations) -> None:
     show_counts(f"instruct filter: {options.output}", counts)
 
 
-def kept_of(
-    scores: Scores, sources: list[str], options: FilterConversations
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def kept_of(scores: Scores, sources: list[str], options: FilterConversations) -> Labels:
     """bool [conversations]; equal scores share their fate, so that a source may lose less than its share."""
     kept = np.ones(len(scores), bool) if options.threshold is None else scores >= options.threshold
     names = np.array(sources)
@@ -117,11 +113,7 @@ def _work(options: FilterConversations) -> dict[str, object]:
         "stage": "instruct filter",
         "input": [checksum(path) for path in options.input],
         "reward": {path.name: sha256_of(path) for path in sorted(options.reward.glob("*.safetensors"))},
-        "threshold": options.threshold,
-        "drop": options.drop,
-        "drops": options.drops,
-        "batch_tokens": options.batch_tokens,
-        "chunk": options.chunk,
+        **{name: getattr(options, name) for name in ("threshold", "drop", "drops", "batch_tokens", "chunk")},
     }
 
 
@@ -135,15 +127,12 @@ def _score(options: FilterConversations, scratch: Path) -> Scores:
             path = scratch / f"scores-{len(scores)}.json"
             if not path.exists():
                 model = model or RewardModel.load(options.reward, options.device)
-                found = model.score([_answered(one) for one in batch], options.batch_tokens)
+                before = ("\n\n".join(message.content for message in one.messages[:-1]) for one in batch)
+                answered = [Answered(prompt, one.answer) for prompt, one in zip(before, batch, strict=True)]
+                found = model.score(answered, options.batch_tokens)
                 write_text(path, json.dumps([round(value, _DIGITS) for value in found.tolist()]))
             scores += json.loads(path.read_bytes())
             advance(len(batch))
     if model is not None:
         logger.info(f"instruct filter: {len(scores):,} conversations scored")
     return np.array(scores)
-
-
-def _answered(conversation: Conversation) -> Answered:
-    before = "\n\n".join(message.content for message in conversation.messages[:-1])
-    return Answered(before, conversation.answer)

@@ -9,7 +9,7 @@ from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.sources import source_files
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.conversation import HALF_CHARACTER
-from vikhr_fast.instruct.schemas import nectar_prompt
+from vikhr_fast.instruct.schemas import nectar_prompt, ranked_answers
 
 
 class Pair(NamedTuple):
@@ -20,16 +20,8 @@ class Pair(NamedTuple):
     rejected: str
 
 
-class Columns(NamedTuple):
-    """The fields of a set of pairs."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-
-
-def read_pairs(patterns: Iterable[Path], columns: Columns) -> Iterator[Pair]:
-    """Streams pairs; a row of Nectar gives every two answers of different ranks.
+def read_pairs(patterns: Iterable[Path], columns: tuple[str, str, str]) -> Iterator[Pair]:
+    """Streams pairs, whose fields `columns` names; a row of Nectar gives every two answers of different ranks.
 
     Raises:
         InputError: a file that cannot be read, or a row that holds no pair.
@@ -46,7 +38,7 @@ def read_pairs(patterns: Iterable[Path], columns: Columns) -> Iterator[Pair]:
                     raise InputError(f"{file}: row {number}: {error}") from None
 
 
-def _pair(row: dict[str, Any], columns: Columns) -> Pair:
+def _pair(row: dict[str, Any], columns: tuple[str, str, str]) -> Pair:
     values = []
     for name in columns:
         value = row.get(name)
@@ -60,10 +52,6 @@ def _pair(row: dict[str, Any], columns: Columns) -> Pair:
 
 def _nectar_pairs(row: dict[str, Any]) -> Iterator[Pair]:
     prompt = "\n\n".join(message["content"] for message in nectar_prompt(row))
-    ranked = [answer for answer in row["answers"] if isinstance(answer, dict)]
-    if not all(isinstance(one.get("rank"), int | float) and isinstance(one.get("answer"), str) for one in ranked):
-        raise InputError("answers without a rank")
-    ranked.sort(key=lambda one: float(one["rank"]))
-    for better, worse in combinations(ranked, 2):
-        if better["rank"] < worse["rank"]:
-            yield Pair(prompt, better["answer"], worse["answer"])
+    for (rank, better), (other, worse) in combinations(ranked_answers(row), 2):
+        if rank < other:
+            yield Pair(prompt, better, worse)

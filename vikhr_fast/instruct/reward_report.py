@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,12 @@ import numpy.typing as npt
 import pydantic
 
 from vikhr_fast.config import validated
-from vikhr_fast.corpus.classifier import Scores
+from vikhr_fast.corpus.classifier import Labels, Scores, calibrated, calibration
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.preferences import Pair
 from vikhr_fast.instruct.reward import SETTINGS
 from vikhr_fast.report import Line, Page, Section, Table, line_plot
 
-_BINS = 10
 _NORMAL_95 = 1.959964
 
 
@@ -44,12 +43,13 @@ class RewardReport:
 def reward_report(pairs: list[Pair], chosen: Scores, rejected: Scores) -> RewardReport:
     """Measures on pairs with the scores [pairs] of their answers."""
     margin = chosen - rejected
+    both_ways = np.concatenate([margin, -margin])  # so that neither answer is always the first
     lengths = np.array([(len(pair.chosen), len(pair.rejected)) for pair in pairs])
     longer = np.sign(lengths[:, 0] - lengths[:, 1])
     wins = (np.sign(margin) + 1) / 2
     accuracy = float(wins.mean())
 
-    def accuracy_where(mask: npt.NDArray[np.bool_]) -> float | None:
+    def accuracy_where(mask: Labels) -> float | None:
         return float(wins[mask].mean()) if mask.any() else None
 
     return RewardReport(
@@ -60,7 +60,7 @@ def reward_report(pairs: list[Pair], chosen: Scores, rejected: Scores) -> Reward
         accuracy_chosen_longer=accuracy_where(longer > 0),
         accuracy_chosen_shorter=accuracy_where(longer < 0),
         length_correlation=_rank_correlation(np.concatenate([chosen, rejected]), lengths.T.reshape(-1)),
-        calibration=_calibration(margin),
+        calibration=calibration(calibrated(both_ways, 1, 0), np.repeat([True, False], len(pairs))),
     )
 
 
@@ -83,18 +83,6 @@ def _rank_correlation(first: npt.NDArray[np.floating], second: npt.NDArray[np.in
     return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread else 0.0
 
 
-def _calibration(margin: Scores) -> tuple[tuple[float, float, int], ...]:
-    """Each pair both ways round, so that neither answer is always the first."""
-    probabilities = 1 / (1 + np.exp(-np.clip(np.concatenate([margin, -margin]), -60, 60)))
-    is_better = np.repeat([True, False], len(margin))
-    places = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
-    return tuple(
-        (float(probabilities[places == b].mean()), float(is_better[places == b].mean()), int((places == b).sum()))
-        for b in range(_BINS)
-        if (places == b).any()
-    )
-
-
 def reward_page(directory: Path) -> Page:
     """The page of a reward model; InputError where it has no report."""
     try:
@@ -107,9 +95,12 @@ def reward_page(directory: Path) -> Page:
         f"The model prefers the chosen answer in {report.accuracy:.1%} of {report.pairs:,} held-out pairs "
         f"(95% interval {low:.1%} to {high:.1%}); always taking the longer answer does in {report.length_accuracy:.1%}."
     )
-    names = ("accuracy_chosen_longer", "accuracy_chosen_shorter", "length_correlation")
-    values = asdict(report)
-    rows = tuple((name.replace("_", " "), "none" if values[name] is None else f"{values[name]:.3f}") for name in names)
+    measures = {
+        "accuracy chosen longer": report.accuracy_chosen_longer,
+        "accuracy chosen shorter": report.accuracy_chosen_shorter,
+        "length correlation": report.length_correlation,
+    }
+    rows = tuple((name, "none" if value is None else f"{value:.3f}") for name, value in measures.items())
     table = Table("What length has to do with it.", ("measure", "value"), rows)
     predicted, observed, _ = zip(*report.calibration, strict=True)
     lines = [Line("reward model", predicted, observed, markers=True), Line("calibrated", (0, 1), (0, 1), colour=1)]

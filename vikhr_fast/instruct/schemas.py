@@ -5,6 +5,7 @@ Each reader gets a row and gives messages {role, content}; what cannot be read i
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from vikhr_fast.errors import InputError
@@ -12,15 +13,8 @@ from vikhr_fast.errors import InputError
 Row = Mapping[str, Any]
 Messages = list[dict[str, Any]]
 
-_ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "chatgpt": "assistant",
-}
+_ROLES = {"system": "system", **dict.fromkeys(("user", "human"), "user")}
+_ROLES |= dict.fromkeys(("assistant", "gpt", "bot", "chatgpt"), "assistant")
 _NECTAR_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -39,13 +33,11 @@ def _turns(row: Row) -> Messages:
 
 def _plain(row: Row) -> Messages:
     """messages [{role, content}], or as the Saiga sets have it in columns: {role: [...], content: [...]}."""
-    messages = row["messages"]
-    if isinstance(messages, dict):
-        roles, contents = _list(messages, "role"), _list(messages, "content")
+    if isinstance(columns := row["messages"], dict):
+        roles, contents = _list(columns, "role"), _list(columns, "content")
         if len(roles) != len(contents):
             raise InputError(f"{len(roles)} roles, but {len(contents)} contents")
-        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
-        return [_message(message, "role", "content") for message in messages]
+        row = {"messages": [{"role": role, "content": own} for role, own in zip(roles, contents, strict=True)]}
     return [_message(message, "role", "content") for message in _list(row, "messages")]
 
 
@@ -53,7 +45,10 @@ def _nectar(row: Row) -> Messages:
     """Nectar: a prompt "Human: ... Assistant: ...", and ranked answers, of which the best is taken."""
     if row.get("good_natured") is False:
         raise InputError("not good-natured")
-    return [*nectar_prompt(row), {"role": "assistant", "content": ranked_answers(row)[0]}]
+    prompt, answers = nectar_prompt(row), ranked_answers(row)
+    if not answers:
+        raise InputError("answers without a rank")
+    return [*prompt, {"role": "assistant", "content": answers[0][1]}]
 
 
 def nectar_prompt(row: Row) -> Messages:
@@ -67,13 +62,13 @@ def nectar_prompt(row: Row) -> Messages:
     ]
 
 
-def ranked_answers(row: Row) -> list[str]:
-    """The answers of a row of Nectar, the best first; equal ranks in their order."""
+def ranked_answers(row: Row) -> list[tuple[float, str]]:
+    """The ranks and answers of a row of Nectar, the best first; equal ranks in their order."""
     answers = _list(row, "answers")
-    ranked = [answer for answer in answers if isinstance(answer, dict) and isinstance(answer.get("rank"), int | float)]
-    if not answers or len(ranked) < len(answers):
+    if not all(isinstance(answer, dict) and isinstance(answer.get("rank"), int | float) for answer in answers):
         raise InputError("answers without a rank")
-    return [_text(answer, "answer") for answer in sorted(ranked, key=lambda answer: float(answer["rank"]))]
+    ranked = [(float(answer["rank"]), _text(answer, "answer")) for answer in answers]
+    return sorted(ranked, key=lambda answer: answer[0])
 
 
 def _instruction(row: Row) -> Messages:
@@ -84,19 +79,16 @@ def _instruction(row: Row) -> Messages:
     if row.get("input"):
         question = f"{question}\n\n{_text(row, 'input')}"
     output = "alternative_output" if row.get("alternative_output") else "output"
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": _text(row, output)}]
+    return _exchange(question, _text(row, output))
 
 
-def _flan(target: str) -> Callable[[Row], Messages]:
+def _flan(target: str, row: Row) -> Messages:
     """ruFLAN: inputs and targets."""
+    return _exchange(_text(row, "inputs"), _text(row, target))
 
-    def read(row: Row) -> Messages:
-        return [
-            {"role": "user", "content": _text(row, "inputs")},
-            {"role": "assistant", "content": _text(row, target)},
-        ]
 
-    return read
+def _exchange(question: str, answer: str) -> Messages:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 _SCHEMAS: tuple[tuple[set[str], Callable[[Row], Messages]], ...] = (
@@ -104,8 +96,8 @@ _SCHEMAS: tuple[tuple[set[str], Callable[[Row], Messages]], ...] = (
     ({"messages"}, _plain),
     ({"prompt", "answers"}, _nectar),
     ({"instruction", "output"}, _instruction),
-    ({"inputs", "targets"}, _flan("targets")),
-    ({"inputs", "target"}, _flan("target")),
+    ({"inputs", "targets"}, partial(_flan, "targets")),
+    ({"inputs", "target"}, partial(_flan, "target")),
 )
 
 

@@ -1,6 +1,7 @@
 """`instruct shard`: conversations become token shards in which only what the assistant says is predicted."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -11,7 +12,6 @@ from tyro.conf import Positional
 
 from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
 from vikhr_fast.console import logger
-from vikhr_fast.corpus.documents import Counts, add_counts
 from vikhr_fast.corpus.mix import SPLITS, TRAIN_TOML, train_toml
 from vikhr_fast.corpus.shard import Encoded, token_dtype, write_encoded
 from vikhr_fast.corpus.stage import show_counts
@@ -21,6 +21,7 @@ from vikhr_fast.instruct.conversation import Conversation, read_conversations
 from vikhr_fast.splits import is_within
 
 _BATCH = 1024  # conversations
+_SHARD_TOKENS = 1 << 28  # after which a new file is begun
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,6 @@ class ShardConversations:
     """Share of the conversations to hold out, by the hash of what the user says first."""
     weights: dict[str, float] = field(default_factory=dict)
     """How often a source's conversations are taken: 0.5 is half of them, 2 each of them twice; 1 where not named."""
-    shard_tokens: int = 1 << 28
-    """Tokens after which a new file is begun."""
     threads: int = 0
     """Threads that encode; 0 is one a core."""
 
@@ -76,7 +75,6 @@ def shard_conversations(options: ShardConversations) -> None:
         options,
         sequence_length=(options.sequence_length >= 2, "2 or more"),
         validation=(0 <= options.validation < 1, "0 or more and below 1"),
-        shard_tokens=(options.shard_tokens >= 1, "positive"),
         threads=(options.threads >= 0, "0 or more"),
     )
     for source, weight in options.weights.items():
@@ -90,19 +88,19 @@ def shard_conversations(options: ShardConversations) -> None:
     for source in sources:  # from a file that others may have written
         if "\0" in source or {"", ".", ".."} & set(source.split("/")):
             raise InputError(f"source {source!r}: cannot be the name of a directory; give it another name")
-    counts: Counts = {}
+    counts: dict[str, Counter[str]] = {}
     with atomic_directory(options.output) as directory:
         shards = []
         for name, split in ((f"{split}/{source}", (source, split)) for split in SPLITS for source in sources):
-            batches = _encoded(_chosen(options, *split), encoder, options, counts.setdefault(name, {}))
+            batches = _encoded(_chosen(options, *split), encoder, options, counts.setdefault(name, Counter()))
             if (first := next(batches, None)) is not None:
                 (directory / name).mkdir(parents=True)
-                write_encoded(directory / name, chain([first], batches), encoder.bpe, options.shard_tokens)
+                write_encoded(directory / name, chain([first], batches), encoder.bpe, _SHARD_TOKENS)
                 shards.append(name)
         if not any(name.startswith("train/") for name in shards):
             raise InputError(f"{options.output}: nothing to train on; lower --validation or raise --sequence-length")
         write_text(directory / TRAIN_TOML, train_toml(options.output, shards, dict.fromkeys(sources, 1.0)))
-    show_counts(f"instruct shard: {options.output}", {name: own for name, own in counts.items() if own})
+    show_counts(f"instruct shard: {options.output}", {name: dict(own) for name, own in counts.items() if own})
     logger.info(f"instruct shard: {options.output / TRAIN_TOML} names the shards for `vikhr-fast train`")
 
 
@@ -119,22 +117,20 @@ def _chosen(options: ShardConversations, source: str, split: str) -> Iterator[Co
 
 
 def _encoded(
-    conversations: Iterable[Conversation], encoder: ChatEncoder, options: ShardConversations, counts: dict[str, int]
+    conversations: Iterator[Conversation], encoder: ChatEncoder, options: ShardConversations, counts: Counter[str]
 ) -> Iterator[Encoded]:
     """Batches of encoded conversations; counts those that are whole, cut, and left out."""
-    iterator = iter(conversations)
-    while batch := list(islice(iterator, _BATCH)):
+    while batch := list(islice(conversations, _BATCH)):
         chats = encoder.encode([one.messages for one in batch], threads=options.threads)
         cuts = [cut_chat(chat, options.sequence_length + 1) for chat in chats]  # the last token is only a target
         kept = [(one, cut) for one, cut in zip(batch, cuts, strict=True) if cut.answers]
         sizes = []
         for conversation, cut in kept:
             answers = [message.content for message in conversation.messages if message.role == "assistant"]
-            is_cut = cut.answers < len(answers)
             sizes.append(sum(len(answer.encode("utf-8")) for answer in answers[: cut.answers]))
-            add_counts({"": counts}, {"": {"conversations": 1, "tokens": len(cut.chat.ids), "cut": int(is_cut)}})
-            add_counts({"": counts}, {"": {"trained": int(cut.chat.is_trained.sum())}})
-        add_counts({"": counts}, {"": {"too_long": len(batch) - len(kept)}})
+            counts.update(conversations=1, tokens=len(cut.chat.ids), cut=cut.answers < len(answers))
+            counts.update(trained=int(cut.chat.is_trained.sum()))
+        counts.update(too_long=len(batch) - len(kept))
         if kept:
             yield Encoded(
                 np.concatenate([cut.chat.ids for _, cut in kept]).astype(token_dtype(encoder.bpe)),

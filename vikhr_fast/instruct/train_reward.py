@@ -18,7 +18,7 @@ from vikhr_fast.corpus.classifier import Scorer
 from vikhr_fast.corpus.encoder_training import CHECKPOINT, EncoderTraining
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import refuse_existing, sha256_of, write_json
-from vikhr_fast.instruct.preferences import Columns, Pair, read_pairs
+from vikhr_fast.instruct.preferences import Pair, read_pairs
 from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
 from vikhr_fast.instruct.reward_report import reward_page, reward_report
 from vikhr_fast.report import write_report
@@ -78,7 +78,7 @@ def train_reward(options: TrainReward) -> None:
         save_every=(options.save_every >= 1, "1 or more"),
     )
     refuse_existing(options.output)
-    pairs = list(read_pairs(options.input, Columns(*options.columns)))
+    pairs = list(read_pairs(options.input, options.columns))
     held_out = [pair for pair in pairs if is_within(pair.prompt, options.held_out)]
     train = [pair for pair in pairs if not is_within(pair.prompt, options.held_out)]
     if not train or not held_out:

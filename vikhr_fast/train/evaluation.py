@@ -87,7 +87,7 @@ class Evaluations:
 
     def _evaluate(self, step: int) -> dict[str, dict[str, Any]]:
         from vikhr_fast.evaluate.benchmarks import BENCHMARKS, harness_task, run_task
-        from vikhr_fast.evaluate.sharded import ShardedModel
+        from vikhr_fast.evaluate.harness import ShardedModel
 
         config, results = self.config, {}
         for benchmark, questions in self.questions.items():
