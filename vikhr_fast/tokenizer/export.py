@@ -58,13 +58,11 @@ def find_model(path: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    if path.is_dir():
-        if not (path / MODEL_NAME).is_file():
-            raise InputError(f"{path}: no {MODEL_NAME} in it; give a directory with one, or the file itself")
-        return path / MODEL_NAME
-    if not path.is_file():
-        raise InputError(f"{path}: no such file or directory")
-    return path
+    file = path / MODEL_NAME if path.is_dir() else path
+    if not file.is_file():
+        advice = f"no {MODEL_NAME} in it; give a directory with one, or the file itself"
+        raise InputError(f"{path}: {advice if path.is_dir() else 'no such file or directory'}")
+    return file
 
 
 def read_model(file: Path) -> Any:
