@@ -41,11 +41,7 @@ class ExportTokenizer:
 
 
 def export(options: ExportTokenizer) -> None:
-    """Writes `options.output`, complete or not at all.
-
-    Raises:
-        InputError: see `export_tokenizer`; or the template cannot be read.
-    """
+    """Writes `options.output`, complete or not at all; InputError as `export_tokenizer`, or for the template."""
     template = options.chat_template
     source = None if template is None else read_template(CHAT_TEMPLATES.get(str(template), template))
     with atomic_directory(options.output) as directory:
@@ -53,11 +49,7 @@ def export(options: ExportTokenizer) -> None:
 
 
 def find_model(path: Path) -> Path:
-    """The SentencePiece model meant by `path`: the file itself, or `tokenizer.model` in a directory.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The SentencePiece model that `path` means: the file, or `tokenizer.model` in a directory; InputError without."""
     file = path / MODEL_NAME if path.is_dir() else path
     if not file.is_file():
         advice = f"no {MODEL_NAME} in it; give a directory with one, or the file itself"
@@ -66,10 +58,7 @@ def find_model(path: Path) -> Path:
 
 
 def read_model(file: Path) -> Any:
-    """Reads a SentencePiece BPE model.
-
-    Returns:
-        A `sentencepiece_model_pb2.ModelProto`: pieces with types and scores, and the settings of the training.
+    """A SentencePiece BPE model as a `ModelProto`: pieces with types and scores, and the settings of the training.
 
     Raises:
         InputError: not a SentencePiece model, or one of another type than BPE.
