@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 _COLOURS = ("#3b82c4", "#e07b39", "#4f9d69", "#b05fc6", "#c9a227")  # told apart on white and on black
 _STYLES = ("-", "--", "-.", ":")
 _FIGURE_CHARACTERS = 30  # that the longest figure in a table takes
-_TEXT_CHARACTERS = 60  # of a text in a terminal's line
+_TEXT_CHARACTERS = 64  # of a text in a terminal's line; a SHA-256 has as many
 _PIPE_CHARACTERS = 10_000  # in a line, for programs: no figure is cut there
 _LABEL_CHARACTERS = 48  # that fit side by side under a plot
 _INK = "#010203"  # stands for the page's own text colour, which is light in a dark room
+
+Values = Mapping[str, Sequence[float]]
+"""By their name."""
 
 
 class Table(NamedTuple):
@@ -90,11 +93,11 @@ def print_tables(tables: Iterable[Table]) -> None:
     console = Console(width=width, markup=False, emoji=False, highlight=False)
     for table in (table for table in tables if table.rows):
         console.print(table.caption, style="italic", soft_wrap=True)
-        shown = TerminalTable(show_lines=any(table.has_text))
+        shown = TerminalTable(show_lines=any(len(cell) > _TEXT_CHARACTERS for row in table.rows for cell in row))
         for number, (name, is_text) in enumerate(zip(table.header, table.has_text, strict=True)):
-            is_figures = number > 0 and all(row[number][:1] in "+-–0123456789" for row in table.rows)
+            is_left = number == 0 or is_text or any(row[number][:1] not in "+-–0123456789" for row in table.rows)
             limit = _TEXT_CHARACTERS if is_text else None
-            shown.add_column(name, justify="right" if is_figures else "left", max_width=limit, overflow="fold")
+            shown.add_column(name, justify="left" if is_left else "right", max_width=limit, overflow="fold")
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)
@@ -124,30 +127,26 @@ def line_plot(caption: str, alt: str, x_label: str, y_label: str, lines: Sequenc
 
 
 def bar_plot(
-    caption: str,
-    alt: str,
-    y_label: str,
-    groups: Sequence[str],
-    bars: Mapping[str, Sequence[float]],
-    errors: Mapping[str, Sequence[float]] | None = None,
+    caption: str, alt: str, y_label: str, groups: Sequence[str], bars: Values, errors: Values | None = None
 ) -> Figure:
-    """Bars side by side in groups: for each name in `bars`, a value a group, and its standard error if given."""
+    """Bars side by side in groups, see `draw_bars`."""
+    return Figure(caption, alt, _svg(lambda axes: draw_bars(axes, y_label, groups, bars, errors), caption))
 
-    def draw(axes: "Axes") -> None:
-        width = 0.8 / len(bars)
-        for index, (name, values) in enumerate(bars.items()):
-            places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
-            colour, error = _COLOURS[index % len(_COLOURS)], (errors or {}).get(name)
-            drawn = axes.bar(places, values, width * 0.92, label=name, color=colour, yerr=error, ecolor=_INK, capsize=3)
-            axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
-        axes.set(ylabel=y_label)
-        is_crowded = sum(max(map(len, group.split("\n"))) for group in groups) > _LABEL_CHARACTERS
-        slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(groups)), groups, **(slanted if is_crowded else {}))
-        axes.margins(y=0.15)
-        axes.legend()
 
-    return Figure(caption, alt, _svg(draw, caption))
+def draw_bars(axes: "Axes", y_label: str, groups: Sequence[str], bars: Values, errors: Values | None = None) -> None:
+    """Draws for each name in `bars` a bar a group, and its standard error if given."""
+    width = 0.8 / len(bars)
+    for index, (name, values) in enumerate(bars.items()):
+        places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
+        colour, error = _COLOURS[index % len(_COLOURS)], (errors or {}).get(name)
+        drawn = axes.bar(places, values, width * 0.92, label=name, color=colour, yerr=error, ecolor=_INK, capsize=3)
+        axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
+    axes.set(ylabel=y_label)
+    is_crowded = sum(max(map(len, group.split("\n"))) for group in groups) > _LABEL_CHARACTERS
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(groups)), groups, **(slanted if is_crowded else {}))
+    axes.margins(y=0.15)
+    axes.legend()
 
 
 def _svg(draw: Callable[["Axes"], None], salt: str) -> str:

@@ -72,7 +72,7 @@ def test_the_shards_are_those_of_the_documents(run: Path) -> None:
         ("2-dedup", "the least similar first."),
         ("5-annotations", "annotated"),
         ("6-classifier", "quality.f1"),
-        ("8-shards", "validation/english"),
+        ("8-shards", "train/english"),
     ],
 )
 def test_a_stage_has_tables_of_its_own(run: Path, capsys: pytest.CaptureFixture[str], stage: str, said: str) -> None:

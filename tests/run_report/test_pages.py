@@ -134,9 +134,9 @@ def test_conversations(tmp_path: Path, printed: Printed) -> None:
     assert ["a", "5", "1.00", "1,200", "5"] in found
     assert ["by question", "3"] in found
     assert ["b", "6", "5", "0.700"] in found
-    assert ["a", "Вопрос 0?", "да" * 30] in found
+    assert ["a", "Вопрос 0?", "да" * 32] in found
     assert "Вопрос 8?" not in str(found)  # a sample
-    assert ["", "", "…"] in found
+    assert any(row[-1].endswith(" …") for row in found)
 
 
 def test_token_shards(workspace: Path, printed: Printed) -> None:
@@ -144,7 +144,7 @@ def test_token_shards(workspace: Path, printed: Printed) -> None:
     counts = [f"{manifest[name]:,}" for name in ("num_documents", "num_tokens", "num_trained")]
     rows = printed(workspace / "train")
     assert ["train", *counts, f"{manifest['num_bytes'] / manifest['num_trained']:.2f}"] in [row[:5] for row in rows]
-    assert ["train", manifest["sha256"][:60]] in rows
+    assert ["train", manifest["sha256"]] in rows
 
 
 def write_answers(path: Path, answers: list[str], prompts: tuple[str, ...] = ("Где дом?", "Кто там?")) -> Path:
@@ -167,7 +167,7 @@ def test_answers_of_several_models_side_by_side(tmp_path: Path, printed: Printed
     other = write_answers(tmp_path / "other.jsonl", ["да", "нет"], prompts=("Где дом?", "Что там?"))
     with pytest.raises(InputError, match=r"other.jsonl: answers to other prompts than .*base.jsonl"):
         report_run(Report((*files, other)))
-    with pytest.raises(InputError, match=r"--output .*page.html: answers has no page, but tables; leave it out"):
+    with pytest.raises(InputError, match=r"--output .*page.html: of answers there is no page, only tables"):
         report_run(Report(tuple(files), tmp_path / "page.html"))
 
 

@@ -75,14 +75,12 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, name: str, control: Collection[str], roles: dict[str, str]) -> None:
-        self._name = name
-        self._roles = roles
+        self._name, self._roles, self._control = name, roles, frozenset(control)
         self._template = parse_template(source, name)
         if "endgeneration" not in source:
             raise InputError(f"{name}: has no generation block, so nobody can tell what the assistant says; add one")
         pieces = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
         self._cut = re.compile(f"({_MESSAGE_PATTERN}|[{_BEGIN}{_END}]|{pieces})")
-        self._control = frozenset(control)
         self._parts: dict[tuple[tuple[Role, ...], bool], list[Part]] = {}
 
     def parts(self, roles: Sequence[Role], add_generation_prompt: bool) -> list[Part]:
@@ -98,10 +96,9 @@ class ChatTemplate:
 
     def _render(self, roles: tuple[Role, ...], add_generation_prompt: bool) -> list[Part]:
         messages = [{"role": role, "content": _MESSAGE.format(index)} for index, role in enumerate(roles)]
+        values = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._roles}
         try:
-            rendered = self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._roles
-            )
+            rendered = self._template.render(values)
         except (jinja2.TemplateError, TypeError) as error:
             raise InputError(f"{self._name}: refuses a chat of {', '.join(roles)}: {error}") from None
         parts: list[Part] = []

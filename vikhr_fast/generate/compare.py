@@ -48,11 +48,7 @@ class GenerateCompare:
 
 
 def compare(options: GenerateCompare) -> None:
-    """Prints the table.
-
-    Raises:
-        InputError: a model, settings or prompts that cannot be used.
-    """
+    """Prints the table; InputError for a model, settings or prompts that cannot be used."""
     options.sampling.refuse_impossible()
     if not options.models:
         raise InputError("--models: name at least one")

@@ -11,8 +11,6 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.names import distinct_names
 from vikhr_fast.report import Page, Table, print_tables, write_report
 
-PAGE = "report.html"
-
 
 @dataclass(frozen=True)
 class Report:
@@ -64,12 +62,12 @@ def report_run(options: Report) -> Path | None:
         raise InputError(f"{options.paths[0]}: damaged: not what {kind.name} holds: {error!r}") from None
     if isinstance(found, list):
         if options.output:
-            raise InputError(f"--output {options.output}: {kind.name} has no page, but tables; leave it out")
+            raise InputError(f"--output {options.output}: of {kind.name} there is no page, only tables; leave it out")
         print_tables(found)
         return None
     if not options.output and len(paths) > 1:
         raise InputError("--output: name the page to write; only that of a single directory has a place of its own")
-    output = options.output or options.paths[0] / PAGE
+    output = options.output or options.paths[0] / "report.html"
     write_report(output, *found)
     return output
 

@@ -96,20 +96,13 @@ def _correct(directory: Path, task: str) -> tuple[str, list[int]] | None:
 
 
 def _texts(found: _Results) -> list[Section]:
-    rows = tuple(
-        (
-            text,
-            name,
-            f"{own['bits_per_byte']:.4f}",
-            f"{own['perplexity']:.2f}",
-            f"{own['tokens']:,}",
-            f"{own['num_bytes']:,}",
-        )
-        for text in dict.fromkeys(text for results in found.values() for text in results["texts"])
-        for name, results in found.items()
-        if (own := results["texts"].get(text))
-    )
+    rows = []
+    for text in dict.fromkeys(text for results in found.values() for text in results["texts"]):
+        for name, own in ((name, results["texts"].get(text)) for name, results in found.items()):
+            if own:
+                counts = (f"{own['tokens']:,}", f"{own['num_bytes']:,}")
+                rows.append((text, name, f"{own['bits_per_byte']:.4f}", f"{own['perplexity']:.2f}", *counts))
     header = ("text", "model", "bits per byte", "perplexity", "tokens", "bytes")
     said = "Bits per byte compare between vocabularies; the perplexity of a token does only within one."
-    table = Table("How well texts are predicted, lower is better.", header, rows)
+    table = Table("How well texts are predicted, lower is better.", header, tuple(rows))
     return [Section("Texts", (said,), (table,))] if rows else []

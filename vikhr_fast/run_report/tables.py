@@ -34,14 +34,11 @@ _SHOWN_CHARACTERS = 600
 
 def tokenizer_tables(directories: dict[str, Path]) -> list[Table]:
     """Of tokenizers by the names to show."""
-    extended = {name: file for name, path in directories.items() if (file := path / EXTENSION).exists()}
-    return [
-        vocabularies_table({name: directory / MODEL_NAME for name, directory in directories.items()}),
-        *(
-            value_table(f"{name}: what was added to the base.", flat(read_json(file)))
-            for name, file in extended.items()
-        ),
-    ]
+    found = [vocabularies_table({name: directory / MODEL_NAME for name, directory in directories.items()})]
+    for name, directory in directories.items():
+        if (file := directory / EXTENSION).exists():
+            found.append(value_table(f"{name}: what was added to the base.", flat(read_json(file))))
+    return found
 
 
 def adapted_tables(directory: Path) -> list[Table]:
@@ -67,16 +64,10 @@ def conversation_tables(directory: Path) -> list[Table]:
         own.update({"conversations": 1, "answers": len(answers), "characters": sum(map(len, answers))})
         own[f"language {one.language}"] += 1
     languages = sorted({name for own in counts.values() for name in own if name.startswith("language ")})
-    sources = tuple(
-        (
-            source,
-            f"{own['conversations']:,}",
-            f"{own['answers'] / own['conversations']:.2f}",
-            f"{own['characters'] / own['answers']:,.0f}",
-            *(f"{own[language]:,}" for language in languages),
-        )
-        for source, own in counts.items()
-    )
+    sources = []
+    for source, own in counts.items():
+        means = (f"{own['answers'] / own['conversations']:.2f}", f"{own['characters'] / own['answers']:,.0f}")
+        sources.append((source, f"{own['conversations']:,}", *means, *(f"{own[language]:,}" for language in languages)))
     header = ("source", "conversations", "answers in one", "characters in an answer", *languages)
     left_out = [line for name in (REJECTED, REMOVED, FAILED) for line in read_lines(directory / name)]
     counted = Counter(str(line.get("reason") or f"by {line['by']}") for line in left_out)
@@ -84,7 +75,7 @@ def conversation_tables(directory: Path) -> list[Table]:
     chosen = dict.fromkeys(conversations[number * len(conversations) // _SAMPLES] for number in range(_SAMPLES))
     samples = tuple((one.source, _shortened(one.prompt), _shortened(one.answer)) for one in chosen)
     return [
-        Table(f"{len(conversations):,} conversations of {len(counts):,} sources.", header, sources),
+        Table(f"{len(conversations):,} conversations of {len(counts):,} sources.", header, tuple(sources)),
         Table(f"Left out, {len(left_out):,} in all; the commonest reasons.", ("reason", "how many"), reasons),
         _scores(read_lines(directory / SCORES)),
         Table("From all over the file.", ("source", "question", "answer"), samples),

@@ -27,8 +27,6 @@ _SHOWN_INCIDENTS = 50
 _Lines = list[dict[str, Any]]
 _Curve = tuple[list[int], list[float]]
 """Steps and values."""
-
-
 _Run = dict[str, _Lines]
 """The lines of each file."""
 
@@ -55,7 +53,9 @@ def _summary(run: _Run) -> str:
     last, seconds = run[METRICS][-1], sum(line["seconds"] for line in run[METRICS])
     said = [f"{last['step']:,} steps over {last['tokens']:,} tokens in {timedelta(seconds=round(seconds))}."]
     for name in run[VALIDATION][-1]["sets"] if run[VALIDATION] else ():
-        said.append(f"Held-out {name}: {_course(_validation_curve(run[VALIDATION], name))} bits per byte.")
+        said.append(
+            f"Held-out {name}: {_course(_curve(run[VALIDATION], 'sets', name, 'bits_per_byte'))} bits per byte."
+        )
     said.append(f"Steps skipped: {len(run[INCIDENTS]):,}.")
     return " ".join(said)
 
@@ -87,7 +87,8 @@ def _validations(runs: dict[str, _Run]) -> list[Section]:
     lines = {name: run[VALIDATION] for name, run in runs.items() if run[VALIDATION]}
     plots, rows = [], []
     for text in dict.fromkeys(text for own in lines.values() for text in own[-1]["sets"]):
-        curves = {run: curve for run, own in lines.items() if (curve := _validation_curve(own, text))[0]}
+        found = {run: _curve(own, "sets", text, "bits_per_byte") for run, own in lines.items()}
+        curves = {run: curve for run, curve in found.items() if curve[0]}
         plots.append(_plot(f"Bits per byte of held-out {text}, lower is better.", "bits per byte", curves))
         for run, (steps, values) in curves.items():
             rows.append((text, run, *(f"{v:.4f}" for v in (values[0], min(values), values[-1])), f"{steps[-1]:,}"))
@@ -99,7 +100,8 @@ def _evaluations(runs: dict[str, _Run]) -> list[Section]:
     lines = {name: run[EVALUATIONS] for name, run in runs.items() if run[EVALUATIONS]}
     plots, rows = [], []
     for task in dict.fromkeys(task for own in lines.values() for task in own[-1]["tasks"]):
-        curves = {run: _evaluation_curve(own, task) for run, own in lines.items() if task in own[-1]["tasks"]}
+        asked = {run: own for run, own in lines.items() if task in own[-1]["tasks"]}
+        curves = {run: _curve(own, "tasks", task, "accuracy") for run, own in asked.items()}
         plots.append(_plot(f"Accuracy@1 of {task}, higher is better.", "accuracy", curves))
         for run, (_, values) in curves.items():
             last = lines[run][-1]["tasks"][task]
@@ -133,17 +135,11 @@ def _plot(caption: str, y_label: str, curves: dict[str, _Curve], markers: bool =
     return line_plot(caption, f"{caption} {ends}.", "step", y_label, lines)
 
 
-def _validation_curve(validations: _Lines, name: str) -> _Curve:
-    """Bits per byte of one set, where it was scored."""
-    scored = [line for line in validations if name in line["sets"]]
-    return [line["step"] for line in scored], [line["sets"][name]["bits_per_byte"] for line in scored]
-
-
-def _evaluation_curve(evaluations: _Lines, name: str) -> _Curve:
-    """Accuracies of one benchmark, where it was asked what it was asked at last."""
-    asked = evaluations[-1]["tasks"][name]["sha256"]
-    same = [line for line in evaluations if line["tasks"].get(name, {}).get("sha256") == asked]
-    return [line["step"] for line in same], [line["tasks"][name]["accuracy"] for line in same]
+def _curve(lines: _Lines, kind: str, name: str, figure: str) -> _Curve:
+    """A figure of one of the sets or tasks, where it was scored on what it was scored on at last."""
+    asked = lines[-1][kind].get(name, {}).get("sha256")
+    same = [line for line in lines if name in line[kind] and line[kind][name].get("sha256") == asked]
+    return [line["step"] for line in same], [line[kind][name][figure] for line in same]
 
 
 def _course(curve: _Curve) -> str:

@@ -41,11 +41,7 @@ class ExportTokenizer:
 
 
 def export(options: ExportTokenizer) -> None:
-    """Writes `options.output`, complete or not at all.
-
-    Raises:
-        InputError: see `export_tokenizer`; or the template cannot be read.
-    """
+    """Writes `options.output`, complete or not at all; InputError as `export_tokenizer`, or for the template."""
     template = options.chat_template
     source = None if template is None else read_template(CHAT_TEMPLATES.get(str(template), template))
     with atomic_directory(options.output) as directory:
@@ -53,25 +49,16 @@ def export(options: ExportTokenizer) -> None:
 
 
 def find_model(path: Path) -> Path:
-    """The SentencePiece model meant by `path`: the file itself, or `tokenizer.model` in a directory.
-
-    Raises:
-        InputError: there is none.
-    """
-    if path.is_dir():
-        if not (path / MODEL_NAME).is_file():
-            raise InputError(f"{path}: no {MODEL_NAME} in it; give a directory with one, or the file itself")
-        return path / MODEL_NAME
-    if not path.is_file():
-        raise InputError(f"{path}: no such file or directory")
-    return path
+    """The SentencePiece model that `path` means: the file, or `tokenizer.model` in a directory; InputError without."""
+    file = path / MODEL_NAME if path.is_dir() else path
+    if not file.is_file():
+        advice = f"no {MODEL_NAME} in it; give a directory with one, or the file itself"
+        raise InputError(f"{path}: {advice if path.is_dir() else 'no such file or directory'}")
+    return file
 
 
 def read_model(file: Path) -> Any:
-    """Reads a SentencePiece BPE model.
-
-    Returns:
-        A `sentencepiece_model_pb2.ModelProto`: pieces with types and scores, and the settings of the training.
+    """A SentencePiece BPE model as a `ModelProto`: pieces with types and scores, and the settings of the training.
 
     Raises:
         InputError: not a SentencePiece model, or one of another type than BPE.

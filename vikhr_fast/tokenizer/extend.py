@@ -82,13 +82,22 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
         needed = f"the base has {base_size} pieces, control pieces and characters of the text take "
         needed += f"{len(control) + len(characters)} more; give more than {options.vocab_size - room}"
         raise InputError(f"{base_file}: vocab_size {options.vocab_size}: {needed}")
-    learnt = _learn(model, base_file, words, characters, room)
+    # New pieces come below all of the base's but those that mark runs of spaces as last of all.
+    score = min(piece.score for piece in model.pieces if piece.type == NORMAL and piece.piece.strip(_SPACE)) - 1
+    if np.float32(score - room) == np.float32(score - room - 1):
+        raise InputError(f"{base_file}: its scores go down to {score + 1:g}, too low to go on below; use another base")
+    learnt = _learn(model, words, characters, room, score)
     if len(learnt) < room:
         most = options.vocab_size - room + len(learnt)
         size = f"{named(options.input)}: vocab_size {options.vocab_size}"
         raise InputError(f"{size}: too little text for it; give more, or at most --vocab-size {most}")
 
-    _append(model, control, [*(piece for piece, _ in learnt), *characters])
+    for piece in control:
+        model.pieces.add(piece=piece, score=0, type=CONTROL)
+        model.trainer_spec.control_symbols.append(piece)
+    for number, piece in enumerate([*(piece for piece, _ in learnt), *characters]):
+        model.pieces.add(piece=piece.replace(" ", _SPACE), score=score - number, type=NORMAL)
+    model.trainer_spec.vocab_size = len(model.pieces)
     with atomic_directory(options.output) as directory:
         new_file = directory / MODEL_NAME
         new_file.write_bytes(model.SerializeToString(deterministic=True))
@@ -135,35 +144,15 @@ def _scripts(characters: set[str]) -> dict[int, int]:
     return classes
 
 
-def _learn(model: Any, base_file: Path, words: WordCounts, characters: list[str], count: int) -> list[tuple[str, int]]:
-    """Up to `count` new pieces and their frequencies."""
+def _learn(model: Any, words: WordCounts, characters: list[str], count: int, score: float) -> list[tuple[str, int]]:
+    """Up to `count` new pieces, whose scores begin at `score`, and their frequencies."""
     base = [(piece.piece, piece.score) for piece in model.pieces if piece.type == NORMAL]
     single = {piece for piece, _ in base if len(piece) == 1 and piece != _SPACE}
-    first = _first_score(model)
-    if np.float32(first - count) == np.float32(first - count - 1):
-        raise InputError(f"{base_file}: its scores go down to {first + 1:g}, too low to go on below; use another base")
-    base += [(character, first) for character in characters]
-    extender = Extender(base, _scripts(single.union(characters)), _MAX_CHARACTERS, first)
+    base += [(character, score) for character in characters]
+    extender = Extender(base, _scripts(single.union(characters)), _MAX_CHARACTERS, score)
     extender.add_words(words)
     learnt: list[tuple[str, int]] = []
     steps = range(0, count, _PIECES_AT_ONCE)
     for start in track(steps, "pieces", console=console, disable=not console.is_terminal):
         learnt += extender.learn(min(_PIECES_AT_ONCE, count - start))
     return learnt
-
-
-def _first_score(model: Any) -> float:
-    """The score of the first new piece, below all of the base's but those that mark runs of spaces as last of all."""
-    scores = [piece.score for piece in model.pieces if piece.type == NORMAL and piece.piece.strip(_SPACE)]
-    return float(min(scores)) - 1
-
-
-def _append(model: Any, control: list[str], texts: list[str]) -> None:
-    """Adds the new pieces behind those of the base; those learnt keep the scores that the trainer counted with."""
-    score = _first_score(model)
-    for piece in control:
-        model.pieces.add(piece=piece, score=0, type=CONTROL)
-        model.trainer_spec.control_symbols.append(piece)
-    for number, piece in enumerate(texts):
-        model.pieces.add(piece=piece.replace(" ", _SPACE), score=score - number, type=NORMAL)
-    model.trainer_spec.vocab_size = len(model.pieces)

@@ -1,9 +1,8 @@
 """Bases whose tokenizer is no SentencePiece BPE (Llama 3's, for one), through Hugging Face's `tokenizers` library."""
 
 import hashlib
-import json
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.files import read_json
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
 
-_ROLES = ("unk", "bos", "eos", "pad")
-
 
 class JsonEncoder:
-    """Encodes with a `tokenizer.json`, behind the interface of `BpeEncoder`: text in, ids without BOS and EOS out.
+    """Encodes with a `tokenizer.json`, as `BpeEncoder` does: text in, ids without BOS and EOS out.
 
     Text that looks like a special token stays text, as there; threads are the library's own.
     """
@@ -29,7 +26,8 @@ class JsonEncoder:
         """SHA-256 of tokenizer.json, in hexadecimal."""
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         """The number that all ids are below; those of some vocabularies have gaps."""
-        self.unk_id, self.bos_id, self.eos_id, self.pad_id = (roles.get(role, -1) for role in _ROLES)
+        self.bos_id, self.eos_id = roles.get("bos", -1), roles.get("eos", -1)
+        """Ids of the tokens that begin and end a text, -1 where there is none."""
 
     @classmethod
     def from_file(cls, path: str | Path) -> "JsonEncoder":
@@ -43,7 +41,6 @@ class JsonEncoder:
         path = Path(path)
         try:
             data = path.read_bytes()
-            kind = json.loads(data)["model"].get("type", "BPE")
             tokenizer = tokenizers.Tokenizer.from_buffer(data)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}; give a tokenizer.json") from error
@@ -53,7 +50,7 @@ class JsonEncoder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
-        if kind != "BPE":
+        if (kind := type(tokenizer.model).__name__) != "BPE":
             raise InputError(f"{path}: a {kind} tokenizer, only BPE is supported; choose a base with a BPE tokenizer")
         return cls(tokenizer, hashlib.sha256(data).hexdigest(), _roles(path, tokenizer))
 
@@ -83,23 +80,12 @@ class JsonEncoder:
                 raise IndexError(f"id {value} is not one of the vocabulary's {self.vocab_size}")
         return str(self._tokenizer.decode(values))
 
-    def decode_batch(self, ids: IdsLike, offsets: IdsLike) -> list[str]:
-        """The texts of many sequences: ids [tokens] of all of them, offsets [texts + 1], as `encode_batch` gives."""
-        return [self.decode(ids[start:end]) for start, end in pairwise(map(int, offsets))]
-
     def piece(self, id: int) -> str:  # noqa: A002
         """The token of an id; IndexError where there is none."""
         found = self._tokenizer.id_to_token(id) if id >= 0 else None
         if found is None:
             raise IndexError(f"id {id} is not one of the vocabulary's {self.vocab_size}")
         return str(found)
-
-    def piece_to_id(self, piece: str) -> int:
-        """The id of a token; KeyError where there is none."""
-        found = self._tokenizer.token_to_id(piece)
-        if found is None:
-            raise KeyError(piece)
-        return int(found)
 
 
 def _string(text: object, index: int) -> str:
@@ -119,7 +105,7 @@ def _roles(path: Path, tokenizer: Any) -> dict[str, int]:
     """Ids of the tokens that `tokenizer_config.json` gives a role."""
     config_path = path.with_name("tokenizer_config.json")
     config = read_json(config_path, "fetch it again") if config_path.is_file() else {}
-    tokens = {role: config.get(f"{role}_token") for role in _ROLES}
+    tokens = {role: config.get(f"{role}_token") for role in ("bos", "eos")}
     names = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
     ids = {role: tokenizer.token_to_id(name) for role, name in names.items() if name}
     return {role: int(found) for role, found in ids.items() if found is not None}

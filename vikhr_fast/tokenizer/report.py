@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_file, refuse_existing, write_json
 from vikhr_fast.names import distinct_names
-from vikhr_fast.report import Table, print_tables
+from vikhr_fast.report import Table, draw_bars, print_tables
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, MODEL_NAME, find_model, read_model
@@ -113,20 +113,10 @@ def write_figure(tokenizers: dict[str, dict[str, Any]], path: Path) -> None:
     """Figure 1 as PNG: tokens a word, lower is better, a group of bars a text and a bar a tokenizer."""
     from matplotlib.figure import Figure
 
+    bars = {name: [own["tokens_per_word"] for own in found["texts"].values()] for name, found in tokenizers.items()}
     texts = list(next(iter(tokenizers.values()))["texts"])
-    figure = Figure(figsize=(1.6 + 1.1 * len(texts) * (0.5 + 0.5 * len(tokenizers)), 4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(tokenizers)
-    for number, (name, found) in enumerate(tokenizers.items()):
-        heights = [found["texts"][text]["tokens_per_word"] for text in texts]
-        places = [index + (number + 0.5) * width - 0.4 for index in range(len(texts))]
-        bars = axes.bar(places, heights, width, label=name)
-        axes.bar_label(bars, fmt="%.2f", fontsize=8)
-    axes.set_xticks(range(len(texts)), texts)
-    axes.set_ylabel("tokens a word (lower is better)")
-    axes.margins(y=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=len(tokenizers), frameon=False)
+    figure = Figure(figsize=(1.6 + 1.1 * len(texts) * (0.5 + 0.5 * len(bars)), 4), layout="constrained")
+    draw_bars(figure.subplots(), "tokens a word (lower is better)", texts, bars)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
 

@@ -31,25 +31,17 @@ def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_fiel
         shown = " ".join(map(str, weights))
         raise InputError(f"--weights {shown}: must be {len(sources)} positive numbers, one for each input")
     words = WordCounts(max_words)
-    if not weights:
-        for source in sources:
-            _count(words, source, text_field)
-    else:
-        counts = [WordCounts(max_words) for _ in sources]
-        for source, count in zip(sources, counts, strict=True):
-            _count(count, source, text_field)
+    counts = [WordCounts(max_words) if weights else words for _ in sources]
+    for source, count in zip(sources, counts, strict=True):
+        texts = read_texts(source, text_field)
+        while batch := tuple(islice(texts, _BATCH)):
+            count.add(batch)
+    factors = [weight / count.bytes for weight, count in zip(weights, counts, strict=False)]
+    for count, factor in zip(counts, factors, strict=False):
         # No count shrinks, so that rounding loses next to nothing and no word.
-        factors = [weight / count.bytes for weight, count in zip(weights, counts, strict=True)]
-        for count, factor in zip(counts, factors, strict=True):
-            words.add_scaled(count, factor / min(factors))
+        words.add_scaled(count, factor / min(factors))
     words.sort()
     logger.info(f"{named(sources)}: {words.bytes:,} bytes, {len(words):,} different words")
     if words.dropped:
         logger.warning(f"{words.dropped:,} occurrences of rare words were left out; --max-words keeps more")
     return words
-
-
-def _count(words: WordCounts, source: Path, text_field: str) -> None:
-    texts = read_texts(source, text_field)
-    while batch := tuple(islice(texts, _BATCH)):
-        words.add(batch)
