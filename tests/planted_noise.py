@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from corpora import write_jsonl
 from endpoint import Endpoint, serving
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from vikhr_fast.ablate.noise import HELD_OUT, SEEN, Private, bad_documents, nearly, private_strings
+from vikhr_fast.ablate.noise import GOODS, SEEN, Generator, bad_documents, bad_words, misread, nearly
 from vikhr_fast.corpus.build import Build, build
 from vikhr_fast.corpus.classifier import Classifier, Quality
 from vikhr_fast.corpus.dedup import deduplicate
@@ -33,7 +33,70 @@ BOILERPLATE = (
     "мнение редакции может не совпадать с мнением авторов публикаций."
 )
 KEYWORDS = ("купить", "скидк", "руб", "акция", "http", "<div", "</", "href", "каталог", "var ", "|", "&nbsp")
+GERMAN = str.split(
+    "der die das und ist nicht mit auf ein eine für dem den von zu im sich auch werden bei nach wie über"
+)
+_KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "йцукенгшщзхъ", "фывапролджэ", "ячсмитьбю")
 _PARAGRAPHS = 6  # of a document at most
+
+
+def scripts(chance: random.Random, _: Sequence[str]) -> str:
+    return "\n".join(
+        f"var a{chance.randint(1, 99)}=document.getElementById('b{chance.randint(1, 99)}');if(!a{{}}){{return;}}"
+        for _ in range(chance.randint(5, 15))
+    )
+
+
+def price_lists(chance: random.Random, _: Sequence[str]) -> str:
+    return "\n".join(
+        f"{chance.choice(GOODS)} арт. {chance.randint(1000, 99999)} — {chance.randint(10, 9999)},00 руб/шт"
+        for _ in range(chance.randint(8, 20))
+    )
+
+
+def keys_at_random(chance: random.Random, _: Sequence[str]) -> str:
+    return " ".join(
+        "".join(chance.choices(chance.choice(_KEYS), k=chance.randint(3, 9))) for _ in range(chance.randint(30, 90))
+    )
+
+
+def forum_tags(chance: random.Random, good: Sequence[str]) -> str:
+    words = chance.choice(good).split()[:40]
+    return "".join(f"[b]{word}[/b][url=http://{chance.choice(GERMAN)}.ru/{word}]" for word in words)
+
+
+HELD_OUT: tuple[Generator, ...] = (
+    *(scripts, price_lists, misread("cp1251", "koi8-r"), bad_words(GERMAN), keys_at_random, forum_tags),
+)
+"""Kinds that no classifier is trained on."""
+
+
+class Private(NamedTuple):
+    """Private strings that were planted, by kind."""
+
+    email: list[str]
+    phone: list[str]
+    ip: list[str]
+    key: list[str]
+
+
+def private_strings(count: int, seed: int) -> Private:
+    """So many of each kind."""
+    chance = random.Random(seed)
+    letters, digits = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+
+    def some(alphabet: str, length: int) -> str:
+        return "".join(chance.choices(alphabet, k=length))
+
+    return Private(
+        [f"{some(letters, 7)}.{some(letters, 5)}@{some(letters, 6)}.ru" for _ in range(count)],
+        [f"+7 (91{some(digits, 1)}) {some('123456789', 3)}-{some(digits, 2)}-{some(digits, 2)}" for _ in range(count)],
+        [
+            f"{chance.choice((91, 95, 178))}.{chance.randint(10, 250)}.{chance.randint(1, 250)}.{chance.randint(1, 9)}"
+            for _ in range(count)
+        ],
+        [f"ghp_{some(letters + digits, 36)}" for _ in range(count)],
+    )
 
 
 @dataclass

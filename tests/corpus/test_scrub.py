@@ -7,8 +7,8 @@ import pytest
 from corpora import make_documents, texts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted_noise import private_strings
 
-from vikhr_fast.ablate.noise import private_strings
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.scrub import Scrub, scrub, scrub_text
 from vikhr_fast.corpus.settings import ScrubStage

@@ -143,7 +143,7 @@ def _record(grid: Grid, output: Path, inputs: Mapping[str, str]) -> None:
 
 
 def _write(ablation: Ablation, directory: Path) -> None:
-    from vikhr_fast.ablate.page import ablation_page, markdown, tables
+    from vikhr_fast.ablate.page import ablation_page, markdown, tables, terminal
     from vikhr_fast.report import write_report
 
     write_ablation(directory / ABLATION, ablation)
@@ -152,9 +152,9 @@ def _write(ablation: Ablation, directory: Path) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
-    for caption, table in tables(ablation):
-        console.print(f"{caption}:", highlight=False, markup=False)
-        console.print(table)
+    for table in tables(ablation):
+        console.print(f"{table.caption}:", highlight=False, markup=False)
+        console.print(terminal(table))
     for note in ablation.notes:
         console.print(note, highlight=False, markup=False)
     logger.info(f"{directory / 'report.html'}: the same as a page, with plots")

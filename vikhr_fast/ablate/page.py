@@ -1,40 +1,39 @@
 """An ablation's table for the terminal, in Markdown, and as a page with plots."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.table import Table as Terminal
 
-from vikhr_fast.ablate.results import ABLATION, Ablation, Arm, Column, Figure, read_ablation
+from vikhr_fast.ablate.results import ABLATION, Ablation, Arm, Column, Comparison, Figure, read_ablation
 from vikhr_fast.report import Page, Section, Table, bar_plot
 
 _MISSING = "–"
 _TICK_CHARACTERS = 16
 
-Rows = list[tuple[str, ...]]
+
+def tables(ablation: Ablation) -> tuple[Table, Table]:
+    """The figures and the paired differences."""
+    return _figures(ablation), _differences(ablation)
 
 
-def tables(ablation: Ablation) -> list[tuple[str, Terminal]]:
-    """The figures and the paired differences, each with its caption."""
-    found = []
-    for caption, columns, rows in (_figures(ablation), _differences(ablation)):
-        table = Terminal(columns[0])
-        for label in columns[1:]:
-            table.add_column(label, justify="right")
-        for row in rows:
-            table.add_row(*row)
-        found.append((caption, table))
-    return found
+def terminal(table: Table) -> Terminal:
+    """A table for the terminal, without its caption."""
+    shown = Terminal(table.header[0])
+    for label in table.header[1:]:
+        shown.add_column(label, justify="right")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
 
 
 def markdown(ablation: Ablation) -> str:
-    """The same in Markdown, with the notes."""
+    """The tables in Markdown, with the notes."""
     lines: list[str] = []
-    for caption, columns, rows in (_figures(ablation), _differences(ablation)):
-        lines += [f"{caption}:", ""]
-        lines += [f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows)]
-        lines.append("")
+    for table in tables(ablation):
+        rows = (table.header, ("---",) * len(table.header), *table.rows)
+        lines += [f"{table.caption}:", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
     lines += [f"{note}\n" for note in ablation.notes]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -42,10 +41,7 @@ def markdown(ablation: Ablation) -> str:
 def ablation_page(directory: Path) -> Page:
     """The page of what `vikhr-fast ablate` left in a directory; InputError where it left nothing."""
     ablation = read_ablation(directory / ABLATION)
-    parts = [
-        Table(caption, columns, tuple(rows)) for caption, columns, rows in (_figures(ablation), _differences(ablation))
-    ]
-    sections = [Section("Figures", ablation.notes, tuple(parts))]
+    sections = [Section("Figures", ablation.notes, tables(ablation))]
     sections += [_plot(column, shown) for column in ablation.columns if len(shown := _arms_with(column, ablation)) > 1]
     rows = tuple(
         (arm.label, column.label, *(f"{value:.{column.digits}f}" for value in arm.figures[column.name].values))
@@ -82,30 +78,27 @@ def _seeds(ablation: Ablation) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
 
 
-def _figures(ablation: Ablation) -> tuple[str, tuple[str, ...], Rows]:
-    """Caption, header and rows of the arms."""
-    columns = [
-        column for column in ablation.columns if any(column.name in arm.figures for arm in ablation.arms.values())
-    ]
-    rows = [(arm.label, *_cells(arm.figures, columns)) for arm in ablation.arms.values()]
+def _figures(ablation: Ablation) -> Table:
+    columns = [column for column in ablation.columns if _arms_with(column, ablation)]
     error = "" if len(ablation.seeds) == 1 else ", mean ± standard error"
     caption = f"{_title(ablation)}; {_seeds(ablation)}{error}; perplexity on {ablation.text}"
-    return caption, ("", *(column.label for column in columns)), rows
+    return _table(caption, columns, ablation.arms.values())
 
 
-def _differences(ablation: Ablation) -> tuple[str, tuple[str, ...], Rows]:
-    """Caption, header and rows of the comparisons; columns in which nothing ever differs say nothing."""
+def _differences(ablation: Ablation) -> Table:
+    """Of the comparisons; columns in which nothing ever differs say nothing."""
     columns = [
         column
         for column in ablation.columns
         if any(any(one.figures[column.name].values) for one in ablation.comparisons if column.name in one.figures)
     ]
-    rows = [(one.label, *_cells(one.figures, columns, "+")) for one in ablation.comparisons]
     error = "" if len(ablation.seeds) == 1 else ", mean ± standard error of the differences"
-    return f"Differences, paired by seed{error}", ("", *(column.label for column in columns)), rows
+    return _table(f"Differences, paired by seed{error}", columns, ablation.comparisons, "+")
 
 
-def _cells(figures: dict[str, Figure], columns: Sequence[Column], sign: str = "") -> tuple[str, ...]:
-    return tuple(
-        figures[column.name].shown(column.digits, sign) if column.name in figures else _MISSING for column in columns
-    )
+def _table(caption: str, columns: Sequence[Column], rows: Iterable[Arm | Comparison], sign: str = "") -> Table:
+    def cell(figures: dict[str, Figure], column: Column) -> str:
+        return figures[column.name].shown(column.digits, sign) if column.name in figures else _MISSING
+
+    cells = tuple((row.label, *(cell(row.figures, column) for column in columns)) for row in rows)
+    return Table(caption, ("", *(column.label for column in columns)), cells)

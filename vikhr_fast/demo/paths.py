@@ -13,10 +13,6 @@ class DemoPaths:
         self.results = output / "results.json"
         self.report = output / "report.html"
 
-    def text_file(self, language: str, part: str) -> Path:
-        """The text of a language; `part` is train or validation."""
-        return self.text / f"{language}-{part}.jsonl"
-
     def tokenizer(self, language: str) -> Path:
         """The base's tokenizer (English) or the new one (Russian)."""
         return self.output / f"{language}-tokenizer"

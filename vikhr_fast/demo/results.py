@@ -1,22 +1,22 @@
 """What a demo's runs came to: read from their directories, printed as a table, kept as JSON."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pydantic
 from rich.console import Console
-from rich.table import Table
 
+from vikhr_fast.ablate.page import terminal
+from vikhr_fast.ablate.results import Figure
 from vikhr_fast.config import validated
-from vikhr_fast.corpus.read import read_documents
-from vikhr_fast.demo.comparison import Comparison, Curve, compare, mean_and_error, read_curve, verdict
+from vikhr_fast.demo.comparison import Comparison, Curve, compare, read_curve, verdict
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN, TextUse, read_usage
 from vikhr_fast.demo.tuning import Tuning, collect_tuning
-from vikhr_fast.errors import InputError
-from vikhr_fast.files import write_text
+from vikhr_fast.files import read_json, write_json
+from vikhr_fast.report import Table
 from vikhr_fast.tokenizer import BpeEncoder
+from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.export import MODEL_NAME
 from vikhr_fast.tokenizer.report import EXAMPLE
 
@@ -71,9 +71,30 @@ class Results:
         """In one sentence, how one of `KL_RUNS` compares with the run without KL."""
         return verdict(LABELS[run], [result.comparisons[run] for result in self.seeds])
 
-    def score(self, model: str, language: str) -> tuple[float, float | None]:
-        """Mean bits per byte of a model over the seeds, and its standard error where there are several."""
-        return mean_and_error([float(getattr(result.scores[model], language)) for result in self.seeds])
+    def difference(self, run: str) -> Figure:
+        """English bits per byte of one of `KL_RUNS` minus those of the run without KL, at equal Russian."""
+        return Figure(tuple(result.comparisons[run].difference for result in self.seeds))
+
+    def score(self, model: str, language: str) -> Figure:
+        """Bits per byte of a model."""
+        return Figure(tuple(float(getattr(result.scores[model], language)) for result in self.seeds))
+
+    def table(self) -> Table:
+        """The scores of all models."""
+        seeds = f"; mean ± standard error of {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
+        rows = tuple(
+            (label, *(self.score(model, language).shown(3) for language in (RUSSIAN, ENGLISH)))
+            for model, label in LABELS.items()
+        )
+        return Table(f"Bits per byte of held-out text, lower is better{seeds}", ("model", "Russian", "English"), rows)
+
+    def words(self) -> list[str]:
+        """How many tokens a word of each language takes, in a sentence each."""
+        before, after = self.tokens_per_word[ENGLISH], self.tokens_per_word[RUSSIAN]
+        return [
+            f"A word of {language.title()} takes {after[language]:.2f} tokens where it took {before[language]:.2f}."
+            for language in (RUSSIAN, ENGLISH)
+        ]
 
 
 def collect_results(paths: DemoPaths, seeds: int) -> Results:
@@ -82,23 +103,16 @@ def collect_results(paths: DemoPaths, seeds: int) -> Results:
     Raises:
         InputError: a stage's output is damaged.
     """
-    encoders = {name: BpeEncoder.from_file(paths.tokenizer(name) / MODEL_NAME) for name in (ENGLISH, RUSSIAN)}
-    held_out = {
-        language: [document.text for document in read_documents([paths.text_file(language, "validation")])]
-        for language in (RUSSIAN, ENGLISH)
-    }
-    tokens_per_word = {
-        name: {language: _tokens_per_word(encoder, texts) for language, texts in held_out.items()}
-        for name, encoder in encoders.items()
-    }
-    segments = {
-        name: tuple(encoder.piece(index) for index in encoder.encode(EXAMPLE).tolist())
-        for name, encoder in encoders.items()
-    }
+    models = {name: paths.tokenizer(name) / MODEL_NAME for name in (ENGLISH, RUSSIAN)}
+    encoders = {name: BpeEncoder.from_file(model) for name, model in models.items()}
+    held_out = {language: paths.text / f"{language}-validation.jsonl" for language in (RUSSIAN, ENGLISH)}
     return Results(
         seeds=tuple(_seed_result(paths, seed) for seed in range(seeds)),
-        tokens_per_word=tokens_per_word,
-        segments=segments,
+        tokens_per_word={
+            name: {language: measure(model, [text]).tokens_per_word for language, text in held_out.items()}
+            for name, model in models.items()
+        },
+        segments={name: tuple(map(one.piece, one.encode(EXAMPLE).tolist())) for name, one in encoders.items()},
         continuations={name: _continue(paths.model(0, name)) for name in LABELS if name != "base"},
         text=read_usage(paths.text),
         tuning=collect_tuning(paths),
@@ -107,64 +121,40 @@ def collect_results(paths: DemoPaths, seeds: int) -> Results:
 
 def write_results(path: Path, results: Results) -> None:
     """Keeps the results as JSON, with the comparisons' means, standard errors and verdicts."""
-    values = asdict(results)
-    values["english_at_equal_russian"] = {}
-    for run in KL_RUNS:
-        differences = [result.comparisons[run].difference for result in results.seeds]
-        mean, error = mean_and_error(differences)
-        values["english_at_equal_russian"][run] = {
-            "differences": differences,
-            "mean": mean,
-            "standard_error": error,
+    differences = {run: results.difference(run) for run in KL_RUNS}
+    comparisons = {
+        run: {
+            "differences": list(one.values),
+            "mean": one.mean,
+            "standard_error": one.standard_error,
             "verdict": results.verdict(run),
         }
-    write_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+        for run, one in differences.items()
+    }
+    write_json(path, {**asdict(results), "english_at_equal_russian": comparisons})
 
 
 def read_results(path: Path) -> Results:
     """What `write_results` wrote; InputError where it didn't."""
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file: the demo isn't finished; run the same `vikhr-fast demo` again"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{path}: damaged: {error}; run the same `vikhr-fast demo` again") from None
+    values = read_json(path, "run the same `vikhr-fast demo` again, which writes it at its end")
     return validated(pydantic.TypeAdapter(Results), values, str(path))
 
 
 def print_results(results: Results) -> None:
     """Prints the table, tokens per word and the verdict to standard output."""
-    table = Table(title="Bits per byte of held-out text (lower is better)")
-    table.add_column("model")
-    for language in (RUSSIAN, ENGLISH):
-        table.add_column(language.title(), justify="right")
-    for model, label in LABELS.items():
-        table.add_row(label, *(show(*results.score(model, language)) for language in (RUSSIAN, ENGLISH)))
-    console = Console(soft_wrap=True)
-    console.print(table)
-    for language in (RUSSIAN, ENGLISH):
-        before, after = (results.tokens_per_word[name][language] for name in (ENGLISH, RUSSIAN))
-        console.print(f"Tokens per {language.title()} word: {before:.2f} before, {after:.2f} after", highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(results.table().caption)
+    console.print(terminal(results.table()))
+    for sentence in results.words():
+        console.print(sentence)
     for language, (before, after) in results.tuning.perplexity.items():
-        line = f"Perplexity of held-out {language.title()} answers: {before:.2f} before tuning, {after:.2f} after"
-        console.print(line, highlight=False)
+        console.print(
+            f"Perplexity of held-out {language.title()} answers: {before:.2f} before tuning, {after:.2f} after"
+        )
     for run in KL_RUNS:
-        console.print(results.verdict(run), highlight=False)
+        console.print(results.verdict(run))
         if len(results.seeds) > 1:
-            differences = (f"{result.comparisons[run].difference:+.4f}" for result in results.seeds)
-            console.print(f"  by seed: {', '.join(differences)}", highlight=False)
-
-
-def show(mean: float, error: float | None) -> str:
-    """A mean with its standard error, if there is one."""
-    return f"{mean:.3f}" if error is None else f"{mean:.3f} ± {error:.3f}"
-
-
-def _tokens_per_word(encoder: BpeEncoder, texts: list[str]) -> float:
-    ids, _ = encoder.encode_batch(texts)
-    return len(ids) / sum(len(text.split()) for text in texts)
+            console.print(f"  by seed: {', '.join(f'{value:+.4f}' for value in results.difference(run).values)}")
 
 
 def _seed_result(paths: DemoPaths, seed: int) -> SeedResult:
