@@ -109,7 +109,7 @@ def collect_results(paths: DemoPaths, seeds: int) -> Results:
     return Results(
         seeds=tuple(_seed_result(paths, seed) for seed in range(seeds)),
         tokens_per_word={
-            name: {language: measure(model, [text]).tokens_per_word for language, text in held_out.items()}
+            name: {language: measure([model], [text])[0]["tokens_per_word"] for language, text in held_out.items()}
             for name, model in models.items()
         },
         segments={name: tuple(map(one.piece, one.encode(EXAMPLE).tolist())) for name, one in encoders.items()},
