@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inc)
 
-.PHONY: setup demo ablations test lint format bench-native gpu sanitize fuzz
+.PHONY: setup demo ablations test nightly lint format bench-native gpu sanitize fuzz
 
 setup: $(VENV)/.installed
 
@@ -32,6 +32,15 @@ test: setup
 	$(BIN)/python -m vikhr_kernels.aot
 	$(BIN)/python tests/mutate.py
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing: clang++ is not installed'; fi
+
+# What takes too long for every run, or needs a package that few users want: kills by the dozen, a Ray cluster.
+nightly: setup build/nightly/.installed
+	$(BIN)/python -m pytest -m nightly
+
+build/nightly/.installed: pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
+	@mkdir -p $(@D)
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check
