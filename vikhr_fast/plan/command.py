@@ -127,7 +127,7 @@ def estimate(options: Plan, config: TrainConfig, model: ModelConfig) -> dict[str
 
 def _described(config: TrainConfig, choice: Choice, tokens: float) -> dict[str, Any]:
     """A way to shard and to accumulate: what it takes, and the settings that make it of the configuration."""
-    runtime, speed = choice.config.runtime, choice.speed
+    runtime, reached = choice.config.runtime, choice.speed
     reference = "whole" if runtime.whole_reference else f"{runtime.reference_micro_batches} at once"
     return {
         "model": "kept" if runtime.keep_gathered else "freed",
@@ -135,10 +135,10 @@ def _described(config: TrainConfig, choice: Choice, tokens: float) -> dict[str, 
         "gradients": "each" if runtime.reduce_each_micro_batch else "once",
         "micro_batch": choice.config.batch.micro_batch,
         "needed_bytes": round(choice.needed_bytes),
-        "link_bytes": speed.link_bytes,
-        "copy_bytes": speed.copy_bytes,
-        "tokens_per_second": speed.tokens_per_second,
-        "gpu_hours": tokens / speed.tokens_per_second / 3600,
+        "link_bytes": reached.link_bytes,
+        "copy_bytes": reached.copy_bytes,
+        "tokens_per_second": reached.tokens_per_second,
+        "gpu_hours": tokens / reached.tokens_per_second / 3600,
         "settings": changed_settings(config, choice.config),
     }
 

@@ -50,9 +50,8 @@ def replay_incident(config: TrainConfig, number: int) -> list[Replayed]:
         incident, inputs = incidents[number - 1], open_inputs(config, verify=False)
         training = Training(config, inputs, ranks, interruption)
         checkpoints = complete_checkpoints(config.output / CHECKPOINTS)
-        before = [
-            path for path in checkpoints if step_of(path) < incident["step"]
-        ]  # if none, the model as it was at first
+        # from the last one that hadn't seen the step; where there is none, the model as it was at first
+        before = [path for path in checkpoints if step_of(path) < incident["step"]]
         if before:
             training.state = load_checkpoint(before[-1], training.optimizer, ranks)
         start = before[-1] if before else config.model
