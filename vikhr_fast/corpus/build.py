@@ -10,27 +10,13 @@ import torch
 from tyro.conf import Positional, arg
 
 from vikhr_fast.console import logger
+from vikhr_fast.corpus import layout
 from vikhr_fast.corpus.annotate import Annotate, annotate
 from vikhr_fast.corpus.chat import ChatEndpoint
 from vikhr_fast.corpus.collect import Collect, collect
 from vikhr_fast.corpus.decontaminate import Decontaminate, decontaminate, evaluation_files
 from vikhr_fast.corpus.dedup_stage import Dedup, dedup
 from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.layout import (
-    ANNOTATED,
-    CLASSIFIER,
-    COLLECTED,
-    DECONTAMINATED,
-    DEDUPLICATED,
-    DOCUMENT_STAGES,
-    FILTERED,
-    REPORT,
-    SCRUBBED,
-    SHARDS,
-    TIMES,
-    TOKENS,
-    read_notes,
-)
 from vikhr_fast.corpus.mix import Mix, mix
 from vikhr_fast.corpus.quality_filter import Filter, filter_corpus
 from vikhr_fast.corpus.scrub import Scrub, scrub
@@ -72,18 +58,20 @@ def build(options: Build) -> None:
         _check_late_stages(options, settings)
         if options.machine.threads:
             torch.set_num_threads(options.machine.threads)
+        times = layout.read_notes(output / layout.TIMES)
 
         def note_time(stage: Stage, seconds: float) -> None:
-            write_json(output / TIMES, {**read_notes(output / TIMES), stage.name: round(seconds, 2)})
+            times[stage.name] = round(seconds, 2)
+            write_json(output / layout.TIMES, times)
 
         run_stages(_stages(options, settings), note_time)
         if settings.mix:
             stages = (settings.dedup, settings.scrub, settings.decontaminate, settings.filter)
-            names = [name for name, chosen in zip(DOCUMENT_STAGES, (True, *stages), strict=True) if chosen]
+            names = [name for name, chosen in zip(layout.DOCUMENT_STAGES, (True, *stages), strict=True) if chosen]
             ends = {name: Documents.open(output / name) for name in (names[0], names[-1])}
-            write_token_counts(output / TOKENS, ends, settings.mix.tokenizer, options.machine.threads)
-        write_report(output / REPORT, *corpus_page(output))
-        logger.info(f"{output / REPORT}: what became of the text")
+            write_token_counts(output / layout.TOKENS, ends, settings.mix.tokenizer, options.machine.threads)
+        write_report(output / layout.REPORT, *corpus_page(output))
+        logger.info(f"{output / layout.REPORT}: what became of the text")
 
 
 def _check_late_stages(options: Build, settings: CorpusSettings) -> None:
@@ -91,7 +79,7 @@ def _check_late_stages(options: Build, settings: CorpusSettings) -> None:
     check_machine(options.machine)
     if settings.decontaminate:
         evaluation_files(settings.decontaminate)
-    if settings.annotate and not (options.output / ANNOTATED).exists():
+    if settings.annotate and not (options.output / layout.ANNOTATED).exists():
         ChatEndpoint(settings.annotate)
     if settings.classifier:
         read_work(settings.classifier)
@@ -106,28 +94,28 @@ def _stages(options: Build, settings: CorpusSettings) -> Iterator[Stage]:
     def stage(run: Callable[[Any], object], chosen: Any) -> Stage:
         return Stage(chosen.output.name, chosen.output, partial(run, chosen), compares=True)
 
-    documents = output / COLLECTED
+    documents = output / layout.COLLECTED
     yield stage(collect, Collect(options.config, documents))
     if settings.dedup:
-        yield stage(dedup, Dedup(documents, output / DEDUPLICATED, settings.dedup, machine))
-        documents = output / DEDUPLICATED
+        yield stage(dedup, Dedup(documents, output / layout.DEDUPLICATED, settings.dedup, machine))
+        documents = output / layout.DEDUPLICATED
     if settings.scrub:
-        yield stage(scrub, Scrub(documents, output / SCRUBBED, settings.scrub))
-        documents = output / SCRUBBED
+        yield stage(scrub, Scrub(documents, output / layout.SCRUBBED, settings.scrub))
+        documents = output / layout.SCRUBBED
     if settings.decontaminate:
-        yield stage(decontaminate, Decontaminate(documents, output / DECONTAMINATED, settings.decontaminate))
-        documents = output / DECONTAMINATED
+        yield stage(decontaminate, Decontaminate(documents, output / layout.DECONTAMINATED, settings.decontaminate))
+        documents = output / layout.DECONTAMINATED
     classifier = settings.classifier
     if settings.annotate:
-        yield stage(annotate, Annotate(documents, output / ANNOTATED, settings.annotate))
+        yield stage(annotate, Annotate(documents, output / layout.ANNOTATED, settings.annotate))
         if settings.train_filter:
-            classifier = output / CLASSIFIER
-            yield stage(train_filter, TrainFilter(output / ANNOTATED, classifier, settings.train_filter))
+            classifier = output / layout.CLASSIFIER
+            yield stage(train_filter, TrainFilter(output / layout.ANNOTATED, classifier, settings.train_filter))
     if settings.filter and classifier:
-        yield stage(filter_corpus, Filter(documents, classifier, output / FILTERED, settings.filter))
-        documents = output / FILTERED
+        yield stage(filter_corpus, Filter(documents, classifier, output / layout.FILTERED, settings.filter))
+        documents = output / layout.FILTERED
     if settings.mix:
         sources = {name: settings.sources[name] for name in Documents.open(documents).counts}
         weights = {name: source.weight for name, source in sources.items()}
         kl_weights = {name: source.kl_weight for name, source in sources.items()}
-        yield stage(mix, Mix(documents, output / SHARDS, settings.mix, weights, kl_weights, machine.threads))
+        yield stage(mix, Mix(documents, output / layout.SHARDS, settings.mix, weights, kl_weights, machine.threads))

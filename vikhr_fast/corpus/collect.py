@@ -123,8 +123,8 @@ class _SourceReader:
 
     def parts(self, start: int) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
         """Parts from the selected record `start` on, each with its footer."""
-        records = self._ordered() if self._key else self._filtered()
-        records = islice(records, self._settings.top)
+        taken = (self._selected(record, number) for number, record in self._taken())
+        records = islice(self._ordered() if self._key else taken, self._settings.top)
         if start:
             for _ in islice(records, start):
                 pass
@@ -142,21 +142,12 @@ class _SourceReader:
         yield self._part(rows, is_last=True)
 
     def _part(self, rows: list[_Selected], is_last: bool) -> tuple[pa.Table, dict[str, Any]]:
-        columns = {
-            "id": [row.id for row in rows],
-            "text": [row.text for row in rows],
-            "source": [self._name] * len(rows),
-            "meta": [row.meta for row in rows],
-        }
-        table = pa.table(columns, schema=SCHEMA)
+        table = pa.Table.from_pylist([{**row._asdict(), "source": self._name} for row in rows], SCHEMA)
         counts: Counts = {self._name: self._counts}
         add_counts(counts, count_documents(table))
         self._counts = {"read": 0, "rejected": 0, "filtered_out": 0}
         footer = {"source": self._name, "selected": len(rows), "is_last": is_last, "counts": counts}
         return table, footer
-
-    def _filtered(self) -> Iterator[_Selected]:
-        return (self._selected(record, number) for number, record in self._taken())
 
     def _taken(self) -> Iterator[tuple[int, Document]]:
         """Records that the filter takes, numbered from 1 in the source."""
@@ -186,25 +177,25 @@ class _SourceReader:
         keys = array("d")
         schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("meta", pa.string())])
         with pa.OSFile(str(self._spool), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            rows: list[_Selected] = []
-            for number, record in self._taken():
-                try:
-                    keys.append(self._key_of(record))
-                except InputError as error:
-                    self._reject(record.source, record.number, error)
-                    continue
-                rows.append(self._selected(record, number))
-                if len(rows) == _SPOOL_ROWS:
-                    writer.write_batch(pa.RecordBatch.from_pylist([row._asdict() for row in rows], schema))
-                    rows = []
-            if rows:
-                writer.write_batch(pa.RecordBatch.from_pylist([row._asdict() for row in rows], schema))
+            rows = self._with_keys(keys)
+            while batch := [row._asdict() for row in islice(rows, _SPOOL_ROWS)]:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
         order = np.argsort(np.frombuffer(keys) if keys else np.empty(0), kind="stable")[: self._settings.top]
         with pa.memory_map(str(self._spool)) as source, pa.ipc.open_file(source) as reader:
             for index in order.tolist():
                 batch = reader.get_batch(index // _SPOOL_ROWS)
                 yield _Selected(*(batch.column(name)[index % _SPOOL_ROWS].as_py() for name in schema.names))
         self._spool.unlink()
+
+    def _with_keys(self, keys: "array[float]") -> Iterator[_Selected]:
+        """The records that have a key, which goes to `keys`."""
+        for number, record in self._taken():
+            try:
+                keys.append(self._key_of(record))
+            except InputError as error:
+                self._reject(record.source, record.number, error)
+            else:
+                yield self._selected(record, number)
 
     def _key_of(self, record: Document) -> float:
         """What to sort by, ascending; NaN, which numpy puts last, where there is no value."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,14 +56,8 @@ class Decontaminate:
     """Evaluation sets and what becomes of documents that are found."""
 
 
-@dataclass
-class Grams:
-    """The n-grams of one evaluation set."""
-
-    hashes: Hashes
-    texts: int = 0
-    short_texts: int = 0
-    """Texts shorter than an n-gram, which are not looked for."""
+Grams = Hashes
+"""The n-grams of an evaluation set, ascending."""
 
 
 def decontaminate(options: Decontaminate) -> None:
@@ -99,28 +94,17 @@ def evaluation_texts(evaluation: EvaluationSet) -> Iterator[str]:
 
 def grams_of(name: str, evaluation: EvaluationSet, hasher: MinHasher) -> Grams:
     """The n-grams of an evaluation set; InputError where none of its texts is long enough."""
-    grams = Grams(np.empty(0, np.uint64))
-    texts: list[str] = []
-
-    def add() -> None:
-        sets = hasher.shingles(texts)
-        is_long = np.repeat(~sets.is_short, np.diff(sets.offsets))
-        grams.hashes = np.union1d(grams.hashes, sets.values[is_long])
-        grams.texts += len(texts)
-        grams.short_texts += int(sets.is_short.sum())
-        texts.clear()
-
-    for text in evaluation_texts(evaluation):
-        texts.append(text)
-        if len(texts) >= _BATCH:
-            add()
-    if texts:
-        add()
-    if not len(grams.hashes):
+    grams: Grams = np.empty(0, np.uint64)
+    count = short = 0
+    texts = evaluation_texts(evaluation)
+    while batch := list(islice(texts, _BATCH)):
+        sets = hasher.shingles(batch)
+        grams = np.union1d(grams, sets.values[np.repeat(~sets.is_short, np.diff(sets.offsets))])
+        count += len(batch)
+        short += int(sets.is_short.sum())
+    if not len(grams):
         raise InputError(f"decontaminate: set {name}: no text in it is as long as an n-gram; take fewer words")
-    logger.info(
-        f"decontaminate: set {name}: {grams.texts:,} texts, {grams.short_texts:,} of them too short to be found"
-    )
+    logger.info(f"decontaminate: set {name}: {count:,} texts, {short:,} of them too short to be found")
     return grams
 
 
@@ -157,14 +141,8 @@ def _transform(table: pa.Table, grams: dict[str, Grams], hasher: MinHasher, drop
 
 def shared_grams(grams: Grams, shingles: ShingleSets) -> IntArray:
     """[texts] how many n-grams of each, at least one text, are in the evaluation set."""
-    # [n-grams of all texts], added up by text
-    shared: IntArray = np.add.reduceat(_contains(grams.hashes, shingles.values), shingles.offsets[:-1])
+    places = np.minimum(np.searchsorted(grams, shingles.values), len(grams) - 1)
+    is_found = grams[places] == shingles.values  # [n-grams of all texts], added up by text
+    shared: IntArray = np.add.reduceat(is_found.astype(np.int64), shingles.offsets[:-1])
     shared[shingles.is_short] = 0
     return shared
-
-
-def _contains(ascending: Hashes, values: Hashes) -> IntArray:
-    """int64 [values]: 1 where a value is in the set."""
-    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    found: IntArray = (ascending[places] == values).astype(np.int64)
-    return found

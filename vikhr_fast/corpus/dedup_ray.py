@@ -109,7 +109,7 @@ def _hasher(settings: DedupStage) -> MinHasher:
 
 def _paragraphs(item: pa.Table, settings: DedupStage) -> tuple[IntArray, list[str]]:
     part = item["part"][0].as_py()
-    texts = paragraphs_of(read_part(Path(item["path"][0].as_py())), settings).texts
+    texts = paragraphs_of(read_part(Path(item["path"][0].as_py())), settings)
     return numbers_of(part, len(texts)), texts
 
 

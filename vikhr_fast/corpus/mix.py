@@ -12,10 +12,10 @@ from tyro.conf import Positional, arg
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.documents import MANIFEST, Documents, read_footer, read_part
 from vikhr_fast.corpus.read import Document
-from vikhr_fast.corpus.settings import Machine, MixStage, check_machine
+from vikhr_fast.corpus.settings import MixStage
 from vikhr_fast.corpus.shard import encode_documents, encoder_for_shards
 from vikhr_fast.corpus.stage import counted, is_finished, show_counts, work_of
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.files import atomic_directory, read_json, write_json, write_text
 from vikhr_fast.resumable import resumable_directory
 from vikhr_fast.splits import is_within
@@ -56,13 +56,12 @@ def mix(options: Mix) -> None:
         for name in values:
             if name not in documents.counts:
                 raise InputError(f"--{flag} {name}: no such source; there are {', '.join(documents.counts)}")
-    for name, value in options.weights.items():
-        if not 0 < value <= 1000:
-            raise InputError(f"--weights {name} {value}: must be above 0, and 1000 at most")
-    for name, value in options.kl_weights.items():
-        if not 0 <= value < math.inf:
-            raise InputError(f"--kl-weights {name} {value}: must be 0 or more")
-    check_machine(Machine(threads=options.threads))
+    require(
+        options,
+        weights=(all(0 < value <= 1000 for value in options.weights.values()), "above 0, and 1000 at most"),
+        kl_weights=(all(0 <= value < math.inf for value in options.kl_weights.values()), "0 or more"),
+        threads=(0 <= options.threads <= 4096, "0 to 4096"),
+    )
     weights = {name: options.weights.get(name, 1) for name in documents.counts}
     kl_weights = {name: options.kl_weights.get(name, 1) for name in documents.counts}
     encoder = encoder_for_shards(settings.tokenizer)

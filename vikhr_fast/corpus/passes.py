@@ -162,7 +162,7 @@ class Passes:
         path = owners_file(self._scratch, part)
         if path.exists() and not (np.load(path) == UNDECIDED).any():
             return
-        texts = paragraphs_of(read_part(self._parts[part]), self._settings).texts
+        texts = paragraphs_of(read_part(self._parts[part]), self._settings)
         owners = np.load(path) if path.exists() else np.full(len(texts), UNDECIDED)
         left = np.flatnonzero(owners == UNDECIDED)
         numbers = numbers_of(part, len(texts))[left]

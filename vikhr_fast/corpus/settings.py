@@ -244,9 +244,6 @@ class Machine:
     """Address of the cluster; `local` starts one on this machine."""
 
 
-_ADAPTER = pydantic.TypeAdapter(CorpusSettings)
-
-
 def check_machine(machine: Machine) -> None:
     """InputError where flags give a machine that cannot be."""
     validated(pydantic.TypeAdapter(Machine), asdict(machine), "machine")
@@ -266,7 +263,7 @@ def read_settings(path: Path) -> CorpusSettings:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; give a corpus.toml")
-    settings = validated(_ADAPTER, read_toml(path), str(path))
+    settings = validated(pydantic.TypeAdapter(CorpusSettings), read_toml(path), str(path))
     if settings.dedup:
         check_bands(settings.dedup)
     if settings.filter and not (settings.train_filter or settings.classifier):

@@ -27,6 +27,7 @@ from vikhr_fast.files import atomic_directory, refuse_existing, write_text
 from vikhr_fast.tokenizer.load import Encoder, load_encoder
 
 _BATCH_CHARACTERS = 1 << 22
+_KINDS = ("tokens", "trained")  # of files
 
 
 class Encoded(NamedTuple):
@@ -123,7 +124,7 @@ def write_encoded(
 ) -> None:
     """As `encode_documents`, from documents that are encoded; either all batches have `trained` or none."""
     sources: dict[str, dict[str, int]] = {}
-    with _Writer(directory, token_dtype(encoder), shard_tokens) as writer:
+    with _Writer(directory, shard_tokens) as writer:
         for batch in batches:
             writer.add(batch.tokens, batch.lengths, batch.trained)
             for name, length, num_bytes in zip(batch.sources, batch.lengths.tolist(), batch.num_bytes, strict=True):
@@ -139,8 +140,8 @@ def write_encoded(
         "bos_id": encoder.bos_id,
         "eos_id": encoder.eos_id,
         "tokenizer_sha256": encoder.sha256,
-        "dtype": writer.dtype.str,
-        "num_documents": writer.num_documents,
+        "dtype": token_dtype(encoder).str,
+        "num_documents": sum(source["documents"] for source in sources.values()),
         "num_tokens": writer.num_tokens,
         "num_trained": writer.num_trained,
         "num_bytes": sum(source["bytes"] for source in sources.values()),
@@ -205,16 +206,14 @@ class _HashedFile:
 class _Writer:
     """Writes the token files and the index. Its attributes are complete after the `with` block."""
 
-    def __init__(self, directory: Path, dtype: np.dtype[Any], shard_tokens: int) -> None:
-        self.dtype = dtype
-        self.num_documents = self.num_tokens = self.num_trained = 0
+    def __init__(self, directory: Path, shard_tokens: int) -> None:
+        self.num_tokens = self.num_trained = 0
         self.files: list[dict[str, Any]] = []
         self.index: dict[str, Any] = {}
         self._directory = directory
         self._shard_tokens = shard_tokens
-        self._file: _HashedFile | None = None
-        self._mask: _HashedFile | None = None
-        self._file_documents = self._file_tokens = 0
+        self._open: list[_HashedFile] = []  # of tokens, and of what is trained where not everything is
+        self._documents = self._tokens = 0  # in these
         self._index_file = _HashedFile(directory / INDEX_NAME)
         self._index_file.write(np.zeros(1, INDEX_DTYPE))
 
@@ -228,36 +227,29 @@ class _Writer:
     def add(self, tokens: Tokens, lengths: npt.NDArray[np.int64], trained: Mask | None) -> None:
         """Appends documents: `tokens` of all of them, the length of each, and which tokens are predicted."""
         self._index_file.write((self.num_tokens + np.cumsum(lengths)).astype(INDEX_DTYPE))
+        self.num_tokens += len(tokens)
+        self.num_trained += len(tokens) - len(lengths) if trained is None else int(trained.sum())
+        columns = [tokens] if trained is None else [tokens, trained]
         while len(lengths):
             ends = np.cumsum(lengths)
-            fitting = int(np.searchsorted(ends, self._shard_tokens - self._file_tokens, side="right"))
-            if fitting == 0 and self._file is not None:
+            fitting = int(np.searchsorted(ends, self._shard_tokens - self._tokens, side="right"))
+            if fitting == 0 and self._open:
                 self._close_file()
                 continue
             fitting = max(fitting, 1)  # a document too long for any file has one alone
-            end = ends[fitting - 1]
-            self._append(tokens[:end], fitting, None if trained is None else trained[:end])
-            tokens, lengths = tokens[end:], lengths[fitting:]
-            trained = None if trained is None else trained[end:]
-
-    def _append(self, tokens: Tokens, documents: int, trained: Mask | None) -> None:
-        if self._file is None:
-            self._file = _HashedFile(self._directory / f"tokens-{len(self.files):05d}.bin")
-            if trained is not None:
-                self._mask = _HashedFile(self._directory / f"trained-{len(self.files):05d}.bin")
-        self._file.write(tokens)
-        if self._mask is not None and trained is not None:
-            self._mask.write(trained)
-        self._file_documents += documents
-        self._file_tokens += len(tokens)
-        self.num_documents += documents
-        self.num_tokens += len(tokens)
-        self.num_trained += len(tokens) - documents if trained is None else int(trained.sum())
+            end = int(ends[fitting - 1])
+            if not self._open:
+                number = f"{len(self.files):05d}.bin"
+                self._open = [_HashedFile(self._directory / f"{kind}-{number}") for kind in _KINDS[: len(columns)]]
+            for file, column in zip(self._open, columns, strict=True):
+                file.write(column[:end])
+            self._documents += fitting
+            self._tokens += end
+            columns, lengths = [column[end:] for column in columns], lengths[fitting:]
 
     def _close_file(self) -> None:
-        if self._file is not None:
-            entry = {**self._file.close(), "documents": self._file_documents, "tokens": self._file_tokens}
-            if self._mask is not None:
-                entry["trained"] = self._mask.close()
-            self.files.append(entry)
-            self._file, self._mask, self._file_documents, self._file_tokens = None, None, 0, 0
+        if self._open:
+            entry, *masks = (file.close() for file in self._open)
+            entry |= {"documents": self._documents, "tokens": self._tokens}
+            self.files.append({**entry, "trained": masks[0]} if masks else entry)
+            self._open, self._documents, self._tokens = [], 0, 0

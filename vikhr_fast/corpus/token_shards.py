@@ -30,6 +30,9 @@ INDEX_DTYPE = np.dtype("<i8")
 
 _ADVICE = "rebuild the shards with `vikhr-fast corpus shard`"
 
+_COUNTS = ("num_documents", "num_tokens", "num_trained", "num_bytes")
+_COPIED = ("vocab_size", "bos_id", "eos_id", "tokenizer_sha256", *_COUNTS, "sha256")
+
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
 
@@ -85,15 +88,7 @@ class TokenShards:
             raise InputError(f"{directory / INDEX_NAME}: damaged: not increasing as it must; {_ADVICE}")
         return cls(
             directory=directory,
-            vocab_size=manifest["vocab_size"],
-            bos_id=manifest["bos_id"],
-            eos_id=manifest["eos_id"],
-            tokenizer_sha256=manifest["tokenizer_sha256"],
-            num_documents=manifest["num_documents"],
-            num_tokens=manifest["num_tokens"],
-            num_trained=manifest["num_trained"],
-            num_bytes=manifest["num_bytes"],
-            sha256=manifest["sha256"],
+            **{name: manifest[name] for name in _COPIED},
             lengths=lengths,
             _offsets=offsets,
             _files=tuple(_mapped(directory / e["name"], np.dtype(manifest["dtype"])) for e in manifest["files"]),
