@@ -225,10 +225,10 @@ def test_pairs_of_every_kind(tmp_path: Path) -> None:
         Pair("Q", "a", "c"),
         Pair("вопрос", "да", "нет"),
     ]
-    with pytest.raises(InputError, match=r"in\.jsonl: row 2: no text in field 'chosen'"):
+    with pytest.raises(InputError, match=r"in\.jsonl: line 2: no text in field 'chosen'"):
         list(read_pairs([path], ("q", "chosen", "l")))
     (tmp_path / "half.jsonl").write_text('{"q": "\\ud800", "w": "a", "l": "b"}')
-    with pytest.raises(InputError, match=r"half\.jsonl: row 1: half of a surrogate pair"):
+    with pytest.raises(InputError, match=r"half\.jsonl: line 1: half of a surrogate pair"):
         list(read_pairs([tmp_path / "half.jsonl"], ("q", "w", "l")))
 
 

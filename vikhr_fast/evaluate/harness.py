@@ -55,8 +55,7 @@ class HarnessModel(_ChoiceModel):
                 found |= {n: Likelihood(*answer) for n, answer in zip(numbers, entry["answers"], strict=True)}
                 self.advance(1)
             else:
-                pairs = [encode_pair(self._encoder, *requests[number].args) for number in numbers]
-                todo.append((key, numbers, pairs))
+                todo.append((key, numbers, [encode_pair(self._encoder, *requests[n].args) for n in numbers]))
         todo.sort(key=lambda own: -max(len(pair.context) + len(pair.continuation) for pair in own[2]))
         for start in range(0, len(todo), self._batch):
             batch = todo[start : start + self._batch]
@@ -65,7 +64,7 @@ class HarnessModel(_ChoiceModel):
                 self._log.add({"request": key, "final": True, "answers": answers})
                 found |= dict(zip(numbers, answers, strict=True))
             self.advance(len(batch))
-        return [(own.log, own.is_greedy) for own in (found[number] for number in range(len(requests)))]
+        return [found[number] for number in range(len(requests))]
 
 
 class ShardedModel(_ChoiceModel):

@@ -7,10 +7,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.sources import source_files
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.conversation import HALF_CHARACTER
+from vikhr_fast.instruct.conversation import HALF_CHARACTER, parsed_objects
 
 BENCHMARK_NAMES = ("ruxnli", "ru_mmlu", "ru_mmlu_pro")
 LETTERS = ascii_uppercase[:10]
@@ -32,14 +31,7 @@ def read_questions(source: Path, parse: Callable[[Question], Question]) -> list[
     files = source_files(source)
     if not files:
         raise InputError(f"{source}: must name the raw files of the data set: hf:OWNER/NAME@COMMIT:PATTERN")
-    found = []
-    for file in files:
-        place = "line" if ".jsonl" in file.name.lower() else "row"
-        for number, record in read_objects(file):
-            try:
-                found.append(parse(record))
-            except InputError as error:
-                raise InputError(f"{file}: {place} {number}: {error}") from None
+    found = list(parsed_objects(files, parse))
     if not found:
         raise InputError(f"{source}: no questions in it; give the split that has them")
     return found

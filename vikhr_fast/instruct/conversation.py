@@ -2,14 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from vikhr_fast.chat.template import ROLES, Message
 from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.errors import InputError
 from vikhr_fast.files import atomic_file
+
+_Parsed = TypeVar("_Parsed")
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Of a surrogate pair: JSON can spell it, UTF-8 cannot."""
@@ -82,26 +84,34 @@ def read_conversations(files: Iterable[Path]) -> Iterator[Conversation]:
         InputError: a file that cannot be read, a line that is none, or no conversation at all.
     """
     files = tuple(files)
-    is_empty = True
-    for file in files:
-        for number, value in read_objects(file):
-            is_empty = False
-            yield _conversation(value, f"{file}: line {number}")
-    if is_empty:
+    conversation = None
+    for conversation in parsed_objects(files, _conversation):
+        yield conversation
+    if conversation is None:
         raise InputError(f"{', '.join(map(str, files)) or 'no files'}: no conversations; give at least one")
 
 
-def _conversation(value: dict[str, Any], place: str) -> Conversation:
-    for name in ("id", "source", "language"):
-        if not isinstance(value.get(name), str):
-            raise InputError(f"{place}: no text in field {name!r}; `vikhr-fast instruct convert` makes such lines")
-        if HALF_CHARACTER.search(value[name]):
-            raise InputError(f"{place}: field {name!r} has half of a surrogate pair; mend or remove it")
+def _conversation(row: dict[str, Any]) -> Conversation:
     try:
-        messages = checked_messages(value.get("messages"))
+        for name in ("id", "source", "language"):
+            if not isinstance(row.get(name), str):
+                raise InputError(f"no text in field {name!r}")
+            if HALF_CHARACTER.search(row[name]):
+                raise InputError(f"field {name!r} has half of a surrogate pair")
+        return Conversation(row["id"], row["source"], row["language"], checked_messages(row.get("messages")))
     except InputError as error:
-        raise InputError(f"{place}: {error}; `vikhr-fast instruct convert` makes such lines") from None
-    return Conversation(value["id"], value["source"], value["language"], messages)
+        raise InputError(f"{error}; `vikhr-fast instruct convert` makes such lines") from None
+
+
+def parsed_objects(files: Iterable[Path], parse: Callable[[dict[str, Any]], _Parsed]) -> Iterator[_Parsed]:
+    """What `parse` makes of the rows of files; its InputErrors, with the reason alone, get the place."""
+    for file in files:
+        place = "line" if ".jsonl" in file.name.lower() else "row"
+        for number, row in read_objects(file):
+            try:
+                yield parse(row)
+            except InputError as error:
+                raise InputError(f"{file}: {place} {number}: {error}") from None
 
 
 def write_conversations(path: Path, conversations: Iterable[Conversation]) -> int:

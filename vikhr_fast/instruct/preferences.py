@@ -1,14 +1,14 @@
 """Preferences: of two answers to one prompt, which one is better."""
 
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from functools import partial
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.sources import source_files
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.conversation import HALF_CHARACTER
+from vikhr_fast.instruct.conversation import HALF_CHARACTER, parsed_objects
 from vikhr_fast.instruct.schemas import nectar_prompt, ranked_answers
 
 
@@ -26,32 +26,26 @@ def read_pairs(patterns: Iterable[Path], columns: tuple[str, str, str]) -> Itera
     Raises:
         InputError: a file that cannot be read, or a row that holds no pair.
     """
-    for pattern in patterns:
-        for file in source_files(pattern):
-            for number, row in read_objects(file):
-                try:
-                    for pair in _nectar_pairs(row) if "answers" in row else [_pair(row, columns)]:
-                        if HALF_CHARACTER.search("".join(pair)):
-                            raise InputError("half of a surrogate pair; mend or remove it")
-                        yield pair
-                except InputError as error:
-                    raise InputError(f"{file}: row {number}: {error}") from None
+    files = (file for pattern in patterns for file in source_files(pattern))
+    return chain.from_iterable(parsed_objects(files, partial(_pairs, columns)))
 
 
-def _pair(row: dict[str, Any], columns: tuple[str, str, str]) -> Pair:
-    values = []
-    for name in columns:
-        value = row.get(name)
-        if isinstance(value, list):  # messages
-            value = "\n\n".join(str(message.get("content", "")) for message in value if isinstance(message, dict))
-        if not isinstance(value, str):
-            raise InputError(f"no text in field {name!r}; name the fields with --columns")
-        values.append(value)
-    return Pair(*values)
+def _pairs(columns: tuple[str, str, str], row: dict[str, Any]) -> list[Pair]:
+    if "answers" in row:
+        prompt = "\n\n".join(message["content"] for message in nectar_prompt(row))
+        ranked = combinations(ranked_answers(row), 2)
+        pairs = [Pair(prompt, better, worse) for (rank, better), (other, worse) in ranked if rank < other]
+    else:
+        pairs = [Pair(*(_text(row, name) for name in columns))]
+    if any(HALF_CHARACTER.search("".join(pair)) for pair in pairs):
+        raise InputError("half of a surrogate pair; mend or remove it")
+    return pairs
 
 
-def _nectar_pairs(row: dict[str, Any]) -> Iterator[Pair]:
-    prompt = "\n\n".join(message["content"] for message in nectar_prompt(row))
-    for (rank, better), (other, worse) in combinations(ranked_answers(row), 2):
-        if rank < other:
-            yield Pair(prompt, better, worse)
+def _text(row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    if isinstance(value, list):  # messages
+        value = "\n\n".join(str(message.get("content", "")) for message in value if isinstance(message, dict))
+    if not isinstance(value, str):
+        raise InputError(f"no text in field {name!r}; name the fields with --columns")
+    return value
