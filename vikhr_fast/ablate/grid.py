@@ -177,13 +177,10 @@ def names_in(*texts: str) -> set[str]:
 
 def _check(grid: Grid, path: Path) -> None:
     """Refuses what is named and not there."""
-    arms = ", ".join(grid.arms)
-    if grid.control not in grid.arms:
-        raise InputError(f"{path}: control: no arm {grid.control!r}; there are {arms}")
-    for number, pair in enumerate(grid.comparisons):
-        for side in (pair.arm, pair.against):
-            if side not in grid.arms:
-                raise InputError(f"{path}: comparisons.{number}: no arm {side!r}; there are {arms}")
+    named = [(f"comparisons.{n}", arm) for n, pair in enumerate(grid.comparisons) for arm in (pair.arm, pair.against)]
+    for place, arm_name in [("control", grid.control), *named]:
+        if arm_name not in grid.arms:
+            raise InputError(f"{path}: {place}: no arm {arm_name!r}; there are {', '.join(grid.arms)}")
     if both := sorted(grid.inputs.keys() & grid.stages.keys()):
         raise InputError(f"{path}: {', '.join(both)}: an input and a stage; give one of them another name")
     mentioned = {f"stages.{name}": names_in(stage.run) for name, stage in grid.stages.items()}

@@ -33,6 +33,8 @@ HEAD_SIZE = 32
 _POSITIONS = 1024
 _GOOD, _BAD = 4, 1
 _CRITERIA = ("informativeness", "usefulness", "grammar", "style", "safety")
+_NOISE_RATE = 0.5  # exact copies, near-copies and bad documents, each so many a document
+_NOISE_SEED = 1
 _WORDS_OF_NEAR_COPY = 50  # one word of a shorter paragraph is in too many of its shingles
 
 
@@ -78,10 +80,6 @@ class Noise:
     """Directory to make."""
     tokenizer: Path
     """The encoder's."""
-    rate: float = 0.5
-    """Exact copies, near-copies and bad documents, each so many a document."""
-    seed: int = 1
-    """Of all choices."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +152,13 @@ def make_start(options: Start) -> None:
 
 def make_noise(options: Noise) -> None:
     """Writes noisy.jsonl, bad.json with the hashes of the bad documents, corpus.toml and encoder/."""
-    chance = random.Random(options.seed)
+    chance = random.Random(_NOISE_SEED)
     clean = [document.text for document in read_documents([options.text])]
-    count = round(options.rate * len(clean))
+    count = round(_NOISE_RATE * len(clean))
     long = [text for text in clean if len(text.split()) >= _WORDS_OF_NEAR_COPY]
     if not long or not count:
         raise InputError(f"{options.text}: too little text, or too short documents, to plant noise among")
-    bad = bad_documents(SEEN, count, clean, options.seed)
+    bad = bad_documents(SEEN, count, clean, _NOISE_SEED)
     copies = [*chance.choices(clean, k=count), *(nearly(text, chance) for text in chance.choices(long, k=count)), *bad]
     chance.shuffle(copies)
     with atomic_directory(options.output) as directory:

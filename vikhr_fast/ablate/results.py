@@ -1,16 +1,7 @@
 """What an ablation came to: figures by arm and seed, and paired differences. Kept as OUTPUT/TABLE/ablation.json.
 
-    {"format": "vikhr-fast ablation", "version": 1,
-     "name": "kl", "table": 9, "scale": "demo", "title": "...", "text": "what the perplexity is on",
-     "seeds": [0, 1, 2],
-     "columns": [{"name": "perplexity", "label": "perplexity, Russian", "digits": 2}, ...],
-     "arms": {"ce": {"label": "CE", "figures": {"perplexity": FIGURE, ...}}, ...},
-     "comparisons": [{"arm": "ce-kl", "against": "ce", "label": "CE + KL against CE", "figures": {...: FIGURE}}, ...],
-     "notes": ["...", ...]}
-
-A FIGURE is {"values": [one a seed, in the order of `seeds`], "mean": ..., "standard_error": ... or null for one seed};
-in a comparison the values are the arm's minus those of the arm it is compared with, seed by seed. A column may be
-missing from an arm, or stand in comparisons alone.
+The file holds an `Ablation`, key by key as the classes below have them. A column may be missing from an arm, or stand
+in comparisons alone.
 """
 
 from collections.abc import Mapping
@@ -47,6 +38,7 @@ class Figure:
     """One number of the table, measured once a seed."""
 
     values: tuple[float, ...]
+    """In the order of the seeds."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property

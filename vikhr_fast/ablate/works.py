@@ -1,12 +1,13 @@
 """A grid resolved: which commands make which outputs for which seed, and what each needs to be there before."""
 
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 
@@ -24,6 +25,19 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 }
 
 
+class Steps(NamedTuple):
+    """Stands among words for as many steps as `other` would take for the tokens of `run`, at least one."""
+
+    run: Path
+    other: Path
+
+    def number(self) -> int:
+        """How many, once both runs are there."""
+        last, last_other = (read_lines(directory / METRICS)[-1] for directory in self)
+        steps: float = last["tokens"] * last_other["step"] / last_other["tokens"]
+        return max(1, round(steps))
+
+
 @dataclass(frozen=True)
 class Work:
     """One command, and what it leaves: complete or absent."""
@@ -31,38 +45,36 @@ class Work:
     name: str
     stage: str | None
     """Of the grid; None scores an arm."""
-    words: tuple[str, ...]
-    """The command with --output; {steps:RUN:OTHER} still stands in it."""
+    words: tuple[str | Steps, ...]
+    """The command with --output."""
     done: Path
     """There once the work is finished: its output, or the model in it."""
     needs: tuple[Path, ...]
     """Works' `done` that must be there before."""
-    budgets: tuple[tuple[str, Path, Path], ...] = ()
-    """The {steps:...} among the words, and where the two runs are."""
     launcher: tuple[str, ...] = ()
-    """What starts trainings, if not this process."""
+    """What starts it, if not this process."""
 
-    def parsable_words(self, steps: Callable[[Path, Path], int] = lambda _run, _other: 1) -> list[str]:
-        """The words with a number for each that stands for steps."""
-        counts = {placeholder: str(steps(run, other)) for placeholder, run, other in self.budgets}
-        return [counts.get(word, word) for word in self.words]
-
-    def as_stage(self) -> Stage:
-        """What runs the command."""
-        return Stage(self.name, self.done, self.run, self.needs)
+    def parsable_words(self) -> list[str]:
+        """The words with some number for each that isn't known yet."""
+        return ["1" if isinstance(word, Steps) else word for word in self.words]
 
     def run(self) -> None:
-        """Runs the command in this process; trainings by the launcher, if there is one."""
-        words = self.parsable_words(_steps)
-        if self.launcher and words[0] == "train":
-            sys.exit(subprocess.call(_launched(self.launcher, words)))
+        """Runs the command in this process, or by the launcher."""
+        words = [str(word.number()) if isinstance(word, Steps) else word for word in self.words]
+        if self.launcher:
+            sys.exit(subprocess.call([*self.launcher, *words[1:]]))
         function, options = parse(words)
         function(options)
 
+    def as_stage(self) -> Stage:
+        """What runs it."""
+        return Stage(self.name, self.done, self.run, self.needs)
+
     def described(self, cost: str = "") -> str:
         """Whether the work is done, its name and its command."""
-        words = _launched(self.launcher, self.words) if self.launcher and self.words[0] == "train" else self.words
-        return f"{'done' if self.done.exists() else 'to do'}: {self.name}{cost}: {shlex.join(words)}"
+        words = [f"{{steps:{word.run}:{word.other}}}" if isinstance(word, Steps) else word for word in self.words]
+        command = shlex.join([*self.launcher, *words[1:]] if self.launcher else words)
+        return f"{'done' if self.done.exists() else 'to do'}: {self.name}{cost}: {command}"
 
 
 class Works:
@@ -103,14 +115,8 @@ class Works:
     def add(self, title: str, stage: str | None, words: list[str], output: Path, done: Path, seed: int) -> None:
         """Adds a command with all that its words need."""
         needs = tuple(self.add_stage(name, seed) for name in sorted(names_in(*words) & self._stages.keys()))
-        budgets = tuple(
-            (word, self._output(match["run"], seed), self._output(match["other"], seed))
-            for word in words
-            if (match := PLACEHOLDER.fullmatch(word)) and match["run"]
-        )
-        resolved = [part for word in words for part in self._resolved(word, seed)]
-        whole = (*resolved, "--output", str(output))
-        self.works[done] = Work(title, stage, whole, done, needs, budgets, self._launcher)
+        resolved = (*(part for word in words for part in self._resolved(word, seed)), "--output", str(output))
+        self.works[done] = Work(title, stage, resolved, done, needs, self._launcher if words[0] == "train" else ())
 
     def _output(self, name: str, seed: int) -> Path:
         place = self._root / self._folder.get(name, "")
@@ -120,32 +126,34 @@ class Works:
         mentioned = names_in(self._stages[name].run)
         return SEED in mentioned or any(map(self._is_seeded, mentioned & self._stages.keys()))
 
-    def _resolved(self, word: str, seed: int) -> tuple[str, ...]:
-        def value(name: str) -> str:
-            if name == SEED:
-                return str(seed)
-            return str(self._inputs[name]) if name in self._inputs else str(self._output(name, seed))
+    def _resolved(self, word: str, seed: int) -> tuple[str | Steps, ...]:
+        known = {**self._inputs, SEED: str(seed)}
 
-        alone = PLACEHOLDER.fullmatch(word)
-        if alone and isinstance(several := self._inputs.get(alone["name"]), tuple):
-            return several
-        return (PLACEHOLDER.sub(lambda match: match[0] if match["run"] else value(match["name"]), word),)
+        def value(match: re.Match[str]) -> str:
+            name = match["name"]
+            return str(known[name] if name in known else self._output(name, seed))
+
+        if alone := PLACEHOLDER.fullmatch(word):
+            if alone["run"]:
+                return (Steps(self._output(alone["run"], seed), self._output(alone["other"], seed)),)
+            if isinstance(several := known.get(alone["name"]), tuple):
+                return several
+        return (PLACEHOLDER.sub(value, word),)
 
 
 def works_of(
     grid: Grid, root: Path, inputs: Mapping[str, str], seeds: Iterable[int]
 ) -> tuple[dict[Path, Work], dict[str, list[Path]]]:
     """The works of an ablation by `done`, seed by seed; and the scores of each arm, one a seed."""
+    launcher = (*grid.launcher, "-m", "vikhr_fast.train") if grid.launcher else ()
     folder = {name: SHARED if name in grid.shared else grid.name for name in grid.stages}
-    works = Works(grid, root, inputs, folder, grid.launcher)
+    works = Works(grid, root, inputs, folder, launcher)
     units: dict[str, list[Path]] = {name: [] for name in grid.arms}
     for seed in seeds:
         for name, arm in grid.arms.items():
             held_out = [word for item in arm.held_out.items() for word in item]
-            words = ["score", "--model", arm.model, "--held-out", *held_out]
+            words = ["score", "--model", arm.model, "--held-out", *held_out, "--runs", *arm.runs, "--words", *arm.words]
             words += ["--sequence-length", str(grid.sequence_length)]
-            words += ["--runs", *arm.runs] if arm.runs else []
-            words += ["--words", *arm.words] if arm.words else []
             if arm.questions and arm.reward:
                 words += ["--questions", arm.questions, "--reward", arm.reward, "--seed", str(seed)]
             output = root / grid.name / "units" / f"{name}-seed-{seed}.json"
@@ -162,14 +170,3 @@ def parse(words: list[str]) -> tuple[Callable[[Any], object], Any]:
         if words[: len(name.split())] == name.split():
             return function, tyro.cli(options, args=words[len(name.split()) :])
     return cli.parse(words)
-
-
-def _launched(launcher: tuple[str, ...], words: tuple[str, ...] | list[str]) -> list[str]:
-    return [*launcher, "-m", "vikhr_fast.train", *words[1:]]
-
-
-def _steps(run: Path, other: Path) -> int:
-    """As many steps as `other` would take for the tokens of `run`, at least one."""
-    last, last_other = (read_lines(directory / METRICS)[-1] for directory in (run, other))
-    steps: float = last["tokens"] * last_other["step"] / last_other["tokens"]
-    return max(1, round(steps))

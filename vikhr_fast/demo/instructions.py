@@ -44,21 +44,17 @@ def _spoilt(answer: str, chance: random.Random) -> str:
     kind = chance.randrange(3)
     if kind == 0:
         return chance.choice(_REFUSALS)
-    if kind == 1:
-        return " ".join(words[:2] * chance.randint(4, 8))
-    return " ".join(word[::-1] for word in words)
+    return " ".join(words[:2] * chance.randint(4, 8)) if kind == 1 else " ".join(word[::-1] for word in words)
 
 
 def write_preferences(written: list[Conversation], output: Path, parts: int) -> None:
-    """Writes answers of the other parts beside spoilt ones."""
+    """Writes answers of the other parts, three times each, beside spoilt ones."""
     chance = random.Random(1)
     lines = []
-    for one in written:
-        if _part(one, parts) > 1:
-            prompt = "\n\n".join(message.content for message in one.messages[:-1])
-            for _ in range(3):
-                pair = {"prompt": prompt, "chosen": one.answer, "rejected": _spoilt(one.answer, chance)}
-                lines.append(json.dumps(pair, ensure_ascii=False) + "\n")
+    for one in [one for one in written if _part(one, parts) > 1 for _ in range(3)]:
+        prompt = "\n\n".join(message.content for message in one.messages[:-1])
+        pair = {"prompt": prompt, "chosen": one.answer, "rejected": _spoilt(one.answer, chance)}
+        lines.append(json.dumps(pair, ensure_ascii=False) + "\n")
     write_text(output, "".join(lines))
 
 

@@ -8,10 +8,8 @@ from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.results import KL_RUNS, LABELS, PROMPT, Results, read_results
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN
 from vikhr_fast.demo.tuning import TUNED, tuning_section
-from vikhr_fast.files import read_json
 from vikhr_fast.report import Figure, Line, Page, Section, Segments, Table, bar_plot, line_plot
-from vikhr_fast.run_directory import CONFIG, ENVIRONMENT
-from vikhr_fast.run_report.making import flat
+from vikhr_fast.run_report.making import making
 from vikhr_fast.tokenizer.report import EXAMPLE
 from vikhr_fast.train.metrics import METRICS, read_lines
 
@@ -190,10 +188,9 @@ def _making(paths: DemoPaths, results: Results) -> Section:
         metrics = read_lines(paths.run(0, name) / METRICS)
         seconds = sum(line["seconds"] for line in metrics)
         runs.append((label, f"{len(metrics):,}", f"{metrics[-1]['tokens']:,}", f"{seconds:.0f}"))
-    settings = {**read_json(paths.output / CONFIG), **read_json(paths.output / ENVIRONMENT)}
-    values = flat({name: value for name, value in settings.items() if name not in (ENGLISH, RUSSIAN)})
+    made_with = making(paths.output)
     return Section(
-        "What it was made with",
+        made_with.title,
         parts=(
             Table(
                 "Text in UTF-8 bytes. Held-out text is not trained on; of more than the limit, documents from all over "
@@ -202,6 +199,6 @@ def _making(paths: DemoPaths, results: Results) -> Section:
                 texts,
             ),
             Table("Training of seed 0.", ("run", "steps", "tokens", "seconds"), tuple(runs)),
-            Table("Settings, versions and commit.", ("name", "value"), tuple((k, str(v)) for k, v in values.items())),
+            *made_with.parts,
         ),
     )

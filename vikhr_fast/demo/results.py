@@ -9,7 +9,7 @@ from rich.console import Console
 from vikhr_fast.ablate.page import terminal
 from vikhr_fast.ablate.results import Figure
 from vikhr_fast.config import validated
-from vikhr_fast.demo.comparison import Comparison, Curve, compare, read_curve, verdict
+from vikhr_fast.demo.comparison import Comparison, compare, read_curve, verdict
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN, TextUse, read_usage
 from vikhr_fast.demo.tuning import Tuning, collect_tuning
@@ -35,20 +35,12 @@ _CONTINUATION = 32  # tokens
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Bits per byte on held-out text, the same for every model."""
-
-    russian: float
-    english: float
-
-
-@dataclass(frozen=True)
 class SeedResult:
     """One seed's runs."""
 
     seed: int
-    scores: dict[str, Scores]
-    """By the names of `LABELS`."""
+    scores: dict[str, dict[str, float]]
+    """Bits per byte on held-out text, by the names of `LABELS`, then by language."""
     comparisons: dict[str, Comparison]
     """Of each of `KL_RUNS` with the run without KL."""
 
@@ -77,7 +69,7 @@ class Results:
 
     def score(self, model: str, language: str) -> Figure:
         """Bits per byte of a model."""
-        return Figure(tuple(float(getattr(result.scores[model], language)) for result in self.seeds))
+        return Figure(tuple(result.scores[model][language] for result in self.seeds))
 
     def table(self) -> Table:
         """The scores of all models."""
@@ -159,14 +151,13 @@ def print_results(results: Results) -> None:
 
 def _seed_result(paths: DemoPaths, seed: int) -> SeedResult:
     curves = {name: read_curve(paths.run(seed, name)) for name in LABELS if name != "adapted"}
-    scores = {name: _scores(curve, -1) for name, curve in curves.items()}
-    scores["adapted"] = _scores(curves["cpt"], 0)  # before its first step
-    comparisons = {run: compare(curves["cpt"], curves[run]) for run in KL_RUNS}
-    return SeedResult(seed, {name: scores[name] for name in LABELS}, comparisons)
-
-
-def _scores(curve: Curve, index: int) -> Scores:
-    return Scores(curve.russian[index], curve.english[index])
+    last = {name: {RUSSIAN: curve.russian[-1], ENGLISH: curve.english[-1]} for name, curve in curves.items()}
+    last["adapted"] = {RUSSIAN: curves["cpt"].russian[0], ENGLISH: curves["cpt"].english[0]}  # before its first step
+    return SeedResult(
+        seed,
+        {name: last[name] for name in LABELS},
+        {run: compare(curves["cpt"], curves[run]) for run in KL_RUNS},
+    )
 
 
 def _continue(directory: Path) -> str:

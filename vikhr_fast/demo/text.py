@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vikhr_fast.corpus.read import named, read_documents
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, write_text
+from vikhr_fast.files import atomic_directory, read_json, write_json, write_text
 
 ENGLISH, RUSSIAN = "english", "russian"
 USAGE_NAME = "usage.json"
@@ -51,8 +51,8 @@ class Source:
 
     description: str
     documents: Documents
-    held_out_bytes: int
-    other_bytes: int
+    sizes: dict[bool, int]
+    """UTF-8 bytes held out (True) and to train on (False)."""
 
 
 def text_source(language: str, files: tuple[Path, ...]) -> Source:
@@ -74,7 +74,7 @@ def text_source(language: str, files: tuple[Path, ...]) -> Source:
     if sizes[True] < _MINIMUM_VALIDATION_BYTES:
         split = f"only {sizes[True]:,} bytes of it fall into the tenth that is held out"
         raise InputError(f"{description}: {split}; give more text, or text that repeats itself less")
-    return Source(description, documents, held_out_bytes=sizes[True], other_bytes=sizes[False])
+    return Source(description, documents, sizes)
 
 
 def write_texts(output: Path, sources: dict[str, Source], max_bytes: int) -> None:
@@ -88,25 +88,20 @@ def write_texts(output: Path, sources: dict[str, Source], max_bytes: int) -> Non
     with atomic_directory(output) as directory:
         usage = {}
         for language, source in sources.items():
-            used = {}
-            for part, held_out, available, limit in (
-                ("train", False, source.other_bytes, max_bytes),
-                ("validation", True, source.held_out_bytes, VALIDATION_BYTES),
-            ):
+            used = []
+            for part, held_out, limit in (("train", False, max_bytes), ("validation", True, VALIDATION_BYTES)):
                 texts = (text for side, text in source.documents() if side == held_out)
-                chosen = list(_evenly(texts, available, limit))
-                used[part] = sum(len(text.encode()) for text in chosen)
+                chosen = list(_evenly(texts, source.sizes[held_out], limit))
+                used.append(sum(len(text.encode()) for text in chosen))
                 lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in chosen)
                 write_text(directory / f"{language}-{part}.jsonl", "".join(lines))
-            available = source.held_out_bytes + source.other_bytes
-            usage[language] = asdict(TextUse(source.description, available, used["train"], used["validation"]))
-        write_text(directory / USAGE_NAME, json.dumps(usage, ensure_ascii=False, indent=2) + "\n")
+            usage[language] = asdict(TextUse(source.description, sum(source.sizes.values()), *used))
+        write_json(directory / USAGE_NAME, usage)
 
 
 def read_usage(directory: Path) -> dict[str, TextUse]:
     """What `write_texts` recorded, by language."""
-    usage = json.loads((directory / USAGE_NAME).read_text(encoding="utf-8"))
-    return {language: TextUse(**values) for language, values in usage.items()}
+    return {language: TextUse(**values) for language, values in read_json(directory / USAGE_NAME).items()}
 
 
 def _evenly(texts: Iterable[str], available: int, limit: int) -> Iterator[str]:
@@ -123,13 +118,11 @@ def _evenly(texts: Iterable[str], available: int, limit: int) -> Iterator[str]:
 
 def _users(paths: tuple[Path, ...]) -> Documents:
     """The user's own files, split by the hash of the text, so that a repeated paragraph stays on one side."""
-
-    def documents() -> Iterator[tuple[bool, str]]:
-        for document in read_documents(paths):
-            for piece in _pieces(document.text):
-                yield _hash(" ".join(piece.split())) % _HELD_OUT == 0, piece
-
-    return documents
+    return lambda: (
+        (_hash(" ".join(piece.split())) % _HELD_OUT == 0, piece)
+        for document in read_documents(paths)
+        for piece in _pieces(document.text)
+    )
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -146,14 +139,11 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _sample_corpus() -> tuple[str, Documents]:
-    train, validation = (tuple(sorted(path.glob("*.txt"))) for path in (RUSSIAN_TRAIN, RUSSIAN_VALIDATION))
-
-    def documents() -> Iterator[tuple[bool, str]]:
-        for held_out, paths in ((False, train), (True, validation)):
-            for document in read_documents(paths):
-                yield held_out, document.text
-
-    return "the sample corpus of vikhr-fast (five genres, written for it)", documents
+    parts = ((False, sorted(RUSSIAN_TRAIN.glob("*.txt"))), (True, sorted(RUSSIAN_VALIDATION.glob("*.txt"))))
+    return (
+        "the sample corpus of vikhr-fast (five genres, written for it)",
+        lambda: ((held_out, document.text) for held_out, paths in parts for document in read_documents(paths)),
+    )
 
 
 def _python_topics() -> tuple[str, Documents]:
@@ -179,12 +169,10 @@ def _python_topics() -> tuple[str, Documents]:
             held_out.add(topic)
             room -= sizes[topic]
 
-    def documents() -> Iterator[tuple[bool, str]]:
-        for topic in sorted(passages):
-            for text in passages[topic]:
-                yield topic in held_out, text
-
-    return f"the language reference inside Python {platform.python_version()} (pydoc_data.topics)", documents
+    return (
+        f"the language reference inside Python {platform.python_version()} (pydoc_data.topics)",
+        lambda: ((topic in held_out, text) for topic in sorted(passages) for text in passages[topic]),
+    )
 
 
 def _tidy(paragraph: str) -> str:

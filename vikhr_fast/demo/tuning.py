@@ -1,7 +1,7 @@
 """What instruction tuning did in the demo: the noise taken out, held-out answers, and answers before and after."""
 
-import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ from vikhr_fast.chat.template import Message
 from vikhr_fast.demo.paths import DemoPaths
 from vikhr_fast.demo.text import ENGLISH, RUSSIAN
 from vikhr_fast.errors import InputError
+from vikhr_fast.files import read_json
 from vikhr_fast.instruct.conversation import read_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.reward import SETTINGS
@@ -27,21 +28,6 @@ _ANSWER_TOKENS = 40
 
 
 @dataclass(frozen=True)
-class Noise:
-    """What became of the planted noise and of the written pairs."""
-
-    written: int
-    """Written pairs whose answer was left as it is."""
-    written_left: int
-    copies: int
-    """Copies of written pairs, in other case and punctuation."""
-    copies_left: int
-    spoilt: int
-    """Written pairs whose answer was replaced by a refusal, a stammer or reversed words."""
-    spoilt_left: int
-
-
-@dataclass(frozen=True)
 class Exchange:
     """A held-out question and its answers."""
 
@@ -54,7 +40,9 @@ class Exchange:
 class Tuning:
     """All that the report says of instruction tuning."""
 
-    noise: Noise
+    noise: dict[str, int]
+    """Pairs that were `written` and left as they are, their `copies` in other case and punctuation, and those with a
+    `spoilt` answer; and how many of each are left after dedup and filter: `written_left`, ..."""
     reward_accuracy: float
     """Of the reward model on held-out pairs."""
     perplexity: dict[str, tuple[float, float]]
@@ -70,32 +58,31 @@ def collect_tuning(paths: DemoPaths) -> Tuning:
         InputError: a stage's output is damaged.
     """
     path = paths.run(0, TUNED) / VALIDATION_NAME
+    reward = paths.instructions / "reward" / SETTINGS
     try:
         first, *_, last = read_lines(path)
         sets = {language: (first["sets"][language], last["sets"][language]) for language in (RUSSIAN, ENGLISH)}
-        reward = json.loads((paths.instructions / "reward" / SETTINGS).read_bytes())["held_out"]["accuracy"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not readable as validations ({error!r}); delete {path.parent} and run it again"
-        ) from None
+        accuracy = read_json(reward)["held_out"]["accuracy"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} or {reward}: damaged ({error!r}); delete what it is in and run it again") from None
     return Tuning(
-        noise=_noise_left(paths.instructions),
-        reward_accuracy=reward,
+        noise=_noise(paths.instructions),
+        reward_accuracy=accuracy,
         perplexity={name: (math.exp(a["loss"]), math.exp(b["loss"])) for name, (a, b) in sets.items()},
         bits_per_byte={name: (a["bits_per_byte"], b["bits_per_byte"]) for name, (a, b) in sets.items()},
         exchanges=_exchanges(paths),
     )
 
 
-def _noise_left(root: Path) -> Noise:
+def _noise(root: Path) -> dict[str, int]:
     """Compares what was planted with what is left, by the ids."""
     planted, left = (
-        [one.id.rpartition("/")[2] for one in read_conversations([path])]
+        Counter(one.id.rpartition("/")[2] for one in read_conversations([path]))
         for path in (root / "planted" / "noisy.jsonl", root / "good" / CONVERSATIONS)
     )
-    kinds = ("written", "copy", "spoilt")
-    before, after = ([ids.count(kind) for kind in kinds] for ids in (planted, left))
-    return Noise(before[0], after[0], before[1], after[1], before[2], after[2])
+    names = {"written": "written", "copies": "copy", "spoilt": "spoilt"}
+    sides = (("", planted), ("_left", left))
+    return {f"{name}{side}": count[kind] for name, kind in names.items() for side, count in sides}
 
 
 def tuning_section(tuning: Tuning) -> Section:
@@ -114,12 +101,13 @@ def tuning_section(tuning: Tuning) -> Section:
     return Section(
         "Instruction tuning",
         (
-            f"CPT goes on with {noise.written_left} of {noise.written} hand-written questions and answers; what is "
-            "trained on are the answers alone. Among them noise was planted and taken out again: of "
-            f"{noise.copies} copies in other case and punctuation {noise.copies_left} are left after dedup, of "
-            f"{noise.spoilt} spoilt answers (refusals, stammer, reversed words) {noise.spoilt_left} after a reward "
-            f"model, whose accuracy on held-out pairs of the same kinds is {tuning.reward_accuracy:.1%}. It leaves out "
-            f"the worst tenth of each source, so {noise.written - noise.written_left} written pairs went, too.",
+            f"CPT goes on with {noise['written_left']} of {noise['written']} hand-written questions and answers, "
+            "trained on the answers alone. Among them noise was planted and taken out again: of "
+            f"{noise['copies']} copies in other case and punctuation {noise['copies_left']} are left after dedup, of "
+            f"{noise['spoilt']} spoilt answers (refusals, stammer, reversed words) {noise['spoilt_left']} after a "
+            f"reward model, right about {tuning.reward_accuracy:.1%} of held-out pairs of the same kinds. It leaves "
+            "out the worst tenth of each source, so "
+            f"{noise['written'] - noise['written_left']} written pairs went, too.",
             "A model of this size learns the form of an answer and next to no facts.",
         ),
         (
