@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vikhr_fast.adapt_rows import Init, RowMaker, find_sources, piece_frequencies
@@ -90,7 +91,10 @@ def adapt(options: Adapt) -> dict[str, Any]:
     is_tied = bool(read_json(options.base / CONFIG_NAME).get("tie_word_embeddings", False))
     if options.untie_head and not is_tied:
         raise InputError(f"{options.base}: its head is untied already; leave --untie-head out")
-    _refuse_unfitting(weights, config, is_tied)
+    matrix = torch.empty(config.vocab_size, config.hidden_size, device="meta")
+    weights.require(dict.fromkeys((EMBEDDING,) if is_tied else (EMBEDDING, HEAD), matrix), alone=False)
+    if not is_tied and weights.tensors[HEAD].dtype != weights.tensors[EMBEDDING].dtype:
+        raise InputError(f"{options.base}: {HEAD}: another dtype than {EMBEDDING}; convert one of them")
     if len(base.pieces) != config.vocab_size:
         sizes = f"{len(base.pieces)} pieces, but the weights have {config.vocab_size} rows"
         raise InputError(f"{base_file}: {sizes}; give the tokenizer that the base was trained with")
@@ -134,18 +138,6 @@ def _base_model(base: Path) -> Path:
             kind = "its vocabulary is not a SentencePiece one, as Llama-3's is not"
             raise InputError(f"{base}: no {MODEL_NAME}: {kind}; it can be tuned with its own vocabulary, not adapted")
     return find_model(base)
-
-
-def _refuse_unfitting(weights: WeightFiles, config: ModelConfig, is_tied: bool) -> None:
-    """Raises InputError unless the base has its embedding matrix, and its head if untied, as its config says."""
-    shape = [config.vocab_size, config.hidden_size]
-    matrices = {name: weights.tensors.get(name) for name in ((EMBEDDING,) if is_tied else (EMBEDDING, HEAD))}
-    for name, matrix in matrices.items():
-        if matrix is None or list(matrix.shape) != shape:
-            what = "missing" if matrix is None else f"its shape is {list(matrix.shape)}"
-            raise InputError(f"{weights.directory}: {name}: {what}, config.json wants {shape}; give a whole model")
-    if len({matrix.dtype for matrix in matrices.values() if matrix is not None}) > 1:
-        raise InputError(f"{weights.directory}: {HEAD}: another dtype than {EMBEDDING}; convert one of them")
 
 
 def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, untie: bool) -> None:

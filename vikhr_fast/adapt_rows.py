@@ -44,10 +44,7 @@ class RowSources:
             "copied": len(self.base_ids) - len(averaged) - self.by_role,
             "averaged": len(averaged),
             "averaged_with_bytes": self.with_bytes,
-            "worst": [
-                {"id": index, "piece": new.pieces[index].piece, "base_pieces": len(self.pieces[index])}
-                for index in worst
-            ],
+            "worst": [{"id": i, "piece": new.pieces[i].piece, "base_pieces": len(self.pieces[i])} for i in worst],
         }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -20,6 +20,7 @@ from vikhr_fast.train.checkpoint import complete_checkpoints, read_state, step_o
 from vikhr_fast.weights import write_weights
 from vikhr_kernels import join_master
 
+_CARD = Path(__file__).parent / "templates" / "model_card.md"
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -77,11 +78,8 @@ def export_checkpoint(options: Export) -> Path:
         write_weights(temporary, tensors, value_of)
         for path in companions(base):
             shutil.copyfile(path, temporary / path.name)
-        environment = Environment(
-            loader=PackageLoader("vikhr_fast"), undefined=StrictUndefined, autoescape=False, trim_blocks=True
-        )  # Markdown
-        card = environment.get_template("model_card.md").render(settings=settings, state=read_state(checkpoint))
-        write_text(temporary / "README.md", card)
+        card = Template(_CARD.read_text(encoding="utf-8"), undefined=StrictUndefined, trim_blocks=True)
+        write_text(temporary / "README.md", card.render(settings=settings, state=read_state(checkpoint)))
     return options.output
 
 

@@ -44,13 +44,8 @@ class KeyValueCache:
         rows = torch.arange(len(k), device=k.device)[:, None]
         keys[rows, self._positions], values[rows, self._positions] = k, v
         seen = self._mask.shape[-1]
-        attended = F.scaled_dot_product_attention(
-            q.transpose(1, 2),  # [rows, heads, count, D]
-            keys[:, :seen].transpose(1, 2),
-            values[:, :seen].transpose(1, 2),
-            attn_mask=self._mask[:, None],
-            enable_gqa=True,
-        )
+        q, k, v = (x.transpose(1, 2) for x in (q, keys[:, :seen], values[:, :seen]))  # [rows, heads, tokens, D]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask[:, None], enable_gqa=True)
         return attended.transpose(1, 2).flatten(0, 1)
 
     def keep(self, rows: list[int]) -> None:

@@ -40,44 +40,40 @@ class WeightFiles:
         self.directory = directory
         self.tensors: dict[str, Tensor] = {}
         self._files: dict[str, Path] = {}
-        places: dict[str, str] | None = None
         if (directory / WEIGHTS_NAME).exists():
-            names = [WEIGHTS_NAME]
+            shards: dict[str, set[str] | None] = {WEIGHTS_NAME: None}
         elif (directory / INDEX_NAME).exists():
             places = _read_index(directory / INDEX_NAME)
-            names = sorted(set(places.values()))
+            shards = {shard: {n for n in places if places[n] == shard} for shard in sorted(set(places.values()))}
         else:
             raise InputError(f"{directory}: neither {WEIGHTS_NAME} nor {INDEX_NAME}; only safetensors are read")
-        problems: list[str] = []
-        for file in (directory / name for name in names):
-            try:
-                problems += self._describe(file)
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            if places is not None:
-                indexed = {name for name, shard in places.items() if shard == file.name}
-                found = {name for name, place in self._files.items() if place == file}
-                problems += [f"{file}: {n}: missing, but {INDEX_NAME} places it here" for n in sorted(indexed - found)]
-                problems += [f"{file}: {n}: here, but not according to {INDEX_NAME}" for n in sorted(found - indexed)]
-        if problems:
+        if problems := [one for shard, names in shards.items() for one in self._describe(directory / shard, names)]:
             raise InputError("; ".join(problems))
 
-    def _describe(self, file: Path) -> Iterator[str]:
-        """Takes in the header of one file; yields what is wrong with it."""
-        with _opened(file) as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                stored = opened.get_slice(name)
-                dtype = _DTYPES.get(stored.get_dtype())
-                if dtype is None:
-                    yield f"{file}: {name}: dtype is {stored.get_dtype()}, only {', '.join(_DTYPES)} are read"
-                self.tensors[name] = torch.empty(stored.get_shape(), dtype=dtype, device="meta")
-                self._files[name] = file
+    def _describe(self, file: Path, indexed: set[str] | None) -> Iterator[str]:
+        """Takes in the header of a file, which must hold the tensors that the index says; yields what is wrong."""
+        try:
+            with _opened(file) as opened:
+                stored = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+                headers = {name: (part.get_shape(), part.get_dtype()) for name, part in stored.items()}
+        except InputError as error:
+            yield str(error)
+            return
+        wanted = headers.keys() if indexed is None else indexed
+        for name in sorted(wanted - headers.keys()):
+            yield f"{file}: {name}: missing, but {INDEX_NAME} places it here"
+        for name in sorted(headers.keys() - wanted):
+            yield f"{file}: {name}: here, but not according to {INDEX_NAME}"
+        for name, (shape, dtype) in headers.items():
+            if dtype not in _DTYPES:
+                yield f"{file}: {name}: dtype is {dtype}, only {', '.join(_DTYPES)} are read"
+            self.tensors[name] = torch.empty(shape, dtype=_DTYPES.get(dtype), device="meta")
+            self._files[name] = file
 
-    def require(self, expected: Mapping[str, Tensor]) -> None:
-        """Raises one InputError that names every missing, unexpected and wrongly shaped tensor."""
+    def require(self, expected: Mapping[str, Tensor], *, alone: bool = True) -> None:
+        """Raises one InputError that names every missing, wrongly shaped and, if `alone`, unexpected tensor."""
         problems = [f"{name}: missing" for name in expected if name not in self.tensors]
-        problems += [f"{name}: unexpected" for name in self.tensors if name not in expected]
+        problems += [f"{name}: unexpected" for name in self.tensors if alone and name not in expected]
         problems += [
             f"{name}: shape is {list(self.tensors[name].shape)}, must be {list(tensor.shape)}"
             for name, tensor in expected.items()

@@ -57,9 +57,9 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda base: rewrite(base / "config.json", model_type="gpt2"), r"config\.json: model_type is \"gpt2\""),
     (
         lambda base: rewrite(base / "config.json", vocab_size=512),
-        rf"base: {EMBEDDING}: its shape is \[500, 16\], config.json wants \[512, 16\]",
+        rf"base: the weights do not fit config.json: {EMBEDDING}: shape is \[500, 16\], must be \[512, 16\]",
     ),
-    (drop_head, rf"base: {HEAD}: missing, config.json wants \[500, 16\]; give a whole model"),
+    (drop_head, rf"base: the weights do not fit config.json: {HEAD}: missing"),
     (lambda base: sorted(base.glob("*.safetensors"))[1].unlink(), r"model-00002-of-\d+\.safetensors: no such file"),
     (shorten_shard, r"model-00002-of-\d+\.safetensors: damaged or cut short"),
 ]

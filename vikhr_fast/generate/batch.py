@@ -53,11 +53,7 @@ def generate_batch(options: GenerateBatch) -> None:
     require(options, batch=(options.batch >= 1, "1 or more"))
     refuse_existing(options.output)
     rows: list[dict[str, Any]] = []
-
-    def note(_path: Path, _number: int, error: InputError) -> None:
-        rows.append({"error": str(error)})
-
-    for _, record in read_objects(options.input, note):
+    for _, record in read_objects(options.input, lambda _path, _number, error: rows.append({"error": str(error)})):
         rows.append({name: value for name, value in record.items() if name not in _OURS})
     answerer = Answerer(options.model, options.device)
     answerer.stop_ids(options.sampling)

@@ -1,6 +1,7 @@
 """`generate chat`: a conversation in the terminal."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -39,23 +40,19 @@ def chat(options: GenerateChat) -> None:
     answerer = Answerer(options.model, options.device)
     answerer.stop_ids(options.sampling)
     begin = [Message("system", options.system)] if options.system else []
-    messages = list(begin)
-    number = 0
+    messages, number = begin, 0
     while (line := _read_line()) is not None:
-        if not line.strip():
-            continue
         if line.strip() == "/new":
-            messages = list(begin)
-            continue
-        messages.append(Message("user", line))
-        try:
-            messages, prompt = fitting(answerer, messages, len(begin), options.sampling.max_tokens)
-        except InputError as error:
-            logger.warning(f"{error}; the message is left out")
-            messages.pop()
-            continue
-        messages.append(Message("assistant", _print_answer(answerer, prompt, options.sampling, number)))
-        number += 1
+            messages = begin
+        elif line.strip():
+            asked = [*messages, Message("user", line)]
+            try:
+                asked, prompt = fitting(answerer, asked, len(begin), options.sampling.max_tokens)
+            except InputError as error:
+                logger.warning(f"{error}; the message is left out")
+                continue
+            answer = _print_answer(answerer, prompt, options.sampling, number)
+            messages, number = [*asked, Message("assistant", answer)], number + 1
 
 
 def fitting(answerer: Answerer, messages: list[Message], kept: int, room: int) -> tuple[list[Message], list[int]]:
@@ -71,16 +68,12 @@ def fitting(answerer: Answerer, messages: list[Message], kept: int, room: int) -
         InputError: the last message alone takes too much.
     """
     limit = answerer.positions - min(room, answerer.positions // 2)
-    while True:
-        try:
-            prompt = answerer.prompt(messages)
-        except InputError:
-            if len(messages) <= kept + 1:
-                raise
-            prompt = []
-        if prompt and (len(prompt) <= limit or len(messages) <= kept + 1):
-            return messages, prompt
+    while len(messages) > kept + 1:
+        with suppress(InputError):
+            if len(prompt := answerer.prompt(messages)) <= limit:
+                return messages, prompt
         messages = [*messages[:kept], *messages[kept + 2 :]]
+    return messages, answerer.prompt(messages)
 
 
 def _read_line() -> str | None:
@@ -91,9 +84,8 @@ def _read_line() -> str | None:
 
 
 def _print_answer(answerer: Answerer, prompt: list[int], sampling: Sampling, number: int) -> str:
-    stop = answerer.stop_ids(sampling)
+    stop, shown = answerer.stop_ids(sampling), ""
     ids: list[int] = []
-    shown = ""
     for step in answerer.stream([prompt], sampling, [number]):
         if step[0] not in stop:
             ids.append(step[0])
