@@ -188,7 +188,7 @@ def _making(paths: DemoPaths, results: Results) -> Section:
         metrics = read_lines(paths.run(0, name) / METRICS)
         seconds = sum(line["seconds"] for line in metrics)
         runs.append((label, f"{len(metrics):,}", f"{metrics[-1]['tokens']:,}", f"{seconds:.0f}"))
-    made_with = making(paths.output)
+    made_with = making({"value": paths.output})
     return Section(
         made_with.title,
         parts=(
