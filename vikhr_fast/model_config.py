@@ -141,10 +141,9 @@ def _settle_rope(values: dict[str, Any]) -> list[str]:
         return [*problems, f"rope_parameters is {_show(parameters)}, must be an object"]
     if parameters.get("rope_type", "default") != "default" or not parameters.keys() <= {"rope_type", "rope_theta"}:
         problems.append(f"rope_parameters is {_show(parameters)}, only unscaled rope is supported")
-    if "rope_theta" in parameters:
-        theta = parameters["rope_theta"]
-        if values.setdefault("rope_theta", theta) != theta:
-            problems.append(f"rope_theta is {_show(values['rope_theta'])}, but {_show(theta)} inside rope_parameters")
+    theta = parameters.get("rope_theta", values.get("rope_theta"))
+    if values.setdefault("rope_theta", theta) != theta:
+        problems.append(f"rope_theta is {_show(values['rope_theta'])}, but {_show(theta)} inside rope_parameters")
     return problems
 
 
