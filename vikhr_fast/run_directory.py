@@ -42,8 +42,8 @@ def record_run(
         write_json(directory / ENVIRONMENT, environment(config.get("seed")))
         write_json(path, config)
         return
-    before = _by_dotted_key(defaults or {}) | _by_dotted_key(read_json(path, "use another --output"))
-    now = _by_dotted_key(config)
+    before = flat(defaults or {}) | flat(read_json(path, "use another --output"))
+    now = flat(config)
     gone = {name for name in before.keys() - now.keys() if before[name] is False}  # options that were off
     changed = sorted(name for name in (before.keys() | now.keys()) - gone if before.get(name) != now.get(name))
     refused = [name for name in changed if not f"{name}.".startswith(tuple(f"{key}." for key in may_change))]
@@ -106,9 +106,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _by_dotted_key(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values at the ends of nested dictionaries."""
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
     found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _by_dotted_key(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found

@@ -163,6 +163,15 @@ def test_an_interrupted_demo_goes_on_where_it_was(finished: Demo) -> None:
     assert base.stat().st_mtime_ns == stamp
 
 
+def test_a_record_of_an_earlier_version_means_todays_defaults(finished: Demo, tmp_path: Path) -> None:
+    at_start = replace(finished, output=tmp_path, hidden_size=Demo.hidden_size)
+    values = json.loads((finished.output / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({n: v for n, v in values.items() if n != "hidden_size"}))
+    run_demo(replace(at_start, dry_run=True))
+    with pytest.raises(InputError, match="other values of hidden_size;"):
+        run_demo(replace(at_start, hidden_size=64, dry_run=True))
+
+
 @pytest.mark.parametrize("change", ["russian_vocab", "english"])
 def test_other_settings_or_texts_are_refused(finished: Demo, tmp_path: Path, change: str) -> None:
     other = excerpt("english", tmp_path / "english.txt")

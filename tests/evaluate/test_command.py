@@ -57,6 +57,13 @@ def test_an_interrupted_evaluation_is_taken_up_again(
     evaluate(again)  # nothing is computed again
     with pytest.raises(InputError, match="this run began with other values of seed; use another --output"):
         evaluate(replace(again, seed=1))
+    record = again.output / "config.json"
+    values = json.loads(record.read_text())
+    del values["sequence_length"]  # as an earlier version might have written it
+    record.write_text(json.dumps(values))
+    evaluate(again)
+    with pytest.raises(InputError, match="other values of sequence_length;"):
+        evaluate(replace(again, sequence_length=64))
 
 
 def test_texts_are_scored_without_the_harness(

@@ -83,7 +83,8 @@ def run_demo(options: Demo) -> None:
             raise InputError(f"{path}: schedule.validate_every: must be positive, for {purpose}")
     sources = {ENGLISH: text_source(ENGLISH, options.english), RUSSIAN: text_source(RUSSIAN, options.russian)}
     if not options.dry_run or (options.output / CONFIG).exists():
-        record_run(options.output, {**_settings(options, sources), **presets}, may_change=("output", "seeds"))
+        values, defaults = {**_settings(options, sources), **presets}, _settings(Demo(), {})
+        record_run(options.output, values, may_change=("output", "seeds"), defaults=defaults)
 
     works = demo_works(options, configs["instruct"].data.sequence_length)
     if options.dry_run:

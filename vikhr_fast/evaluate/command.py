@@ -100,7 +100,8 @@ def evaluate(options: Evaluate) -> None:
         },
     }
     with locked(options.output):
-        record_run(options.output, config)
+        defaults = {"seed": Evaluate.seed, "sequence_length": Evaluate.sequence_length}
+        record_run(options.output, config, defaults=defaults)
         model = cache(partial(_open_model, options))
         results = {"tasks": _tasks(options, questions, model), "texts": _texts(options, files, model)}
         write_json(options.output / RESULTS, results)

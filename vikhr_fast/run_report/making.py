@@ -5,7 +5,7 @@ from typing import Any
 
 from vikhr_fast.files import read_json
 from vikhr_fast.report import Section, Table
-from vikhr_fast.run_directory import CONFIG, ENVIRONMENT
+from vikhr_fast.run_directory import CONFIG, ENVIRONMENT, flat
 
 
 def making(runs: dict[str, Path]) -> Section:
@@ -20,14 +20,6 @@ def making(runs: dict[str, Path]) -> Section:
 def value_table(caption: str, values: dict[str, Any]) -> Table:
     """Named values, a row each."""
     return Table(caption, ("name", "value"), tuple((name, _shown(value)) for name, value in values.items()))
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def _shown(value: object) -> str:

@@ -19,7 +19,8 @@ from vikhr_fast.instruct.dedup import REMOVED
 from vikhr_fast.instruct.filter import SCORES
 from vikhr_fast.names import distinct_names
 from vikhr_fast.report import Table
-from vikhr_fast.run_report.making import flat, value_table
+from vikhr_fast.run_directory import flat
+from vikhr_fast.run_report.making import value_table
 from vikhr_fast.tokenizer.export import MODEL_NAME
 from vikhr_fast.tokenizer.extend import REPORT_NAME as EXTENSION
 from vikhr_fast.tokenizer.report import vocabularies_table
