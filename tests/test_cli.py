@@ -291,8 +291,14 @@ def test_tokenizer_commands_go_hand_in_hand(
     assert "not a directory" in errors
 
 
+def test_underscores_are_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = run(capsys, "corpus", "train_filter", "--help")
+    assert (code, "vikhr-fast corpus train-filter" in output) == (0, True)
+
+
 def test_wrong_flags_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "train", "--no-such-flag", "1")[0] == 2
+    assert run(capsys, "train")[0] == 2
     assert run(capsys, "no-such-command")[0] == 2
     assert run(capsys, "doctor", "--log-level", "loud")[0] == 2
 

@@ -119,6 +119,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "seed": options.seed,
         "frequencies": None if frequencies is None else frequencies.tolist(),
         "base": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
+        "max_shard_bytes": MAX_SHARD_BYTES,
     }
     with resumable_directory(options.output, work) as directory:
         _write_weights(weights, directory, maker, options.untie_head)

@@ -132,7 +132,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[[Any], object], Any]:
     """The function and the options that the words of a command stand for; SystemExit where they are wrong."""
     for command in COMMANDS:  # `evaluate translate` before `evaluate`, which a model follows
         path = command.path.split()
-        if list(words[: len(path)]) == path:
+        if [word.replace("_", "-") for word in words[: len(path)]] == path:
             module = import_module(f"vikhr_fast.{command.module}")
             rest = list(words[len(path) :])
             defaults = {"default": module.train_defaults(rest)} if command.path == "train" else {}

@@ -183,7 +183,7 @@ class IncidentsConfig:
 class TrainConfig:
     """Trains all weights with CE + KL (paper, section 3.2). Start it under torchrun for several GPUs."""
 
-    __pydantic_config__ = STRICT  # its sections have the same
+    __pydantic_config__ = STRICT  # pydantic hands it on to the sections
 
     model: Path
     """Hugging Face directory of the model to train, usually the output of `vikhr-fast adapt`."""
@@ -263,6 +263,7 @@ def config_with_gaps(values: dict[str, Any], source: str, gap: Any) -> TrainConf
         InputError: one line with every unknown key and impossible value.
     """
     data = values.get("data", {})
+    # Something that passes stands in the gaps while all else is validated.
     filled = {"model": "", "output": "", **values, "data": {"train": {}, **data} if isinstance(data, dict) else data}
     config = validated(_ADAPTER, filled, source)
     gaps = {name: gap for name in ("model", "output") if name not in values}

@@ -69,6 +69,8 @@ def read_json(path: Path, advice: str = "") -> dict[str, Any]:
     advice = advice and f"; {advice}"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file{advice}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}{advice}") from None
     except UnicodeDecodeError as error:

@@ -111,7 +111,7 @@ def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
         raise InputError(f'{path}: model_type is {_show(kind)}, only "mistral" and "llama" are supported')
     problems = _settle_rope(values)
     values = _DEFAULTS | (_LLAMA_DEFAULTS if kind == "llama" else {}) | values
-    for name, only in {**_ONLY, "mlp_bias": False}.items():
+    for name, only in (_ONLY | ({"mlp_bias": False} if kind == "llama" else {})).items():
         is_tied = name == "tie_word_embeddings"
         if (value := values.get(name, only)) != only and not (is_tied and may_be_tied):
             advice = "; untie it with `vikhr-fast adapt --untie-head`" if is_tied else ""

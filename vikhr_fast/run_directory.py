@@ -14,7 +14,7 @@ from typing import Any
 
 from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import read_json, write_json
+from vikhr_fast.files import read_json, write_json, write_text
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "transformers", "triton")
@@ -39,7 +39,8 @@ def record_run(
         files = directory.iterdir() if directory.exists() else ()
         if any(file.name != ENVIRONMENT and not file.name.startswith(".") for file in files):
             raise InputError(f"{directory}: not empty and not a run directory; use another --output")
-        write_json(directory / ENVIRONMENT, environment(config.get("seed")))
+        # A command line may hold what isn't UTF-8.
+        write_text(directory / ENVIRONMENT, json.dumps(environment(config.get("seed")), indent=2) + "\n")
         write_json(path, config)
         return
     before = flat(defaults or {}) | flat(read_json(path, "use another --output"))

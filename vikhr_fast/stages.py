@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vikhr_fast.console import configure_logging, logger
-from vikhr_fast.errors import ExitCode, InputError
+from vikhr_fast.errors import ExitCode, InputError, RankLostError
 
 _PRELOADED = ("vikhr_fast.cli", "vikhr_fast.train.loop")
 _GRACE_SECONDS = 60
@@ -116,7 +116,7 @@ def _next(waiting: Sequence[Stage], running: Iterable[Stage]) -> Stage | None:
 
 
 def _log(stage: Stage, logs: Path) -> Path:
-    return logs / f"{re.sub(r'[^a-z0-9-]+', '-', stage.name)}.log"
+    return logs / f"{re.sub(r'[^a-z0-9-]+', '-', stage.name.replace('/', '--'))}.log"
 
 
 def _child(run: Callable[[], object], log: Path, is_one_of_several: bool) -> None:
@@ -134,13 +134,16 @@ def _child(run: Callable[[], object], log: Path, is_one_of_several: bool) -> Non
         torch.set_num_threads(1)
     try:
         run()
-    except InputError as error:
+    except (InputError, RankLostError) as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(ExitCode.BAD_INPUT)
+        sys.exit(ExitCode.BAD_INPUT if isinstance(error, InputError) else ExitCode.RANK_LOST)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(ExitCode.NO_SPACE)
-        raise
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        sys.exit(ExitCode.BAD_INPUT)
 
 
 def _end_with_parent() -> None:

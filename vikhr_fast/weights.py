@@ -120,10 +120,10 @@ def write_weights(
     value_of: Callable[[str], Tensor | Iterable[Tensor]] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes tensors as safetensors, one by one. A file appears when it is complete; what is there is left alone.
+    """Writes tensors as safetensors, one by one. A file appears when it is complete; one that is there is left alone.
 
     Args:
-        directory: an existing one.
+        directory: an existing one; files in it must be of an earlier call with the same arguments.
         tensors: the shape and dtype of each by its name; on "meta" where `value_of` gives the values.
         value_of: gives the tensor of a name, or its rows in blocks, of any dtype and on any device. It is asked in the
             order of `tensors`, and for one after another.
@@ -151,7 +151,7 @@ def write_weights(
 def _write_shard(
     file: IO[bytes], shard: Mapping[str, Tensor], value_of: Callable[[str], Tensor | Iterable[Tensor]]
 ) -> None:
-    """The same bytes that `safetensors.torch.save_file` writes, which would need all tensors at once.
+    """As `safetensors.torch.save_file` writes a file, which would need all tensors at once.
 
     The format: the length of the header as a uint64, the header, the tensors without gaps.
     """
@@ -168,7 +168,8 @@ def _write_shard(
         start, end = (8 + len(encoded) + offset for offset in header[name]["data_offsets"])
         file.seek(start)
         _write_rows(file, value_of(name), tensor.dtype)
-        assert file.tell() == end, f"{name}: its value has not the shape {list(tensor.shape)}"
+        if file.tell() != end:
+            raise ValueError(f"{name}: its value has not the shape {list(tensor.shape)}")
 
 
 def _write_rows(file: IO[bytes], value: Tensor | Iterable[Tensor], dtype: torch.dtype) -> None:

@@ -74,11 +74,11 @@ def test_sets_that_cannot_be_found_are_refused(
     documents, _, _, path = case
     command = ["corpus", "decontaminate", str(documents.directory), "--output", str(tmp_path / "out"), "--sets"]
     for flags, complaint in (
-        ((), "decontaminate: sets: "),
+        ((), "--sets: name at least one evaluation set"),
         (("q", str(path)), "no field 'text'"),
         (("q", str(path), "--text", "a"), "set q: no text in it is as long"),
         (("q", str(tmp_path / "no.txt")), "no such file"),
-        (("q", str(path), "--text", "q", "--words", "0"), "decontaminate: words: 0"),
+        (("q", str(path), "--text", "q", "--words", "0"), "--words 0: must be 1 to 1000"),
     ):
         with pytest.raises(SystemExit, match=str(int(ExitCode.BAD_INPUT))):
             main([*command, *flags])

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,13 +119,13 @@ def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, 
             Mix(documents.directory, tmp_path / "out", good, {"d": 1.0}),
             "--weights d: no such source; there are a, b",
         ),
-        (Mix(documents.directory, tmp_path / "out", good, {"a": 0.0}), "--weights {'a': 0.0}: must be above 0"),
+        (Mix(documents.directory, tmp_path / "out", good, {"a": 0.0}), "--weights a 0.0: must be above 0"),
         (
             Mix(documents.directory, tmp_path / "out", good, {}, {"a": -1.0}),
-            "--kl-weights {'a': -1.0}: must be 0",
+            "--kl-weights a -1.0: must be 0",
         ),
         (Mix(documents.directory, tmp_path / "out", good, {"a": 1e9}), "1000 at most"),
-        (Mix(documents.directory, tmp_path / "out", good, {}, {"a": math.nan}), "--kl-weights {'a': nan}"),
+        (Mix(documents.directory, tmp_path / "out", good, {}, {"a": math.nan}), "--kl-weights a nan: must be 0"),
         (Mix(documents.directory, tmp_path / "out", good, threads=-1), "--threads -1: must be 0 to 4096"),
         (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tokenizer, validation=1.0)), "mix: validation"),
         (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tmp_path)), "tokenizer"),
@@ -133,3 +134,14 @@ def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, 
         with pytest.raises(InputError, match=complaint):
             mix(options)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_source_without_documents_stays_in_the_record(documents: Documents, tokenizer: Path, tmp_path: Path) -> None:
+    names = ("gone", *documents.counts)
+    weights = {"gone": 0.5, **dict.fromkeys(documents.counts, 1.0)}
+    made = Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tokenizer), weights, sources=names)
+    mix(made)
+    assert read_work(made.output)["weights"] == {name: [weights[name], 1] for name in names}
+    assert "gone" not in (made.output / "train.toml").read_text()
+    with pytest.raises(InputError, match="made of other input or settings"):
+        mix(replace(made, weights={**weights, "gone": 2.0}))

@@ -1,10 +1,8 @@
 """`vikhr-fast ablate`: the paper's tables 7 to 10, several seeds, resumable."""
 
-import contextlib
-import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +13,7 @@ from tyro.conf import Positional
 from vikhr_fast.ablate.collect import collect
 from vikhr_fast.ablate.grid import Grid, names_in, read_grid
 from vikhr_fast.ablate.results import ABLATION, Ablation, write_ablation
-from vikhr_fast.ablate.works import SHARED, Work, parse, works_of
+from vikhr_fast.ablate.works import SHARED, Work, check_commands, parse, works_of
 from vikhr_fast.config import PRESETS
 from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError, require
@@ -87,7 +85,7 @@ def ablate(options: Ablate) -> None:
     for grid in grids:
         seeds = range(grid.seeds if options.seeds is None else options.seeds)
         works[grid.name], units[grid.name] = works_of(grid, options.output, inputs, seeds)
-        _check_commands(works[grid.name].values(), directory / f"{grid.name}.toml")
+        check_commands(works[grid.name].values(), directory / f"{grid.name}.toml")
     if options.dry_run:
         _show_plan(grids, works)
         return
@@ -108,21 +106,6 @@ def _given(options: Ablate, grids: list[Grid]) -> dict[str, str]:
     defaults = {name: one.default for grid in grids for name, one in grid.inputs.items() if one.default is not None}
     data = {} if options.data is None else {"data": str(options.data)}
     return {**defaults, **data, **options.inputs}
-
-
-def _check_commands(works: Iterable[Work], path: Path) -> None:
-    """Has the real command line read every stage once; InputError where it refuses."""
-    for stage, work in {work.stage: work for work in works if work.stage is not None}.items():
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-                parse(work.parsable_words())
-        except SystemExit:
-            lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
-            reason = " ".join(line for line in lines if line and not line.startswith(("For full", "Parsing")))
-            raise InputError(f"{path}: stages.{stage}: not a command of this package: {reason}") from None
-        except InputError as error:
-            raise InputError(f"{path}: stages.{stage}: {error}") from None
 
 
 def _record(grid: Grid, output: Path, inputs: Mapping[str, str]) -> None:

@@ -1,5 +1,7 @@
 """A grid resolved: which commands make which outputs for which seed, and what each needs to be there before."""
 
+import contextlib
+import io
 import re
 import shlex
 import subprocess
@@ -14,6 +16,7 @@ import tyro
 from vikhr_fast.ablate.grid import PLACEHOLDER, SEED, Grid, Stages, names_in
 from vikhr_fast.ablate.inputs import INPUTS
 from vikhr_fast.ablate.score import Score, score
+from vikhr_fast.errors import InputError
 from vikhr_fast.stages import Stage
 from vikhr_fast.train.metrics import METRICS, read_lines
 
@@ -170,3 +173,20 @@ def parse(words: list[str]) -> tuple[Callable[[Any], object], Any]:
         if words[: len(name.split())] == name.split():
             return function, tyro.cli(options, args=words[len(name.split()) :])
     return cli.parse(words)
+
+
+def check_commands(works: Iterable[Work], path: Path) -> None:
+    """Has the real command line read every stage once; InputError where it refuses."""
+    for stage, work in {work.stage: work for work in works if work.stage is not None}.items():
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                parse(work.parsable_words())
+        except SystemExit:
+            lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
+            reason = " ".join(
+                line for line in lines if line.strip("-") and not line.startswith(("For full", "Parsing"))
+            )
+            raise InputError(f"{path}: stages.{stage}: not a command of this package: {reason}") from None
+        except InputError as error:
+            raise InputError(f"{path}: stages.{stage}: {error}") from None

@@ -115,7 +115,9 @@ def _stages(options: Build, settings: CorpusSettings) -> Iterator[Stage]:
         yield stage(filter_corpus, Filter(documents, classifier, output / layout.FILTERED, settings.filter))
         documents = output / layout.FILTERED
     if settings.mix:
-        sources = {name: settings.sources[name] for name in Documents.open(documents).counts}
-        weights = {name: source.weight for name, source in sources.items()}
-        kl_weights = {name: source.kl_weight for name, source in sources.items()}
-        yield stage(mix, Mix(documents, output / layout.SHARDS, settings.mix, weights, kl_weights, machine.threads))
+        weights = {name: source.weight for name, source in settings.sources.items()}
+        kl_weights = {name: source.kl_weight for name, source in settings.sources.items()}
+        shards = output / layout.SHARDS
+        yield stage(
+            mix, Mix(documents, shards, settings.mix, weights, kl_weights, machine.threads, tuple(settings.sources))
+        )

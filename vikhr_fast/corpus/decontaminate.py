@@ -17,7 +17,7 @@ from vikhr_fast.corpus.read import Columns
 from vikhr_fast.corpus.settings import DecontaminateStage, EvaluationSet
 from vikhr_fast.corpus.sources import checksums, read_source
 from vikhr_fast.corpus.stage import Transformed, is_finished, map_parts, work_of
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 from vikhr_fast.texts import IntArray
 
 CONTAMINATED = "contaminated.jsonl"
@@ -67,6 +67,9 @@ def decontaminate(options: Decontaminate) -> None:
         InputError: unreadable documents or evaluation sets, or sets without a text that is long enough.
     """
     documents, settings = Documents.open(options.input), options.settings
+    if not settings.sets:
+        raise InputError("--sets: name at least one evaluation set")
+    require(settings, words=(1 <= settings.words <= 1000, "1 to 1000"))
     work = work_of("decontaminate", settings, input=documents.sha256, files=evaluation_files(settings))
     if is_finished(options.output, work, settings):
         return

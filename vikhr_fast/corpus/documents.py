@@ -26,7 +26,7 @@ Counts = dict[str, dict[str, int]]
 MANIFEST = "manifest.json"
 _FORMAT, _VERSION = "vikhr-fast documents", 1
 _FOOTER = b"vikhr-fast"
-_ADVICE = "make it with the corpus stage that writes it"
+_ADVICE = "give what a corpus stage wrote, or have it write that again"
 
 
 def part_name(number: int) -> str:

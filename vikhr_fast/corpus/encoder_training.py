@@ -37,7 +37,7 @@ class EncoderTraining:
     patience: int | None = None
     """Epochs without a better validation loss before it stops."""
     save_every: int | None = None
-    """Steps between two checkpoints; None is an epoch."""
+    """Steps between two checkpoints; None is an epoch, which validation needs."""
 
     def run(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
 from vikhr_fast.console import logger
 from vikhr_fast.corpus.documents import MANIFEST, Documents, read_footer, read_part
@@ -43,6 +43,8 @@ class Mix:
     """Factor of the KL on a source's documents in training; 1 where not named."""
     threads: int = 0
     """Threads that encode; 0 is one a core."""
+    sources: Suppress[tuple[str, ...]] = ()
+    """All names, also those of which no document is left; without it those of the documents."""
 
 
 def mix(options: Mix) -> None:
@@ -52,25 +54,25 @@ def mix(options: Mix) -> None:
         InputError: unreadable documents, a tokenizer that cannot be used, weights of unknown sources.
     """
     documents, settings, output = Documents.open(options.input), options.settings, options.output
+    names = options.sources or tuple(documents.counts)
+    require(options, threads=(0 <= options.threads <= 4096, "0 to 4096"))
     for flag, values in (("weights", options.weights), ("kl-weights", options.kl_weights)):
-        for name in values:
-            if name not in documents.counts:
-                raise InputError(f"--{flag} {name}: no such source; there are {', '.join(documents.counts)}")
-    require(
-        options,
-        weights=(all(0 < value <= 1000 for value in options.weights.values()), "above 0, and 1000 at most"),
-        kl_weights=(all(0 <= value < math.inf for value in options.kl_weights.values()), "0 or more"),
-        threads=(0 <= options.threads <= 4096, "0 to 4096"),
-    )
-    weights = {name: options.weights.get(name, 1) for name in documents.counts}
-    kl_weights = {name: options.kl_weights.get(name, 1) for name in documents.counts}
+        for name, value in values.items():
+            if name not in names:
+                raise InputError(f"--{flag} {name}: no such source; there are {', '.join(names)}")
+            if flag == "weights" and not 0 < value <= 1000:
+                raise InputError(f"--weights {name} {value}: must be above 0, and 1000 at most")
+            if not 0 <= value < math.inf:
+                raise InputError(f"--kl-weights {name} {value}: must be 0 or more")
+    weights = {name: options.weights.get(name, 1) for name in names}
+    kl_weights = {name: options.kl_weights.get(name, 1) for name in names}
     encoder = encoder_for_shards(settings.tokenizer)
     work = work_of(
         "mix",
         settings,
         input=documents.sha256,
         tokenizer={"sha256": encoder.sha256, "bos_id": encoder.bos_id, "eos_id": encoder.eos_id},
-        weights={name: [weights[name], kl_weights[name]] for name in documents.counts},
+        weights={name: [weights[name], kl_weights[name]] for name in names},
     )
     if is_finished(output, work, settings):
         return

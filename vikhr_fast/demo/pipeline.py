@@ -7,7 +7,7 @@ from typing import Any
 
 from vikhr_fast.ablate.grid import read_stages
 from vikhr_fast.ablate.inputs import HEAD_SIZE
-from vikhr_fast.ablate.works import Works
+from vikhr_fast.ablate.works import Works, check_commands
 from vikhr_fast.config import PRESETS, config_with_gaps, read_toml
 from vikhr_fast.console import logger
 from vikhr_fast.demo.paths import DemoPaths
@@ -82,11 +82,11 @@ def run_demo(options: Demo) -> None:
             path = getattr(options, name)
             raise InputError(f"{path}: schedule.validate_every: must be positive, for {purpose}")
     sources = {ENGLISH: text_source(ENGLISH, options.english), RUSSIAN: text_source(RUSSIAN, options.russian)}
+    works = demo_works(options, configs["instruct"].data.sequence_length)
+    check_commands(works.works.values(), _STAGES)
     if not options.dry_run or (options.output / CONFIG).exists():
         values, defaults = {**_settings(options, sources), **presets}, _settings(Demo(), {})
         record_run(options.output, values, may_change=("output", "seeds"), defaults=defaults)
-
-    works = demo_works(options, configs["instruct"].data.sequence_length)
     if options.dry_run:
         print("\n".join(work.described() for work in works.works.values()))
         return

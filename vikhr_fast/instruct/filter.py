@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from itertools import compress, islice
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +82,8 @@ def filter_conversations(options: FilterConversations) -> None:
         kept = kept_of(scores, sources, options)
         if not kept.any():
             raise InputError(f"{options.output}: no conversation is left; the best score is {scores.max():.4f}")
-        write_conversations(directory / CONVERSATIONS, compress(read_conversations(options.input), kept))
+        pairs = zip(read_conversations(options.input), kept, strict=True)
+        write_conversations(directory / CONVERSATIONS, (one for one, is_kept in pairs if is_kept))
         rows = zip(identities, scores.tolist(), kept.tolist(), strict=True)
         notes = (
             {"id": own, "source": source, "score": score, "kept": is_kept} for (own, source), score, is_kept in rows

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.corpus.chat import FAILED
+from vikhr_fast.corpus.dedup_stage import PAIRS
 from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.read import read_objects
 from vikhr_fast.corpus.stats import counts_table
@@ -27,7 +28,6 @@ from vikhr_fast.tokenizer.report import vocabularies_table
 from vikhr_fast.train.inputs import ADAPTATION
 from vikhr_fast.train.metrics import read_lines
 
-_REMOVED_PAIRS = "removed_pairs.jsonl"
 _SAMPLES = 6
 _REASONS = 20
 _SHOWN_CHARACTERS = 600
@@ -120,7 +120,7 @@ def stage_tables(directory: Path) -> list[Table]:
     found = counts_table(name, Documents.open(directory)) if "parts" in manifest else value_table(name, flat(figures))
     pairs = tuple(
         (f"{one['similarity']:.3f}", _shortened(one["removed"]), _shortened(one["kept"]))
-        for one in read_lines(directory / _REMOVED_PAIRS)
+        for one in read_lines(directory / PAIRS)
     )
     return [
         found,

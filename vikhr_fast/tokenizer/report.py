@@ -98,14 +98,13 @@ def _texts_table(tokenizers: dict[str, dict[str, Any]]) -> Table:
 def vocabularies_table(files: dict[str, Path]) -> Table:
     """The pieces of tokenizers, by the names to show: how many, those no text is encoded to, those that are shared."""
     pieces = {name: {piece.piece: piece.type for piece in read_model(file).pieces} for name, file in files.items()}
-    rows = []
+    others, rows = pieces if len(pieces) > 1 else {}, []
     for name, own in pieces.items():
         kinds = Counter(own.values())
-        shared = (len(own.keys() & other.keys()) for other in pieces.values())
+        shared = (len(own.keys() & other.keys()) for other in others.values())
         counts = (len(own), kinds[BYTE], kinds[CONTROL], len(unreachable_pieces(files[name])), *shared)
         rows.append((name, *(f"{count:,}" for count in counts)))
-    others = (f"shared with {name}" for name in pieces)
-    header = ("tokenizer", "pieces", "single bytes", "control", "unreachable", *others)
+    header = ("tokenizer", "pieces", "single bytes", "control", "unreachable", *(f"shared with {o}" for o in others))
     return Table("Vocabularies", header, tuple(rows))
 
 

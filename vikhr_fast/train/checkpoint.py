@@ -124,8 +124,12 @@ class Checkpoints:
         Raises:
             InputError: there are checkpoints, and all of them are damaged.
         """
-        leftovers = self._directory.glob(".step-*")  # of a killed run, half-written or half-deleted
-        self._ranks.on_main(lambda: list(map(shutil.rmtree, leftovers)))
+
+        def clear() -> None:
+            for leftover in self._directory.glob(".step-*"):  # of a killed run, half-written or half-deleted
+                shutil.rmtree(leftover)
+
+        self._ranks.on_main(clear)
         while checkpoints := complete_checkpoints(self._directory):
             try:
                 state = load_checkpoint(checkpoints[-1], optimizer, self._ranks)

@@ -35,8 +35,8 @@ class Train:
 def train_defaults(words: list[str]) -> Train:
     """The flags' defaults, taken from the file or preset that --config names; gaps where there is none."""
     named = [
-        word.partition("=")[2] or after
-        for word, after in zip(words, [*words[1:], ""], strict=True)
+        word.partition("=")[2] if "=" in word else after
+        for word, after in zip(words, [*words[1:], ""], strict=False)
         if word.partition("=")[0] == "--config"
     ]
     path = named[0] if named else ""
