@@ -124,9 +124,7 @@ def test_lm_eval_loads_it(workspace: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_is_not_there_is_named(workspace: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"config.json: No such file or directory; give the --output of a training run"
-    ):
+    with pytest.raises(InputError, match=r"config.json: no such file; give the --output of a training run"):
         export_checkpoint(Export(tmp_path, tmp_path / "model"))
     train(small_run(workspace, tmp_path / "run"))
     with pytest.raises(InputError, match=r"no checkpoint of step 3; there are 2, 4"):

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn, cast, get_args
 
@@ -135,11 +136,12 @@ def parse(words: Sequence[str]) -> tuple[Callable[[Any], object], Any]:
         if [word.replace("_", "-") for word in words[: len(path)]] == path:
             module = import_module(f"vikhr_fast.{command.module}")
             rest = list(words[len(path) :])
-            defaults = {"default": module.train_defaults(rest)} if command.path == "train" else {}
-            options = tyro.cli(
-                getattr(module, command.options), prog=f"vikhr-fast {command.path}", args=rest, **defaults
+            read = (
+                module.read_train_options
+                if command.path == "train"
+                else partial(tyro.cli, getattr(module, command.options))
             )
-            return getattr(module, command.function), options
+            return getattr(module, command.function), read(prog=f"vikhr-fast {command.path}", args=rest)
     _application().cli(prog="vikhr-fast", description=_DESCRIPTION, args=words)  # helps, or says what is wrong
     raise AssertionError("no command")
 

@@ -129,7 +129,7 @@ def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, 
         (Mix(documents.directory, tmp_path / "out", good, threads=-1), "--threads -1: must be 0 to 4096"),
         (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tokenizer, validation=1.0)), "mix: validation"),
         (Mix(documents.directory, tmp_path / "out", MixStage(tokenizer=tmp_path)), "tokenizer"),
-        (Mix(tmp_path, tmp_path / "out", good), "No such file or directory; make it with the corpus stage"),
+        (Mix(tmp_path, tmp_path / "out", good), "no such file; give what a corpus stage wrote"),
     ):
         with pytest.raises(InputError, match=complaint):
             mix(options)

@@ -42,7 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     directory = tmp_path_factory.mktemp("demo")
     (directory / "base.toml").write_text(PRESET.replace("weight = 1.0", "weight = 0.0"))
     (directory / "pretrain.toml").write_text(PRESET)
-    longer = PRESET.replace("sequence_length = 64", "sequence_length = 256")
+    longer = PRESET.replace("sequence_length = 64", "sequence_length = 256").replace("max_steps = 6", "max_steps = 15")
     (directory / "instruct.toml").write_text(longer.replace("weight = 1.0", "weight = 0.0"))
     return Demo(
         output=directory / "run",

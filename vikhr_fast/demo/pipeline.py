@@ -85,7 +85,7 @@ def run_demo(options: Demo) -> None:
     works = demo_works(options, configs["instruct"].data.sequence_length)
     check_commands(works.works.values(), _STAGES)
     if not options.dry_run or (options.output / CONFIG).exists():
-        values, defaults = {**_settings(options, sources), **presets}, _settings(Demo(), {})
+        values, defaults = ({**one, **presets} for one in (_settings(options, sources), _settings(Demo(), {})))
         record_run(options.output, values, may_change=("output", "seeds"), defaults=defaults)
     if options.dry_run:
         print("\n".join(work.described() for work in works.works.values()))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,20 +32,27 @@ class Train:
     before it, show their losses and texts, and stop."""
 
 
-def train_defaults(words: list[str]) -> Train:
-    """The flags' defaults, taken from the file or preset that --config names; gaps where there is none."""
+def read_train_options(prog: str, args: list[str]) -> Train:
+    """The options; the flags' defaults are taken from the file or preset that --config names.
+
+    Raises:
+        InputError: a wrong configuration.
+        SystemExit: wrong flags.
+    """
     named = [
         word.partition("=")[2] if "=" in word else after
-        for word, after in zip(words, [*words[1:], ""], strict=False)
+        for word, after in zip(args, [*args[1:], ""], strict=False)
         if word.partition("=")[0] == "--config"
     ]
     path = named[0] if named else ""
-    return Train(config_with_gaps(read_toml(Path(path)) if path else {}, path, tyro.MISSING))
+    default = Train(config_with_gaps(read_toml(Path(path)) if path else {}, path, tyro.MISSING))
+    options = tyro.cli(Train, prog=prog, args=args, default=default)
+    return replace(options, settings=train_config(asdict(options.settings), "train"))
 
 
 def run_training(options: Train) -> str | Path | None:
     """Trains; returns the model's directory on rank 0. Or says what it would do, or what an incident was."""
-    settings = train_config(asdict(options.settings), "train")
+    settings = options.settings
     if options.print_config:
         return json.dumps(config_values(settings), indent=2)
     from vikhr_fast.train.inputs import describe, open_inputs
