@@ -38,7 +38,10 @@ Exit codes: 0 done, 1 a bug, 2 wrong flags, 3 bad input, 4 no space left, 130 Ct
 
 
 class Command(NamedTuple):
-    """A command, and where its options and its work are: imported when somebody asks for it."""
+    """A command, and where its options and its work are: imported when somebody asks for it.
+
+    A module whose options aren't read from flags alone has a function `read_options`, called as `tyro.cli` is.
+    """
 
     path: str
     module: str
@@ -136,11 +139,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[[Any], object], Any]:
         if [word.replace("_", "-") for word in words[: len(path)]] == path:
             module = import_module(f"vikhr_fast.{command.module}")
             rest = list(words[len(path) :])
-            read = (
-                module.read_train_options
-                if command.path == "train"
-                else partial(tyro.cli, getattr(module, command.options))
-            )
+            read = getattr(module, "read_options", partial(tyro.cli, getattr(module, command.options)))
             return getattr(module, command.function), read(prog=f"vikhr-fast {command.path}", args=rest)
     _application().cli(prog="vikhr-fast", description=_DESCRIPTION, args=words)  # helps, or says what is wrong
     raise AssertionError("no command")

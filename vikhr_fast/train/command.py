@@ -32,7 +32,7 @@ class Train:
     before it, show their losses and texts, and stop."""
 
 
-def read_train_options(prog: str, args: list[str]) -> Train:
+def read_options(prog: str, args: list[str]) -> Train:
     """The options; the flags' defaults are taken from the file or preset that --config names.
 
     Raises:
