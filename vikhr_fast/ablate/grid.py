@@ -55,8 +55,6 @@ _MEASURES = ("perplexity", "bits_per_byte")  # of each held-out text
 class InputSettings:
     """A word of the commands that the user gives."""
 
-    __pydantic_config__ = STRICT
-
     help: str
     """What it is."""
     default: str | None = None
@@ -66,8 +64,6 @@ class InputSettings:
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
     """A command of this package, without --output."""
-
-    __pydantic_config__ = STRICT
 
     run: Annotated[str, Field(min_length=1)]
     """Its words, as a shell would read them; `inputs ...` are those of `ablate.inputs`."""
@@ -80,8 +76,6 @@ class StageSettings:
 @dataclass(frozen=True, kw_only=True)
 class ArmSettings:
     """One way of doing it."""
-
-    __pydantic_config__ = STRICT
 
     label: str
     model: str
@@ -98,7 +92,7 @@ class ArmSettings:
 class Stages:
     """What a grid has, a file that it includes, and the demo."""
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = STRICT  # pydantic hands it on to the sections
 
     inputs: dict[_Name, InputSettings] = field(default_factory=dict)
     stages: dict[_Name, StageSettings] = field(default_factory=dict)

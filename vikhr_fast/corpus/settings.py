@@ -18,11 +18,13 @@ _CountOrZero = Annotated[int, Field(ge=0)]
 _Bytes = Annotated[int, Field(ge=1 << 10)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceSettings:
-    """One source: its files or data set, the columns to take, and which records."""
-
+class _Strict:
     __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings(_Strict):
+    """One source: its files or data set, the columns to take, and which records."""
 
     input: Annotated[tuple[str, ...], Field(min_length=1)]
     """Files, patterns such as 'news/*.jsonl.zst', data sets hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]], or their raw files
@@ -48,10 +50,8 @@ class SourceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DedupStage:
+class DedupStage(_Strict):
     """Removes paragraphs that are near-duplicates of an earlier one, and puts the documents together again."""
-
-    __pydantic_config__ = STRICT
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Least Jaccard similarity of two paragraphs' shingles."""
@@ -68,10 +68,8 @@ class DedupStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScrubStage:
+class ScrubStage(_Strict):
     """Replaces private strings by tags."""
-
-    __pydantic_config__ = STRICT
 
     kinds: Annotated[tuple[Literal["email", "phone", "ip", "key"], ...], Field(min_length=1)] = (
         *("email", "phone", "ip", "key"),
@@ -82,10 +80,8 @@ class ScrubStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSet:
+class EvaluationSet(_Strict):
     """A set whose texts must not be trained on."""
-
-    __pydantic_config__ = STRICT
 
     input: Annotated[tuple[str, ...], Field(min_length=1)]
     """Files, patterns or data sets, as of a source."""
@@ -94,10 +90,8 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecontaminateStage:
+class DecontaminateStage(_Strict):
     """Finds documents that share long word n-grams with evaluation sets."""
-
-    __pydantic_config__ = STRICT
 
     sets: Annotated[dict[_Name, EvaluationSet], Field(min_length=1)]
     """The evaluation sets by name."""
@@ -108,10 +102,8 @@ class DecontaminateStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointSettings:
+class EndpointSettings(_Strict):
     """A language model behind an OpenAI-compatible endpoint, and how patiently it is asked."""
-
-    __pydantic_config__ = STRICT
 
     model: str
     """The model's name at the endpoint."""
@@ -135,8 +127,6 @@ class EndpointSettings:
 class AnnotateStage(EndpointSettings):
     """Has a language model score a sample of documents by the paper's five criteria."""
 
-    __pydantic_config__ = STRICT
-
     documents: _Count = 20_000
     """How many documents to score, chosen by hash from all sources."""
     maximum_characters: _Count = 4000
@@ -150,10 +140,8 @@ class AnnotateStage(EndpointSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFilterStage:
+class TrainFilterStage(_Strict):
     """Trains a classifier of good and bad documents on the annotations."""
-
-    __pydantic_config__ = STRICT
 
     encoder: str = "cointegrated/rubert-tiny"
     """A transformers encoder: a directory, or a name on the Hub."""
@@ -182,10 +170,8 @@ class TrainFilterStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterStage:
+class FilterStage(_Strict):
     """Keeps the documents that the classifier finds good."""
-
-    __pydantic_config__ = STRICT
 
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Least probability of a document to be kept; without it, the one that the classifier was trained for."""
@@ -196,10 +182,8 @@ class FilterStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixStage:
+class MixStage(_Strict):
     """Encodes the documents into token shards, a directory a source, with a held-out part."""
-
-    __pydantic_config__ = STRICT
 
     tokenizer: Path
     """A directory with tokenizer.model or tokenizer.json, or such a file."""
@@ -210,10 +194,8 @@ class MixStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusSettings:
+class CorpusSettings(_Strict):
     """A whole corpus. Stages that are not named are left out; collect and stats always run."""
-
-    __pydantic_config__ = STRICT
 
     sources: Annotated[dict[_Name, SourceSettings], Field(min_length=1)]
     """By name, in the order in which they are read: of near-duplicates the first is kept."""
