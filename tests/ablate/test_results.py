@@ -128,5 +128,5 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, right: str, wrong
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent\.json: No such file"):
+    with pytest.raises(InputError, match=r"absent\.json: no such file"):
         read_ablation(tmp_path / "absent.json")

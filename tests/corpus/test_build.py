@@ -130,7 +130,7 @@ def test_no_key_is_in_any_file(run: Path) -> None:
         ("[mix]\ntokenizer = 'absent'", "absent: No such file"),
         ("[decontaminate.sets.quiz]\ninput = ['absent.jsonl']", r"absent\.jsonl: no such file"),
         ("[annotate]\nmodel = 'judge'\nkey_variable = 'NOT_THERE'", "NOT_THERE: not in the environment"),
-        ("classifier = 'absent'\n[filter]", "absent/manifest.json: No such file"),
+        ("classifier = 'absent'\n[filter]", "absent/manifest.json: no such file"),
     ],
 )
 def test_what_would_end_a_late_stage_is_found_at_once(

@@ -219,9 +219,7 @@ def test_bad_manifest_is_named(copied: Path, content: bytes, complaint: str) -> 
 
 def test_directory_without_shards_is_named(tmp_path: Path, russian: Path) -> None:
     for directory in (tmp_path, tmp_path / "absent", russian):
-        with pytest.raises(
-            InputError, match=f"^{re.escape(str(directory / 'manifest.json'))}: (No such file|Not a dir)"
-        ):
+        with pytest.raises(InputError, match=f"^{re.escape(str(directory / 'manifest.json'))}: no such file"):
             TokenShards.open(directory)
 
 
