@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from harness import describe_machine, results_directory
 from training_runs import make_config, make_workspace
 
-from vikhr_fast.files import write_text
-from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.io.files import write_text
+from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.train.checkpoint import Checkpoints
 from vikhr_fast.train.loop import CHECKPOINTS, train
 from vikhr_fast.train.metrics import METRICS, read_lines

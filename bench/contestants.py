@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import vikhr_kernels
 from vikhr_fast.config import KLConfig
-from vikhr_fast.corpus.packing import IGNORED, Batch
-from vikhr_fast.model import Checkpointing
-from vikhr_fast.objective import Objective
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.data.packing import IGNORED, Batch
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.distributed.sharding import load_model
+from vikhr_fast.model.mistral import Checkpointing
 from vikhr_fast.train.gradients import LocalGradients
-from vikhr_fast.train.sharding import load_model
+from vikhr_fast.train.objective import Objective
 
 MicroBatch = Callable[[Batch], Tensor]  # adds to the gradients, and returns the loss
 Make = Callable[[Checkpointing], "Contestant"]

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vikhr_fast.corpus.documents import Documents, count_documents, part_name, write_manifest, write_part
-from vikhr_fast.report import Line, Section, Table, line_plot, write_report
-from vikhr_fast.run_directory import environment
+from vikhr_fast.data.documents import Documents, count_documents, part_name, write_manifest, write_part
+from vikhr_fast.io.html import Line, Section, Table, line_plot, write_report
+from vikhr_fast.io.run_directory import environment
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 PART_PARAGRAPHS = 250_000

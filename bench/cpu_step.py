@@ -20,7 +20,7 @@ from stopwatch import Stopwatch
 from tables import print_table
 from training import TrainBench, TrainSizes
 
-from vikhr_fast.model import ModelConfig
+from vikhr_fast.model.config import ModelConfig
 
 SHAPES = {
     "demo": TrainSizes(

@@ -13,8 +13,8 @@ from contestants import Make, ce_and_kl
 from schema import EqualWork
 from torch import Tensor
 
-from vikhr_fast.corpus.packing import Batch
-from vikhr_fast.model import ModelConfig
+from vikhr_fast.data.packing import Batch
+from vikhr_fast.model.config import ModelConfig
 
 SHAPE = ModelConfig(
     vocab_size=211, hidden_size=256, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,

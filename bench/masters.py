@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 
 from vikhr_fast.config import TrainConfig, config_values, read_toml, train_config
-from vikhr_fast.demo.paths import DemoPaths
-from vikhr_fast.files import write_text
-from vikhr_fast.run_directory import environment
+from vikhr_fast.distributed.sharding import local
+from vikhr_fast.experiments.demo.paths import DemoPaths
+from vikhr_fast.io.files import write_text
+from vikhr_fast.io.run_directory import environment
 from vikhr_fast.train import assembly, loop
 from vikhr_fast.train.checkpoint import complete_checkpoints
 from vikhr_fast.train.metrics import METRICS, read_lines
-from vikhr_fast.train.sharding import local
 from vikhr_fast.train.split_adamw import SplitAdamW
 from vikhr_kernels import join_master, reference, split_master
 

@@ -30,17 +30,17 @@ from vikhr_fast.config import (
     RuntimeConfig,
     TrainConfig,
 )
-from vikhr_fast.corpus.packing import IGNORED, Batch
-from vikhr_fast.model import Checkpointing, Mistral, ModelConfig
-from vikhr_fast.model_config import write_config
+from vikhr_fast.data.packing import IGNORED, Batch
+from vikhr_fast.distributed.ranks import Ranks, process_group
+from vikhr_fast.model.config import write_config
+from vikhr_fast.model.mistral import Checkpointing, Mistral, ModelConfig
+from vikhr_fast.model.weights import write_weights
 from vikhr_fast.plan.command import MISTRAL_7B_40K
 from vikhr_fast.plan.memory import GIB, Parameters, memory
 from vikhr_fast.plan.speed import RESERVED, attention_flops
-from vikhr_fast.ranks import Ranks, process_group
 from vikhr_fast.train import loop
 from vikhr_fast.train.inputs import Inputs
-from vikhr_fast.train.interruption import Interruption
-from vikhr_fast.weights import write_weights
+from vikhr_fast.train.signals import Interruption
 
 MEAN_LENGTH = 400  # of a document
 ACCUMULATION = 8

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import vikhr_fast
 
-RUSSIAN = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian" / "stories.txt"
+RUSSIAN = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian" / "stories.txt"
 NORMAL, CONTROL, BYTE = 1, 3, 6
 ROWS = 500
 Bases = Callable[[torch.dtype, int], Path]

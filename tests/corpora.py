@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.corpus.collect import Collect, collect
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import SourceSettings
+from vikhr_fast.data.documents import Documents
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:

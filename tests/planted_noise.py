@@ -20,12 +20,12 @@ from corpora import write_jsonl
 from endpoint import Endpoint, serving
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from vikhr_fast.ablate.noise import GOODS, SEEN, Generator, bad_documents, bad_words, misread, nearly
 from vikhr_fast.corpus.build import Build, build
-from vikhr_fast.corpus.classifier import Classifier, Quality
 from vikhr_fast.corpus.dedup import deduplicate
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.minhash import MinHasher, jaccard
+from vikhr_fast.data.documents import Documents
+from vikhr_fast.encoder.classifier import Classifier, Quality
+from vikhr_fast.experiments.noise import GOODS, SEEN, Generator, bad_documents, bad_words, misread, nearly
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
 BOILERPLATE = (

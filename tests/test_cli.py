@@ -17,10 +17,10 @@ import pytest
 import vikhr_fast
 from vikhr_fast.cli import COMMANDS, Command, main
 from vikhr_fast.corpus.shard import Shard, write_shards
-from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
-STORIES = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian" / "stories.txt"
+STORIES = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian" / "stories.txt"
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,14 @@ from training_runs import make_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vikhr_fast.config import TrainConfig
+from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.errors import InputError
-from vikhr_fast.export import Export, export_checkpoint
-from vikhr_fast.model import Mistral
-from vikhr_fast.ranks import process_group
+from vikhr_fast.model.mistral import Mistral
+from vikhr_fast.publish.export import Export, export_checkpoint
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.train.inputs import open_inputs, record_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training, train
+from vikhr_fast.train.signals import Interruption
 
 
 def small_run(workspace: Path, output: Path, **changes: Any) -> TrainConfig:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.merge import Merge, merge, slerp
-from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.model.mistral import Mistral, ModelConfig
+from vikhr_fast.publish.merge import Merge, merge, slerp
 
 SHAPE = ModelConfig(
     vocab_size=40,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding, apply_rotary_pos_emb
 
-from vikhr_fast.model import Mistral, ModelConfig, document_positions
+from vikhr_fast.model.mistral import Mistral, ModelConfig, document_positions
 from vikhr_kernels import reference
 
 TINY = ModelConfig(

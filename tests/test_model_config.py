@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, MistralConfig
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.model_config import ModelConfig, read_config, write_config
+from vikhr_fast.model.config import ModelConfig, read_config, write_config
 
 # As published with Mistral-7B-v0.1.
 MISTRAL_7B: dict[str, Any] = {

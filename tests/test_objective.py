@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vikhr_fast.config import KLConfig
-from vikhr_fast.corpus.packing import Batch
-from vikhr_fast.model import Mistral, ModelConfig
-from vikhr_fast.objective import Objective, slerp_weights
+from vikhr_fast.data.packing import Batch
+from vikhr_fast.model.mistral import Mistral, ModelConfig
+from vikhr_fast.train.objective import Objective, slerp_weights
 
 SHAPE = ModelConfig(
     vocab_size=67,

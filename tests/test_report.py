@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from vikhr_fast.report import Figure, Line, Section, Segments, Table, bar_plot, line_plot, write_report
+from vikhr_fast.io.html import Figure, Line, Section, Segments, Table, bar_plot, line_plot, write_report
 
 HOSTILE = "<script>alert(\"x\")</script> & 'quoted' <img src=x onerror=y>"
 VOID = {"meta", "path", "use", "img", "br", "rect"}

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.model import Mistral, ModelConfig
-from vikhr_fast.weights import WeightFiles, write_weights
+from vikhr_fast.model.mistral import Mistral, ModelConfig
+from vikhr_fast.model.weights import WeightFiles, write_weights
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -117,7 +117,7 @@ def test_memory_stays_near_the_weights(tmp_path: Path) -> None:
 import re
 from pathlib import Path
 import torch
-from vikhr_fast.weights import WeightFiles
+from vikhr_fast.model.weights import WeightFiles
 def resident(kind):
     return int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 before = resident("VmRSS")

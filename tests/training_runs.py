@@ -13,10 +13,10 @@ from typing import Any
 import vikhr_fast
 from vikhr_fast.config import TrainConfig, config_values, train_config
 from vikhr_fast.corpus.shard import Shard, write_shards
-from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
-DATA = Path(vikhr_fast.__file__).parent / "demo" / "data"
+DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data"
 
 
 def make_workspace(root: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, NoReturn, cast, get_args
 import tyro
 from tyro.extras import SubcommandApp
 
-from vikhr_fast.console import LogLevel, configure_logging
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
+from vikhr_fast.io.console import LogLevel, configure_logging
 
 _DESCRIPTION = """Adapts an English Mistral model to Russian, or to any other language (arXiv 2405.13929).
 
@@ -64,7 +64,7 @@ COMMANDS = tuple(
         ("tokenizer export", "tokenizer.export", "ExportTokenizer", "export"),
         ("tokenizer verify", "tokenizer.verify", "VerifyTokenizer", "verify"),
         ("tokenizer report", "tokenizer.report", "ReportTokenizers", "report_tokenizers"),
-        ("adapt", "adapt", "Adapt", "adapt"),
+        ("adapt", "adapt.adapt", "Adapt", "adapt"),
         ("corpus collect", "corpus.collect", "Collect", "collect"),
         ("corpus dedup", "corpus.dedup_stage", "Dedup", "dedup"),
         ("corpus scrub", "corpus.scrub", "Scrub", "scrub"),
@@ -83,18 +83,18 @@ COMMANDS = tuple(
         ("instruct filter", "instruct.filter", "FilterConversations", "filter_conversations"),
         ("instruct shard", "instruct.shard", "ShardConversations", "shard_conversations"),
         ("train", "train.command", "Train", "run_training"),
-        ("generate chat", "generate.chat", "GenerateChat", "chat"),
-        ("generate batch", "generate.batch", "GenerateBatch", "generate_batch"),
-        ("generate compare", "generate.compare", "GenerateCompare", "compare"),
+        ("generate chat", "inference.chat", "GenerateChat", "chat"),
+        ("generate batch", "inference.batch", "GenerateBatch", "generate_batch"),
+        ("generate compare", "inference.compare", "GenerateCompare", "compare"),
         ("evaluate translate", "evaluate.translate", "TranslateQuestions", "translate_questions"),
         ("evaluate", "evaluate.command", "Evaluate", "evaluate"),
-        ("ablate", "ablate.command", "Ablate", "ablate"),
-        ("report", "run_report.command", "Report", "report_run"),
-        ("merge", "merge", "Merge", "merge"),
-        ("export", "export", "Export", "export_checkpoint"),
+        ("ablate", "experiments.ablate.command", "Ablate", "ablate"),
+        ("report", "report.command", "Report", "report_run"),
+        ("merge", "publish.merge", "Merge", "merge"),
+        ("export", "publish.export", "Export", "export_checkpoint"),
         ("plan", "plan.command", "Plan", "plan"),
         ("doctor", "doctor", "Doctor", "doctor"),
-        ("demo", "demo.pipeline", "Demo", "run_demo"),
+        ("demo", "experiments.demo.pipeline", "Demo", "run_demo"),
     )
 )
 

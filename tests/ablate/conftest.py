@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vikhr_fast.demo.text import RUSSIAN_TRAIN
+from vikhr_fast.experiments.sample.text import RUSSIAN_TRAIN
 
 PRESET = """
 data = {sequence_length = 64, epochs = 9}

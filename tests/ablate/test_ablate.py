@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vikhr_fast.ablate.results import read_ablation
 from vikhr_fast.cli import main
+from vikhr_fast.experiments.results import read_ablation
 from vikhr_fast.train.checkpoint import complete_checkpoints
 
 SECONDS = 300

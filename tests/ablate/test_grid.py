@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from vikhr_fast.ablate.command import GRIDS
-from vikhr_fast.ablate.grid import read_grid
-from vikhr_fast.ablate.works import works_of
 from vikhr_fast.cli import main
+from vikhr_fast.experiments.ablate.command import GRIDS
+from vikhr_fast.experiments.grid import read_grid
+from vikhr_fast.experiments.works import works_of
 
 TABLES = ("vocab", "filter", "kl", "instruct")
 

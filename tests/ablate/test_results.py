@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vikhr_fast.ablate.page import ablation_page, markdown
-from vikhr_fast.ablate.results import (
+from vikhr_fast.errors import InputError
+from vikhr_fast.experiments.ablate.page import ablation_page, markdown
+from vikhr_fast.experiments.results import (
     Ablation,
     Arm,
     Column,
@@ -19,9 +20,8 @@ from vikhr_fast.ablate.results import (
     read_ablation,
     write_ablation,
 )
-from vikhr_fast.errors import InputError
-from vikhr_fast.report import Figure as Plot
-from vikhr_fast.report import Table
+from vikhr_fast.io.html import Figure as Plot
+from vikhr_fast.io.html import Table
 
 values = st.floats(-1e6, 1e6, allow_nan=False)
 pairs = st.lists(st.tuples(values, values), min_size=1, max_size=9)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from adapting import ROWS, RUSSIAN, Bases
 
-from vikhr_fast.adapt import Adapt
-from vikhr_fast.model import Mistral
-from vikhr_fast.model_config import ModelConfig
+from vikhr_fast.adapt.adapt import Adapt
+from vikhr_fast.model.config import ModelConfig
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
 

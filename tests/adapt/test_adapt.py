@@ -9,12 +9,12 @@ import torch
 from adapting import RUSSIAN, base_ids_of, rewrite, weights
 from safetensors.torch import save_file
 
-from vikhr_fast.adapt import EMBEDDING, HEAD, Adapt, adapt
+from vikhr_fast.adapt.adapt import EMBEDDING, HEAD, Adapt, adapt
 from vikhr_fast.config import train_config
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import sha256_of
-from vikhr_fast.model import Mistral
+from vikhr_fast.io.files import sha256_of
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.train.inputs import open_inputs
 

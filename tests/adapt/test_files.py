@@ -15,15 +15,15 @@ from adapting import ROWS, weights
 from safetensors.torch import load_file
 
 from vikhr_fast import weights as module
-from vikhr_fast.adapt import EMBEDDING, HEAD, Adapt, adapt
+from vikhr_fast.adapt.adapt import EMBEDDING, HEAD, Adapt, adapt
 from vikhr_fast.errors import InputError
-from vikhr_fast.model_config import ModelConfig, write_config
-from vikhr_fast.weights import WeightFiles, write_weights
+from vikhr_fast.model.config import ModelConfig, write_config
+from vikhr_fast.model.weights import WeightFiles, write_weights
 
 
 @pytest.fixture(autouse=True)
 def several_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vikhr_fast.adapt.MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr("vikhr_fast.adapt.adapt.MAX_SHARD_BYTES", 40_000)
 
 
 def test_files_are_numbered_and_the_index_fits(options: Adapt) -> None:
@@ -130,7 +130,7 @@ import re, sys
 from pathlib import Path
 import torch, sentencepiece, transformers
 from vikhr_fast import weights
-from vikhr_fast.adapt import Adapt, adapt
+from vikhr_fast.adapt.adapt import Adapt, adapt
 def memory(kind):
     return int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 before = memory("VmRSS")

@@ -8,7 +8,7 @@ import pytest
 from adapting import BYTE, NORMAL, rewrite, weights
 from safetensors.torch import save_file
 
-from vikhr_fast.adapt import EMBEDDING, HEAD, Adapt, adapt
+from vikhr_fast.adapt.adapt import EMBEDDING, HEAD, Adapt, adapt
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.export import read_model
 

@@ -8,9 +8,9 @@ from adapting import BYTE, ROWS, RUSSIAN, Bases, base_ids_of, segmented, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vikhr_fast.adapt import EMBEDDING, HEAD, Adapt, adapt
-from vikhr_fast.adapt_rows import Init, RowMaker, RowSources
-from vikhr_fast.corpus.sources import read_texts
+from vikhr_fast.adapt.adapt import EMBEDDING, HEAD, Adapt, adapt
+from vikhr_fast.adapt.rows import Init, RowMaker, RowSources
+from vikhr_fast.data.sources import read_texts
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import read_model
 

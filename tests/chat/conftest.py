@@ -9,7 +9,7 @@ from vikhr_fast.chat.encode import ChatEncoder
 from vikhr_fast.tokenizer.export import ExportTokenizer, export
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
-RUSSIAN = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian" / "stories.txt"
+RUSSIAN = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian" / "stories.txt"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from byte_level import make_tokenizer
 import vikhr_fast
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
-RUSSIAN = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian" / "stories.txt"
+RUSSIAN = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian" / "stories.txt"
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,10 @@ from endpoint import CRITERIA, Endpoint, serving
 
 from vikhr_fast.cli import main
 from vikhr_fast.corpus.annotate import ANNOTATIONS, Annotate, annotate
-from vikhr_fast.corpus.chat import FAILED
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import AnnotateStage
+from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import InputError
+from vikhr_fast.llm.endpoint import FAILED
 
 KEY = "sk-a-key-that-nobody-may-see"
 TEXTS = [f"Документ номер {number}, в котором сказано {number * number}." for number in range(40)]

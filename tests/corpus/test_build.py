@@ -13,15 +13,15 @@ from planted_noise import Planted, judge_of, measure, plant, read_paragraphs, wr
 
 import vikhr_fast
 from vikhr_fast.corpus.build import Build, build
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import Machine
 from vikhr_fast.corpus.token_counts import write_token_counts
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.data.documents import Documents
+from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
-from vikhr_fast.run_report.command import Report, report_run
+from vikhr_fast.report.command import Report, report_run
 from vikhr_fast.tokenizer import BpeEncoder
 
-DATA = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian"
+DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian"
 KEY = "sk-the-secret-key"
 SOURCES = ("encyclopaedia", "news", "stories", "popular_science")
 

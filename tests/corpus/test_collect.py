@@ -12,8 +12,8 @@ from corpora import directory_bytes, texts_of, write_config, write_jsonl
 
 from vikhr_fast.corpus import collect as module
 from vikhr_fast.corpus.collect import Collect, collect
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import SourceSettings, read_settings
+from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import InputError
 
 

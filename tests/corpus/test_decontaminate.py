@@ -9,8 +9,8 @@ from corpora import make_documents, texts_of, write_jsonl
 
 from vikhr_fast.cli import main
 from vikhr_fast.corpus.decontaminate import CONTAMINATED, Decontaminate, decontaminate
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import DecontaminateStage, EvaluationSet
+from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import ExitCode, InputError
 
 WORDS = [f"слово{number}" for number in range(40)]

@@ -14,8 +14,8 @@ import pytest
 from corpora import directory_bytes, make_documents, noisy_sources
 
 from vikhr_fast.corpus.dedup_stage import Dedup, dedup
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.settings import DedupStage, Machine
+from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import InputError
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")

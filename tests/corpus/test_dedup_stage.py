@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from vikhr_fast.corpus import passes
 from vikhr_fast.corpus.dedup import DedupIndex, deduplicate
 from vikhr_fast.corpus.dedup_stage import PAIRS, Dedup, dedup
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.paragraphs import split
 from vikhr_fast.corpus.settings import DedupStage, Machine
 from vikhr_fast.corpus.stage import work_of
+from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import InputError
 
 

@@ -13,11 +13,11 @@ from corpora import directory_bytes, make_documents
 
 from vikhr_fast.config import read_toml
 from vikhr_fast.corpus import mix as module
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.mix import Mix, mix
 from vikhr_fast.corpus.settings import MixStage
 from vikhr_fast.corpus.stage import read_work
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.data.documents import Documents
+from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import BpeEncoder, JsonEncoder
 

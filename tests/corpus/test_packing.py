@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vikhr_fast.corpus.packing import IGNORED, Batch, PackedCorpus, StepLoader
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.data.packing import IGNORED, Batch, PackedCorpus, StepLoader
+from vikhr_fast.data.token_shards import TokenShards
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from planted_noise import make_encoder, read_paragraphs
 
 import vikhr_fast
-from vikhr_fast.ablate.noise import SEEN, bad_documents
 from vikhr_fast.corpus import encoder_training, stage
 from vikhr_fast.corpus.annotate import ANNOTATIONS
-from vikhr_fast.corpus.classifier import (
+from vikhr_fast.corpus.quality_filter import Filter, filter_corpus
+from vikhr_fast.corpus.settings import FilterStage, TrainFilterStage
+from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
+from vikhr_fast.data.documents import Documents
+from vikhr_fast.encoder.classifier import (
     Classifier,
     Quality,
     batches_by_length,
@@ -27,15 +30,12 @@ from vikhr_fast.corpus.classifier import (
     calibrated,
     expected_calibration_error,
 )
-from vikhr_fast.corpus.documents import Documents
-from vikhr_fast.corpus.quality_filter import Filter, filter_corpus
-from vikhr_fast.corpus.settings import FilterStage, TrainFilterStage
-from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
-from vikhr_fast.devices import device_of
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_file
+from vikhr_fast.experiments.noise import SEEN, bad_documents
+from vikhr_fast.io.files import atomic_file
+from vikhr_fast.model.devices import device_of
 
-DATA = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian"
+DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.corpus import read_documents
-from vikhr_fast.corpus.read import Columns, read_objects, read_records
+from vikhr_fast.data.read import Columns, read_objects, read_records
 from vikhr_fast.errors import InputError
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import private_strings
 
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.scrub import Scrub, scrub, scrub_text
 from vikhr_fast.corpus.settings import ScrubStage
+from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import InputError
 
 ALL = ScrubStage()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from vikhr_fast.corpus import TokenShards, read_documents, shard
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import sha256_of
+from vikhr_fast.io.files import sha256_of
 
 texts = st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min_size=1, max_size=8)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vikhr_fast.corpus.sources import read_texts, source_files
+from vikhr_fast.data.sources import read_texts, source_files
 from vikhr_fast.errors import InputError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -11,7 +11,6 @@ from corpora import directory_bytes, make_documents, write_config, write_jsonl
 
 from vikhr_fast.corpus.collect import Collect, collect
 from vikhr_fast.corpus.decontaminate import Decontaminate, decontaminate
-from vikhr_fast.corpus.manifest import manifest_sha256
 from vikhr_fast.corpus.scrub import Scrub, scrub
 from vikhr_fast.corpus.settings import (
     DecontaminateStage,
@@ -23,7 +22,8 @@ from vikhr_fast.corpus.settings import (
 )
 from vikhr_fast.corpus.stage import work_of
 from vikhr_fast.errors import InputError
-from vikhr_fast.resumable import is_same_work
+from vikhr_fast.io.manifest import manifest_sha256
+from vikhr_fast.io.resumable import is_same_work
 
 WORDS = " ".join(f"слово{number}" for number in range(20))
 

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vikhr_fast.demo.comparison import Comparison, Curve, compare, english_at, mean_and_error, read_curve, verdict
 from vikhr_fast.errors import InputError
+from vikhr_fast.experiments.comparison import (
+    Comparison,
+    Curve,
+    compare,
+    english_at,
+    mean_and_error,
+    read_curve,
+    verdict,
+)
 
 LEVELS = st.floats(0.5, 8)
 

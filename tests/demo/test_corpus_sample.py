@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vikhr_fast.demo.text import RUSSIAN_TRAIN, RUSSIAN_VALIDATION
+from vikhr_fast.experiments.sample.text import RUSSIAN_TRAIN, RUSSIAN_VALIDATION
 
 GENRES = ("encyclopaedia", "news", "popular_science", "stories", "technical_blog")
 Words = tuple[str, ...]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from browser import assert_good
 
-from vikhr_fast.console import logger
-from vikhr_fast.demo.pipeline import Demo, run_demo
-from vikhr_fast.demo.results import LABELS
-from vikhr_fast.demo.text import text_source
 from vikhr_fast.errors import InputError
-from vikhr_fast.run_report.command import Report, report_run
+from vikhr_fast.experiments.demo.pipeline import Demo, run_demo
+from vikhr_fast.experiments.demo.results import LABELS
+from vikhr_fast.experiments.sample.text import text_source
+from vikhr_fast.io.console import logger
+from vikhr_fast.report.command import Report, report_run
 
 PRESET = """
 data = {sequence_length = 64}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vikhr_fast.corpus.read import read_objects
-from vikhr_fast.demo.instructions import INSTRUCTIONS
-from vikhr_fast.instruct.conversation import Conversation, checked_messages
+from vikhr_fast.chat.conversation import Conversation, checked_messages
+from vikhr_fast.data.read import read_objects
+from vikhr_fast.experiments.sample.instructions import INSTRUCTIONS
 from vikhr_fast.instruct.schemas import messages_of
 
 LEAST = {"russian": 300, "english": 100}

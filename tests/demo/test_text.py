@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vikhr_fast.demo import text as demo_text
-from vikhr_fast.demo.text import ENGLISH, RUSSIAN, read_usage, text_source, write_texts
 from vikhr_fast.errors import InputError
+from vikhr_fast.experiments.demo import text as demo_text
+from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN, read_usage, text_source, write_texts
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 WORDS = st.text(alphabet="abcабв", min_size=1, max_size=9)

@@ -12,12 +12,12 @@ from corpora import write_jsonl
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'vikhr-fast[eval]'")
 
-from vikhr_fast.corpus.chat import AnswerLog
 from vikhr_fast.evaluate.benchmarks import BENCHMARKS, benchmark_questions, harness_task, run_task
 from vikhr_fast.evaluate.command import Evaluate, evaluate
 from vikhr_fast.evaluate.harness import HarnessModel
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES
-from vikhr_fast.model import Mistral
+from vikhr_fast.llm.endpoint import AnswerLog
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.load import load_encoder
 
 WORDS = ["дом", "река", "письмо", "вечер", "новая", "книга", "старый", "лес", "белый", "день", "вода", "слово"]

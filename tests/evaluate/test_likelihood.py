@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.likelihood import Pair, encode_pair, likelihoods
-from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.tokenizer.load import load_encoder
 
 SHAPE = ModelConfig(

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vikhr_fast.generate.answering import Answerer
+from vikhr_fast.inference.engine import Answerer
 
 
 @pytest.fixture(scope="session")

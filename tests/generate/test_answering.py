@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.chat.template import Message
-from vikhr_fast.generate.answering import Answerer, shown_text
-from vikhr_fast.generate.sampling import Sampling, choose, distribution, generator_of
-from vikhr_fast.key_value_cache import KeyValueCache
-from vikhr_fast.model import Mistral
+from vikhr_fast.inference.engine import Answerer, shown_text
+from vikhr_fast.inference.sampling import Sampling, choose, distribution, generator_of
+from vikhr_fast.model.key_value_cache import KeyValueCache
+from vikhr_fast.model.mistral import Mistral
 
 QUESTIONS = ("Кто идёт?", "да", "", "Что написано в письме, которое пришло вчера вечером?", "1 2 3", "Почему?\n\n😀")
 
@@ -91,7 +91,7 @@ def test_cached_logits_are_the_models_own(answerer: Answerer) -> None:
 def test_prompts_longer_than_a_chunk(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [answerer.prompt(chat) for chat in chats()]
     whole = answerer.model.read(prompts, KeyValueCache(len(prompts), 100))
-    monkeypatch.setattr("vikhr_fast.model._CHUNK", 5)
+    monkeypatch.setattr("vikhr_fast.model.mistral._CHUNK", 5)
     chunked = answerer.model.read(prompts, KeyValueCache(len(prompts), 100))
     for found, expected in zip(chunked, whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

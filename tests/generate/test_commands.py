@@ -13,11 +13,11 @@ from corpora import write_jsonl
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
-from vikhr_fast.generate.answering import Answerer
-from vikhr_fast.generate.batch import GenerateBatch, generate_batch
-from vikhr_fast.generate.chat import GenerateChat, chat, fitting
-from vikhr_fast.generate.compare import GenerateCompare, compare, latin_share, mean_share
-from vikhr_fast.generate.sampling import Sampling
+from vikhr_fast.inference.batch import GenerateBatch, generate_batch
+from vikhr_fast.inference.chat import GenerateChat, chat, fitting
+from vikhr_fast.inference.compare import GenerateCompare, compare, latin_share, mean_share
+from vikhr_fast.inference.engine import Answerer
+from vikhr_fast.inference.sampling import Sampling
 
 SAMPLING = Sampling(max_tokens=6)
 HOSTILE: list[tuple[Any, str | None]] = [

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import vikhr_fast
+from vikhr_fast.chat.conversation import Conversation, write_conversations
 from vikhr_fast.chat.template import Message
-from vikhr_fast.instruct.conversation import Conversation, write_conversations
 
-RUSSIAN = Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian" / "stories.txt"
+RUSSIAN = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian" / "stories.txt"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from corpora import write_jsonl
 from preferring import make_encoder, pairs_of
 
 from vikhr_fast.cli import main
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import ExitCode
 
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from corpora import directory_bytes, write_jsonl
 
+from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.conversation import Conversation, read_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS, REJECTED, Convert, convert, language_of
 
 Row = dict[str, Any]

@@ -12,9 +12,9 @@ from corpora import directory_bytes, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vikhr_fast.chat.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.dedup import REMOVED, DedupConversations, dedup_conversations
 

@@ -18,16 +18,16 @@ from browser import assert_good
 from corpora import directory_bytes, write_jsonl
 from preferring import make_encoder, pairs_of
 
+from vikhr_fast.chat.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.filter import SCORES, FilterConversations, filter_conversations, kept_of
 from vikhr_fast.instruct.preferences import Pair, read_pairs
 from vikhr_fast.instruct.reward import Answered, RewardModel
 from vikhr_fast.instruct.reward_report import reward_report, wilson
 from vikhr_fast.instruct.train_reward import TrainReward, train_reward
-from vikhr_fast.run_report.command import Report, report_run
+from vikhr_fast.report.command import Report, report_run
 
 CHUNK = 50
 

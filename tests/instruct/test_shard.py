@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_runs import make_config
 
+from vikhr_fast.chat.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
 from vikhr_fast.chat.template import Message
-from vikhr_fast.corpus.packing import IGNORED, PackedCorpus
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.data.packing import IGNORED, PackedCorpus
+from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
-from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.instruct.shard import ShardConversations, cut_chat, shard_conversations
-from vikhr_fast.model import Mistral
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
@@ -95,7 +95,7 @@ def test_a_long_conversation_is_cut_after_its_last_answer_that_fits(mask: list[b
 def test_what_is_cut_and_left_out_is_counted(
     options: ShardConversations, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vikhr_fast.console.logger.propagate", True)
+    monkeypatch.setattr("vikhr_fast.io.console.logger.propagate", True)
     turn = (Message("user", "да"), Message("assistant", "нет"))
     long = (Message("user", "слово " * 400), Message("assistant", "нет"))
     made = [turn, turn + long, long]

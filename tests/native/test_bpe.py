@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as protobuf
 
 from vikhr_fast import _native
+from vikhr_fast.data.native_texts import Buffer
 from vikhr_fast.errors import InputError
-from vikhr_fast.texts import Buffer
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 

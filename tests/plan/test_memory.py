@@ -13,12 +13,12 @@ from torch.profiler import ProfilerActivity, profile
 from training_runs import make_config
 
 import vikhr_kernels
-from vikhr_fast.model import Checkpointing, Mistral, ModelConfig
+from vikhr_fast.distributed.ranks import process_group
+from vikhr_fast.model.mistral import Checkpointing, Mistral, ModelConfig
 from vikhr_fast.plan.memory import Parameters, layers_bytes, loss_bytes, memory
-from vikhr_fast.ranks import process_group
 from vikhr_fast.train.inputs import open_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
+from vikhr_fast.train.signals import Interruption
 from vikhr_kernels import GradientSum
 
 SHAPE = ModelConfig(

@@ -13,7 +13,7 @@ from corpora import write_jsonl
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.filter import SCORES
-from vikhr_fast.run_report.command import Report, report_run
+from vikhr_fast.report.command import Report, report_run
 from vikhr_fast.tokenizer.extend import ExtendTokenizer, extend_tokenizer
 
 EVALUATION = {

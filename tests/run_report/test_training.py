@@ -11,7 +11,7 @@ from training_runs import make_config
 
 from vikhr_fast.cli import main
 from vikhr_fast.errors import InputError
-from vikhr_fast.run_report.command import Report, report_run
+from vikhr_fast.report.command import Report, report_run
 from vikhr_fast.train.loop import train
 
 RESULT = {"standard_error": 0.125, "chance": 0.2, "questions": 1234}

@@ -6,7 +6,7 @@ import pytest
 import vikhr_fast
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
-RUSSIAN = sorted((Path(vikhr_fast.__file__).parent / "demo" / "data" / "russian").glob("*.txt"))
+RUSSIAN = sorted((Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian").glob("*.txt"))
 
 
 @pytest.fixture(scope="session")

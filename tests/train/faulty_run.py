@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from vikhr_fast.cli import main
-from vikhr_fast.corpus.packing import StepLoader
-from vikhr_fast.watch import Watch
+from vikhr_fast.data.packing import StepLoader
+from vikhr_fast.distributed.watchdog import Watch
 
 PATIENCE = 6.0  # seconds
 

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from training_runs import make_config, make_workspace, start_ranks, write_config
 
-from vikhr_fast.run_directory import environment
+from vikhr_fast.io.run_directory import environment
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 STEPS = 120

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.config import train_config
-from vikhr_fast.objective import Objective
 from vikhr_fast.train import loop
+from vikhr_fast.train.objective import Objective
 
 path, rank, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 config = train_config(json.loads(path.read_text()), str(path))

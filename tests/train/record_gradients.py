@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from vikhr_fast.config import TrainConfig, train_config
-from vikhr_fast.ranks import Ranks, process_group
+from vikhr_fast.distributed.ranks import Ranks, process_group
+from vikhr_fast.distributed.sharding import full
 from vikhr_fast.train.inputs import open_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
-from vikhr_fast.train.sharding import full
+from vikhr_fast.train.signals import Interruption
 
 
 def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:

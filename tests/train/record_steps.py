@@ -22,13 +22,13 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vikhr_fast.config import TrainConfig, train_config
-from vikhr_fast.model import Mistral
-from vikhr_fast.ranks import Ranks, process_group
+from vikhr_fast.distributed.ranks import Ranks, process_group
+from vikhr_fast.distributed.sharding import local, sharded_modules
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train.inputs import open_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
 from vikhr_fast.train.optimizer import MasterAdamW
-from vikhr_fast.train.sharding import local, sharded_modules
+from vikhr_fast.train.signals import Interruption
 from vikhr_fast.train.split_adamw import SplitAdamW
 
 STEPS = 2

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from vikhr_fast.config import train_config
-from vikhr_fast.ranks import process_group
+from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.train.inputs import open_inputs, record_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
+from vikhr_fast.train.signals import Interruption
 
 configs = [train_config(json.loads(path.read_text()), str(path)) for path in map(Path, sys.argv[1:])]
 with process_group(configs[0].runtime) as ranks:

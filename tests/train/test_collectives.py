@@ -12,8 +12,8 @@ import pytest
 from training_runs import make_config, run_ranks
 
 from vikhr_fast.config import TrainConfig, config_values
-from vikhr_fast.model import Mistral
-from vikhr_fast.model_config import read_config
+from vikhr_fast.model.config import read_config
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.plan.collectives import collectives, parts
 from vikhr_fast.plan.memory import memory
 

@@ -16,18 +16,18 @@ from training_runs import make_config, run_ranks, write_config
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'vikhr-fast[eval]'")
 
 from vikhr_fast.config import RuntimeConfig, TrainConfig
+from vikhr_fast.distributed.ranks import process_group
+from vikhr_fast.distributed.sharding import load_model
+from vikhr_fast.distributed.watchdog import Watch
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.command import Evaluate, evaluate
 from vikhr_fast.evaluate.harness import ShardedModel
 from vikhr_fast.evaluate.likelihood import encode_pair, likelihoods
-from vikhr_fast.model import Mistral
-from vikhr_fast.ranks import process_group
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.train.checkpoint import Checkpoints
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.sharding import load_model
-from vikhr_fast.watch import Watch
 from vikhr_kernels import reference
 
 STEPS = 6

@@ -15,8 +15,8 @@ import pytest
 from training_runs import make_config, start_ranks, write_config
 
 from vikhr_fast.config import ScheduleConfig, TrainConfig
-from vikhr_fast.corpus.packing import PackedCorpus
-from vikhr_fast.corpus.token_shards import MANIFEST_NAME
+from vikhr_fast.data.packing import PackedCorpus
+from vikhr_fast.data.token_shards import MANIFEST_NAME
 from vikhr_fast.errors import ExitCode, InputError
 from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
@@ -96,7 +96,9 @@ def test_a_hanging_loader_of_a_single_rank_ends_the_run(workspace: Path, tmp_pat
 def test_a_rank_that_never_comes_is_missed(workspace: Path, tmp_path: Path) -> None:
     config = run(workspace, tmp_path / "run", runtime={"timeout_seconds": 1})
     command = write_config(config, tmp_path / "run.toml")
-    code = "import vikhr_fast.ranks as r; r._GRACE_SECONDS = 1; import sys; from vikhr_fast.cli import main; "
+    code = (
+        "import vikhr_fast.distributed.ranks as r; r._GRACE_SECONDS = 1; import sys; from vikhr_fast.cli import main; "
+    )
     first, second = start_ranks(["-c", code + "main(['train', *sys.argv[1:]])", *command[2:]], ranks=2)
     second.kill()
     second.communicate(timeout=60)

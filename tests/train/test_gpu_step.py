@@ -13,14 +13,14 @@ from training_runs import make_config
 
 import vikhr_kernels
 from vikhr_fast.config import RuntimeConfig
-from vikhr_fast.model import Mistral, ModelConfig
-from vikhr_fast.model_config import read_config
-from vikhr_fast.ranks import process_group
+from vikhr_fast.distributed.ranks import process_group
+from vikhr_fast.distributed.sharding import _shard, local
+from vikhr_fast.model.config import read_config
+from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.train.gradients import ReducedGradients
 from vikhr_fast.train.inputs import open_inputs, record_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
-from vikhr_fast.train.sharding import _shard, local
+from vikhr_fast.train.signals import Interruption
 from vikhr_kernels import GradientSum
 
 pytestmark = [

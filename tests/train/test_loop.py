@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from training_runs import make_config
 
-from vikhr_fast.corpus.packing import Batch
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.data.packing import Batch
+from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
-from vikhr_fast.model import Mistral
-from vikhr_fast.model_config import read_config
+from vikhr_fast.model.config import read_config
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train import inputs
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines

@@ -10,7 +10,7 @@ import pytest
 from training_runs import make_config
 
 from vikhr_fast.config import config_values
-from vikhr_fast.demo.pipeline import Demo, run_demo
+from vikhr_fast.experiments.demo.pipeline import Demo, run_demo
 
 
 def compare(root: Path, output: Path, *arguments: object) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from vikhr_fast.distributed.rendezvous import meet, name_start
 from vikhr_fast.errors import InputError, RankLostError
-from vikhr_fast.meeting import meet, name_start
 
 LONG = timedelta(seconds=60)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vikhr_fast.config import OptimizerConfig, RuntimeConfig
-from vikhr_fast.model import Mistral, ModelConfig
-from vikhr_fast.ranks import process_group
+from vikhr_fast.distributed.ranks import process_group
+from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.train.checkpoint import _values
 from vikhr_fast.train.optimizer import MasterAdamW, learning_rate
 from vikhr_fast.train.split_adamw import SplitAdamW

@@ -14,7 +14,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList
 from training_runs import make_config
 
-from vikhr_fast.corpus.prefetch import prefetched
+from vikhr_fast.data.prefetch import prefetched
 from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.plan.speed import attention_flops
 from vikhr_fast.train.inputs import open_inputs

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from training_runs import make_config, run_ranks, write_config
 
-from vikhr_fast.corpus.packing import PackedCorpus, StepLoader
+from vikhr_fast.data.packing import PackedCorpus, StepLoader
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.metrics import METRICS, read_lines
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.console import logger
 from vikhr_fast.errors import InputError
-from vikhr_fast.run_directory import locked, record_run
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.run_directory import locked, record_run
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 

@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_leaves
 from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.model import Mistral
-from vikhr_fast.model_config import read_config
-from vikhr_fast.ranks import process_group
+from vikhr_fast.distributed.ranks import process_group
+from vikhr_fast.model.config import read_config
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train import inputs
 from vikhr_fast.train.inputs import open_inputs, record_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import Training
+from vikhr_fast.train.signals import Interruption
 from vikhr_kernels import GradientSum, PackedDocuments, attention_dispatch
 from vikhr_kernels.layout import stacked
 

@@ -2,8 +2,8 @@
 
 from vikhr_fast.corpus.dedup import DedupIndex, Deduplicated, DedupSettings, deduplicate
 from vikhr_fast.corpus.minhash import MinHasher
-from vikhr_fast.corpus.read import Document, read_documents
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.data.read import Document, read_documents
+from vikhr_fast.data.token_shards import TokenShards
 
 __all__ = [
     "DedupIndex",

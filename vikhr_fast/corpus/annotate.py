@@ -11,10 +11,10 @@ import pydantic
 from pydantic import Field
 from tyro.conf import Positional, arg
 
-from vikhr_fast.corpus.chat import Ask, Messages, ask_of_each
-from vikhr_fast.corpus.documents import Documents, read_part
 from vikhr_fast.corpus.settings import AnnotateStage
 from vikhr_fast.corpus.stage import is_finished, work_of
+from vikhr_fast.data.documents import Documents, read_part
+from vikhr_fast.llm.endpoint import Ask, Messages, ask_of_each
 
 ANNOTATIONS = "annotations.jsonl"
 _ANSWER_TOKENS = 60  # of five scores as JSON

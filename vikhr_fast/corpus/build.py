@@ -9,14 +9,11 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import Positional, arg
 
-from vikhr_fast.console import logger
 from vikhr_fast.corpus import layout
 from vikhr_fast.corpus.annotate import Annotate, annotate
-from vikhr_fast.corpus.chat import ChatEndpoint
 from vikhr_fast.corpus.collect import Collect, collect
 from vikhr_fast.corpus.decontaminate import Decontaminate, decontaminate, evaluation_files
 from vikhr_fast.corpus.dedup_stage import Dedup, dedup
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.mix import Mix, mix
 from vikhr_fast.corpus.quality_filter import Filter, filter_corpus
 from vikhr_fast.corpus.scrub import Scrub, scrub
@@ -26,10 +23,13 @@ from vikhr_fast.corpus.stage import read_work
 from vikhr_fast.corpus.stats import corpus_page
 from vikhr_fast.corpus.token_counts import write_token_counts
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
-from vikhr_fast.files import write_json
-from vikhr_fast.report import write_report
-from vikhr_fast.run_directory import locked
-from vikhr_fast.stages import Stage, run_stages
+from vikhr_fast.data.documents import Documents
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import write_json
+from vikhr_fast.io.html import write_report
+from vikhr_fast.io.run_directory import locked
+from vikhr_fast.io.stage_runner import Stage, run_stages
+from vikhr_fast.llm.endpoint import ChatEndpoint
 
 
 @dataclass(frozen=True)

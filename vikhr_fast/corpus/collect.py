@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import Positional
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
 from vikhr_fast.corpus.expressions import Expression
-from vikhr_fast.corpus.read import Columns, Document
 from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings, read_settings
-from vikhr_fast.corpus.sources import checksums, read_source
 from vikhr_fast.corpus.stage import counted, document_stage, gather, is_finished, work_of, write_notes
+from vikhr_fast.data.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
+from vikhr_fast.data.read import Columns, Document
+from vikhr_fast.data.sources import checksums, read_source
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.console import logger
 
 REJECTED = "rejected.jsonl"
 _SPOOL_ROWS = 1024

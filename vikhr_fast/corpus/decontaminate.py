@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import Positional, arg
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.documents import Counts, Documents, add_counts, with_meta
 from vikhr_fast.corpus.minhash import Hashes, MinHasher, ShingleSets
-from vikhr_fast.corpus.read import Columns
 from vikhr_fast.corpus.settings import DecontaminateStage, EvaluationSet
-from vikhr_fast.corpus.sources import checksums, read_source
 from vikhr_fast.corpus.stage import Transformed, is_finished, map_parts, work_of
+from vikhr_fast.data.documents import Counts, Documents, add_counts, with_meta
+from vikhr_fast.data.native_texts import IntArray
+from vikhr_fast.data.read import Columns
+from vikhr_fast.data.sources import checksums, read_source
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.texts import IntArray
+from vikhr_fast.io.console import logger
 
 CONTAMINATED = "contaminated.jsonl"
 _BATCH = 4096

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from vikhr_fast import _native
 from vikhr_fast.corpus.minhash import checked, parse_shingle
+from vikhr_fast.data.native_texts import IntArray, InvalidUtf8, Texts, native_texts, replaces
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_file
-from vikhr_fast.texts import IntArray, InvalidUtf8, Texts, native_texts, replaces
+from vikhr_fast.io.files import atomic_file
 
 Clustering = Literal["star", "transitive"]
 

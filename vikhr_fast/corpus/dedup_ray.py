@@ -21,13 +21,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vikhr_fast import _native
-from vikhr_fast.corpus.documents import read_part
 from vikhr_fast.corpus.minhash import Hashes, MinHasher
+from vikhr_fast.corpus.multipass_dedup import index_settings, write_owners
 from vikhr_fast.corpus.paragraphs import numbers_of, paragraphs_of
-from vikhr_fast.corpus.passes import index_settings, write_owners
 from vikhr_fast.corpus.settings import DedupStage, Machine
+from vikhr_fast.data.documents import read_part
+from vikhr_fast.data.native_texts import IntArray
 from vikhr_fast.errors import InputError
-from vikhr_fast.texts import IntArray
 
 _DIGEST = np.dtype("V16")
 _PAIRS_AT_ONCE = 1 << 20

@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 from tyro.conf import Positional, arg
 
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.minhash import MinHasher, jaccard
+from vikhr_fast.corpus.multipass_dedup import Passes, read_owners
 from vikhr_fast.corpus.paragraphs import numbers_of, texts_of, without
-from vikhr_fast.corpus.passes import Passes, read_owners
 from vikhr_fast.corpus.settings import DedupStage, Machine, check_bands, check_machine
 from vikhr_fast.corpus.stage import (
     Transformed,
@@ -23,6 +22,7 @@ from vikhr_fast.corpus.stage import (
     work_of,
     write_notes,
 )
+from vikhr_fast.data.documents import Documents
 
 PAIRS = "removed_pairs.jsonl"
 _PAIRS = 100

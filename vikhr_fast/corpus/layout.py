@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast.files import read_json
+from vikhr_fast.io.files import read_json
 
 COLLECTED = "1-collect"
 DEDUPLICATED = "2-dedup"

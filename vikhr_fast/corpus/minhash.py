@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vikhr_fast import _native
-from vikhr_fast.texts import IntArray, InvalidUtf8, Texts, as_int64, native_texts, replaces
+from vikhr_fast.data.native_texts import IntArray, InvalidUtf8, Texts, as_int64, native_texts, replaces
 
 Hashes = npt.NDArray[np.uint64]
 Signatures = npt.NDArray[np.uint32]

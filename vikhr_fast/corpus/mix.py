@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, Suppress, arg
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.documents import MANIFEST, Documents, read_footer, read_part
-from vikhr_fast.corpus.read import Document
 from vikhr_fast.corpus.settings import MixStage
 from vikhr_fast.corpus.shard import encode_documents, encoder_for_shards
 from vikhr_fast.corpus.stage import counted, is_finished, show_counts, work_of
+from vikhr_fast.data.documents import MANIFEST, Documents, read_footer, read_part
+from vikhr_fast.data.read import Document
+from vikhr_fast.data.splits import is_within
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.files import atomic_directory, read_json, write_json, write_text
-from vikhr_fast.resumable import resumable_directory
-from vikhr_fast.splits import is_within
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_text
+from vikhr_fast.io.resumable import resumable_directory
 
 TRAIN_TOML = "train.toml"
 SPLITS = ("train", "validation")

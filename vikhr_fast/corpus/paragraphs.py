@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from vikhr_fast.corpus.documents import Counts, add_counts, read_part
 from vikhr_fast.corpus.settings import DedupStage
-from vikhr_fast.texts import IntArray
+from vikhr_fast.data.documents import Counts, add_counts, read_part
+from vikhr_fast.data.native_texts import IntArray
 
 _SEPARATORS = {"blank-line": re.compile(r"(\n\s*\n\s*)"), "line": re.compile(r"(\n\s*)")}
 

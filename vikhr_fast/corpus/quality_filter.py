@@ -8,11 +8,11 @@ from typing import Annotated
 import pyarrow as pa
 from tyro.conf import Positional, arg
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.classifier import Classifier
-from vikhr_fast.corpus.documents import Counts, Documents, add_counts, with_meta
 from vikhr_fast.corpus.settings import FilterStage, TrainFilterStage
 from vikhr_fast.corpus.stage import Transformed, is_finished, map_parts, read_work, work_of
+from vikhr_fast.data.documents import Counts, Documents, add_counts, with_meta
+from vikhr_fast.encoder.classifier import Classifier
+from vikhr_fast.io.console import logger
 
 _DIGITS = 4  # of the probability in `meta`
 

@@ -11,9 +11,9 @@ import phonenumbers
 import pyarrow as pa
 from tyro.conf import Positional, arg
 
-from vikhr_fast.corpus.documents import Counts, Documents, add_counts
 from vikhr_fast.corpus.settings import ScrubStage
 from vikhr_fast.corpus.stage import Transformed, is_finished, map_parts, work_of
+from vikhr_fast.data.documents import Counts, Documents, add_counts
 from vikhr_fast.errors import InputError
 
 Spans = Iterator[tuple[int, int]]

@@ -10,10 +10,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vikhr_fast.corpus.manifest import manifest_sha256
-from vikhr_fast.corpus.read import Document, read_documents
 from vikhr_fast.corpus.stage import counted
-from vikhr_fast.corpus.token_shards import (
+from vikhr_fast.data.read import Document, read_documents
+from vikhr_fast.data.token_shards import (
     FORMAT,
     INDEX_DTYPE,
     INDEX_NAME,
@@ -23,7 +22,8 @@ from vikhr_fast.corpus.token_shards import (
     Tokens,
 )
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.files import atomic_directory, refuse_existing, write_text
+from vikhr_fast.io.files import atomic_directory, refuse_existing, write_text
+from vikhr_fast.io.manifest import manifest_sha256
 from vikhr_fast.tokenizer.load import Encoder, load_encoder
 
 _BATCH_CHARACTERS = 1 << 22

@@ -14,8 +14,7 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
 from vikhr_fast.config import validated
-from vikhr_fast.console import console, logger
-from vikhr_fast.corpus.documents import (
+from vikhr_fast.data.documents import (
     MANIFEST,
     Counts,
     Documents,
@@ -27,8 +26,9 @@ from vikhr_fast.corpus.documents import (
     write_part,
 )
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_file, read_json
-from vikhr_fast.resumable import is_same_work, resumable_directory, scratch_of
+from vikhr_fast.io.console import console, logger
+from vikhr_fast.io.files import atomic_file, read_json
+from vikhr_fast.io.resumable import is_same_work, resumable_directory, scratch_of
 
 
 class Transformed(NamedTuple):

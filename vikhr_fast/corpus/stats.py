@@ -7,11 +7,11 @@ from typing import Annotated
 from rich.table import Table as ConsoleTable
 from tyro.conf import Positional
 
-from vikhr_fast.console import console
-from vikhr_fast.corpus.documents import MANIFEST, Documents
 from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SHARDS, TIMES, TOKENS, read_notes
+from vikhr_fast.data.documents import MANIFEST, Documents
 from vikhr_fast.errors import InputError
-from vikhr_fast.report import Figure, Line, Page, Section, Table, bar_plot, line_plot
+from vikhr_fast.io.console import console
+from vikhr_fast.io.html import Figure, Line, Page, Section, Table, bar_plot, line_plot
 
 _MEGA = 1e6
 

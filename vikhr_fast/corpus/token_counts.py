@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from vikhr_fast.corpus.documents import Documents
 from vikhr_fast.corpus.layout import read_notes
 from vikhr_fast.corpus.shard import encoder_for_shards
 from vikhr_fast.corpus.stage import counted
-from vikhr_fast.files import write_json
+from vikhr_fast.data.documents import Documents
+from vikhr_fast.io.files import write_json
 from vikhr_fast.tokenizer.load import Encoder
 
 

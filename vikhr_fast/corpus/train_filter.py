@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from tyro.conf import Positional, arg
 
-from vikhr_fast.console import logger
 from vikhr_fast.corpus.annotate import ANNOTATIONS
-from vikhr_fast.corpus.classifier import (
+from vikhr_fast.corpus.settings import TrainFilterStage
+from vikhr_fast.corpus.stage import is_finished, work_of
+from vikhr_fast.data.documents import MANIFEST
+from vikhr_fast.encoder.classifier import (
     SETTINGS,
     Labels,
     Quality,
@@ -22,13 +24,11 @@ from vikhr_fast.corpus.classifier import (
     calibrated,
     expected_calibration_error,
 )
-from vikhr_fast.corpus.documents import MANIFEST
-from vikhr_fast.corpus.encoder_training import CHECKPOINT, EncoderTraining
-from vikhr_fast.corpus.settings import TrainFilterStage
-from vikhr_fast.corpus.stage import is_finished, work_of
+from vikhr_fast.encoder.training import CHECKPOINT, EncoderTraining
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import sha256_of, write_json, write_text
-from vikhr_fast.resumable import resumable_directory, scratch_of
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import sha256_of, write_json, write_text
+from vikhr_fast.io.resumable import resumable_directory, scratch_of
 
 _LEAST_DOCUMENTS = 20
 

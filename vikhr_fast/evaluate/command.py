@@ -14,19 +14,19 @@ from rich.table import Table
 from tyro.conf import Positional
 
 import vikhr_kernels
-from vikhr_fast.companions import tokenizer_file
-from vikhr_fast.corpus.chat import AnswerLog
 from vikhr_fast.corpus.shard import Shard, write_shards
-from vikhr_fast.corpus.sources import checksum, source_files
 from vikhr_fast.corpus.stage import counted, write_notes
-from vikhr_fast.corpus.token_shards import TokenShards
-from vikhr_fast.devices import Device, device_of
+from vikhr_fast.data.sources import checksum, source_files
+from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, questions_sha256
-from vikhr_fast.files import read_json, sha256_of, write_json
-from vikhr_fast.model import Mistral
-from vikhr_fast.run_directory import locked, record_run
+from vikhr_fast.io.files import read_json, sha256_of, write_json
+from vikhr_fast.io.run_directory import locked, record_run
+from vikhr_fast.llm.endpoint import AnswerLog
+from vikhr_fast.model.devices import Device, device_of
+from vikhr_fast.model.mistral import Mistral
+from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_kernels import reference
 

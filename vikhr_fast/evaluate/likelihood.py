@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.key_value_cache import KeyValueCache
-from vikhr_fast.model import Mistral
+from vikhr_fast.model.key_value_cache import KeyValueCache
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.load import Encoder
 
 _BARRIER = "\x00"  # no piece joins it with what follows

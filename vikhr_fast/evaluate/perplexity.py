@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from vikhr_fast.corpus.packing import PackedCorpus, StepLoader
-from vikhr_fast.corpus.prefetch import prefetched
-from vikhr_fast.corpus.token_shards import TokenShards
-from vikhr_fast.model import Mistral
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.data.packing import PackedCorpus, StepLoader
+from vikhr_fast.data.prefetch import prefetched
+from vikhr_fast.data.token_shards import TokenShards
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.model.mistral import Mistral
 from vikhr_kernels import length_of
 
 

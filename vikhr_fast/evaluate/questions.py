@@ -7,9 +7,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from vikhr_fast.corpus.sources import source_files
+from vikhr_fast.chat.conversation import HALF_CHARACTER, parsed_objects
+from vikhr_fast.data.sources import source_files
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.conversation import HALF_CHARACTER, parsed_objects
 
 BENCHMARK_NAMES = ("ruxnli", "ru_mmlu", "ru_mmlu_pro")
 LETTERS = ascii_uppercase[:10]

@@ -8,14 +8,14 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.read import read_objects
-from vikhr_fast.corpus.sources import source_files
+from vikhr_fast.chat.conversation import Conversation, checked_messages, write_conversations
 from vikhr_fast.corpus.stage import write_notes
+from vikhr_fast.data.read import read_objects
+from vikhr_fast.data.sources import source_files
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory
-from vikhr_fast.instruct.conversation import Conversation, checked_messages, write_conversations
 from vikhr_fast.instruct.schemas import messages_of
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import atomic_directory
 
 CONVERSATIONS, REJECTED = "conversations.jsonl", "rejected.jsonl"
 _SHOWN_CHARACTERS = 300

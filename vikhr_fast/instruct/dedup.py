@@ -17,17 +17,17 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from vikhr_fast.console import logger
+from vikhr_fast.chat.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.corpus.decontaminate import Grams, evaluation_texts, grams_of, shared_grams
 from vikhr_fast.corpus.dedup import DedupIndex, DedupSettings
-from vikhr_fast.corpus.documents import Counts, add_counts
 from vikhr_fast.corpus.minhash import MinHasher
 from vikhr_fast.corpus.settings import EvaluationSet
 from vikhr_fast.corpus.stage import counted, show_counts, write_notes
+from vikhr_fast.data.documents import Counts, add_counts
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, refuse_existing
-from vikhr_fast.instruct.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import atomic_directory, refuse_existing
 
 REMOVED = "removed.jsonl"
 _ANSWER_WORDS = 20  # from which on an answer counts; shorter ones may be repeated

@@ -9,18 +9,18 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import Positional
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.classifier import Labels, Scores
-from vikhr_fast.corpus.documents import Counts, add_counts
-from vikhr_fast.corpus.sources import checksum
+from vikhr_fast.chat.conversation import read_conversations, write_conversations
 from vikhr_fast.corpus.stage import counted, show_counts, write_notes
-from vikhr_fast.devices import Device
+from vikhr_fast.data.documents import Counts, add_counts
+from vikhr_fast.data.sources import checksum
+from vikhr_fast.encoder.classifier import Labels, Scores
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.files import sha256_of, write_text
-from vikhr_fast.instruct.conversation import read_conversations, write_conversations
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
-from vikhr_fast.resumable import resumable_directory, scratch_of
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import sha256_of, write_text
+from vikhr_fast.io.resumable import resumable_directory, scratch_of
+from vikhr_fast.model.devices import Device
 
 SCORES = "scores.jsonl"
 _DIGITS = 4

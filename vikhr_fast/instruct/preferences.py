@@ -6,9 +6,9 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vikhr_fast.corpus.sources import source_files
+from vikhr_fast.chat.conversation import HALF_CHARACTER, parsed_objects
+from vikhr_fast.data.sources import source_files
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.conversation import HALF_CHARACTER, parsed_objects
 from vikhr_fast.instruct.schemas import nectar_prompt, ranked_answers
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vikhr_fast.corpus.classifier import Scorer, Scores
-from vikhr_fast.devices import Device
+from vikhr_fast.encoder.classifier import Scorer, Scores
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import read_json
+from vikhr_fast.io.files import read_json
+from vikhr_fast.model.devices import Device
 
 SETTINGS = "reward.json"
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pydantic
 
 from vikhr_fast.config import validated
-from vikhr_fast.corpus.classifier import Labels, Scores, calibrated, calibration
+from vikhr_fast.encoder.classifier import Labels, Scores, calibrated, calibration
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.preferences import Pair
 from vikhr_fast.instruct.reward import SETTINGS
-from vikhr_fast.report import Line, Page, Section, Table, line_plot
+from vikhr_fast.io.html import Line, Page, Section, Table, line_plot
 
 _NORMAL_95 = 1.959964
 

@@ -10,15 +10,15 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from tyro.conf import Positional
 
+from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
-from vikhr_fast.console import logger
 from vikhr_fast.corpus.mix import SPLITS, TRAIN_TOML, train_toml
 from vikhr_fast.corpus.shard import Encoded, token_dtype, write_encoded
 from vikhr_fast.corpus.stage import show_counts
+from vikhr_fast.data.splits import is_within
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.files import atomic_directory, refuse_existing, write_text
-from vikhr_fast.instruct.conversation import Conversation, read_conversations
-from vikhr_fast.splits import is_within
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import atomic_directory, refuse_existing, write_text
 
 _BATCH = 1024  # conversations
 _SHARD_TOKENS = 1 << 28  # after which a new file is begun

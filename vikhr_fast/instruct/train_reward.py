@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from tyro.conf import Positional
 
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.classifier import Scorer
-from vikhr_fast.corpus.encoder_training import CHECKPOINT, EncoderTraining
+from vikhr_fast.data.splits import is_within
+from vikhr_fast.encoder.classifier import Scorer
+from vikhr_fast.encoder.training import CHECKPOINT, EncoderTraining
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.files import refuse_existing, sha256_of, write_json
 from vikhr_fast.instruct.preferences import Pair, read_pairs
 from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
 from vikhr_fast.instruct.reward_report import reward_page, reward_report
-from vikhr_fast.report import write_report
-from vikhr_fast.resumable import resumable_directory, scratch_of
-from vikhr_fast.splits import is_within
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import refuse_existing, sha256_of, write_json
+from vikhr_fast.io.html import write_report
+from vikhr_fast.io.resumable import resumable_directory, scratch_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.model_config import ModelConfig
+from vikhr_fast.model.config import ModelConfig
 from vikhr_fast.plan.collectives import StepCounts
 from vikhr_fast.plan.memory import memory
 from vikhr_fast.plan.speed import RESERVED, Hardware, Speed, speed

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.corpus.packing import num_drawn
-from vikhr_fast.model_config import ModelConfig
+from vikhr_fast.data.packing import num_drawn
+from vikhr_fast.model.config import ModelConfig
 
 ITEM_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml, require_consistent
 from vikhr_fast.errors import InputError
-from vikhr_fast.model_config import ModelConfig, read_config
+from vikhr_fast.model.config import ModelConfig, read_config
 from vikhr_fast.plan.choices import Choice, changed_settings, fastest_of_each, nearest_fit
 from vikhr_fast.plan.collectives import StepCounts, collectives
 from vikhr_fast.plan.memory import GIB, Parameters, memory

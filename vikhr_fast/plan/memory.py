@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.model_config import ModelConfig
+from vikhr_fast.model.config import ModelConfig
 from vikhr_fast.plan.collectives import StepCounts, parts
 from vikhr_kernels.linear_ce_kl import default_chunk
 

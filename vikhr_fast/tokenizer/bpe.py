@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vikhr_fast import _native
+from vikhr_fast.data.native_texts import InvalidUtf8, Texts, as_int64, native_texts, replaces
 from vikhr_fast.errors import InputError
-from vikhr_fast.texts import InvalidUtf8, Texts, as_int64, native_texts, replaces
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 Offsets: TypeAlias = npt.NDArray[np.int64]

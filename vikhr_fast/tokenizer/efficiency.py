@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vikhr_fast.corpus.sources import read_texts
+from vikhr_fast.data.sources import read_texts
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.export import BYTE, read_model
 

@@ -18,10 +18,10 @@ from rich.progress import track
 from tyro.conf import Positional
 
 from vikhr_fast._native import Extender, WordCounts
-from vikhr_fast.console import console
-from vikhr_fast.corpus.read import named
+from vikhr_fast.data.read import named
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_directory, refuse_existing, sha256_of, write_json
+from vikhr_fast.io.console import console
+from vikhr_fast.io.files import atomic_directory, refuse_existing, sha256_of, write_json
 from vikhr_fast.tokenizer import export
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.export import CONTROL, MODEL_NAME, NORMAL

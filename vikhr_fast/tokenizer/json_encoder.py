@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import read_json
+from vikhr_fast.io.files import read_json
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
 
 

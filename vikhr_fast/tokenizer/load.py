@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TypeAlias
 
-from vikhr_fast.companions import tokenizer_file
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.bpe import BpeEncoder
+from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder
 
 Encoder: TypeAlias = BpeEncoder | JsonEncoder

@@ -9,9 +9,9 @@ from typing import Any
 from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import atomic_file, refuse_existing, write_json
-from vikhr_fast.names import distinct_names
-from vikhr_fast.report import Table, draw_bars, print_tables
+from vikhr_fast.io.files import atomic_file, refuse_existing, write_json
+from vikhr_fast.io.html import Table, draw_bars, print_tables
+from vikhr_fast.io.names import distinct_names
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, MODEL_NAME, find_model, read_model

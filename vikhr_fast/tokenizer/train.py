@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast._native import WordCounts
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.read import named
+from vikhr_fast.data.read import named
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.files import atomic_directory, refuse_existing
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import atomic_directory, refuse_existing
 from vikhr_fast.tokenizer.export import CHAT_PIECES, MODEL_NAME, export_tokenizer
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
 from vikhr_fast.tokenizer.word_counts import count_words

@@ -5,10 +5,10 @@ from itertools import islice
 from pathlib import Path
 
 from vikhr_fast._native import WordCounts
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.read import named
-from vikhr_fast.corpus.sources import read_texts
+from vikhr_fast.data.read import named
+from vikhr_fast.data.sources import read_texts
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.console import logger
 
 _BATCH = 1024  # documents
 

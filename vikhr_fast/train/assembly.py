@@ -5,12 +5,12 @@ from torch import Tensor
 
 import vikhr_kernels
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.model import Mistral, Operations
-from vikhr_fast.objective import Objective
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.distributed.sharding import load_model
+from vikhr_fast.model.mistral import Mistral, Operations
 from vikhr_fast.train.inputs import Inputs
+from vikhr_fast.train.objective import Objective
 from vikhr_fast.train.optimizer import MasterAdamW
-from vikhr_fast.train.sharding import load_model
 from vikhr_fast.train.split_adamw import SplitAdamW
 from vikhr_kernels import cpu, reference
 

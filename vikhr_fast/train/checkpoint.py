@@ -27,12 +27,12 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from vikhr_fast.config import ScheduleConfig
-from vikhr_fast.console import logger
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.distributed.sharding import local
 from vikhr_fast.errors import InputError
-from vikhr_fast.files import sha256_of, sync_directory, write_text
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import sha256_of, sync_directory, write_text
 from vikhr_fast.train.optimizer import MasterAdamW
-from vikhr_fast.train.sharding import local
 from vikhr_fast.train.split_adamw import SplitAdamW
 
 _MANIFEST, _STATE = "manifest.json", "state.json"

@@ -6,16 +6,16 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from vikhr_fast.companions import tokenizer_file
 from vikhr_fast.config import TrainConfig
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.distributed.sharding import reshard
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, Question, questions_sha256
-from vikhr_fast.model import Mistral
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.model.mistral import Mistral
+from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import EVALUATIONS, MetricsWriter, read_lines
-from vikhr_fast.train.sharding import reshard
+from vikhr_fast.train.signals import Interruption
 
 
 def open_questions(config: TrainConfig) -> dict[str, list[Question]]:

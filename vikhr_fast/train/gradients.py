@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from vikhr_fast.model import Mistral
-from vikhr_fast.ranks import Ranks
-from vikhr_fast.train.sharding import local, sharded_modules
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.distributed.sharding import local, sharded_modules
+from vikhr_fast.model.mistral import Mistral
 from vikhr_kernels import GradientSum
 
 

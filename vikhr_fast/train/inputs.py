@@ -6,19 +6,19 @@ from pathlib import Path
 
 import torch
 
-from vikhr_fast.companions import same_tokenizer, tokenizer_file
 from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, require_consistent
-from vikhr_fast.corpus.packing import PackedCorpus, num_drawn
-from vikhr_fast.corpus.token_shards import TokenShards
+from vikhr_fast.data.packing import PackedCorpus, num_drawn
+from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import Question
-from vikhr_fast.files import sha256_of
-from vikhr_fast.model import Mistral, ModelConfig
-from vikhr_fast.model_config import read_config
+from vikhr_fast.io.files import sha256_of
+from vikhr_fast.io.run_directory import record_run
+from vikhr_fast.model.config import read_config
+from vikhr_fast.model.mistral import Mistral, ModelConfig
+from vikhr_fast.model.weights import WeightFiles
 from vikhr_fast.plan.collectives import StepCounts
-from vikhr_fast.run_directory import record_run
+from vikhr_fast.tokenizer.files import same_tokenizer, tokenizer_file
 from vikhr_fast.train.evaluation import open_questions
-from vikhr_fast.weights import WeightFiles
 from vikhr_kernels import Length, length_of
 
 ADAPTATION = "adapt.json"

@@ -11,26 +11,26 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from vikhr_fast.companions import companions
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.packing import Batch, StepLoader
-from vikhr_fast.corpus.prefetch import prefetched
+from vikhr_fast.data.packing import Batch, StepLoader
+from vikhr_fast.data.prefetch import prefetched
+from vikhr_fast.distributed.ranks import Ranks, process_group
+from vikhr_fast.distributed.sharding import reshard, save_model, set_collectives
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score, score_shards
-from vikhr_fast.ranks import Ranks, process_group
-from vikhr_fast.run_directory import locked
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.run_directory import locked
+from vikhr_fast.tokenizer.files import companions
 from vikhr_fast.train.assembly import DTYPES, assemble
 from vikhr_fast.train.checkpoint import Checkpoints, TrainState, complete_checkpoints, step_of
 from vikhr_fast.train.evaluation import Evaluations
+from vikhr_fast.train.flops import flops_share, peak_bytes, step_work
 from vikhr_fast.train.incidents import WINDOW, reason_to_skip, record_incident
 from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.metrics import INCIDENTS, MetricsWriter, StepMetrics, forget_steps_after
 from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import phase, profiling
-from vikhr_fast.train.sharding import reshard, save_model, set_collectives
-from vikhr_fast.train.work import flops_share, peak_bytes, step_work
+from vikhr_fast.train.signals import Interruption
 
 MODEL, CHECKPOINTS = "model", "checkpoints"
 

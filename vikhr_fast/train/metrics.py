@@ -10,11 +10,11 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.console import console, logger
+from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
-from vikhr_fast.files import write_text
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.io.console import console, logger
+from vikhr_fast.io.files import write_text
 from vikhr_fast.train.trackers import Tracker, open_trackers
 
 METRICS, VALIDATION, EVALUATIONS, INCIDENTS = (

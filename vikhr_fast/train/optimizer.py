@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from vikhr_fast.config import OptimizerConfig
-from vikhr_fast.model import Mistral
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.distributed.sharding import full, local
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train.gradients import LocalGradients
-from vikhr_fast.train.sharding import full, local
 
 
 class MasterAdamW(torch.optim.AdamW):

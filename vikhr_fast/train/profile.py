@@ -10,9 +10,9 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]  # public, b
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-from vikhr_fast.console import logger
-from vikhr_fast.files import write_text
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import write_text
 
 WARM_UP = 2  # steps that aren't recorded: the first ones allocate and compile
 

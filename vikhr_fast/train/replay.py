@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from vikhr_fast.companions import tokenizer_file
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.console import logger
-from vikhr_fast.corpus.packing import draw
+from vikhr_fast.data.packing import draw
+from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.errors import InputError
-from vikhr_fast.ranks import process_group
+from vikhr_fast.io.console import logger
+from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.train.checkpoint import complete_checkpoints, load_checkpoint, step_of
 from vikhr_fast.train.inputs import Inputs, open_inputs
-from vikhr_fast.train.interruption import Interruption
 from vikhr_fast.train.loop import CHECKPOINTS, Training
 from vikhr_fast.train.metrics import INCIDENTS, read_lines
+from vikhr_fast.train.signals import Interruption
 
 _BEGINNING = 40  # tokens of a document that are shown
 

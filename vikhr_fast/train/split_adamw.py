@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from vikhr_fast.config import OptimizerConfig
-from vikhr_fast.model import Mistral
-from vikhr_fast.ranks import Ranks
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.distributed.sharding import laid_out_as, local
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train.gradients import LocalGradients, ReducedGradients
 from vikhr_fast.train.optimizer import parameter_groups
-from vikhr_fast.train.sharding import laid_out_as, local
 from vikhr_kernels import adamw, split_master
 
 

@@ -3,7 +3,7 @@
 import torch
 
 import vikhr_kernels
-from vikhr_fast.model import Mistral, ModelConfig
+from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_kernels import reference
 
 SHAPE = ModelConfig(

@@ -1,0 +1,184 @@
+"""Section 3.1 of the paper: a model gets the embedding matrix and LM head of a new vocabulary.
+
+A piece that the base model knows keeps its row in both matrices, bit for bit. A new piece gets the mean of the rows
+of the base's pieces for the same text. Unknown, BOS, EOS and padding are matched by role, whatever they are called.
+All other tensors are copied as bytes.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
+from vikhr_fast.corpus.stage import counted
+from vikhr_fast.errors import InputError, require
+from vikhr_fast.io.files import read_json, refuse_existing, sha256_of, write_text
+from vikhr_fast.io.resumable import resumable_directory
+from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config
+from vikhr_fast.model.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
+from vikhr_fast.tokenizer.export import (
+    CHAT_PIECES,
+    CONTROL,
+    MODEL_NAME,
+    export_tokenizer,
+    find_model,
+    read_model,
+    refuse_inexact,
+    role_ids,
+)
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+REPORT_NAME = "adapt.json"
+_GENERATION_NAME = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Gives a Mistral or Llama-2 model a new vocabulary; the rest of its weights stay as they are.
+
+    Interrupted, the same command goes on with the files of weights that are still missing; they wait in
+    OUTPUT.partial.
+    """
+
+    base: Path
+    """Hugging Face directory of the base: config.json, safetensors, tokenizer.model."""
+    tokenizer: Path
+    """The new tokenizer: a directory with tokenizer.model, or such a file."""
+    output: Path
+    """Directory to make: a Hugging Face directory with the new tokenizer, and adapt.json."""
+    init: Init = "mean"
+    """Rows of new pieces: the mean of the base's rows for the same text (the paper's); for ablations random ones as
+    spread as the base's, the mean of all rows, or the mean weighted by how frequent the base's pieces are in --text."""
+    text: tuple[Path, ...] = ()
+    """Text to count the base's pieces in, for --init frequency-weighted-mean: files, patterns, or hf: data sets."""
+    pad_to_multiple: int = 1
+    """Add rows until their number is a multiple of this, 64 say. They are defined, and no text is encoded to them; they
+    have less than the average probability, and generation_config.json forbids them."""
+    untie_head: bool = False
+    """Write an LM head of its own where the base uses its embedding matrix for both; training needs that."""
+    seed: int = 0
+    """Of --init random."""
+
+
+def adapt(options: Adapt) -> dict[str, Any]:
+    """Writes `options.output`, complete or not at all.
+
+    Memory holds one of the base's tensors and a block of new rows at a time.
+
+    Returns:
+        The report: counts of pieces `by_role`, `copied`, `averaged` (new rows, by whatever `init`) and, among these,
+        `averaged_with_bytes` (the base spells some of their text in bytes); the `worst` rows, those made of most
+        pieces; `vocab_size` and how many of these rows are `padding`; SHA-256 of both tokenizer models. In adapt.json
+        there are `base_ids` too: for each new id the id of the base that it continues, or null.
+
+    Raises:
+        InputError: a file is missing or damaged, the model is none that can be adapted, or its vocabulary and its
+            weights do not match; OUTPUT exists, or OUTPUT.partial holds other work.
+    """
+    require(options, pad_to_multiple=(options.pad_to_multiple >= 1, "positive"))
+    if (options.init == "frequency-weighted-mean") != bool(options.text):
+        raise InputError("--text: --init frequency-weighted-mean needs it, and nothing else does")
+    refuse_existing(options.output)
+    new_file, base_file = find_model(options.tokenizer), _base_model(options.base)
+    new, base = read_model(new_file), read_model(base_file)
+    refuse_inexact(new, new_file)
+    config, weights = read_config(options.base, may_be_tied=True), WeightFiles(options.base)
+    is_tied = bool(read_json(options.base / CONFIG_NAME).get("tie_word_embeddings", False))
+    if options.untie_head and not is_tied:
+        raise InputError(f"{options.base}: its head is untied already; leave --untie-head out")
+    matrix = torch.empty(config.vocab_size, config.hidden_size, device="meta")
+    weights.require(dict.fromkeys((EMBEDDING,) if is_tied else (EMBEDDING, HEAD), matrix), alone=False)
+    if not is_tied and weights.tensors[HEAD].dtype != weights.tensors[EMBEDDING].dtype:
+        raise InputError(f"{options.base}: {HEAD}: another dtype than {EMBEDDING}; convert one of them")
+    if len(base.pieces) != config.vocab_size:
+        sizes = f"{len(base.pieces)} pieces, but the weights have {config.vocab_size} rows"
+        raise InputError(f"{base_file}: {sizes}; give the tokenizer that the base was trained with")
+
+    sources = find_sources(base, base_file, new)
+    frequencies = piece_frequencies(base_file, options.text) if options.text else None
+    padding = -len(new.pieces) % options.pad_to_multiple
+    maker = RowMaker(sources, options.init, frequencies, padding, options.seed)
+    report = {
+        **sources.report(new),
+        "init": options.init,
+        "vocab_size": maker.rows,
+        "padding": padding,
+        "base_tokenizer_sha256": sha256_of(base_file),
+        "tokenizer_sha256": sha256_of(new_file),
+    }
+    record = {**report, "base_ids": [*sources.base_ids, *[None] * padding]}
+    files = sorted(file for file in options.base.iterdir() if file.suffix in (".safetensors", ".json"))
+    work = {
+        "report": record,
+        "untie_head": options.untie_head,
+        "seed": options.seed,
+        "frequencies": None if frequencies is None else frequencies.tolist(),
+        "base": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
+        "max_shard_bytes": MAX_SHARD_BYTES,
+    }
+    with resumable_directory(options.output, work) as directory:
+        _write_weights(weights, directory, maker, options.untie_head)
+        _write_configs(options, directory, config, new, maker.rows)
+        export_tokenizer(new_file, directory)
+        write_text(directory / REPORT_NAME, json.dumps(record, ensure_ascii=False) + "\n")
+    return report
+
+
+def _base_model(base: Path) -> Path:
+    """The base's SentencePiece model; says what the base is where it is known to have none."""
+    if base.is_dir() and not (base / MODEL_NAME).exists():
+        if (base / "tekken.json").exists():
+            kind = "has a tekken vocabulary (Mistral-Nemo and later), no SentencePiece one; give v0.1-3"
+            raise InputError(f"{base}: {kind}")
+        if (base / "tokenizer.json").exists():
+            kind = "its vocabulary is not a SentencePiece one, as Llama-3's is not"
+            raise InputError(f"{base}: no {MODEL_NAME}: {kind}; it can be tuned with its own vocabulary, not adapted")
+    return find_model(base)
+
+
+def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, untie: bool) -> None:
+    """The base's tensors with the rows of the new vocabulary; `untie`: with a head that is the embedding matrix."""
+    tensors = weights.tensors | ({HEAD: weights.tensors[EMBEDDING]} if untie else {})
+    matrices = {EMBEDDING, HEAD} & tensors.keys()
+    tensors |= {name: tensors[name].new_empty(maker.rows, tensors[name].shape[1]) for name in matrices}
+    with counted("weights", len(tensors)) as advance:
+
+        def adapted(name: str) -> Tensor | Iterator[Tensor]:
+            advance(1)
+            old = weights.read(EMBEDDING if untie and name == HEAD else name)
+            return maker.blocks(old, name) if name in matrices else old
+
+        write_weights(directory, tensors, adapted, MAX_SHARD_BYTES)
+
+
+def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: Any, rows: int) -> None:
+    """config.json and generation_config.json of the base, with what the vocabulary changes."""
+    roles = role_ids(new)
+    token_ids = {f"{role}_token_id": roles.get(role) for role in ("bos", "eos", "pad")}
+    values = {
+        **read_json(options.base / CONFIG_NAME),
+        **token_ids,
+        "vocab_size": rows,
+        # Readers of transformers 4 look for the first, of transformers 5 for the second.
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rms_norm_eps": config.rms_norm_eps,
+        "max_position_embeddings": config.max_position_embeddings,
+    }
+    if options.untie_head:
+        values["tie_word_embeddings"] = False
+    write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
+    generation = options.base / _GENERATION_NAME
+    ends = [index for index, piece in enumerate(new.pieces) if piece.type == CONTROL and piece.piece == CHAT_PIECES[1]]
+    if generation.exists() or ends or rows > len(new.pieces):
+        settings = {**(read_json(generation) if generation.exists() else {}), **token_ids}
+        if ends:  # what ends an answer once the model is tuned on chats
+            settings["eos_token_id"] = [end for end in (roles.get("eos"), *ends) if end is not None]
+        if rows > len(new.pieces):
+            settings["suppress_tokens"] = list(range(len(new.pieces), rows))
+        write_text(directory / _GENERATION_NAME, json.dumps(settings, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Text and tokens on their way to training: reading, documents, token shards, packing."""

@@ -1,0 +1,1 @@
+"""A small encoder with one output: quality classifier and reward model."""

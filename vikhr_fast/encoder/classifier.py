@@ -1,0 +1,239 @@
+"""A small encoder that tells good documents from bad ones: scores in batches of like length, calibrated."""
+
+import errno
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import read_json, sync_file
+from vikhr_fast.model.devices import Device, device_of
+
+SETTINGS = "filter.json"
+_CHARACTERS_A_TOKEN = 16
+_BINS = 10
+
+Scores = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """An encoder with one output, and its tokenizer."""
+
+    tokenizer: Any
+    model: Any
+    device: torch.device
+    dtype: torch.dtype
+    """What is computed in."""
+
+    @classmethod
+    def load(
+        cls, name: str, revision: str | None = None, *, device: Device = "auto", has_new_head: bool = False
+    ) -> "Scorer":
+        """Loads both from a directory or the Hub.
+
+        Args:
+            name: the directory, or the name on the Hub.
+            revision: on the Hub.
+            device: auto is CUDA, in bfloat16, where there is a GPU.
+            has_new_head: a head of another size gives way to a random one.
+
+        Raises:
+            InputError: there is no such encoder, or no GPU for `cuda`.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        options: dict[str, Any] = {
+            "revision": revision,
+            "trust_remote_code": False,
+            "local_files_only": Path(name).is_dir(),
+        }
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            options["ignore_mismatched_sizes"] = has_new_head
+            model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{name}: no encoder that can be loaded: {reason[:300]}") from None
+        place, dtype = device_of(device)
+        return cls(tokenizer, model.to(place).eval(), place, dtype)
+
+    def save(self, directory: Path) -> None:
+        """Writes both as transformers does. A full disk is the OSError that it is, where other libraries hide it."""
+        try:
+            self.model.to("cpu").save_pretrained(directory)
+        except SafetensorError as error:
+            if f"os error {errno.ENOSPC}" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from None
+        self.tokenizer.save_pretrained(directory)
+        for file in directory.iterdir():
+            sync_file(file)
+
+    def encode(self, maximum_tokens: int, *columns: Sequence[str]) -> list[list[int]]:
+        """The first tokens of each text, special ones included; of two columns as one sequence, the longer cut first.
+
+        Only as much text is tokenized as can matter.
+        """
+        if not columns[0]:
+            return []
+        longest = maximum_tokens * _CHARACTERS_A_TOKEN
+        shown = ([text[:longest] for text in column] for column in columns)
+        ids: list[list[int]] = self.tokenizer(*shown, truncation=True, max_length=maximum_tokens)["input_ids"]
+        return ids
+
+    def logits(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """[texts] outputs of one forward, on the device."""
+        longest = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id or 0
+        tokens = torch.tensor([[*one, *[pad] * (longest - len(one))] for one in ids], device=self.device)
+        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids], device=self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            output: torch.Tensor = self.model(input_ids=tokens, attention_mask=mask).logits[:, 0]
+        return output
+
+    @torch.no_grad()
+    def score(self, ids: Sequence[Sequence[int]], batch_tokens: int = 16_384) -> Scores:
+        """float64 [texts]: the logit of each, computed in batches of like length."""
+        self.model.eval()
+        scores = np.zeros(len(ids))
+        for rows in batches_by_length([len(one) for one in ids], batch_tokens):
+            scores[rows] = self.logits([ids[row] for row in rows]).double().cpu().numpy()
+        return scores
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier of documents.
+
+    The probability that a document is good is sigmoid(slope * logit + offset): calibrated on held-out documents.
+    """
+
+    scorer: Scorer
+    slope: float
+    offset: float
+    threshold: float
+    maximum_tokens: int
+
+    @classmethod
+    def load(cls, directory: Path, device: Device = "auto") -> "Classifier":
+        """Loads what `corpus train-filter` wrote.
+
+        Raises:
+            InputError: it is missing or something else, or there is no GPU for `cuda`.
+        """
+        try:
+            settings = read_json(directory / SETTINGS)
+            slope, offset, threshold = (float(settings[name]) for name in ("slope", "offset", "threshold"))
+            maximum_tokens = int(settings["maximum_tokens"])
+        except (InputError, ValueError, KeyError, TypeError):
+            raise InputError(f"{directory}: no classifier; make one with `vikhr-fast corpus train-filter`") from None
+        return cls(Scorer.load(str(directory), device=device), slope, offset, threshold, maximum_tokens)
+
+    def probabilities(self, texts: Sequence[str], batch_tokens: int) -> Scores:
+        """float64 [texts]: how probably each is good."""
+        ids = self.scorer.encode(self.maximum_tokens, texts)
+        return calibrated(self.scorer.score(ids, batch_tokens), self.slope, self.offset)
+
+
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Rows in batches of at most `batch_tokens` with padding, or of one; the longest first, where memory shows."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def calibrated(logits: Scores, slope: float, offset: float) -> Scores:
+    """Probabilities of logits."""
+    return 1 / (1 + np.exp(-np.clip(slope * logits + offset, -60, 60)))
+
+
+def calibrate(logits: Scores, labels: Labels) -> tuple[float, float]:
+    """Slope and offset with the least cross-entropy (Platt's scaling, with his targets, which keep them finite)."""
+    good, bad = int(labels.sum()), int((~labels).sum())
+    targets = np.where(labels, (good + 1) / (good + 2), 1 / (bad + 2))
+    slope, offset = 1.0, 0.0
+
+    def loss(at: npt.NDArray[np.float64]) -> float:
+        value = at[0] * logits + at[1]
+        return float(np.mean(np.logaddexp(0, value) - targets * value))
+
+    at = np.array([slope, offset])
+    for _ in range(100):
+        p = calibrated(logits, at[0], at[1])
+        gradient = np.array([np.mean((p - targets) * logits), np.mean(p - targets)])
+        weight = p * (1 - p)
+        hessian = np.array(
+            [
+                [np.mean(weight * logits**2), np.mean(weight * logits)],
+                [np.mean(weight * logits), np.mean(weight)],
+            ]
+        ) + 1e-10 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        scale = 1.0
+        while loss(at - scale * step) > loss(at) and scale > 1e-6:
+            scale /= 2
+        at = at - scale * step
+        if np.abs(scale * step).max() < 1e-9:
+            break
+    # A classifier that ranks the wrong way round is not turned: its report must show it.
+    return (float(at[0]), float(at[1])) if at[0] > 0 and math.isfinite(at.sum()) else (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well documents are told apart at a threshold."""
+
+    documents: int
+    kept: int
+    precision: float
+    """Share of good ones among those kept."""
+    recall: float
+    """Share of those kept among the good ones."""
+    f1: float
+    noise_recall: float
+    """Share of those removed among the bad ones."""
+    noise_f1: float
+    """F1 of finding the bad ones."""
+
+    @classmethod
+    def of(cls, is_kept: Labels, is_good: Labels) -> "Quality":
+        """Compares what was kept with what is good."""
+
+        def scores(found: Labels, wanted: Labels) -> tuple[float, float, float]:
+            hits = int((found & wanted).sum())
+            precision = hits / max(int(found.sum()), 1)
+            recall = hits / max(int(wanted.sum()), 1)
+            return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
+
+        _, noise_recall, noise_f1 = scores(~is_kept, ~is_good)
+        return cls(len(is_kept), int(is_kept.sum()), *scores(is_kept, is_good), noise_recall, noise_f1)
+
+
+def calibration(probabilities: Scores, labels: Labels) -> tuple[tuple[float, float, int], ...]:
+    """Of each tenth of the probabilities that has any: their mean, the share of good ones, and how many there are."""
+    places = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    bins = [places == number for number in range(_BINS)]
+    return tuple((float(probabilities[b].mean()), float(labels[b].mean()), int(b.sum())) for b in bins if b.any())
+
+
+def expected_calibration_error(probabilities: Scores, labels: Labels) -> float:
+    """Mean distance of probability and share of good documents over bins of probability, weighted by their size."""
+    bins = calibration(probabilities, labels)
+    return float(sum(abs(predicted - observed) * (count / len(labels)) for predicted, observed, count in bins))

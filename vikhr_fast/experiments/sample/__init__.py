@@ -1,0 +1,1 @@
+"""The sample data that the demo and the small ablations learn from."""

@@ -1,0 +1,1 @@
+"""What every stage stands on: files, run directories, the console, pages."""

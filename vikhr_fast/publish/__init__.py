@@ -1,0 +1,1 @@
+"""What leaves a run: its model with a card, or merged with another."""
