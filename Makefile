@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inc)
+NATIVE_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inc)
 
 .PHONY: setup demo ablations test nightly lint format bench-native gpu sanitize fuzz
 
@@ -30,7 +30,7 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 	$(BIN)/python -m vikhr_kernels.aot
-	$(BIN)/python tests/mutate.py
+	$(BIN)/python tests/gates/mutate.py
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing: clang++ is not installed'; fi
 
 # What takes too long for every run, or needs a package that few users want: kills by the dozen, a Ray cluster.
@@ -77,9 +77,9 @@ build/gpu/.installed: pyproject.toml
 NATIVE_TESTS := tests/native/test_bpe.py tests/native/test_words.py tests/corpus/test_dedup.py
 sanitize: setup build/sanitize-address/.built build/sanitize-thread/.built
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		$(BIN)/python tests/native/sanitized.py build/sanitize-address $(NATIVE_TESTS)
+		$(BIN)/python tests/gates/sanitized.py build/sanitize-address $(NATIVE_TESTS)
 	setarch -R env LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		TSAN_OPTIONS=exitcode=66:suppressions=tests/native/tsan.supp $(BIN)/python tests/native/sanitized.py build/sanitize-thread $(NATIVE_TESTS) -k thread
+		TSAN_OPTIONS=exitcode=66:suppressions=tests/gates/tsan.supp $(BIN)/python tests/gates/sanitized.py build/sanitize-thread $(NATIVE_TESTS) -k thread
 
 build/sanitize-%/.built: $(NATIVE_SOURCES) CMakeLists.txt
 	cmake -S . -B $(@D) -DCMAKE_BUILD_TYPE=Release -DVIKHR_SANITIZE=$* -DPYBIND11_FINDPYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \

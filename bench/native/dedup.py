@@ -2,7 +2,7 @@
 
     python bench/native/dedup.py [--out DIR] [--only ours,daft] [--repeats 3] [--allow-missing]
 
-The text is made by tests/planted.py from ../shared/data. Writes dedup.json, dedup.md (the README's tables) and
+The text is made by tests/helpers/planted.py from ../shared/data. Writes dedup.json, dedup.md (the README's tables) and
 dedup.svg. Exit code 1 where ours removes a text that is no near-duplicate or finds fewer than .99 of the planted ones,
 or where a peer isn't installed; `--allow-missing` lets peers be missing.
 """
@@ -31,7 +31,7 @@ from harness import (
 mpl.use("Agg")
 from matplotlib import pyplot
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 import planted
 
 HERE = Path(__file__).parent

@@ -14,9 +14,9 @@ import torch
 from adapting import ROWS, weights
 from safetensors.torch import load_file
 
-from vikhr_fast import weights as module
 from vikhr_fast.adapt.adapt import EMBEDDING, HEAD, Adapt, adapt
 from vikhr_fast.errors import InputError
+from vikhr_fast.model import weights as module
 from vikhr_fast.model.config import ModelConfig, write_config
 from vikhr_fast.model.weights import WeightFiles, write_weights
 
@@ -68,7 +68,8 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(options: Adapt, 
     program = """
 import os, signal, sys
 from pathlib import Path
-from vikhr_fast import adapt, weights
+from vikhr_fast.adapt import adapt
+from vikhr_fast.model import weights
 def write_rows(file, *rest):
     original(file, *rest)
     file.flush()
@@ -129,7 +130,7 @@ def test_memory_is_bounded_by_the_largest_tensor(tokenizers: tuple[Path, Path], 
 import re, sys
 from pathlib import Path
 import torch, sentencepiece, transformers
-from vikhr_fast import weights
+from vikhr_fast.model import weights
 from vikhr_fast.adapt.adapt import Adapt, adapt
 def memory(kind):
     return int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

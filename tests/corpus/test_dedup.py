@@ -261,7 +261,7 @@ def mix(a: int, b: int) -> int:
 
 
 def signed(body: bytes) -> bytes:
-    """A saved index with the checksum that its bytes have: csrc/index_file.cpp."""
+    """A saved index with the checksum that its bytes have: csrc/dedup/index_file.cpp."""
     state = 0
     for at in range(0, len(body), 8):
         word = int.from_bytes(body[at : at + 8], "little")

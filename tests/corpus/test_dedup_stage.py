@@ -11,7 +11,7 @@ from corpora import directory_bytes, make_documents, noisy_sources, texts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vikhr_fast.corpus import passes
+from vikhr_fast.corpus import multipass_dedup
 from vikhr_fast.corpus.dedup import DedupIndex, deduplicate
 from vikhr_fast.corpus.dedup_stage import PAIRS, Dedup, dedup
 from vikhr_fast.corpus.paragraphs import split
@@ -71,7 +71,7 @@ def test_the_paragraphs_of_one_large_index_are_left(
 
 def few_texts_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that counts 400 bytes a text, so that a pass holds some parts of so small a corpus."""
-    monkeypatch.setattr(passes, "_BATCH_CHARACTERS", 3_000)
+    monkeypatch.setattr(multipass_dedup, "_BATCH_CHARACTERS", 3_000)
     monkeypatch.setattr(DedupIndex, "index_bytes", property(lambda self: 400 * self.result().statistics.texts))
 
 
@@ -96,10 +96,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         pass
 
     few_texts_fill_it(monkeypatch)
-    monkeypatch.setattr(passes, "_CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(multipass_dedup, "_CHECKPOINT_SECONDS", 0)
     machine = Machine(threads=1, memory=6e-5)
     writes = 0
-    write = passes.save_array
+    write = multipass_dedup.save_array
 
     def write_some(path: Path, values: Any) -> None:
         nonlocal writes
@@ -108,10 +108,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
             raise KilledError
         write(path, values)
 
-    monkeypatch.setattr(passes, "save_array", write_some)
+    monkeypatch.setattr(multipass_dedup, "save_array", write_some)
     with pytest.raises(KilledError):
         dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(), machine))
-    monkeypatch.setattr(passes, "save_array", write)
+    monkeypatch.setattr(multipass_dedup, "save_array", write)
     dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(), machine))
     assert directory_bytes(tmp_path / "out") == directory_bytes(whole)
 
@@ -165,7 +165,7 @@ def test_paragraphs_make_up_their_document(text: str, mode: str) -> None:
 @given(st.lists(st.lists(st.sampled_from("абвг"), min_size=1, max_size=12).map(" ".join), max_size=60), st.data())
 def test_a_match_is_what_adding_would_find(texts: list[str], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(texts)))
-    index = DedupIndex(passes.index_settings(DedupStage(shingle="word:2", threshold=0.5)))
+    index = DedupIndex(multipass_dedup.index_settings(DedupStage(shingle="word:2", threshold=0.5)))
     index.add(texts[:cut], threads=1)
     for text in texts[cut:]:
         found = int(index.match([text], threads=1)[0])
@@ -180,7 +180,7 @@ def test_a_match_is_what_adding_would_find(texts: list[str], data: st.DataObject
 def test_only_star_clustering_can_match() -> None:
     from dataclasses import replace
 
-    index = DedupIndex(replace(passes.index_settings(DedupStage()), clustering="transitive"))
+    index = DedupIndex(replace(multipass_dedup.index_settings(DedupStage()), clustering="transitive"))
     with pytest.raises(ValueError, match="star"):
         index.match(["раз"])
 
@@ -195,10 +195,10 @@ def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_pa
     ):
         with pytest.raises(InputError, match=complaint):
             dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(), machine))
-    state = tmp_path / "passes.json"
+    state = tmp_path / "multipass_dedup.json"
     state.write_text('{"phase": "ad')
     with pytest.raises(InputError, match=r"passes\.json: damaged"):
-        passes.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)
+        multipass_dedup.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)
 
 
 def test_a_cluster_that_is_not_there_costs_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from planted_noise import make_encoder, read_paragraphs
 
 import vikhr_fast
-from vikhr_fast.corpus import encoder_training, stage
+from vikhr_fast.corpus import stage
 from vikhr_fast.corpus.annotate import ANNOTATIONS
 from vikhr_fast.corpus.quality_filter import Filter, filter_corpus
 from vikhr_fast.corpus.settings import FilterStage, TrainFilterStage
 from vikhr_fast.corpus.train_filter import TrainFilter, train_filter
 from vikhr_fast.data.documents import Documents
+from vikhr_fast.encoder import training as encoder_training
 from vikhr_fast.encoder.classifier import (
     Classifier,
     Quality,

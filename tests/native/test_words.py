@@ -63,7 +63,7 @@ def test_words_are_the_specifications(text: str) -> None:
 
 
 def test_every_character() -> None:
-    table = 14  # the Unicode version of csrc/unicode_table.inc
+    table = 14  # the Unicode version of csrc/text/unicode_table.inc
     if int(unicodedata.unidata_version.split(".")[0]) != table:
         limit, texts = 0x530, []  # Latin, Greek and Cyrillic have not changed since
     else:

@@ -18,7 +18,7 @@ from vikhr_fast.plan.collectives import collectives, parts
 from vikhr_fast.plan.memory import memory
 
 RANKS, ACCUMULATION = 4, 4
-RECORDER = Path(__file__).parent / "record_steps.py"
+RECORDER = Path(__file__).parents[1] / "helpers" / "record_steps.py"
 
 
 class Way(NamedTuple):

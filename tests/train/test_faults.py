@@ -22,7 +22,7 @@ from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
-FAULTY = Path(__file__).parent / "faulty_run.py"
+FAULTY = Path(__file__).parents[1] / "helpers" / "faulty_run.py"
 
 
 def run(workspace: Path, output: Path, **changes: Any) -> TrainConfig:

@@ -21,7 +21,7 @@ from vikhr_fast.train.metrics import INCIDENTS, METRICS, read_lines
 from vikhr_fast.train.objective import Objective
 from vikhr_fast.train.replay import replay_incident
 
-POISONED = Path(__file__).parent / "poisoned_run.py"
+POISONED = Path(__file__).parents[1] / "helpers" / "poisoned_run.py"
 BAD_SEQUENCE = 19  # of step 3, which is made of sequences 16 to 23
 
 

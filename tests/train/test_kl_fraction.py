@@ -20,7 +20,7 @@ from torch import Tensor
 from training_runs import make_config, run_ranks
 
 from vikhr_fast.config import TrainConfig, config_values
-from vikhr_fast.corpus import packing
+from vikhr_fast.data import packing
 from vikhr_fast.data.packing import IGNORED, PackedCorpus, StepLoader, draw
 from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.errors import InputError
@@ -29,7 +29,7 @@ from vikhr_fast.train.loop import Training, train
 from vikhr_fast.train.metrics import METRICS, read_lines
 from vikhr_fast.train.signals import Interruption
 
-IN_TURN = Path(__file__).with_name("runs_in_turn.py")
+IN_TURN = Path(__file__).parents[1] / "helpers" / "runs_in_turn.py"
 NAMES = ("step", "loss", "ce", "kl", "grad_norm", "tokens", "flops", "reference_flops")
 
 

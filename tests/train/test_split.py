@@ -13,7 +13,7 @@ from vikhr_fast.config import config_values
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 STEPS = 10
-RECORDER = Path(__file__).parent / "record_gradients.py"
+RECORDER = Path(__file__).parents[1] / "helpers" / "record_gradients.py"
 
 
 class Split(NamedTuple):

@@ -1,0 +1,93 @@
+#include "bindings/extend.hpp"
+
+#include <pybind11/stl.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "bpe/extend.hpp"
+#include "bpe/extend_words.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using vikhr::Extender;
+using vikhr::WordCounts;
+
+void add_texts(WordCounts& counts, const py::sequence& texts) {
+  const py::tuple held(texts);  // nobody can change it while the GIL is released
+  std::vector<std::string_view> views;
+  views.reserve(held.size());
+  for (const py::handle text : held) {
+    py::ssize_t size = 0;
+    const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);  // valid UTF-8, or an error
+    if (data == nullptr) throw py::error_already_set();
+    views.emplace_back(data, static_cast<std::size_t>(size));
+  }
+  const py::gil_scoped_release released;
+  for (const std::string_view view : views) counts.add(view);
+}
+
+py::list words(const WordCounts& counts, std::size_t start, std::size_t stop) {
+  if (start > stop || stop > counts.size()) throw py::index_error("no such words");
+  py::list list;
+  for (std::size_t i = start; i < stop; ++i) {
+    list.append(py::make_tuple(py::str(counts.word(i)), counts.count(i)));
+  }
+  return list;
+}
+
+auto make_extender(const std::vector<std::pair<std::string, double>>& base,
+                   vikhr::CharacterClasses classes, std::size_t max_characters,
+                   double first_score) {
+  std::vector<vikhr::ScoredPiece> pieces;
+  pieces.reserve(base.size());
+  for (const auto& [text, score] : base) {
+    pieces.push_back({{}, score});
+    vikhr::append_with_spaces(text, pieces.back().text);
+  }
+  return std::make_unique<Extender>(pieces, std::move(classes), max_characters, first_score);
+}
+
+py::list learn(Extender& extender, std::size_t count) {
+  std::vector<Extender::Learnt> learnt;
+  {
+    const py::gil_scoped_release released;
+    learnt = extender.learn(count);
+  }
+  py::list list;
+  for (const Extender::Learnt& piece : learnt) {
+    list.append(py::make_tuple(py::str(piece.text), piece.count));
+  }
+  return list;
+}
+
+}  // namespace
+
+void bind_extend(py::module_& module) {
+  py::class_<WordCounts>(module, "WordCounts")
+      .def(py::init<std::size_t>(), py::arg("max_words"))
+      .def("add", &add_texts, py::arg("texts"))
+      .def("add_scaled", &WordCounts::add_scaled, py::arg("other"), py::arg("factor"),
+           py::call_guard<py::gil_scoped_release>())
+      .def("sort", &WordCounts::sort, py::call_guard<py::gil_scoped_release>())
+      .def("words", &words, py::arg("start"), py::arg("stop"))
+      .def("characters", &WordCounts::characters)
+      .def("__len__", &WordCounts::size)
+      .def_property_readonly("bytes", &WordCounts::bytes)
+      .def_property_readonly("dropped", &WordCounts::dropped);
+
+  py::class_<Extender>(module, "Extender")
+      .def(py::init(&make_extender), py::arg("base"), py::arg("classes"),
+           py::arg("max_characters"), py::arg("first_score"))
+      .def("add_words", &Extender::add_words, py::arg("words"),
+           py::call_guard<py::gil_scoped_release>())
+      .def("learn", &learn, py::arg("count"));
+}

@@ -1,0 +1,156 @@
+// The Python module vikhr_fast._native. Conversions only: what is done is in the other files.
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "bindings/dedup.hpp"
+#include "bpe/bpe.hpp"
+#include "base/cpu.hpp"
+#include "bindings/extend.hpp"
+#include "packing/packing.hpp"
+#include "bindings/python.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using vikhr::BpeEncoder;
+using vikhr::IdBuffer;
+using vikhr::Integers;
+using vikhr::check_offsets;
+using vikhr::length_of;
+using vikhr::policy;
+using vikhr::thread_count;
+using vikhr::to_numpy;
+
+py::array_t<std::int32_t> ids_to_numpy(IdBuffer ids) {
+  const auto size = static_cast<py::ssize_t>(ids.size());
+  if (size == 0) return py::array_t<std::int32_t>(0);
+  std::int32_t* data = ids.release();
+  const py::capsule owner(data, [](void* memory) { std::free(memory); });
+  return py::array_t<std::int32_t>(size, data, owner);
+}
+
+std::pair<py::array_t<std::int32_t>, py::array_t<std::int64_t>> encode(
+    const BpeEncoder& encoder, const vikhr::Texts& texts, bool replaces, int threads) {
+  const unsigned count = thread_count(threads);
+  py::array_t<std::int64_t> offsets(static_cast<py::ssize_t>(texts.size() + 1));
+  std::int64_t* places = offsets.mutable_data();
+  IdBuffer ids;
+  {
+    const py::gil_scoped_release released;
+    ids = encoder.encode(texts, policy(replaces), count, places);
+  }
+  return {ids_to_numpy(std::move(ids)), std::move(offsets)};
+}
+
+auto encode_texts(const BpeEncoder& encoder, const py::sequence& texts, bool replaces,
+                  int threads) {
+  const vikhr::HeldTexts held(texts);
+  return encode(encoder, held.texts(), replaces, threads);
+}
+
+auto encode_buffer(const BpeEncoder& encoder, const py::buffer& buffer, const Integers& offsets,
+                   bool replaces, int threads) {
+  const py::buffer_info info = buffer.request();
+  const std::string_view text = vikhr::bytes_of(info, "the text buffer");
+  const std::size_t count = check_offsets(offsets, text.size(), "bytes of text");
+  return encode(encoder, vikhr::Texts(text.data(), offsets.data(), count), replaces, threads);
+}
+
+auto encode_held(const BpeEncoder& encoder, const vikhr::HeldTexts& held, bool replaces, int threads) {
+  return encode(encoder, held.texts(), replaces, threads);
+}
+
+py::list decode(const BpeEncoder& encoder, const Integers& ids, const Integers& offsets) {
+  const std::size_t count = check_offsets(offsets, length_of(ids, "ids"), "ids");
+  py::list texts;
+  std::string text;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int64_t start = offsets.data()[i];
+    {
+      const py::gil_scoped_release released;
+      text.clear();
+      encoder.decode(ids.data() + start, static_cast<std::size_t>(offsets.data()[i + 1] - start),
+                     text);
+    }
+    texts.append(py::str(text));
+  }
+  return texts;
+}
+
+const std::string& piece(const BpeEncoder& encoder, std::int64_t id) {
+  const vikhr::Vocabulary& vocabulary = encoder.vocabulary();
+  if (id < 0 || id >= vocabulary.size()) {
+    throw py::index_error("id " + std::to_string(id) + " is not one of the vocabulary's " +
+                          std::to_string(vocabulary.size()));
+  }
+  return vocabulary.piece(static_cast<vikhr::Id>(id)).text;
+}
+
+auto pack(const Integers& lengths, std::int64_t capacity, std::int64_t block) {
+  const std::size_t count = length_of(lengths, "lengths");
+  vikhr::Packing packing;
+  {
+    const py::gil_scoped_release released;
+    packing = vikhr::pack_windows(lengths.data(), count, capacity, block);
+  }
+  return py::make_tuple(to_numpy(std::move(packing.window_document)),
+                        to_numpy(std::move(packing.window_start)),
+                        to_numpy(std::move(packing.window_length)),
+                        to_numpy(std::move(packing.sequence_offsets)));
+}
+
+}  // namespace
+
+// Encoders lock what their callers share, so free-threaded Python may run them without a GIL.
+PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
+  using vikhr::PieceType;
+  module.doc() = "The parts of vikhr_fast that are written in C++.";
+
+  py::register_exception<vikhr::ModelError>(module, "ModelError", PyExc_ValueError);
+  py::register_exception<vikhr::TextError>(module, "TextError", PyExc_ValueError);
+
+  py::class_<BpeEncoder>(module, "BpeEncoder")
+      .def(py::init([](const py::bytes& model_file) {
+             const std::string_view view = model_file;
+             const py::gil_scoped_release released;
+             return std::make_unique<BpeEncoder>(view);
+           }),
+           py::arg("model_file"))
+      .def("encode_texts", &encode_texts, py::arg("texts"), py::arg("replaces"),
+           py::arg("threads"))
+      .def("encode_buffer", &encode_buffer, py::arg("buffer"), py::arg("offsets"),
+           py::arg("replaces"), py::arg("threads"))
+      .def("encode_held", &encode_held, py::arg("texts"), py::arg("replaces"), py::arg("threads"))
+      .def("decode", &decode, py::arg("ids"), py::arg("offsets"))
+      .def("piece", &piece, py::arg("id"))
+      .def("find", [](const BpeEncoder& encoder,
+                      std::string_view text) { return encoder.vocabulary().find(text); },
+           py::arg("piece"))
+      .def_property_readonly("vocab_size",
+                             [](const BpeEncoder& e) { return e.vocabulary().size(); })
+      .def_property_readonly("unk_id", [](const BpeEncoder& e) {
+        return e.vocabulary().special_id(e.vocabulary().model().unknown_piece, PieceType::unknown);
+      })
+      .def_property_readonly("bos_id", [](const BpeEncoder& e) {
+        return e.vocabulary().special_id(e.vocabulary().model().begin_piece, PieceType::control);
+      })
+      .def_property_readonly("eos_id", [](const BpeEncoder& e) {
+        return e.vocabulary().special_id(e.vocabulary().model().end_piece, PieceType::control);
+      })
+      .def_property_readonly("pad_id", [](const BpeEncoder& e) {
+        return e.vocabulary().special_id(e.vocabulary().model().padding_piece, PieceType::control);
+      });
+
+  vikhr::bind_minhash(module);
+
+  module.def("pack_windows", &pack, py::arg("lengths"), py::arg("capacity"), py::arg("block"));
+  bind_extend(module);
+  module.def("cpu_features", &vikhr::cpu_features);
+}

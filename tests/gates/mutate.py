@@ -1,0 +1,333 @@
+"""The mutation gate: changes one thing in the kernels at a time and checks that a test notices.
+
+    python tests/gates/mutate.py [--only TEXT] [--every N]
+
+Each mutation is made in a copy of `kernels/` and `tests/kernels/`, and the tests named beside it are run there in
+Triton's interpreter. A mutation that no test kills is a hole in the tests: exit code 1. PyTorch and Triton are
+imported once; every run is a fork of that process.
+"""
+
+import argparse
+import contextlib
+import functools
+import io
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 300  # a mutation may loop for ever
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old` is replaced by `new` in a file of vikhr_kernels, where it must stand exactly once."""
+
+    file: str
+    old: str
+    new: str
+    tests: str  # file in tests/kernels, and what -k selects there
+
+    @property
+    def title(self) -> str:
+        return f"{self.file}: {self.old.strip()!r} -> {self.new.strip()!r}"
+
+
+LOSS, NORM, ROPE, SWIGLU = (f"gpu/{name}.py" for name in ("loss_rows", "rms_norm", "rope", "swiglu"))
+LOSS_TESTS = "interpreter/test_loss_rows.py"
+NORM_TESTS = "interpreter/test_rms_norm.py"
+ROPE_TESTS = "interpreter/test_rope.py"
+SWIGLU_TESTS = "interpreter/test_swiglu.py"
+SCALE, SCALE_TESTS = "gpu/scale.py", "interpreter/test_scale.py"
+ADAMW_TESTS = "interpreter/test_adamw.py"
+ATTENTION, GRADIENTS, TILES = (f"gpu/{name}.py" for name in ("flash_attention", "flash_attention_backward", "tiles"))
+PACKED = "packed_documents.py"
+ATTENTION_TESTS = "interpreter/test_flash_attention.py as_right and float32"
+LENGTH_TESTS, ORDER_TESTS = (
+    f"interpreter/test_flash_attention.py {name}" for name in ("whole_rows", "own_tiles and float32-80-64")
+)
+HEAD_TESTS = f"{LOSS_TESTS} the_head"
+HEAD_BLOCKS = "test_linear_ce_kl.py blocks"
+
+MUTATIONS = [
+    # The row step of the loss head
+    Mutation(LOSS, "tl.where(grows, b_exponential, 1.0)", "b_exponential", LOSS_TESTS),
+    Mutation(LOSS, "tl.where(grows, 1.0, b_exponential)", "b_exponential", LOSS_TESTS),
+    Mutation(LOSS, "tl.constexpr(-3.0e38)", "tl.constexpr(0.0)", LOSS_TESTS),
+    Mutation(LOSS, "b_sum = 1 / 24 - b_x", "b_sum = 1 / 24 + b_x", LOSS_TESTS),
+    Mutation(LOSS, "_SERIES_LIMIT = tl.constexpr(1.0)", "_SERIES_LIMIT = tl.constexpr(0.0)", f"{LOSS_TESTS} small_kl"),
+    Mutation(LOSS, "_SERIES_LIMIT = tl.constexpr(1.0)", "_SERIES_LIMIT = tl.constexpr(100.0)", LOSS_TESTS),
+    Mutation(LOSS, "ce = (largest - tl.load(p_logits + target)) + tl.log(total)",
+             "ce = (largest + tl.load(p_logits + target)) + tl.log(total)", LOSS_TESTS),
+    Mutation(LOSS, "z_slope = 2 * z_coefficient", "z_slope = z_coefficient", LOSS_TESTS),
+    Mutation(LOSS, "b_softmax - 1, b_softmax", "b_softmax, b_softmax", LOSS_TESTS),
+    Mutation(LOSS, "(blocks - 1 - i_step) * BLOCK", "i_step * BLOCK", f"{LOSS_TESTS} narrow"),
+    Mutation(LOSS, "blocks = tl.cdiv(V, BLOCK)", "blocks = V // BLOCK", LOSS_TESTS),
+    Mutation(LOSS, "b_p * (b_difference - mean_difference)", "b_p * b_log_ratio", LOSS_TESTS),
+    Mutation(LOSS, "b_weighted = b_weighted * b_factor +", "b_weighted = b_weighted +", LOSS_TESTS),
+    Mutation(LOSS, "b_remainder - b_p * b_log_ratio", "b_remainder + b_p * b_log_ratio", LOSS_TESTS),
+    Mutation(LOSS, "b_p * (b_log_ratio - 1) + b_q)", "b_p * b_log_ratio)", LOSS_TESTS),
+    Mutation(LOSS, "+ (tl.log(p_sum) - tl.log(q_sum))", "", LOSS_TESTS),
+    Mutation(LOSS, "tl.exp(b_z - p_largest) * p_share, 0.0)", "tl.exp(b_z - largest) * p_share, 0.0)",
+             f"{LOSS_TESTS} support"),
+    Mutation(LOSS, "b_gradient += kl_coefficient * b_kl_gradient", "b_gradient += b_kl_gradient", LOSS_TESTS),
+    Mutation(LOSS, "z_coefficient * log_partition * log_partition", "z_coefficient * log_partition", LOSS_TESTS),
+    Mutation(LOSS, "logits.dtype)[:, -vocabulary:]", "logits.dtype)[:, :vocabulary]", f"{LOSS_TESTS} narrow"),
+    # The chunked head
+    Mutation("linear_ce_kl.py", "beta=int(start > 0)", "beta=0", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "beta=int(start > 0)", "beta=1", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "coefficient = kept.to(wide)", "coefficient = torch.ones_like(kept).to(wide)",
+             HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "ce.detach() * kept", "ce.detach()", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "coefficients = (c * d_losses for", "coefficients = (c for", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "dtype=wide, device=hidden.device)", "dtype=hidden.dtype, device=hidden.device)",
+             "test_linear_ce_kl.py float32_whatever"),
+    Mutation("linear_ce_kl.py", "            gradient[block] = made", "            gradient = made", HEAD_BLOCKS),
+    Mutation("linear_ce_kl.py", "else x[block] for x in", "else x[: len(logits[block])] for x in", HEAD_BLOCKS),
+    # Products of linear layers, and the sums of their gradients
+    Mutation("linear.py", "d_x.addmm_(d_output, weight)", "torch.mm(d_output, weight)", "test_linear.py"),
+    Mutation("layout.py", "tensor.data_ptr() != next_one or", "", "test_linear.py"),
+    Mutation("layout.py", "all(x.stride() == (sum(sizes), 1) for x in columns) and", "", "test_linear.py"),
+    Mutation("linear.py", "elif any(wants_weights[index] for index in group)", "else", "test_linear.py"),
+    Mutation("linear.py", "ctx.sums[index].add(d_weight)", "pass", "test_linear.py"),
+    Mutation("gradient_sum.py", "total.index_add_(0, indices, rows)", "total[indices] += rows", "test_linear.py"),
+    Mutation("embedding.py", "ctx.vocabulary, -1, False", "ctx.vocabulary, 0, False", "test_linear.py"),
+    Mutation("gradient_sum.py", "self._total.zero_()", "pass", "test_linear.py"),
+    Mutation("gradient_sum.py", "a.split([len(one._total) for one in sums])", "[a] * len(sums)", "test_linear.py"),
+    Mutation("gradient_sum.py", "multiply_into(whole, a, b, beta=0 if sums[0].is_empty else 1)",
+             "multiply_into(whole, a, b, beta=1)", "test_linear.py"),
+    Mutation("gradient_sum.py", "rows, b, beta=0 if one.is_empty else 1", "rows, b, beta=1", "test_linear.py"),
+    Mutation("linear_ce_kl.py", ".copysign_(log_ratio)", "", "test_linear_ce_kl.py plain_formula"),
+    Mutation("linear_ce_kl.py", "mul_(torch.maximum(p, q))", "mul_(p)", "test_linear_ce_kl.py plain_formula"),
+    Mutation("linear_ce_kl.py", "(p, largest, log_sum) if kl_support is None else None", "(p, largest, log_sum)",
+             "test_linear_ce_kl.py plain_formula"),
+    Mutation("linear_ce_kl.py", "ctx.sum.add(d_weight)", "pass", "test_linear.py"),
+    # RMSNorm
+    Mutation(NORM, "scale = tl.rsqrt(tl.sum(b_x * b_x, 0) / H + eps)",
+             "scale = tl.rsqrt(tl.sum(b_x * b_x, 0) / BLOCK + eps)", NORM_TESTS),
+    Mutation(NORM, "tl.sum(b_x * b_x, 0) / H + eps", "tl.sum(b_x * b_x, 0) / H", f"{NORM_TESTS} float16"),
+    Mutation(NORM, "b_x = b_sum.to(tl.float32)", "b_x = b_x", NORM_TESTS),
+    Mutation(NORM, "b_upstream - b_normalised * mean", "b_upstream + b_normalised * mean", NORM_TESTS),
+    Mutation(NORM, "b_upstream *= b_weight", "b_upstream *= 1", NORM_TESTS),
+    Mutation(NORM, "tl.minimum(first + rows_per_program, N)", "first + rows_per_program", NORM_TESTS),
+    Mutation(NORM, "b_partial += ", "b_partial = ", NORM_TESTS),
+    Mutation(NORM, "m_tile = (o_p[:, None] < P)", "m_tile = (o_p[:, None] < P - 1)", NORM_TESTS),
+    Mutation(NORM, "partial = weight.new_empty(programs, width, dtype=torch.float32)",
+             "partial = weight.new_empty(programs, width)", NORM_TESTS),
+    Mutation("rms_norm.py", "d_summed if ctx.has_residual else None, summed", "None, summed", NORM_TESTS),
+    # Rotary embedding
+    Mutation(ROPE, "b_first * b_cos - b_second * b_sin", "b_first * b_cos + b_second * b_sin", ROPE_TESTS),
+    Mutation(ROPE, "b_sin = -b_sin", "b_sin = b_sin", ROPE_TESTS),
+    Mutation(ROPE, "p_k += i_token * stride_k_token", "p_k += i_token * stride_q_token", ROPE_TESTS),
+    Mutation(ROPE, "(o_head < HEADS) & (o_half < HALF)", "(o_head < HEADS) & (o_half < HALF - 1)", ROPE_TESTS),
+    Mutation("rope.py", "x if x.stride(-1) == 1 else x.contiguous()", "x", ROPE_TESTS),
+    Mutation("rope.py", "x if x.stride(-1) == 1 else x.contiguous()", "x.contiguous()", ROPE_TESTS),
+    Mutation("rope.py", "device=device) / half)", "device=device) / (2 * half))", ROPE_TESTS),
+    # SwiGLU
+    Mutation(SWIGLU, "(1 + b_gate * (1 - b_sigmoid))", "(1 + b_gate * b_sigmoid)", SWIGLU_TESTS),
+    Mutation(SWIGLU, "b_d_output * b_gate * b_sigmoid", "b_d_output * b_sigmoid", SWIGLU_TESTS),
+    Mutation(SWIGLU, "gate.stride(0), up.stride(0)", "gate.stride(0), gate.stride(0)", f"{SWIGLU_TESTS} slices"),
+    Mutation(SWIGLU, "for x in (d_output, gate, up))", "for x in (d_output, up, gate))", f"{SWIGLU_TESTS} slices"),
+    Mutation(SWIGLU, "p_d_output + i_row * stride_d_output", "p_d_output + i_row * size", f"{SWIGLU_TESTS} slices"),
+    Mutation(SWIGLU, "i_row * (2 * size)", "i_row * size", SWIGLU_TESTS),
+    Mutation(SWIGLU, "rows if rows.stride(1) == 1 else rows.contiguous()", "rows", SWIGLU_TESTS),
+    Mutation(SWIGLU, "rows if rows.stride(1) == 1 else rows.contiguous()", "rows.contiguous()", SWIGLU_TESTS),
+    Mutation("swiglu.py", "upstream * x, sigmoid", "upstream, sigmoid", "test_operations.py equals_the_reference"),
+    # Flash attention, forward
+    Mutation(ATTENTION, "o_key <= (o_query - key)[:, None]", "o_key < (o_query - key)[:, None]", ATTENTION_TESTS),
+    Mutation(ATTENTION, "((b_first - key)[:, None] <= o_key)", "((b_first - key)[:, None] < o_key)", ATTENTION_TESTS),
+    Mutation(ATTENTION, "scale_parts(b_out, b_decay, PARTS)", "b_out", ATTENTION_TESTS),
+    Mutation(ATTENTION, "b_sum * b_decay + tl.sum(b_p, 1)", "b_sum + tl.sum(b_p, 1)", ATTENTION_TESTS),
+    Mutation(ATTENTION, "b_largest + tl.log2(b_sum) / scale", "b_largest + tl.log2(b_sum)", ATTENTION_TESTS),
+    Mutation(ATTENTION, "tl.constexpr(-1.0e30)", 'tl.constexpr(float("-inf"))', ATTENTION_TESTS),
+    Mutation(ATTENTION, "tl.constexpr(-1.0e30)", "tl.constexpr(0.0)", f"{ATTENTION_TESTS} or sharp"),
+    Mutation(ATTENTION, "tl.cdiv(tl.load(p_first + last), KEYS) * KEYS", "tl.load(p_first + last) // KEYS * KEYS",
+             ATTENTION_TESTS),
+    Mutation(ATTENTION, "tl.load(p_first + start) // KEYS * KEYS", "(tl.load(p_first + start) // KEYS + 1) * KEYS",
+             ATTENTION_TESTS),
+    Mutation(ATTENTION, "for key in range(common, diagonal, KEYS)", "for key in range(common + KEYS, diagonal, KEYS)",
+             ATTENTION_TESTS),
+    Mutation(ATTENTION, "tl.cdiv(last + 1 - diagonal, KEYS)", "tl.cdiv(last - diagonal, KEYS)", ATTENTION_TESTS),
+    Mutation(TILES, "column + D // 2, T, stride, ROWS", "column, T, stride, ROWS", ATTENTION_TESTS),
+    Mutation(TILES, "parts[1] * b_factor[:, None])", "parts[1])", ATTENTION_TESTS),
+    Mutation(TILES, "tl.dot(left[1], tl.trans(right[1])", "tl.dot(left[1], tl.trans(right[0])", ATTENTION_TESTS),
+    Mutation(TILES, "tl.dot(b_left, right[1], sums[1]", "tl.dot(b_left, right[1], sums[0]", ATTENTION_TESTS),
+    Mutation(TILES, "+ i * (D // PARTS)", "+ i", ATTENTION_TESTS),
+    Mutation(ATTENTION, "i_head // GROUP * head_k", "i_head * head_k", ATTENTION_TESTS),
+    Mutation(ATTENTION, "softmax_scale * LOG2_E", "softmax_scale", ATTENTION_TESTS),
+    Mutation(TILES, "element == 1 and apart", "element == 1", "interpreter/test_flash_attention.py copied"),
+    # Its gradients
+    Mutation(GRADIENTS, "((b_first - key)[:, None] <= o_key)", "((b_first - key)[:, None] < o_key)", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "o_key <= (o_query - key)[:, None]", "o_key < (o_query - key)[:, None]", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "((o_key - query)[:, None] <= o_query[None, :])",
+             "((o_key - query)[:, None] < o_query[None, :])", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "o_query[None, :] < (b_end - query)[:, None]", "o_query[None, :] <= (b_end - query)[:, None]",
+             ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_zeros, PARTS) - b_delta[None, :]", "b_zeros, PARTS)", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_zeros - b_delta[None, :]", "b_zeros", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "scale - (b_lse * scale)[None, :]", "scale", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_zeros - b_lse[None, :]", "b_zeros", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_p * (b_d_p - b_delta[:, None])", "b_p * b_d_p", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "torch.zeros_like(lse)", "torch.empty_like(lse)", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "tl.cdiv(last, QUERIES) * QUERIES", "last // QUERIES * QUERIES", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "tl.load(p_end + start) // QUERIES * QUERIES",
+             "tl.cdiv(tl.load(p_end + start), QUERIES) * QUERIES", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "i_key_head * GROUP + i // all_", "i_key_head * GROUP", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "i_key_head * GROUP + i // some", "i_key_head + i // some", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_d_k, softmax_scale, D", "b_d_k, scale, D", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "b_d_q, softmax_scale, D", "b_d_q, scale, D", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "+ i * (D // PARTS)", "+ i", ATTENTION_TESTS),
+    Mutation(GRADIENTS, "tl.load(p_order + i_tile // TILES)", "tl.load(p_order + i_tile % TILES)", ORDER_TESTS),
+    Mutation(GRADIENTS, "+ i_tile % TILES) * KEYS", ") * KEYS", ATTENTION_TESTS),
+    # What it knows of documents
+    Mutation(PACKED, "argsort(descending=True)", "argsort()", "test_packed_documents.py"),
+    Mutation(PACKED, "end[starts[1:] - 1]", "end[starts[:-1]]", "test_packed_documents.py"),
+    Mutation(PACKED, "(distances.argsort(descending=True), starts[-1:] // BLOCK)",
+             "(starts[-1:] // BLOCK, distances.argsort(descending=True))", ORDER_TESTS),
+    Mutation(PACKED, "min(self.window or self.tokens, max(self.tokens, 1))", "self.tokens", ATTENTION_TESTS),
+    Mutation(PACKED, "token - self.positions_seen + 1", "token - self.positions_seen", ATTENTION_TESTS),
+    Mutation(PACKED, ", right=True)", ")", ATTENTION_TESTS),
+    Mutation("flash_attention.py", "seen_pairs(tokens, window)", "seen_pairs(tokens)", LENGTH_TESTS),
+    Mutation("flash_attention.py", "count * tokens, window, length)", "count * tokens, window)", LENGTH_TESTS),
+    Mutation(ATTENTION, "tl.cdiv(T, QUERIES) - 1", "T // QUERIES", ATTENTION_TESTS),
+    Mutation("flash_attention.py", "(p * d_p).sum(-1, keepdim=True)", "0", "test_operations.py equals_the_reference"),
+    # Scaling
+    Mutation(SCALE, "b_scaled += tl", "b_scaled = tl", f"{SCALE_TESTS} adds"),
+    Mutation(SCALE, ".to(tl.float32) * tl.load(p_factor)", " * tl.load(p_factor).to(p_x.dtype.element_ty)",
+             SCALE_TESTS),
+    Mutation(SCALE, "triton.cdiv(x.numel(), chosen.block)", "x.numel() // chosen.block", SCALE_TESTS),
+    Mutation("linear_ce_kl.py", "scale_into(scaled, x, factor", "scale_into(scaled, x, factor / factor",
+             "test_linear_ce_kl.py divided"),
+    Mutation("reference.py", "out.addcmul_(x, factor)", "out.add_(x)", "test_operations.py scaling"),
+    # AdamW
+    Mutation("gpu/adamw.py", "b_bits + 0x8000", "b_bits + 0x7FFF", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "tl.where(b_master == b_master, b_bits, 0x7FC00000)", "b_bits", f"{ADAMW_TESTS} extremes"),
+    Mutation("gpu/adamw.py", "b_first * step_size, b_root", "b_first, b_root", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "tl.sqrt_rn(b_second), second_correction) + eps",
+             "tl.sqrt_rn(b_second), second_correction)", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "b_gradient * second_rate * b_gradient", "b_gradient * b_gradient * second_rate",
+             ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "b_master * decay +", "b_master +", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "if start < end:", "if start + 1 < end:", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "b_bits + b_random.to(tl.int32)", "b_bits", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "o_x.to(tl.uint32) ^ key", "o_x.to(tl.uint32)", ADAMW_TESTS),
+    Mutation("gpu/adamw.py", "tl.where(b_x == b_x, b_x.to(tl.int32, bitcast=True), 0x7FC00000)",
+             "b_x.to(tl.int32, bitcast=True)", f"{ADAMW_TESTS} extremes"),
+    Mutation("reference.py", "((bits + random.to(torch.int32)) >> 16)", "((bits + 0x8000) >> 16)",
+             "test_adamw.py moments"),
+    Mutation("reference.py", "(bits + 0x8000) >> 16", "bits >> 16", "test_adamw.py ties"),
+]  # fmt: skip
+
+
+def run_tests(directory: Path, tests: str) -> bool:
+    """Whether the tests pass on the copy of the package in `directory`, in a fork of this process."""
+    child = os.fork()
+    if child == 0:
+        file, _, selection = tests.partition(" ")
+        # An editable installation's finder would go before the path.
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
+        sys.path.insert(0, str(directory / "kernels"))
+        os.environ["TRITON_INTERPRET"] = str(int(file.startswith("interpreter/")))  # the others test the eager path
+        os.chdir(directory)
+        silence = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(silence, stream)
+        code = 1
+        with contextlib.suppress(BaseException):
+            import pytest
+
+            import vikhr_kernels
+
+            assert Path(vikhr_kernels.__file__).is_relative_to(directory)
+            arguments = [f"tests/kernels/{file}", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            code = int(pytest.main([*arguments, *(["-k", selection] if selection else [])]))
+        os._exit(code)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        finished, status = os.waitpid(child, os.WNOHANG)
+        if finished:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.02)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return False
+
+
+def copy_tree(directory: Path) -> Path:
+    """A copy of what the tests need, to be mutated: a subdirectory for each process."""
+    copy = directory / str(os.getpid())
+    if not copy.exists():
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "kernels" / "vikhr_kernels", copy / "kernels" / "vikhr_kernels", ignore=ignore)
+        shutil.copytree(ROOT / "tests" / "kernels", copy / "tests" / "kernels", ignore=ignore)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+    return copy
+
+
+def passes_unmutated(directory: Path, tests: str) -> bool:
+    """Whether the tests pass as things are."""
+    return run_tests(copy_tree(directory), tests)
+
+
+def survives(directory: Path, mutation: Mutation) -> tuple[bool, float]:
+    """Whether the mutation's tests pass with it, and the seconds that it took to know."""
+    copy = copy_tree(directory)
+    file = copy / "kernels" / "vikhr_kernels" / mutation.file
+    source = file.read_text(encoding="utf-8")
+    file.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+    started = time.monotonic()
+    survived = run_tests(copy, mutation.tests)
+    file.write_text(source, encoding="utf-8")
+    return survived, time.monotonic() - started
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The mutation gate of the kernels.")
+    parser.add_argument("--only", default="", help="mutations whose title holds this text")
+    parser.add_argument(
+        "--every", type=int, default=1, help="only every Nth mutation, without trying the tests unmutated"
+    )
+    options = parser.parse_args()
+    mutations = [mutation for mutation in MUTATIONS if options.only in mutation.title][:: options.every]
+    for mutation in mutations:
+        source = (ROOT / "kernels" / "vikhr_kernels" / mutation.file).read_text(encoding="utf-8")
+        if source.count(mutation.old) != 1:
+            print(f"{mutation.title}: stands there {source.count(mutation.old)} times, not once")
+            return 1
+    import torch
+    import triton  # noqa: F401  imported once, for all forks
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        import pytest  # noqa: F401
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # imports much at its first call
+    torch.use_deterministic_algorithms(False)
+    survivors = 0
+    jobs = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("fork").Pool(jobs) as pool:
+        directory = Path(name).resolve()
+        # A reduced run stands beside the tests' own, which shows that they pass as things are.
+        selections = sorted({mutation.tests for mutation in mutations if options.every == 1})
+        passed = pool.map(functools.partial(passes_unmutated, directory), selections, chunksize=1)
+        if not all(passed):
+            print(f"the tests fail without any mutation: {selections[passed.index(False)]}")
+            return 1
+        results = pool.imap(functools.partial(survives, directory), mutations)
+        for number, (mutation, (survived, seconds)) in enumerate(zip(mutations, results, strict=True), 1):
+            verdict = "SURVIVED" if survived else "killed"
+            print(f"{number:3}/{len(mutations)} {verdict:8} {seconds:5.1f} s  {mutation.title}", flush=True)
+            survivors += survived
+    print(f"{len(mutations) - survivors} of {len(mutations)} mutations killed")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
