@@ -20,7 +20,7 @@ from vikhr_fast.corpus.annotate import ANNOTATIONS, Annotate, annotate
 from vikhr_fast.corpus.settings import AnnotateStage
 from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import InputError
-from vikhr_fast.llm.endpoint import FAILED
+from vikhr_fast.llm.ask import FAILED
 
 KEY = "sk-a-key-that-nobody-may-see"
 TEXTS = [f"Документ номер {number}, в котором сказано {number * number}." for number in range(40)]

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -126,3 +126,10 @@ def sha256_of(path: Path) -> str:
         while block := file.read(_CHUNK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_json_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """Writes JSON lines, complete or not at all."""
+    with atomic_file(path) as file:
+        for value in values:
+            file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
