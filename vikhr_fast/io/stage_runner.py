@@ -18,7 +18,6 @@ from typing import NoReturn
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import configure_logging, logger
 
-_PRELOADED = ("vikhr_fast.cli", "vikhr_fast.train.loop")
 _GRACE_SECONDS = 60
 
 
@@ -64,13 +63,14 @@ def run_stages(
         on_end(stage, seconds)
 
 
-def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int) -> None:
+def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int, preload: Sequence[str] = ()) -> None:
     """Runs stages in processes of their own, each after those that it needs.
 
     Args:
         stages: what they run can be pickled.
         logs: directory for what they print, a file a stage.
         jobs: how many processes at once, with one thread each where there are several.
+        preload: modules that are slow to import, which the processes share.
 
     Raises:
         InputError: a stage failed; with its last line, and where the others are.
@@ -80,8 +80,8 @@ def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int) -> None:
     waiting = [stage for stage in stages if not stage.output.exists()]
     logger.info(f"{len(stages) - len(waiting)} of {len(stages)} stages done before")
     logs.mkdir(parents=True, exist_ok=True)
-    context = get_context("forkserver")  # which has loaded PyTorch once, for all of them
-    context.set_forkserver_preload(list(_PRELOADED))
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
     running: dict[Stage, tuple[BaseProcess, float]] = {}
     number, total = 0, len(waiting)
     previous = signal.signal(signal.SIGTERM, _terminated)
