@@ -1,5 +1,6 @@
 """Files that are either complete or absent: written beside their final name, synced, renamed."""
 
+import glob
 import hashlib
 import json
 import os
@@ -111,6 +112,18 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path, name: str = "*") -> None:
+    """Removes what a killed `atomic_file` or `atomic_directory` left half-written; nothing else may be writing there.
+
+    Args:
+        directory: where it wrote.
+        name: of what it wrote; all by default.
+    """
+    pattern = name if name == "*" else f"{glob.escape(name)}.*"
+    for leftover in directory.glob(f".{pattern}.partial"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import configure_logging, logger
+from vikhr_fast.io.files import remove_leftovers
 
 _GRACE_SECONDS = 60
 
@@ -56,6 +57,7 @@ def run_stages(
                 logger.info(f"{stage.name}: done before, {stage.output}")
             continue
         logger.info(f"{stage.name}: begins")
+        remove_leftovers(stage.output.parent, stage.output.name)
         started = time.monotonic()
         stage.run()
         seconds = time.monotonic() - started
@@ -91,6 +93,7 @@ def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int, preload: 
                 number += 1
                 logger.info(f"{stage.name}: begins ({number} of {total})")
                 waiting.remove(stage)
+                remove_leftovers(stage.output.parent, stage.output.name)
                 process: BaseProcess = context.Process(target=_child, args=(stage.run, _log(stage, logs), jobs > 1))
                 process.start()
                 running[stage] = process, time.monotonic()
