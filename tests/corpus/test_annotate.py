@@ -178,6 +178,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_asks_for_nothing_it_has(
     documents: Documents, endpoint: Endpoint, tmp_path: Path, stop: signal.Signals

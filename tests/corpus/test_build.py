@@ -46,6 +46,7 @@ def run(planted: Planted) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_what_was_planted_is_found_and_nothing_else(planted: Planted, run: Path) -> None:
     found = measure(planted, run)
     print(json.dumps(found, ensure_ascii=False, indent=2))

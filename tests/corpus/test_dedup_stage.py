@@ -88,6 +88,7 @@ def test_little_memory_changes_nothing(
     assert directory_bytes(tmp_path / "out") == directory_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [0, 4, 13, *range(15, 30, 2)])
 def test_a_killed_run_goes_on_to_the_same_bytes(
     documents: Documents, whole: Path, tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
