@@ -21,6 +21,8 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.report.command import Report, report_run
 from vikhr_fast.tokenizer import BpeEncoder
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian"
 KEY = "sk-the-secret-key"
 SOURCES = ("encyclopaedia", "news", "stories", "popular_science")
@@ -46,7 +48,6 @@ def run(planted: Planted) -> Path:
     return output
 
 
-@pytest.mark.slow
 def test_what_was_planted_is_found_and_nothing_else(planted: Planted, run: Path) -> None:
     found = measure(planted, run)
     print(json.dumps(found, ensure_ascii=False, indent=2))

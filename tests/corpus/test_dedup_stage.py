@@ -196,7 +196,7 @@ def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_pa
     ):
         with pytest.raises(InputError, match=complaint):
             dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(), machine))
-    state = tmp_path / "multipass_dedup.json"
+    state = tmp_path / "passes.json"
     state.write_text('{"phase": "ad')
     with pytest.raises(InputError, match=r"passes\.json: damaged"):
         multipass_dedup.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)
