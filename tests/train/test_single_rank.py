@@ -172,7 +172,7 @@ def test_what_an_unfinished_step_leaves_behind_is_forgotten(
             step, batches = next(training._batches())
             if spoilt and spoiling == "interrupted":
                 signals = partial(next, iter([0, 0, 15]))
-                monkeypatch.setattr(type(training.ranks), "most", lambda *_, signals=signals: (signals(),))
+                monkeypatch.setattr(type(training.ranks), "all_reduce_max", lambda *_, signals=signals: (signals(),))
                 assert training._step(step, batches[::-1]) is None
                 monkeypatch.undo()
             if spoilt and spoiling == "skipped":

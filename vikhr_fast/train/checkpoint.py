@@ -95,7 +95,7 @@ class Checkpoints:
         named = (values["model"], *values["optimizer"]["state"].values())
         own_bytes = sum(local(tensor).nbytes for tensors in named for tensor in tensors.values())
         needed = torch.tensor(own_bytes + _SPARE_BYTES, device=self._ranks.device)
-        num_bytes = int(self._ranks.sum(needed)) // self._ranks.replicas  # one of them writes
+        num_bytes = int(self._ranks.all_reduce_sum(needed)) // self._ranks.replicas  # one of them writes
 
         def begin() -> None:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ class Checkpoints:
     def finish(self) -> None:
         """Waits until the last checkpoint is complete; raises what `save` raises, on every rank."""
         pending, self._pending = self._pending, None
-        self._ranks.together(lambda: pending.result() if pending else None)
+        self._ranks.run_everywhere(lambda: pending.result() if pending else None)
 
     def close(self) -> None:
         """Waits for the writing thread, without asking how it ended."""
@@ -174,7 +174,7 @@ def load_checkpoint(path: Path, optimizer: MasterAdamW | SplitAdamW, ranks: Rank
     Raises:
         InputError: a file is missing, damaged or cut short.
     """
-    ranks.together(lambda: verify(path, ranks.rank, ranks.count))
+    ranks.run_everywhere(lambda: verify(path, ranks.rank, ranks.count))
     load(_values(optimizer), checkpoint_id=path)  # in place
     optimizer.refresh()
     return read_state(path)

@@ -69,7 +69,7 @@ class Evaluations:
         """As `after`, where a run that was stopped then hadn't done it, or before the first step."""
         lines = read_lines(self.config.output / EVALUATIONS) if self.ranks.is_main else []
         is_done = any(line["step"] == step for line in lines)
-        return self.ranks.most(is_done) == (1,) or self.after(step, tokens, metrics)
+        return self.ranks.all_reduce_max(is_done) == (1,) or self.after(step, tokens, metrics)
 
     def after(self, step: int, tokens: int, metrics: MetricsWriter) -> bool:
         """Evaluates where that is due, and records it. False: a signal came before the end, and nothing is recorded."""
@@ -104,5 +104,5 @@ class Evaluations:
 
     def _advance(self, doing: str, forwards: Iterator[int]) -> None:
         self.ranks.watch.enter(f"{doing}, forward {next(forwards)}")  # each a phase: together they may take hours
-        if self.ranks.most(self.interruption.exit_code)[0]:
+        if self.ranks.all_reduce_max(self.interruption.exit_code)[0]:
             raise _InterruptedError

@@ -103,7 +103,9 @@ class Training:
                 if measured is not None and (last or _is_due(done, schedule.validate_every)):
                     self._validate(metrics)
                 is_through = measured is not None and self._evaluations.after(done, self.state.tokens, metrics)
-                exit_code, has_failed = self.ranks.most(self.interruption.exit_code, self.checkpoints.has_failed)
+                exit_code, has_failed = self.ranks.all_reduce_max(
+                    self.interruption.exit_code, self.checkpoints.has_failed
+                )
                 if has_failed:
                     checkpoints.finish()  # raises
                 if last or exit_code or _is_due(done, schedule.checkpoint_every):
@@ -120,7 +122,7 @@ class Training:
 
     def _stop(self) -> NoReturn:
         logger.info(f"stopped by a signal after step {self.state.step}; the same command goes on from there")
-        raise SystemExit(self.ranks.most(self.interruption.exit_code)[0])
+        raise SystemExit(self.ranks.all_reduce_max(self.interruption.exit_code)[0])
 
     def _next(self, steps: Iterator[tuple[int, list[Batch]]]) -> tuple[int, list[Batch]] | None:
         """The next step and its batches; none after the last."""
@@ -148,12 +150,12 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         num_tokens = torch.full((), sum(batch.trained_tokens for batch in batches), device=ranks.device)
-        ranks.sum(num_tokens)
+        ranks.all_reduce_sum(num_tokens)
         weights = self.objective.weights(self._on_device(self.state.losses))
         sums = torch.zeros(6, dtype=torch.float64, device=ranks.device)  # the loss, then objective.Losses
         compared = self.objective.with_reference(batches, config.runtime.reference_micro_batches)
         for number, (batch, reference) in enumerate(compared):
-            if ranks.most(self.interruption.exit_code)[0]:  # whoever sent it won't wait for a step of minutes
+            if ranks.all_reduce_max(self.interruption.exit_code)[0]:  # whoever sent it won't wait for a step of minutes
                 self.optimizer.skip()
                 return None
             is_last = number == len(batches) - 1
@@ -165,7 +167,7 @@ class Training:
             sums += torch.stack((loss.detach(), *losses))
         with phase("norm"):
             grad_norm = self.optimizer.gradient_norm()
-        sums = ranks.sum(torch.cat((sums, self._on_device(step_work(config, self.inputs.model, batches)))))
+        sums = ranks.all_reduce_sum(torch.cat((sums, self._on_device(step_work(config, self.inputs.model, batches)))))
         reported = torch.cat((sums, num_tokens[None], grad_norm[None])).tolist()  # where the CPU waits for a GPU
         loss_value, *loss_sums, flops, reference_flops, counted, norm = reported
         tokens = int(counted)
