@@ -154,6 +154,15 @@ def test_a_finished_run_is_not_done_again(workspace: Path, tmp_path: Path) -> No
     assert model.stat().st_mtime_ns == before
 
 
+def test_a_run_that_is_past_its_end_only_writes_its_model(workspace: Path, tmp_path: Path) -> None:
+    model = train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 3}))
+    before = (model / "model.safetensors").read_bytes()
+    shutil.rmtree(model)
+    assert train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 2})) == model
+    assert (model / "model.safetensors").read_bytes() == before
+    assert len(read_lines(tmp_path / "run" / METRICS)) == 3
+
+
 def test_old_checkpoints_are_deleted(workspace: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     train(small_run(workspace, output, schedule={"max_steps": 5, "checkpoint_every": 1, "keep_checkpoints": 2}))
