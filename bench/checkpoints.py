@@ -23,8 +23,8 @@ from training_runs import make_config, make_workspace
 
 from vikhr_fast.io.files import write_text
 from vikhr_fast.model.mistral import Mistral, ModelConfig
-from vikhr_fast.train.checkpoint import Checkpoints
-from vikhr_fast.train.loop import CHECKPOINTS, train
+from vikhr_fast.train.checkpoint import CHECKPOINTS, Checkpoints
+from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
 SHAPE = ModelConfig(

@@ -38,9 +38,10 @@ from vikhr_fast.model.weights import write_weights
 from vikhr_fast.plan.command import MISTRAL_7B_40K
 from vikhr_fast.plan.memory import GIB, Parameters, memory
 from vikhr_fast.plan.speed import RESERVED, attention_flops
-from vikhr_fast.train import loop
 from vikhr_fast.train.inputs import Inputs
 from vikhr_fast.train.signals import Interruption
+from vikhr_fast.train.state import TrainState
+from vikhr_fast.train.step import TrainStep
 
 MEAN_LENGTH = 400  # of a document
 ACCUMULATION = 8
@@ -145,19 +146,19 @@ def train_config(model: Path, sizes: TrainSizes, sequences: int, moments: str, c
     )
 
 
-def resident_bytes(training: loop.Training) -> dict[str, int]:
+def resident_bytes(train_step: TrainStep) -> dict[str, int]:
     """Bytes of what lives from step to step, under the names that the plan has for them."""
 
     def size(tensors: Iterator[Tensor]) -> int:
         return sum(x.nbytes for x in tensors)
 
-    states = list(training.optimizer.state.values())
+    states = list(train_step.optimizer.state.values())
     return {
-        "parameters": size(iter(training.model.parameters())),
+        "parameters": size(iter(train_step.model.parameters())),
         "remainders": size(state["remainder"] for state in states),
         "moments": size(state[name] for state in states for name in ("exp_avg", "exp_avg_sq")),
-        "gradients": training.optimizer._gradients.num_bytes,
-        "reference": size(iter(training.objective._reference.parameters())),
+        "gradients": train_step.optimizer._gradients.num_bytes,
+        "reference": size(iter(train_step.objective._reference.parameters())),
     }
 
 
@@ -296,21 +297,22 @@ class TrainBench:
             train={"random": None}, validation={}, corpus=None, model=self.sizes.model, support=None, questions={},
             num_steps=1 + STEPS, length="short",
         )  # fmt: skip
-        training = loop.Training(config, inputs, self._ranks, Interruption())
+        train_step = TrainStep(config, inputs, self._ranks, Interruption())
         batches = [random_batch(self.sizes, config.batch.micro_batch, seed) for seed in range(ACCUMULATION)]
         if self._on_gpu:
             batches = [batch.pinned() for batch in batches]
-        first, times = training._step(0, batches), []
-        for step in range(1, 1 + STEPS):
+        first, times = train_step(TrainState(), batches), []
+        state = TrainState().after(first)
+        for _ in range(STEPS):
             started = time.perf_counter()
-            training._step(step, batches)  # its report waits for the device
+            state = state.after(train_step(state, batches))  # its result waits for the device
             times.append((time.perf_counter() - started) * 1e3)
         return {
             "loss": first.loss,
             "times": sorted(times),
             "flops": sum(flops(self.sizes.model, batch) for batch in batches),
             "peak_bytes": torch.cuda.max_memory_allocated() if self._on_gpu else None,
-            "resident_bytes": resident_bytes(training),
+            "resident_bytes": resident_bytes(train_step),
             "planned_bytes": memory(config, self.sizes.model, 1),
         }
 

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.config import train_config
-from vikhr_fast.train import loop
+from vikhr_fast.train.loop import train
 from vikhr_fast.train.objective import Objective
+from vikhr_fast.train.state import TrainState
+from vikhr_fast.train.step import TrainStep
 
 path, rank, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 config = train_config(json.loads(path.read_text()), str(path))
-whole_call, whole_step = Objective.__call__, loop.Training._step
+whole_call, whole_step = Objective.__call__, TrainStep.__call__
 current = 0
 
 
-def counted_step(self: loop.Training, number: int, *args: Any, **kwargs: Any) -> Any:
+def counted_step(self: TrainStep, state: TrainState, *args: Any) -> Any:
     global current
-    current = number + 1
-    return whole_step(self, number, *args, **kwargs)
+    current = state.step + 1
+    return whole_step(self, state, *args)
 
 
 def poisoned_call(self: Objective, *args: Any, **kwargs: Any) -> Any:
@@ -28,6 +30,6 @@ def poisoned_call(self: Objective, *args: Any, **kwargs: Any) -> Any:
     return (loss * math.nan if current == step and int(os.environ["RANK"]) == rank else loss), losses
 
 
-loop.Training._step = counted_step  # type: ignore[method-assign]
+TrainStep.__call__ = counted_step  # type: ignore[method-assign]
 Objective.__call__ = poisoned_call  # type: ignore[method-assign]
-loop.train(config)
+train(config)

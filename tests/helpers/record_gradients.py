@@ -20,13 +20,13 @@ from vikhr_fast.train.signals import Interruption
 def run(config: TrainConfig, recorded: Path, ranks: Ranks) -> None:
     config.output.mkdir(exist_ok=True)
     training = Training(config, open_inputs(config), ranks, Interruption())
-    update, gradients = training.optimizer.update, []
+    update, gradients = training.step.optimizer.update, []
 
     def recording_update(norm: torch.Tensor, max_norm: float) -> None:
-        gradients.append({name: full(found).clone() for name, found in training.optimizer.gradients().items()})
+        gradients.append({name: full(found).clone() for name, found in training.step.optimizer.gradients().items()})
         update(norm, max_norm)
 
-    training.optimizer.update = recording_update  # type: ignore[method-assign]
+    training.step.optimizer.update = recording_update  # type: ignore[method-assign]
     training.run()
     if ranks.is_main:
         torch.save({"gradients": gradients}, recorded)

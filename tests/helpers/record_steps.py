@@ -25,11 +25,13 @@ from vikhr_fast.config import TrainConfig, train_config
 from vikhr_fast.distributed.ranks import Ranks, process_group
 from vikhr_fast.distributed.sharding import local, sharded_modules
 from vikhr_fast.model.mistral import Mistral
+from vikhr_fast.train.batches import step_batches
 from vikhr_fast.train.inputs import open_inputs
-from vikhr_fast.train.loop import Training
 from vikhr_fast.train.optimizer import MasterAdamW
 from vikhr_fast.train.signals import Interruption
 from vikhr_fast.train.split_adamw import SplitAdamW
+from vikhr_fast.train.state import TrainState
+from vikhr_fast.train.step import TrainStep
 
 STEPS = 2
 KINDS = {"allgather": "all-gather", "all_gather": "all-gather", "reduce_scatter": "reduce-scatter",
@@ -147,9 +149,9 @@ def watching(memory: Memory) -> Iterator[None]:
     FSDPParamGroup.post_backward = original[3]  # type: ignore[method-assign]
 
 
-def resident(training: Training) -> dict[str, int]:
+def resident(train_step: TrainStep) -> dict[str, int]:
     """Bytes of what lives from step to step."""
-    optimizer, reference = training.optimizer, training.objective._reference
+    optimizer, reference = train_step.optimizer, train_step.objective._reference
 
     def size(tensors: Any) -> int:
         return sum(local(tensor).nbytes for tensor in tensors)
@@ -168,25 +170,26 @@ def resident(training: Training) -> dict[str, int]:
 
 def record(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     config.output.mkdir(exist_ok=True)
-    training = Training(config, open_inputs(config, verify=False), ranks, Interruption())
-    reference = training.objective._reference
-    memory = Memory([training.model, *([] if reference is None else [reference])])
+    inputs = open_inputs(config, verify=False)
+    train_step, state = TrainStep(config, inputs, ranks, Interruption()), TrainState()
+    reference = train_step.objective._reference
+    memory = Memory([train_step.model, *([] if reference is None else [reference])])
     losses, collectives = [], Collectives()
-    update = training.optimizer.update
+    update = train_step.optimizer.update
 
     def weighing_update(norm: Tensor, max_norm: float) -> None:
-        memory.reduced(training.optimizer)
+        memory.reduced(train_step.optimizer)
         update(norm, max_norm)
 
-    training.optimizer.update = weighing_update  # type: ignore[method-assign]
+    train_step.optimizer.update = weighing_update  # type: ignore[method-assign]
     with watching(memory):
-        for step, batches in training._loader().steps(0, STEPS):
+        for step, batches in zip(range(STEPS), step_batches(config, inputs, ranks, 0), strict=False):
             with collectives if step == STEPS - 1 else nullcontext():
-                measured = training._step(step, batches)
-            assert measured is not None
-            losses.append((measured.loss, measured.ce, measured.kl, measured.grad_norm, measured.reference_flops))
+                result = train_step(state, batches)
+            state = state.after(result)
+            losses.append((result.loss, result.ce, result.kl, result.grad_norm, result.reference_flops))
     calls = [[*call, times] for call, times in sorted(collectives.calls.items())]
-    return {"losses": losses, "calls": calls, "memory": resident(training) | memory.most}
+    return {"losses": losses, "calls": calls, "memory": resident(train_step) | memory.most}
 
 
 def main() -> None:

@@ -16,9 +16,11 @@ import vikhr_kernels
 from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.model.mistral import Checkpointing, Mistral, ModelConfig
 from vikhr_fast.plan.memory import Parameters, layers_bytes, loss_bytes, memory
+from vikhr_fast.train.batches import step_batches
 from vikhr_fast.train.inputs import open_inputs
-from vikhr_fast.train.loop import Training
 from vikhr_fast.train.signals import Interruption
+from vikhr_fast.train.state import TrainState
+from vikhr_fast.train.step import TrainStep
 from vikhr_kernels import GradientSum
 
 SHAPE = ModelConfig(
@@ -123,29 +125,28 @@ def test_weights_moments_and_gradients(workspace: Path, tmp_path: Path, master: 
     config.output.mkdir()
     with process_group(config.runtime) as ranks:
         inputs = open_inputs(config)
-        training = Training(config, inputs, ranks, Interruption())
-        assert training.objective._reference is not None
-        update, gradients = training.optimizer.update, []
+        train_step = TrainStep(config, inputs, ranks, Interruption())
+        assert train_step.objective._reference is not None
+        update, gradients = train_step.optimizer.update, []
 
         def record(norm: Tensor, max_norm: float) -> None:
-            gradients.extend(GradientSum.of(parameter).total for parameter in training.model.parameters())
+            gradients.extend(GradientSum.of(parameter).total for parameter in train_step.model.parameters())
             update(norm, max_norm)
 
-        training.optimizer.update = record  # type: ignore[method-assign]
-        for step, batches in training._loader().steps(0, 1):
-            training._step(step, batches)
-        states = training.optimizer.state.values()
+        train_step.optimizer.update = record  # type: ignore[method-assign]
+        train_step(TrainState(), next(step_batches(config, inputs, ranks, 0)))
+        states = train_step.optimizer.state.values()
         found = {
             "moments": sum(state[name].nbytes for state in states for name in ("exp_avg", "exp_avg_sq")),
             "gradients": sum(x.nbytes for x in gradients),
-            "reference": sum(x.nbytes for x in training.objective._reference.parameters()),
+            "reference": sum(x.nbytes for x in train_step.objective._reference.parameters()),
         }
-        found["parameters"] = sum(x.nbytes for x in training.model.parameters())
+        found["parameters"] = sum(x.nbytes for x in train_step.model.parameters())
         if master == "split":
             found["remainders"] = sum(state["remainder"].nbytes for state in states)
         else:
-            found["master weights"] = sum(x.nbytes for x in training.optimizer.stored.values())
-        assert all(parameter.grad is None for parameter in training.model.parameters())
+            found["master weights"] = sum(x.nbytes for x in train_step.optimizer.stored.values())
+        assert all(parameter.grad is None for parameter in train_step.model.parameters())
     predicted = memory(config, inputs.model, 1)
     for name, size in found.items():
         assert size == pytest.approx(predicted[name], rel=0.05), name

@@ -70,7 +70,7 @@ def test_a_checkpoint_goes_out_and_back_bit_for_bit(workspace: Path, tmp_path: P
         training = Training(config, inputs, ranks, Interruption())
         with closing(training.checkpoints) as checkpoints:
             # there is none before the first step
-            checkpoints.save(training.optimizer, dataclasses.replace(training.state, step=1))
+            checkpoints.save(training.step.optimizer, dataclasses.replace(training.state, step=1))
             checkpoints.finish()
     export_checkpoint(Export(tmp_path / "again", tmp_path / "back", dtype="float32"))
     out, back = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "back"))

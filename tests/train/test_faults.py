@@ -165,17 +165,17 @@ def test_a_checkpoint_that_fails_in_the_background_ends_the_run(
     whole = checkpoint._publish
 
     def failing(unfinished: Path, final: Path, *args: Any) -> None:
-        if final.name == "step-00000020":
+        if final.name == "step-00000120":
             raise error
         whole(unfinished, final, *args)
 
     monkeypatch.setattr(checkpoint, "_publish", failing)
-    config = run(workspace, tmp_path / "run")
+    config = run(workspace, tmp_path / "run", schedule={"max_steps": 4000, "checkpoint_every": 60})
     with pytest.raises(OSError) as raised:  # noqa: PT011  compared below
         train(config)
     assert raised.value.errno == error.errno
-    assert [path.name for path in (config.output / "checkpoints").iterdir()] == ["step-00000010"]
-    assert len(read_lines(config.output / METRICS)) < 31  # it was noticed at once
+    assert [path.name for path in (config.output / "checkpoints").iterdir()] == ["step-00000060"]
+    assert len(read_lines(config.output / METRICS)) < 180  # it was noticed before the next one
 
 
 def test_the_policy_of_what_is_kept(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,12 @@ from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.distributed.sharding import _shard, local
 from vikhr_fast.model.config import read_config
 from vikhr_fast.model.mistral import Mistral, ModelConfig
+from vikhr_fast.train.batches import step_batches
 from vikhr_fast.train.gradients import ReducedGradients
 from vikhr_fast.train.inputs import open_inputs, record_inputs
-from vikhr_fast.train.loop import Training
 from vikhr_fast.train.signals import Interruption
+from vikhr_fast.train.state import TrainState
+from vikhr_fast.train.step import TrainStep
 from vikhr_kernels import GradientSum
 
 pytestmark = [
@@ -74,13 +76,13 @@ def test_a_step_waits_for_nothing_but_its_report(
     inputs = open_inputs(config)
     record_inputs(config, inputs)
     with process_group(config.runtime) as ranks:
-        training = Training(config, inputs, ranks, Interruption())
-        for step, batches in training._batches():
+        train_step, state = TrainStep(config, inputs, ranks, Interruption()), TrainState()
+        for step, batches in enumerate(step_batches(config, inputs, ranks, 0)):
             if step == 3:  # the steps before compile and fill the caches
                 monkeypatch.setattr(torch.Tensor, "tolist", report)
             torch.cuda.set_sync_debug_mode("error" if step >= 3 else "default")
             try:
-                training._step(step, batches)
+                state = state.after(train_step(state, batches))
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     assert len(reports) == 3
@@ -127,9 +129,9 @@ def test_gradients_on_the_kernels_are_those_of_eager_operations(
         inputs = open_inputs(config)
         record_inputs(config, inputs)
         with process_group(config.runtime) as ranks:
-            training = Training(config, inputs, ranks, Interruption())
-            training.optimizer.update = lambda *_: None  # type: ignore[method-assign]
-            training._step(*next(training._batches()))
-            found.append({name: GradientSum.of(p).total.clone() for name, p in training.model.named_parameters()})
+            train_step = TrainStep(config, inputs, ranks, Interruption())
+            train_step.optimizer.update = lambda *_: None  # type: ignore[method-assign]
+            train_step(TrainState(), next(step_batches(config, inputs, ranks, 0)))
+            found.append({name: GradientSum.of(p).total.clone() for name, p in train_step.model.named_parameters()})
     for name, gradient in found[0].items():
         assert (gradient - found[1][name]).norm() <= 0.02 * found[1][name].norm(), name

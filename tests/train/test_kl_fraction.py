@@ -5,9 +5,10 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from training_runs import make_config, run_ranks
 
 from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.data import packing
-from vikhr_fast.data.packing import IGNORED, PackedCorpus, StepLoader, draw
+from vikhr_fast.data.packing import IGNORED, Batch, PackedCorpus, StepLoader, draw
 from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.errors import InputError
+from vikhr_fast.train.batches import step_batches
 from vikhr_fast.train.inputs import open_inputs
-from vikhr_fast.train.loop import Training, train
+from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 from vikhr_fast.train.signals import Interruption
+from vikhr_fast.train.state import TrainState
+from vikhr_fast.train.step import TrainStep
 
 IN_TURN = Path(__file__).parents[1] / "helpers" / "runs_in_turn.py"
 NAMES = ("step", "loss", "ce", "kl", "grad_norm", "tokens", "flops", "reference_flops")
@@ -53,27 +57,24 @@ def config_of(workspace: Path, output: Path, other: Path, fraction: float, **cha
 
 
 @contextmanager
-def opened(config: TrainConfig) -> Iterator[Training]:
+def opened(config: TrainConfig) -> Iterator[tuple[TrainStep, Callable[[], Iterator[list[Batch]]]]]:
     config.output.mkdir(parents=True)
     with process_group(config.runtime) as ranks:
-        yield Training(config, open_inputs(config, verify=False), ranks, Interruption())
+        inputs = open_inputs(config, verify=False)
+        yield TrainStep(config, inputs, ranks, Interruption()), partial(step_batches, config, inputs, ranks, 0)
 
 
-def step_of(training: Training) -> tuple[dict[str, Tensor], Tensor]:
-    """The gradients of the first step, and the loss with the sums that are reported; nothing is updated."""
+def step_of(train_step: TrainStep, state: TrainState, batches: list[Batch]) -> tuple[dict[str, Tensor], Tensor]:
+    """The gradients of a step, and the loss with the sums that are reported; nothing is updated."""
     found: dict[str, Tensor] = {}
 
     def record(*_: object) -> None:
-        found.update({name: gradient.clone() for name, gradient in training.optimizer.gradients().items()})
-        training.optimizer.skip()
+        found.update({name: gradient.clone() for name, gradient in train_step.optimizer.gradients().items()})
+        train_step.optimizer.skip()
 
-    training.optimizer.update = record  # type: ignore[method-assign]
-    before = training.state
-    measured = training._step(*next(iter(training._loader().steps(0, 1))))
-    assert measured is not None
-    assert measured.loss is not None
-    sums, training.state = training.state.losses, before
-    return found, torch.tensor([measured.loss, *sums], dtype=torch.float64)
+    train_step.optimizer.update = record  # type: ignore[method-assign]
+    result = train_step(state, batches)
+    return found, torch.tensor([result.loss, *result.losses], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
@@ -87,19 +88,17 @@ def test_the_expected_gradient_is_the_full_one(
         "kl": {"combine": combine},
         "data": {"train": {"train": workspace / "train", "other": workspace / "other"}, "epochs": 1},
     }
-    previous = (9.0, 2.0, 8.0, 3.0, 2.0)  # of the step before: slerp's weights follow from them
+    state = TrainState(losses=(9.0, 2.0, 8.0, 3.0, 2.0))  # of the step before: slerp's weights follow from them
     outcomes = []
-    with opened(config_of(workspace, tmp_path / "full", other, 1.0, **changes)) as training:
-        training.state = replace(training.state, losses=previous)
-        expected, expected_sums = step_of(training)
+    with opened(config_of(workspace, tmp_path / "full", other, 1.0, **changes)) as (train_step, steps):
+        expected, expected_sums = step_of(train_step, state, next(steps()))
     for count in (1, 2, 3):
         subsets = list(itertools.combinations(range(4), count))
         config = config_of(workspace, tmp_path / str(count), other, count / 4, **changes)
-        with opened(config) as training:
-            training.state = replace(training.state, losses=previous)
+        with opened(config) as (train_step, steps):
             for subset in subsets:
                 monkeypatch.setattr(packing, "draw", lambda *_, subset=subset: set(subset))
-                outcomes.append(step_of(training))
+                outcomes.append(step_of(train_step, state, next(steps())))
         gradients, sums = zip(*outcomes[-len(subsets) :], strict=True)
         torch.testing.assert_close(sum(sums) / len(subsets), expected_sums, rtol=1e-12, atol=1e-12)
         for name, gradient in expected.items():

@@ -7,7 +7,7 @@ from vikhr_fast.config import OptimizerConfig, RuntimeConfig
 from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.train.checkpoint import _values
-from vikhr_fast.train.optimizer import MasterAdamW, learning_rate
+from vikhr_fast.train.optimizer import MasterAdamW, Optimizer, learning_rate
 from vikhr_fast.train.split_adamw import SplitAdamW
 
 
@@ -38,7 +38,7 @@ def test_run_no_longer_than_warm_up() -> None:
 
 
 @pytest.fixture(params=["float32", "split"])
-def optimizer(request: pytest.FixtureRequest) -> MasterAdamW | SplitAdamW:
+def optimizer(request: pytest.FixtureRequest) -> Optimizer:
     split = request.param == "split"
     shape = ModelConfig(
         vocab_size=3, hidden_size=4, intermediate_size=6, num_hidden_layers=1, num_attention_heads=2,
@@ -51,7 +51,7 @@ def optimizer(request: pytest.FixtureRequest) -> MasterAdamW | SplitAdamW:
         return (SplitAdamW if split else MasterAdamW)(model, masters, config, ranks)
 
 
-def test_only_matrices_are_decayed(optimizer: MasterAdamW | SplitAdamW) -> None:
+def test_only_matrices_are_decayed(optimizer: Optimizer) -> None:
     decayed, plain = optimizer.param_groups
     assert [p.dim() for p in decayed["params"]] == [2] * 9
     assert [tuple(p.shape) for p in plain["params"]] == [(4,)] * 3
@@ -61,7 +61,7 @@ def test_only_matrices_are_decayed(optimizer: MasterAdamW | SplitAdamW) -> None:
     assert decayed["eps"] == 1e-3
 
 
-def test_a_checkpoint_before_the_first_update_holds_all(optimizer: MasterAdamW | SplitAdamW) -> None:
+def test_a_checkpoint_before_the_first_update_holds_all(optimizer: Optimizer) -> None:
     """As after a first step that was skipped."""
     values = _values(optimizer)
     assert len(values["model"]) == 12

@@ -125,25 +125,37 @@ def test_a_signal_in_the_middle_of_a_step_does_not_wait_for_its_end(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(small_run(workspace, whole))
-    calls = 0
-    objective = Objective.__call__
-
-    def signalling(self: Objective, *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4 * 6 + 2:  # the second of the seventh step's four micro-batches
-            os.kill(os.getpid(), signal.SIGTERM)
-        return objective(self, *args, **kwargs)
-
-    monkeypatch.setattr(Objective, "__call__", signalling)
+    calls = _signal_at(4 * 6 + 2, monkeypatch)  # the second of the seventh step's four micro-batches
     with pytest.raises(SystemExit) as ended:
         train(small_run(workspace, stopped))
     assert ended.value.code == 143
-    assert calls == 4 * 6 + 2
+    assert len(calls) == 4 * 6 + 2
     assert len(read_lines(stopped / METRICS)) == 6
     assert (stopped / "checkpoints" / "step-00000006").exists()
     train(small_run(workspace, stopped))
     assert_equal_outcomes(stopped, whole)
+
+
+def test_a_signal_in_the_last_micro_batch_lets_the_run_end(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _signal_at(4 * 2, monkeypatch)
+    assert (train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 2})) / "model.safetensors").exists()
+
+
+def _signal_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sends SIGTERM in the n-th micro-batch; returns a list with an item for each so far."""
+    calls: list[int] = []
+    objective = Objective.__call__
+
+    def signalling(self: Objective, *args: Any, **kwargs: Any) -> Any:
+        calls.append(len(calls) + 1)
+        if calls[-1] == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return objective(self, *args, **kwargs)
+
+    monkeypatch.setattr(Objective, "__call__", signalling)
+    return calls
 
 
 def test_a_finished_run_is_not_done_again(workspace: Path, tmp_path: Path) -> None:
@@ -152,6 +164,15 @@ def test_a_finished_run_is_not_done_again(workspace: Path, tmp_path: Path) -> No
     before = model.stat().st_mtime_ns
     assert train(config) == model
     assert model.stat().st_mtime_ns == before
+
+
+def test_a_run_that_is_past_its_end_only_writes_its_model(workspace: Path, tmp_path: Path) -> None:
+    model = train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 3}))
+    before = (model / "model.safetensors").read_bytes()
+    shutil.rmtree(model)
+    assert train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 2})) == model
+    assert (model / "model.safetensors").read_bytes() == before
+    assert len(read_lines(tmp_path / "run" / METRICS)) == 3
 
 
 def test_old_checkpoints_are_deleted(workspace: Path, tmp_path: Path) -> None:

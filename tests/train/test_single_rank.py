@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from torch.utils._pytree import tree_leaves
 from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.distributed.ranks import process_group
+from vikhr_fast.data.packing import Batch
+from vikhr_fast.distributed.ranks import Ranks, process_group
 from vikhr_fast.model.config import read_config
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train import inputs
+from vikhr_fast.train.batches import step_batches
 from vikhr_fast.train.inputs import open_inputs, record_inputs
-from vikhr_fast.train.loop import Training
-from vikhr_fast.train.signals import Interruption
+from vikhr_fast.train.signals import Interrupted, Interruption
+from vikhr_fast.train.state import TrainState
+from vikhr_fast.train.step import TrainStep
 from vikhr_kernels import GradientSum, PackedDocuments, attention_dispatch
 from vikhr_kernels.layout import stacked
 
@@ -34,11 +37,11 @@ VOCABULARY = torch.Size((520, 32))
 
 
 @contextmanager
-def opened(config: TrainConfig) -> Iterator[Training]:
+def opened(config: TrainConfig) -> Iterator[tuple[TrainStep, Iterator[list[Batch]]]]:
     given = open_inputs(config)
     record_inputs(config, given)
-    with process_group(config.runtime) as ranks:
-        yield Training(config, given, ranks, Interruption())
+    with process_group(config.runtime) as ranks, closing(step_batches(config, given, ranks, 0)) as steps:
+        yield TrainStep(config, given, ranks, Interruption()), steps
 
 
 def config_of(workspace: Path, output: Path, dtype: str, master: str) -> TrainConfig:
@@ -54,16 +57,16 @@ def test_every_layer_attends_by_one_object_and_the_runs_length(
     monkeypatch.setattr(attention_dispatch, "LONG", 4)
     config = read_config(workspace / "model")
     monkeypatch.setattr(inputs, "_check_model", lambda _: dataclasses.replace(config, sliding_window=window))
-    with opened(config_of(workspace, tmp_path / "run", "float32", "float32")) as training:
-        models = [training.model, training.objective._reference]
+    with opened(config_of(workspace, tmp_path / "run", "float32", "float32")) as (train_step, steps):
+        models = [train_step.model, train_step.objective._reference]
         seen: list[list[PackedDocuments]] = [[] for _ in models]
         for model, given in zip(models, seen, strict=True):
             for layer in model.model.layers:
                 attend = layer.self_attn.flash_attention
                 layer.self_attn.flash_attention = partial(recorded, attend, given)
-        _, batches = next(training._loader().steps(0, 1))
-        training._step(0, batches)
-    layers = training.model.config.num_hidden_layers
+        batches = next(steps)
+        train_step(TrainState(), batches)
+    layers = train_step.model.config.num_hidden_layers
     assert layers > 1
     for given in seen:
         assert {documents.length for documents in given} == {length}
@@ -104,23 +107,22 @@ def _is_view(func: Any) -> bool:
 def test_what_a_step_does_to_tensors_of_the_parameters_sizes(
     workspace: Path, tmp_path: Path, dtype: str, master: str
 ) -> None:
-    with opened(config_of(workspace, tmp_path / "run", dtype, master)) as training:
-        frozen = training.objective._reference
+    with opened(config_of(workspace, tmp_path / "run", dtype, master)) as (train_step, steps):
+        frozen = train_step.objective._reference
         assert frozen is not None
         assert not any(
-            isinstance(module, FSDPModule) for model in (training.model, frozen) for module in model.modules()
+            isinstance(module, FSDPModule) for model in (train_step.model, frozen) for module in model.modules()
         )
-        whole = [stacked(weights) for model in (training.model, frozen) for weights in model.sharing_input()]
+        whole = [stacked(weights) for model in (train_step.model, frozen) for weights in model.sharing_input()]
         assert all(matrix is not None for matrix in whole)  # q, k, v are one product, gate and up another one
-        matrices = {p.shape for p in training.model.parameters() if p.dim() > 1}
+        matrices = {p.shape for p in train_step.model.parameters() if p.dim() > 1}
         matrices |= {matrix.shape for matrix in whole if matrix is not None}
-        steps = training._batches()
-        training._step(*next(steps))
-        step, batches = next(steps)
-        addresses = [parameter.data_ptr() for parameter in training.model.parameters()]
+        state = TrainState().after(train_step(TrainState(), next(steps)))
+        batches = next(steps)
+        addresses = [parameter.data_ptr() for parameter in train_step.model.parameters()]
         with Written(matrices) as written:
-            training._step(step, batches)
-        assert addresses == [parameter.data_ptr() for parameter in training.model.parameters()]
+            train_step(state, batches)
+        assert addresses == [parameter.data_ptr() for parameter in train_step.model.parameters()]
     assert len(batches) == MICRO_BATCHES
     layers, ends = Counter[str](), Counter[str]()
     for (name, shape), calls in written.calls.items():
@@ -145,8 +147,8 @@ def test_a_gradient_reaches_every_parameter_in_every_micro_batch(
 ) -> None:
     added: Counter[int] = Counter()
 
-    with opened(config_of(workspace, tmp_path / "run", dtype, master)) as training:
-        sums: dict[str, GradientSum] = {name: GradientSum.of(p) for name, p in training.model.named_parameters()}
+    with opened(config_of(workspace, tmp_path / "run", dtype, master)) as (train_step, steps):
+        sums: dict[str, GradientSum] = {name: GradientSum.of(p) for name, p in train_step.model.named_parameters()}
         backward = Tensor.backward
 
         def counting(loss: Tensor) -> None:
@@ -157,7 +159,7 @@ def test_a_gradient_reaches_every_parameter_in_every_micro_batch(
                 added[number] += not one.is_empty
 
         monkeypatch.setattr(Tensor, "backward", counting)
-        training._step(*next(training._batches()))
+        train_step(TrainState(), next(steps))
     assert added == dict.fromkeys(range(len(sums)), MICRO_BATCHES)
 
 
@@ -168,25 +170,25 @@ def test_what_an_unfinished_step_leaves_behind_is_forgotten(
 ) -> None:
     outcomes = []
     for spoilt in (False, True):
-        with opened(config_of(workspace, tmp_path / str(spoilt), dtype, master)) as training:
-            step, batches = next(training._batches())
+        with opened(config_of(workspace, tmp_path / str(spoilt), dtype, master)) as (train_step, steps):
+            state, batches = TrainState(), next(steps)
             if spoilt and spoiling == "interrupted":
                 signals = partial(next, iter([0, 0, 15]))
-                monkeypatch.setattr(type(training.ranks), "most", lambda *_, signals=signals: (signals(),))
-                assert training._step(step, batches[::-1]) is None
+                monkeypatch.setattr(Ranks, "all_reduce_max", lambda *_, signals=signals: (signals(),))
+                with pytest.raises(Interrupted):
+                    train_step(state, batches[::-1])
                 monkeypatch.undo()
             if spoilt and spoiling == "skipped":
-                monkeypatch.setattr("vikhr_fast.train.loop.reason_to_skip", lambda *_: "tested")
-                training._step(step, batches[::-1])
+                monkeypatch.setattr("vikhr_fast.train.step.reason_to_skip", lambda *_: "tested")
+                assert train_step(state, batches[::-1]).is_skipped
                 monkeypatch.undo()
             if spoilt and spoiling == "measured":
-                training.measure(batches[-1])
+                train_step.measure(state, batches[::-1])
             if spoilt and spoiling == "poisoned":
-                for parameter in training.model.parameters():
+                for parameter in train_step.model.parameters():
                     GradientSum.of(parameter)._total.fill_(torch.nan)
-            first = training._step(step, batches)
-            assert first is not None
-            trained = [p.detach().clone() for p in training.model.parameters()]
+            first = train_step(state, batches)
+            trained = [p.detach().clone() for p in train_step.model.parameters()]
             outcomes.append((first.loss, first.grad_norm, trained))
     (loss, norm, weights), (other_loss, other_norm, others) = outcomes
     assert (loss, norm) == (other_loss, other_norm)
@@ -196,8 +198,8 @@ def test_what_an_unfinished_step_leaves_behind_is_forgotten(
 @pytest.mark.parametrize(("dtype", "master"), WAYS)
 def test_the_sums_are_autograds_gradients(workspace: Path, tmp_path: Path, dtype: str, master: str) -> None:
     """A whole step's, of each parameter, against models of the same weights without sums or wide products."""
-    with opened(config_of(workspace, tmp_path / "run", dtype, master)) as training:
-        _, batches = next(training._batches())
+    with opened(config_of(workspace, tmp_path / "run", dtype, master)) as (train_step, steps):
+        batches = next(steps)
         plain, exact = (
             Mistral.from_pretrained(workspace / "model", dtype=getattr(torch, name)) for name in (dtype, "float64")
         )
@@ -205,7 +207,7 @@ def test_the_sums_are_autograds_gradients(workspace: Path, tmp_path: Path, dtype
         sums = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in plain.named_parameters()}
         num_tokens = torch.tensor(sum(batch.trained_tokens for batch in batches))
         for batch in batches:
-            training.objective(batch, None, num_tokens=num_tokens, weights=(1.0, 0.0))[0].backward()
+            train_step.objective(batch, None, num_tokens=num_tokens, weights=(1.0, 0.0))[0].backward()
             hidden = plain(batch.tokens, cu_seqlens=batch.cu_seqlens)
             plain.lm_head(hidden, targets=batch.targets, num_tokens=num_tokens)[0].backward()
             log_p = exact.logits(exact(batch.tokens, cu_seqlens=batch.cu_seqlens)).log_softmax(-1)
@@ -215,7 +217,7 @@ def test_the_sums_are_autograds_gradients(workspace: Path, tmp_path: Path, dtype
                 sums[name] += parameter.grad
                 parameter.grad = None
         truths = dict(exact.named_parameters())
-        for name, parameter in training.model.named_parameters():
+        for name, parameter in train_step.model.named_parameters():
             found, truth = GradientSum.of(parameter), truths[name].grad
             assert found is not None
             assert truth is not None

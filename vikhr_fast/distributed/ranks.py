@@ -40,13 +40,13 @@ class Ranks:
         """How many copies of the weights the ranks hold together."""
         return self.count // self.mesh.size(-1)
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The elementwise sum over all ranks, in place."""
         dist.all_reduce(values)
         return values
 
-    def most(self, *values: int) -> tuple[int, ...]:
-        """The largest of each value over all ranks."""
+    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
+        """The largest of each value over all ranks, between CPUs."""
         found = torch.tensor(values)
         dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
         return tuple(found.tolist())
@@ -57,9 +57,9 @@ class Ranks:
 
     def on_main(self, action: Callable[[], object]) -> None:
         """Runs an action on rank 0 while the others wait; its InputError or OSError is raised on every rank."""
-        self.together(action if self.is_main else lambda: None)
+        self.run_everywhere(action if self.is_main else lambda: None)
 
-    def together(self, action: Callable[[], object]) -> None:
+    def run_everywhere(self, action: Callable[[], object]) -> None:
         """Runs an action on all ranks; the first rank's InputError or OSError is raised on every rank."""
         mine: Exception | None = None
         try:

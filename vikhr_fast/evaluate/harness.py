@@ -116,7 +116,7 @@ class ShardedModel(_ChoiceModel):
             found = self._score([texts[number] for number in pack])
             if mine < len(packs):
                 logs[pack] = found
-        return [(log, False) for log in self._ranks.sum(logs).tolist()]
+        return [(log, False) for log in self._ranks.all_reduce_sum(logs).tolist()]
 
     @torch.no_grad()
     def _score(self, texts: list[Pair]) -> torch.Tensor:

@@ -63,6 +63,6 @@ def score_shards(
             hidden = model(batch.tokens, cu_seqlens=batch.cu_seqlens, length=length)
             loss, _, _ = model.lm_head(hidden, targets=batch.targets, reduction="sum", chunk_tokens=chunk_tokens)
             total += loss
-    nats = float(ranks.sum(total) if ranks else total)
+    nats = float(ranks.all_reduce_sum(total) if ranks else total)
     tokens = shards.num_trained
     return Score(nats / tokens, nats / math.log(2) / shards.num_bytes, tokens, shards.num_bytes)

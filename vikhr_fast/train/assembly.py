@@ -10,14 +10,14 @@ from vikhr_fast.distributed.sharding import load_model
 from vikhr_fast.model.mistral import Mistral, Operations
 from vikhr_fast.train.inputs import Inputs
 from vikhr_fast.train.objective import Objective
-from vikhr_fast.train.optimizer import MasterAdamW
+from vikhr_fast.train.optimizer import MasterAdamW, Optimizer
 from vikhr_fast.train.split_adamw import SplitAdamW
 from vikhr_kernels import cpu, reference
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
-def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> tuple[Mistral, Objective, MasterAdamW | SplitAdamW]:
+def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> tuple[Mistral, Objective, Optimizer]:
     """Loads the model and its reference, and makes the rest, as before the first step."""
     compute = DTYPES[config.runtime.dtype]
     ops = _operations(config, ranks)

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
@@ -32,23 +32,12 @@ from vikhr_fast.distributed.sharding import local
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import sha256_of, sync_directory, write_text
-from vikhr_fast.train.optimizer import MasterAdamW
-from vikhr_fast.train.split_adamw import SplitAdamW
+from vikhr_fast.train.optimizer import Optimizer
+from vikhr_fast.train.state import TrainState
 
+CHECKPOINTS = "checkpoints"  # of a run directory
 _MANIFEST, _STATE = "manifest.json", "state.json"
 _SPARE_BYTES = 1 << 20  # for what isn't tensors
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """Where a run stands between two optimiser steps."""
-
-    step: int = 0  # steps done; the loader goes on with this one
-    tokens: int = 0  # trained on
-    losses: tuple[float, ...] = (0.0,) * 5  # `objective.Losses` of the last step over all ranks
-    recent_losses: tuple[float, ...] = ()  # of the last steps that weren't skipped; what a spike is measured by
-    skipped_in_a_row: int = 0  # steps skipped since the last one that wasn't
-    validation: float | None = None  # mean bits per byte of the validation sets, if they were scored at this step
 
 
 class Checkpoints:
@@ -77,7 +66,7 @@ class Checkpoints:
         """Whether `finish` will raise here."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
-    def save(self, optimizer: MasterAdamW | SplitAdamW, state: TrainState) -> None:
+    def save(self, optimizer: Optimizer, state: TrainState) -> None:
         """Copies everything, then writes `step-N` in the background; the one before is finished first.
 
         Does nothing where that is the newest checkpoint already, and before the first step.
@@ -85,6 +74,7 @@ class Checkpoints:
         Raises:
             OSError: no space left, or no permission; the earlier checkpoints stay.
         """
+        self._ranks.watch.enter(f"the checkpoint of step {state.step}")
         self.finish()
         if state.step == self._newest:
             return
@@ -95,7 +85,7 @@ class Checkpoints:
         named = (values["model"], *values["optimizer"]["state"].values())
         own_bytes = sum(local(tensor).nbytes for tensors in named for tensor in tensors.values())
         needed = torch.tensor(own_bytes + _SPARE_BYTES, device=self._ranks.device)
-        num_bytes = int(self._ranks.sum(needed)) // self._ranks.replicas  # one of them writes
+        num_bytes = int(self._ranks.all_reduce_sum(needed)) // self._ranks.replicas  # one of them writes
 
         def begin() -> None:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -110,13 +100,13 @@ class Checkpoints:
     def finish(self) -> None:
         """Waits until the last checkpoint is complete; raises what `save` raises, on every rank."""
         pending, self._pending = self._pending, None
-        self._ranks.together(lambda: pending.result() if pending else None)
+        self._ranks.run_everywhere(lambda: pending.result() if pending else None)
 
     def close(self) -> None:
         """Waits for the writing thread, without asking how it ended."""
         self._writer.shutdown()
 
-    def load_last(self, optimizer: MasterAdamW | SplitAdamW) -> TrainState:
+    def load_last(self, optimizer: Optimizer) -> TrainState:
         """Fills model and optimiser from the newest checkpoint that is whole, written by any number of ranks.
 
         Damaged ones are set aside. Without any checkpoint the run begins.
@@ -168,13 +158,13 @@ class Checkpoints:
             raise failures[0]
 
 
-def load_checkpoint(path: Path, optimizer: MasterAdamW | SplitAdamW, ranks: Ranks) -> TrainState:
+def load_checkpoint(path: Path, optimizer: Optimizer, ranks: Ranks) -> TrainState:
     """Fills model and optimiser from a checkpoint of this run, written by any number of ranks.
 
     Raises:
         InputError: a file is missing, damaged or cut short.
     """
-    ranks.together(lambda: verify(path, ranks.rank, ranks.count))
+    ranks.run_everywhere(lambda: verify(path, ranks.rank, ranks.count))
     load(_values(optimizer), checkpoint_id=path)  # in place
     optimizer.refresh()
     return read_state(path)
@@ -259,7 +249,7 @@ def _delete(checkpoints: list[Path]) -> None:
         shutil.rmtree(doomed)
 
 
-def _values(optimizer: MasterAdamW | SplitAdamW) -> dict[str, Any]:
+def _values(optimizer: Optimizer) -> dict[str, Any]:
     """What a checkpoint holds, under the names of the model's parameters: the tensors themselves, not copies."""
     stored = {name: tensor.detach() for name, tensor in optimizer.stored.items()}
     states = {name: optimizer.state[tensor] for name, tensor in optimizer.stored.items()}

@@ -16,6 +16,7 @@ from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.train.metrics import EVALUATIONS, MetricsWriter, read_lines
 from vikhr_fast.train.signals import Interruption
+from vikhr_fast.train.state import TrainState
 
 
 def open_questions(config: TrainConfig) -> dict[str, list[Question]]:
@@ -50,10 +51,6 @@ def _spread(questions: list[Question], limit: int) -> list[Question]:
     return [questions[number * len(questions) // limit] for number in range(limit)]
 
 
-class _InterruptedError(Exception):
-    """A signal came; whoever sent it won't wait for thousands of questions."""
-
-
 @dataclass(frozen=True)
 class Evaluations:
     """Asks the model the questions at the steps where that is due."""
@@ -65,25 +62,25 @@ class Evaluations:
     interruption: Interruption
     num_steps: int  # of the whole run
 
-    def owed(self, step: int, tokens: int, metrics: MetricsWriter) -> bool:
-        """As `after`, where a run that was stopped then hadn't done it, or before the first step."""
+    def run_if_missed(self, state: TrainState, metrics: MetricsWriter) -> None:
+        """As `run_if_due`, before the first step and where a run that was stopped at this one hadn't done it."""
         lines = read_lines(self.config.output / EVALUATIONS) if self.ranks.is_main else []
-        is_done = any(line["step"] == step for line in lines)
-        return self.ranks.most(is_done) == (1,) or self.after(step, tokens, metrics)
+        is_done = any(line["step"] == state.step for line in lines)
+        if not self.ranks.all_reduce_max(is_done)[0]:
+            self.run_if_due(state, metrics)
 
-    def after(self, step: int, tokens: int, metrics: MetricsWriter) -> bool:
-        """Evaluates where that is due, and records it. False: a signal came before the end, and nothing is recorded."""
-        every = self.config.evaluation.every
-        if not self.questions or not (step == self.num_steps or (every and step % every == 0)):
-            return True
-        try:
-            results = self._evaluate(step)
-        except _InterruptedError:
-            return False
-        finally:
-            reshard(self.model)
-        metrics.evaluation(step, tokens, results)
-        return True
+    def run_if_due(self, state: TrainState, metrics: MetricsWriter) -> None:
+        """Evaluates and records it, at the last step and every so many.
+
+        Raises:
+            Interrupted: a signal came before the end, and nothing is recorded.
+        """
+        if self.questions and (state.step == self.num_steps or state.is_due(self.config.evaluation.every)):
+            try:
+                results = self._evaluate(state.step)
+            finally:
+                reshard(self.model)
+            metrics.evaluation(state.step, state.tokens, results)
 
     def _evaluate(self, step: int) -> dict[str, dict[str, Any]]:
         from vikhr_fast.evaluate.benchmarks import BENCHMARKS, harness_task, run_task
@@ -104,5 +101,4 @@ class Evaluations:
 
     def _advance(self, doing: str, forwards: Iterator[int]) -> None:
         self.ranks.watch.enter(f"{doing}, forward {next(forwards)}")  # each a phase: together they may take hours
-        if self.ranks.most(self.interruption.exit_code)[0]:
-            raise _InterruptedError
+        self.interruption.check(self.ranks)  # whoever sent a signal won't wait for thousands of questions

@@ -3,14 +3,16 @@
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
-from vikhr_fast.config import IncidentsConfig
+from vikhr_fast.config import IncidentsConfig, TrainConfig
+from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.errors import InputError
+from vikhr_fast.io.console import logger
 from vikhr_fast.train.inputs import Inputs
 from vikhr_fast.train.metrics import INCIDENTS, append_line, read_lines
+from vikhr_fast.train.state import TrainState
 
-WINDOW = 32  # good losses that a spike is measured by
-_FEWEST = 8  # below this many nothing is a spike
+_FEWEST = 8  # good losses below which nothing is a spike
 
 
 def reason_to_skip(loss: float, gradient_norm: float, recent: Sequence[float], config: IncidentsConfig) -> str | None:
@@ -26,18 +28,30 @@ def reason_to_skip(loss: float, gradient_norm: float, recent: Sequence[float], c
     return None
 
 
-def record_incident(run: Path, inputs: Inputs, sequences: range, step: int, reason: str) -> int:
-    """Appends a skipped step, counted from 1 as in the metrics, and what it was made of to a run's incidents.jsonl.
+def record_incident(config: TrainConfig, inputs: Inputs, ranks: Ranks, state: TrainState, reason: str) -> None:
+    """Appends to incidents.jsonl, from rank 0, that the step after `state` is skipped, and what it was made of.
 
-    Returns:
-        The incident's number, counted from 1.
+    Raises:
+        InputError: too many were skipped in a row.
     """
-    names = list(inputs.train)
-    documents: dict[str, list[list[int]]] = {}
-    for index in sequences:
-        for source, document, start, length in inputs.corpus.windows(index):
-            documents.setdefault(names[source], []).append([document, start, length])
-    number = len(read_lines(run / INCIDENTS)) + 1
-    values = {"incident": number, "step": step, "reason": reason, "sequences": [sequences.start, sequences.stop]}
-    append_line(run / INCIDENTS, {**values, "documents": documents})
-    return number
+    step, in_a_row = state.step + 1, state.skipped_in_a_row + 1
+    size = config.batch.sequences_per_step
+    sequences = range(state.step * size, min(step * size, inputs.corpus.num_sequences))
+
+    def write() -> None:
+        names, file = list(inputs.train), config.output / INCIDENTS
+        documents: dict[str, list[list[int]]] = {}
+        for index in sequences:
+            for source, document, start, length in inputs.corpus.windows(index):
+                documents.setdefault(names[source], []).append([document, start, length])
+        number = len(read_lines(file)) + 1
+        values = {"incident": number, "step": step, "reason": reason, "sequences": [sequences.start, sequences.stop]}
+        append_line(file, {**values, "documents": documents})
+        logger.warning(f"step {step} skipped: {reason}; look at it with --replay-incident {number}")
+
+    ranks.on_main(write)
+    if in_a_row >= config.incidents.most_in_a_row:
+        raise InputError(
+            f"step {step}: skipped, as {in_a_row} in a row: {reason}; see {INCIDENTS} and --replay-incident, "
+            "then go on with another incidents.most_in_a_row, or anew with a lower optimizer.learning_rate"
+        )

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.io.console import console, logger
 from vikhr_fast.io.files import write_text
+from vikhr_fast.train.flops import flops_share, peak_bytes
+from vikhr_fast.train.state import StepResult, TrainState
 from vikhr_fast.train.trackers import Tracker, open_trackers
 
 METRICS, VALIDATION, EVALUATIONS, INCIDENTS = (
@@ -23,28 +26,6 @@ METRICS, VALIDATION, EVALUATIONS, INCIDENTS = (
 _TRACKED = (
     "loss", "ce", "kl", "grad_norm", "learning_rate", "tokens_per_second", "data_seconds", "mfu", "memory_bytes",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """One optimiser step, over all ranks; losses are means over its trained tokens."""
-
-    step: int
-    loss: float | None  # as the next three, None where it isn't finite
-    ce: float | None
-    kl: float | None
-    grad_norm: float | None
-    learning_rate: float
-    tokens: int  # trained on since the beginning of the run
-    tokens_per_second: float
-    seconds: float
-    data_seconds: float  # of them, waiting for batches
-    flops: float  # by 6 N + attention, N without the embedding and attention over the pairs that see each other
-    reference_flops: float  # of the reference's forward, 2 N + attention; not in `flops`
-    mfu: float | None  # `flops` a second over the GPUs' bf16 peak; none where that isn't known
-    is_skipped: bool  # the weights were left as they were; see incidents.jsonl
-    is_saving: bool  # a checkpoint was being written meanwhile
-    memory_bytes: int  # the most that this rank had allocated on its GPU, or resident on a CPU, so far
 
 
 class MetricsWriter:
@@ -61,7 +42,7 @@ class MetricsWriter:
     """
 
     def __init__(self, config: TrainConfig, first_step: int, num_steps: int, ranks: Ranks) -> None:
-        self._is_main, self._directory = ranks.is_main, config.output
+        self._ranks, self._directory = ranks, config.output
         self._trackers: list[Tracker] = []
         ranks.on_main(lambda: self._trackers.extend(open_trackers(config, first_step)))
         self._progress = Progress(
@@ -81,28 +62,42 @@ class MetricsWriter:
         for tracker in self._trackers:
             tracker.close()
 
-    def step(self, metrics: StepMetrics) -> None:
-        """Records one step."""
-        per_step = (time.monotonic() - self._started) / (metrics.step - self._first_step)
-        minutes, seconds = divmod(round(per_step * (self._num_steps - metrics.step)), 60)
-        share = "" if metrics.mfu is None else f"MFU {metrics.mfu:.1%}  "
-        losses = "  ".join(
-            f"{name} {'not finite' if value is None else format(value, digits)}"
-            for name, value, digits in (
-                ("loss", metrics.loss, ".4f"),
-                ("ce", metrics.ce, ".4f"),
-                ("kl", metrics.kl, ".4f"),
-                ("grad", metrics.grad_norm, ".2f"),
-            )
+    def step(
+        self, state: TrainState, result: StepResult, *, seconds: float, data_seconds: float, is_saving: bool
+    ) -> None:
+        """Records the step that led to `state`; losses are means over its trained tokens, null where not finite."""
+        mfu = flops_share(result.flops, self._ranks, seconds)
+        losses = {"loss": result.loss, "ce": result.ce, "kl": result.kl, "grad_norm": result.grad_norm}
+        values: dict[str, Any] = {
+            "step": state.step,
+            **{name: value if math.isfinite(value) else None for name, value in losses.items()},
+            "learning_rate": result.learning_rate,
+            "tokens": state.tokens,  # trained on since the beginning of the run
+            "tokens_per_second": result.tokens / seconds,
+            "seconds": seconds,
+            "data_seconds": data_seconds,  # of them, waiting for batches
+            "flops": result.flops,
+            "reference_flops": result.reference_flops,
+            "mfu": mfu,
+            "is_skipped": result.is_skipped,  # see incidents.jsonl
+            "is_saving": is_saving,  # a checkpoint was being written meanwhile
+            "memory_bytes": peak_bytes(self._ranks.device),
+        }
+        per_step = (time.monotonic() - self._started) / (state.step - self._first_step)
+        minutes, seconds_left = divmod(round(per_step * (self._num_steps - state.step)), 60)
+        described = (
+            f"{name.removesuffix('_norm')} {format(value, digits) if math.isfinite(value) else 'not finite'}"
+            for (name, value), digits in zip(losses.items(), (".4f", ".4f", ".4f", ".2f"), strict=True)
         )
         said = (
-            f"step {metrics.step:>{len(str(self._num_steps))}}/{self._num_steps}  {losses}  "
-            f"lr {metrics.learning_rate:.2e}  {metrics.tokens_per_second:,.0f} tok/s  {share}"
-            f"ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
+            f"step {state.step:>{len(str(self._num_steps))}}/{self._num_steps}  {'  '.join(described)}  "
+            f"lr {result.learning_rate:.2e}  {result.tokens / seconds:,.0f} tok/s  "
+            f"{'' if mfu is None else f'MFU {mfu:.1%}  '}"
+            f"ETA {minutes // 60}:{minutes % 60:02}:{seconds_left:02}"
         )
-        tracked = {f"train/{name}": value for name in _TRACKED if (value := getattr(metrics, name)) is not None}
-        self._record(METRICS, asdict(metrics), said, tracked)
-        self._progress.update(self._task, completed=metrics.step)
+        tracked = {f"train/{name}": values[name] for name in _TRACKED if values[name] is not None}
+        self._record(METRICS, values, said, tracked)
+        self._progress.update(self._task, completed=state.step)
 
     def validation(self, step: int, tokens: int, scores: dict[str, Score]) -> None:
         """Records the scores of all validation sets at one step."""
@@ -120,7 +115,7 @@ class MetricsWriter:
         self._record(EVALUATIONS, {"step": step, "tokens": tokens, "tasks": results}, said, tracked)
 
     def _record(self, name: str, values: dict[str, Any], said: str, tracked: dict[str, float]) -> None:
-        if self._is_main:
+        if self._ranks.is_main:
             append_line(self._directory / name, values)
             logger.info(said)
             for tracker in self._trackers:

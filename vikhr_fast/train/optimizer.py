@@ -1,8 +1,9 @@
-"""AdamW's parameter groups, clipping and step, and the learning rate of a step."""
+"""AdamW: what training asks of it, its usual way, its parameter groups and the learning rate of a step."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,26 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.distributed.sharding import full, local
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train.gradients import LocalGradients
+
+
+class Optimizer(Protocol):
+    """What training asks of AdamW, however that keeps its masters and gradients."""
+
+    param_groups: list[dict[str, Any]]
+    stored: dict[str, Tensor]  # what a checkpoint holds as the weights, by the parameters' names
+    state: defaultdict[Tensor, Any]  # by what is stored: the moments, and what else a checkpoint holds
+
+    def gradient_norm(self) -> Tensor:
+        """The global norm [] of the gradients as they are."""
+
+    def update(self, norm: Tensor, max_norm: float) -> None:
+        """One step with gradients of the global norm `norm` [] scaled down to at most `max_norm`; 0 doesn't scale."""
+
+    def skip(self) -> None:
+        """Forgets the gradients."""
+
+    def refresh(self) -> None:
+        """Brings what is computed with up to date with what is stored."""
 
 
 class MasterAdamW(torch.optim.AdamW):

@@ -13,11 +13,12 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder
-from vikhr_fast.train.checkpoint import complete_checkpoints, load_checkpoint, step_of
+from vikhr_fast.train.checkpoint import CHECKPOINTS, complete_checkpoints, load_checkpoint, step_of
 from vikhr_fast.train.inputs import Inputs, open_inputs
-from vikhr_fast.train.loop import CHECKPOINTS, Training
 from vikhr_fast.train.metrics import INCIDENTS, read_lines
 from vikhr_fast.train.signals import Interruption
+from vikhr_fast.train.state import StepResult, TrainState
+from vikhr_fast.train.step import TrainStep
 
 _BEGINNING = 40  # tokens of a document that are shown
 
@@ -41,25 +42,28 @@ def replay_incident(config: TrainConfig, number: int) -> list[Replayed]:
     Raises:
         InputError: no such incident; more than one rank.
     """
-    with Interruption() as interruption, process_group(config.runtime) as ranks:
+    with process_group(config.runtime) as ranks:
         if ranks.count > 1:
             raise InputError("--replay-incident: works in one process; start it without torchrun")
         incidents = read_lines(config.output / INCIDENTS)
         if not 1 <= number <= len(incidents):
             raise InputError(f"{config.output / INCIDENTS}: no incident {number}: it has {len(incidents)}")
         incident, inputs = incidents[number - 1], open_inputs(config, verify=False)
-        training = Training(config, inputs, ranks, interruption)
+        step, state = TrainStep(config, inputs, ranks, Interruption()), TrainState()
         checkpoints = complete_checkpoints(config.output / CHECKPOINTS)
         # from the last one that hadn't seen the step; where there is none, the model as it was at first
         before = [path for path in checkpoints if step_of(path) < incident["step"]]
         if before:
-            training.state = load_checkpoint(before[-1], training.optimizer, ranks)
+            state = load_checkpoint(before[-1], step.optimizer, ranks)
         start = before[-1] if before else config.model
         logger.info(f"incident {number}: step {incident['step']}, {incident['reason']}; from {start}")
         sequences = range(*incident["sequences"])
         drawn = draw(config.seed, sequences, config.kl.fraction)
         factors = {sequence: len(sequences) / len(drawn) if sequence in drawn else 0.0 for sequence in sequences}
-        rows = [_replay(training, inputs, sequence, factor) for sequence, factor in factors.items()]
+        rows = []
+        for sequence, factor in factors.items():
+            result = step.measure(state, [inputs.corpus.batch([sequence], factor)])
+            rows.append(_row(config, inputs, sequence, factor, result))
     return sorted(rows, key=_badness, reverse=True)
 
 
@@ -73,20 +77,19 @@ def replay_table(rows: list[Replayed]) -> Table:
     return table
 
 
-def _replay(training: Training, inputs: Inputs, sequence: int, kl_factor: float) -> Replayed:
-    (ce, kl), grad_norm = training.measure(inputs.corpus.batch([sequence], kl_factor))
+def _row(config: TrainConfig, inputs: Inputs, sequence: int, kl_factor: float, result: StepResult) -> Replayed:
     windows = inputs.corpus.windows(sequence)
     names, shards = list(inputs.train), list(inputs.train.values())
     first = windows[0]
     ids = shards[first.source].document(first.document)[first.start :][: min(first.length, _BEGINNING)]
-    tokenizer = tokenizer_file(training.config.model)
+    tokenizer = tokenizer_file(config.model)
     text = load_encoder(tokenizer.parent).decode(ids.tolist()) if tokenizer else " ".join(map(str, ids))
     return Replayed(
         sequence=sequence,
-        ce=ce,
-        kl=kl / kl_factor if kl_factor else None,
+        ce=result.ce,
+        kl=result.kl / kl_factor if kl_factor else None,
         kl_factor=kl_factor,
-        grad_norm=grad_norm,
+        grad_norm=result.grad_norm,
         documents=[f"{names[window.source]}:{window.document}" for window in windows],
         beginning=" ".join(text.split()),
     )

@@ -10,6 +10,7 @@ import signal
 import threading
 from types import FrameType
 
+from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.errors import ExitCode
 
 _EXIT_CODES = {
@@ -17,6 +18,10 @@ _EXIT_CODES = {
     signal.SIGUSR1: ExitCode.TERMINATED,
     signal.SIGINT: ExitCode.INTERRUPTED,
 }
+
+
+class Interrupted(Exception):  # noqa: N818  nothing went wrong
+    """A signal asks the run to end: raised on all ranks at the same place, whichever of them it came to."""
 
 
 class Interruption:
@@ -38,6 +43,11 @@ class Interruption:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def check(self, ranks: Ranks) -> None:
+        """Raises `Interrupted` if a signal came to any rank; all of them call it together."""
+        if ranks.all_reduce_max(self.exit_code)[0]:
+            raise Interrupted
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a signal handler
         self.exit_code = int(_EXIT_CODES[signal.Signals(number)])

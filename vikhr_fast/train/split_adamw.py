@@ -53,7 +53,7 @@ class SplitAdamW(torch.optim.Optimizer):
         # one pass in float64, without a copy of any gradient in that
         norms = torch._foreach_norm([self._gradients.of(parameter) for parameter in self.state], dtype=torch.float64)
         squares = torch.stack(norms).square().sum()
-        return (self._ranks.sum(squares) / self._ranks.replicas).sqrt().float()
+        return (self._ranks.all_reduce_sum(squares) / self._ranks.replicas).sqrt().float()
 
     @torch.no_grad()
     def update(self, norm: Tensor, max_norm: float) -> None:
