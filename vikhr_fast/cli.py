@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any, NamedTuple, NoReturn, cast, get_args
 
 import tyro
@@ -34,6 +34,7 @@ The pipeline, a command a stage; each reads files and writes files:
 Start with `vikhr-fast demo`: all of it in minutes on a CPU. `vikhr-fast doctor` checks the machine.
 
 Everywhere: --log-level debug|info|warning|error; --tyro-print-completion bash|zsh prints shell completion.
+`vikhr-fast --version` prints the version.
 Exit codes: 0 done, 1 a bug, 2 wrong flags, 3 bad input, 4 no space left, 130 Ctrl-C, 143 SIGTERM (checkpoint saved)."""
 
 
@@ -106,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         level = _take_log_level(words)
         configure_logging(level)
+        if words == ["--version"]:
+            print(f"vikhr-fast {metadata.version('vikhr-fast')}")
+            sys.exit(ExitCode.SUCCESS)
         function, options = parse(words)
         result = function(options)
         if isinstance(result, dict):
