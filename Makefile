@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inc)
 
-.PHONY: setup demo ablations test nightly lint format bench-native gpu sanitize fuzz
+.PHONY: setup demo ablations test gates nightly lint format bench-native gpu sanitize fuzz
 
 setup: $(VENV)/.installed
 
@@ -22,15 +22,19 @@ demo: setup
 ablations: setup
 	$(BIN)/vikhr-fast ablate vocab filter kl instruct
 
-# Checked last are the two gates of the kernels, neither of which needs a GPU: every kernel compiles for A100 and H100
-# within its recorded cost, and every planted mistake in a kernel makes a test fail. Then fuzzing, where there is clang.
+# What belongs before every commit, in minutes.
 test: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'not slow and not nightly' --numprocesses 2 --dist worksteal
+
+# What belongs before every merge: the slow tests; then every kernel compiles for A100 and H100 within its recorded cost, and
+# every planted mistake in a kernel makes a test fail, neither of which needs a GPU; then fuzzing, where there is clang.
+gates: setup
+	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist worksteal
 	$(BIN)/python -m vikhr_kernels.aot
-	$(BIN)/python tests/gates/mutate.py
+	$(BIN)/python tests/gates/mutate.py --tests-pass
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing: clang++ is not installed'; fi
 
 # What takes too long for every run, or needs a package that few users want: kills by the dozen, a Ray cluster.

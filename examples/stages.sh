@@ -22,5 +22,5 @@ checked() {
     while [ "$1" != vikhr-fast ] && [ "$1" != vikhr_fast.train ]; do shift; done
     if [ "$1" = vikhr_fast.train ]; then shift; set -- vikhr-fast train "$@"; fi
     shift
-    python -c 'import sys; from vikhr_fast.cli import parse; parse(sys.argv[1:])' "$@"
+    python -c 'import sys; from vikhr_fast.commands import parse; parse(sys.argv[1:])' "$@"
 }

@@ -16,7 +16,8 @@ from typing import Any, get_type_hints
 import pytest
 
 import vikhr_fast
-from vikhr_fast.cli import COMMANDS, Command, main
+from vikhr_fast.cli import main
+from vikhr_fast.commands import COMMANDS, Command
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer

@@ -13,7 +13,7 @@ from typing import get_type_hints
 
 import pytest
 
-from vikhr_fast.cli import COMMANDS, parse
+from vikhr_fast.commands import COMMANDS, parse
 from vikhr_fast.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]

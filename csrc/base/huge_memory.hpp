@@ -16,8 +16,8 @@ namespace vikhr {
 
 inline constexpr std::size_t kHugePage = std::size_t{1} << 21;
 
-// Wishes for huge pages where `memory` holds whole ones. To be said before the memory is touched.
-inline void wish_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) {
+// Asks for huge pages where `memory` holds whole ones. To be said before the memory is touched.
+inline void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__)
   void* aligned = memory;
   std::size_t left = bytes;
@@ -46,7 +46,7 @@ struct HugeAllocator {
     void* memory = is_large(count) ? std::aligned_alloc(kHugePage, rounded(count))
                                    : std::malloc(count * sizeof(Value));
     if (memory == nullptr) throw std::bad_alloc();
-    if (is_large(count)) wish_huge_pages(memory, rounded(count));
+    if (is_large(count)) advise_huge_pages(memory, rounded(count));
     return static_cast<Value*>(memory);
   }
   void deallocate(Value* values, std::size_t) { std::free(values); }

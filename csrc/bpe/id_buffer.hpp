@@ -68,7 +68,7 @@ class IdBuffer {
   void grow(std::size_t needed) {
     const std::size_t more = capacity_ < 64 ? 64 : capacity_ + capacity_ / 2;
     resize(std::max(more, needed));
-    wish_huge_pages(data_ + size_, (capacity_ - size_) * sizeof *data_);
+    advise_huge_pages(data_ + size_, (capacity_ - size_) * sizeof *data_);
   }
 
   void resize(std::size_t capacity) {

@@ -30,7 +30,7 @@ class WordCache {
     void* aligned = memory_.get();
     std::size_t space = kBytes + kHugePage;
     std::align(kHugePage, kBytes, aligned, space);
-    wish_huge_pages(aligned, kBytes);
+    advise_huge_pages(aligned, kBytes);
     entries_ = static_cast<Entry*>(aligned);
   }
 

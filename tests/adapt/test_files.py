@@ -62,6 +62,7 @@ def test_weights_that_shrink_meanwhile_leave_nothing(options: Adapt, monkeypatch
     assert {path.name for path in options.base.parent.iterdir()} == {"base"}
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(options: Adapt, tmp_path: Path) -> None:
     """Killed in the middle of a file; a finished file is never made again."""
     adapt(replace(options, output=tmp_path / "whole"))
@@ -114,6 +115,7 @@ def test_after_a_full_disk_the_same_work_goes_on_and_no_other(options: Adapt, mo
     assert not partial.exists()
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_largest_tensor(tokenizers: tuple[Path, Path], tmp_path: Path) -> None:
     """As the system counts: a base of 160 MB, whose matrices grow from 33 to 79 MB."""
     width = 16_384

@@ -20,7 +20,7 @@ from vikhr_fast.corpus.annotate import ANNOTATIONS, Annotate, annotate
 from vikhr_fast.corpus.settings import AnnotateStage
 from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import InputError
-from vikhr_fast.llm.endpoint import FAILED
+from vikhr_fast.llm.ask import FAILED
 
 KEY = "sk-a-key-that-nobody-may-see"
 TEXTS = [f"Документ номер {number}, в котором сказано {number * number}." for number in range(40)]
@@ -178,6 +178,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_asks_for_nothing_it_has(
     documents: Documents, endpoint: Endpoint, tmp_path: Path, stop: signal.Signals

@@ -21,6 +21,8 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.report.command import Report, report_run
 from vikhr_fast.tokenizer import BpeEncoder
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian"
 KEY = "sk-the-secret-key"
 SOURCES = ("encyclopaedia", "news", "stories", "popular_science")

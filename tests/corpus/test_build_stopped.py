@@ -15,6 +15,8 @@ from planted_noise import Planted, judge_of, plant, read_paragraphs, write_confi
 
 import vikhr_fast
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian"
 SOURCES = ("encyclopaedia", "news", "stories", "popular_science")
 STAGES = ("1-collect", "2-dedup", "3-scrub", "4-decontaminate", "5-annotations", "6-classifier", "7-filter", "8-shards")

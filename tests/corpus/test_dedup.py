@@ -131,6 +131,7 @@ def test_threads_on_real_text(clustering: str) -> None:
     assert all((one == signatures[0]).all() for one in signatures)
 
 
+@pytest.mark.slow
 @needs_data
 def test_planted_near_duplicates() -> None:
     made = planted.planted(8_000_000, seed=1)
@@ -172,6 +173,7 @@ def _runs(values: np.ndarray) -> list[tuple[int, int]]:  # type: ignore[type-arg
     return [(a, b) for a, b in pairwise(bounds.tolist()) if b - a > 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_perm", "bands"), [(120, 20), (112, 14), (120, 10)])
 @pytest.mark.parametrize("size", [20, 300])
 def test_the_s_curve(num_perm: int, bands: int, size: int) -> None:

@@ -88,6 +88,7 @@ def test_little_memory_changes_nothing(
     assert directory_bytes(tmp_path / "out") == directory_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [0, 4, 13, *range(15, 30, 2)])
 def test_a_killed_run_goes_on_to_the_same_bytes(
     documents: Documents, whole: Path, tmp_path: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
@@ -195,7 +196,7 @@ def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_pa
     ):
         with pytest.raises(InputError, match=complaint):
             dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(), machine))
-    state = tmp_path / "multipass_dedup.json"
+    state = tmp_path / "passes.json"
     state.write_text('{"phase": "ad')
     with pytest.raises(InputError, match=r"passes\.json: damaged"):
         multipass_dedup.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)

@@ -36,6 +36,8 @@ from vikhr_fast.experiments.noise import SEEN, bad_documents
 from vikhr_fast.io.files import atomic_file
 from vikhr_fast.model.devices import device_of
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian"
 
 

@@ -17,6 +17,7 @@ def sources(workspace: Path) -> dict[str, TokenShards]:
     return {name: TokenShards.open(workspace / name) for name in ("train", "other")}
 
 
+@pytest.mark.slow
 @given(length=st.integers(2, 400), epochs=st.integers(1, 3), seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_every_position_once_an_epoch(sources: dict[str, TokenShards], length: int, epochs: int, seed: int) -> None:

@@ -16,7 +16,7 @@ from vikhr_fast.evaluate.benchmarks import BENCHMARKS, benchmark_questions, harn
 from vikhr_fast.evaluate.command import Evaluate, evaluate
 from vikhr_fast.evaluate.harness import HarnessModel
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES
-from vikhr_fast.llm.endpoint import AnswerLog
+from vikhr_fast.llm.answer_log import AnswerLog
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.load import load_encoder
 

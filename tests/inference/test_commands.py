@@ -16,7 +16,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.inference.batch import GenerateBatch, generate_batch
 from vikhr_fast.inference.chat import GenerateChat, chat, fitting
 from vikhr_fast.inference.compare import GenerateCompare, compare, latin_share, mean_share
-from vikhr_fast.inference.engine import Answerer
+from vikhr_fast.inference.engine import Engine
 from vikhr_fast.inference.sampling import Sampling
 
 SAMPLING = Sampling(max_tokens=6)
@@ -64,9 +64,9 @@ def test_twenty_hostile_prompts(workspace: Path, tmp_path: Path) -> None:
             assert "answer" not in row
     assert ["error" in row for row in rows[-4:]] == [True, True, False, True]
     assert rows[-2]["id"] == 7
-    answerer = Answerer(workspace / "model", "cpu")
+    engine = Engine(workspace / "model", "cpu")
     for row in (rows[0], rows[3], rows[-2]):
-        alone = answerer.answer([answerer.prompt([Message("user", row["prompt"])])], SAMPLING)[0]
+        alone = engine.answer([engine.prompt([Message("user", row["prompt"])])], SAMPLING)[0]
         assert row["answer"] == alone.text
 
 
@@ -112,29 +112,29 @@ def test_a_chat_goes_on_until_its_end(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said.encode() + b"\xff\n")))
     chat(GenerateChat(workspace / "model", "Будь краток.", SAMPLING))
     answers = capsys.readouterr().out.split("\n")
-    answerer = Answerer(workspace / "model", "cpu")
+    engine = Engine(workspace / "model", "cpu")
     begin = [Message("system", "Будь краток."), Message("user", "Кто там?")]
-    first = answerer.answer([answerer.prompt(begin)], SAMPLING)[0].text
+    first = engine.answer([engine.prompt(begin)], SAMPLING)[0].text
     text = "\n".join(answers)
     assert text.count(first) == 2
     second = [*begin, Message("assistant", first), Message("user", "Я")]
-    assert answerer.answer([answerer.prompt(second)], SAMPLING)[0].text in text
+    assert engine.answer([engine.prompt(second)], SAMPLING)[0].text in text
 
 
-def test_the_oldest_exchanges_are_forgotten_first(answerer: Answerer) -> None:
+def test_the_oldest_exchanges_are_forgotten_first(engine: Engine) -> None:
     messages = [Message("system", "Да.")]
     for number in range(40):
         messages += [Message("user", f"Вопрос {number} и ещё слова"), Message("assistant", f"Ответ {number}")]
     messages.append(Message("user", "Последний"))
-    kept, prompt = fitting(answerer, messages, 1, 64)
-    assert len(prompt) <= answerer.positions - 64
+    kept, prompt = fitting(engine, messages, 1, 64)
+    assert len(prompt) <= engine.positions - 64
     assert kept[0] == messages[0]
     assert kept[1:] == messages[len(messages) - len(kept) + 1 :]
     assert kept[1].role == "user"
     longer = [messages[0], *messages[len(messages) - len(kept) - 1 :]]
-    assert len(answerer.prompt(longer)) > answerer.positions - 64
+    assert len(engine.prompt(longer)) > engine.positions - 64
     with pytest.raises(InputError, match="the prompt takes"):
-        fitting(answerer, [Message("user", "слово " * 900)], 0, 64)
+        fitting(engine, [Message("user", "слово " * 900)], 0, 64)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.chat.template import Message
-from vikhr_fast.inference.engine import Answerer, shown_text
+from vikhr_fast.inference.engine import Engine, shown_text
 from vikhr_fast.inference.sampling import Sampling, choose, distribution, generator_of
 from vikhr_fast.model.key_value_cache import KeyValueCache
 from vikhr_fast.model.mistral import Mistral
@@ -46,14 +46,14 @@ def test_greedy_answers_are_those_of_transformers(workspace: Path, windowed: Pat
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     directory = windowed if is_windowed else workspace / "model"
-    answerer = Answerer(directory, "cpu")
+    engine = Engine(directory, "cpu")
     tokenizer = AutoTokenizer.from_pretrained(directory)
     peer: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    prompts = [answerer.prompt(chat) for chat in chats()]
-    free = answerer.answer(prompts, Sampling(max_tokens=24))
-    sampling = Sampling(max_tokens=24, stop=(answerer.encoder.bpe.piece(free[3].ids[9]),))
-    stop = sorted(answerer.stop_ids(sampling))
-    together = answerer.answer(prompts, sampling)
+    prompts = [engine.prompt(chat) for chat in chats()]
+    free = engine.answer(prompts, Sampling(max_tokens=24))
+    sampling = Sampling(max_tokens=24, stop=(engine.encoder.bpe.piece(free[3].ids[9]),))
+    stop = sorted(engine.stop_ids(sampling))
+    together = engine.answer(prompts, sampling)
     for chat, prompt, ours in zip(chats(), prompts, together, strict=True):
         theirs = tokenizer.apply_chat_template([m._asdict() for m in chat], add_generation_prompt=True)["input_ids"]
         assert prompt == theirs
@@ -69,55 +69,55 @@ def test_greedy_answers_are_those_of_transformers(workspace: Path, windowed: Pat
             )[0, len(prompt) :].tolist()
             assert generated == ours.ids + ([generated[-1]] if ours.is_complete else [])
             assert ours.is_complete == (generated[-1] in stop)
-        assert answerer.answer([prompt], sampling) == [ours]
+        assert engine.answer([prompt], sampling) == [ours]
     assert any(answer.is_complete for answer in together)
     assert len({tuple(answer.ids) for answer in together}) > 1
 
 
-def test_cached_logits_are_the_models_own(answerer: Answerer) -> None:
+def test_cached_logits_are_the_models_own(engine: Engine) -> None:
     """In float64, rows of different lengths, each of which goes on."""
-    prompts = [answerer.prompt(chat) for chat in chats()]
+    prompts = [engine.prompt(chat) for chat in chats()]
     cache = KeyValueCache(len(prompts), 120)
-    hidden = answerer.model.read(prompts, cache)
+    hidden = engine.model.extend(prompts, cache)
     for token in range(7, 11):
         for own, prompt in zip(hidden, prompts, strict=True):
-            expected = answerer.model(torch.tensor([prompt]))[0, -1]
+            expected = engine.model(torch.tensor([prompt]))[0, -1]
             torch.testing.assert_close(own[-1], expected, rtol=1e-9, atol=1e-12)
         further = [[token + row] for row in range(len(prompts))]
         prompts = [prompt + more for prompt, more in zip(prompts, further, strict=True)]
-        hidden = answerer.model.read(further, cache)
+        hidden = engine.model.extend(further, cache)
 
 
-def test_prompts_longer_than_a_chunk(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = [answerer.prompt(chat) for chat in chats()]
-    whole = answerer.model.read(prompts, KeyValueCache(len(prompts), 100))
+def test_prompts_longer_than_a_chunk(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [engine.prompt(chat) for chat in chats()]
+    whole = engine.model.extend(prompts, KeyValueCache(len(prompts), 100))
     monkeypatch.setattr("vikhr_fast.model.mistral._CHUNK", 5)
-    chunked = answerer.model.read(prompts, KeyValueCache(len(prompts), 100))
+    chunked = engine.model.extend(prompts, KeyValueCache(len(prompts), 100))
     for found, expected in zip(chunked, whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_an_answer_ends_at_a_stop_piece_the_limit_or_the_last_position(answerer: Answerer) -> None:
-    prompt = answerer.prompt([Message("user", "Кто идёт?")])
-    free = answerer.answer([prompt], Sampling(max_tokens=12))[0]
+def test_an_answer_ends_at_a_stop_piece_the_limit_or_the_last_position(engine: Engine) -> None:
+    prompt = engine.prompt([Message("user", "Кто идёт?")])
+    free = engine.answer([prompt], Sampling(max_tokens=12))[0]
     assert len(free.ids) == 12
     assert not free.is_complete
-    piece = answerer.encoder.bpe.piece(free.ids[5])
-    stopped = answerer.answer([prompt], Sampling(max_tokens=12, stop=(piece,)))[0]
+    piece = engine.encoder.bpe.piece(free.ids[5])
+    stopped = engine.answer([prompt], Sampling(max_tokens=12, stop=(piece,)))[0]
     assert stopped.ids == free.ids[: free.ids.index(free.ids[5])]
     assert stopped.is_complete
-    long = answerer.prompt([Message("user", "да " * 150)])
-    assert len(answerer.answer([long], Sampling(max_tokens=10_000))[0].ids) == answerer.positions - len(long)
+    long = engine.prompt([Message("user", "да " * 150)])
+    assert len(engine.answer([long], Sampling(max_tokens=10_000))[0].ids) == engine.positions - len(long)
 
 
-def test_draws_depend_on_seed_and_prompt_number_alone(answerer: Answerer) -> None:
-    prompts = [answerer.prompt(chat) for chat in chats()]
+def test_draws_depend_on_seed_and_prompt_number_alone(engine: Engine) -> None:
+    prompts = [engine.prompt(chat) for chat in chats()]
     sampling = Sampling(max_tokens=10, temperature=1.0)
-    together = answerer.answer(prompts, sampling)
-    assert answerer.answer(prompts, sampling) == together
-    assert answerer.answer(prompts[2:4], sampling, [2, 3]) == together[2:4]
-    assert answerer.answer(prompts, dataclasses.replace(sampling, seed=1)) != together
-    assert answerer.answer([prompts[0]] * 2, sampling)[0] != answerer.answer([prompts[0]] * 2, sampling)[1]
+    together = engine.answer(prompts, sampling)
+    assert engine.answer(prompts, sampling) == together
+    assert engine.answer(prompts[2:4], sampling, [2, 3]) == together[2:4]
+    assert engine.answer(prompts, dataclasses.replace(sampling, seed=1)) != together
+    assert engine.answer([prompts[0]] * 2, sampling)[0] != engine.answer([prompts[0]] * 2, sampling)[1]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -150,18 +150,18 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_rows_without_pieces_are_never_chosen(workspace: Path) -> None:
-    answerer = Answerer(workspace / "model", "cpu")
-    config = dataclasses.replace(answerer.model.config, vocab_size=600)
-    answerer.model = Mistral(config, seed=3).requires_grad_(False)
-    answerer.model.lm_head.weight[520:] *= 50
-    ids = answerer.answer([answerer.prompt(chat) for chat in chats()], Sampling(max_tokens=20, temperature=1.5))
+    engine = Engine(workspace / "model", "cpu")
+    config = dataclasses.replace(engine.model.config, vocab_size=600)
+    engine.model = Mistral(config, seed=3).requires_grad_(False)
+    engine.model.lm_head.weight[520:] *= 50
+    ids = engine.answer([engine.prompt(chat) for chat in chats()], Sampling(max_tokens=20, temperature=1.5))
     assert max(token for answer in ids for token in answer.ids) < 520
 
 
-def test_half_a_character_is_not_shown(answerer: Answerer) -> None:
-    bpe = answerer.encoder.bpe
+def test_half_a_character_is_not_shown(engine: Engine) -> None:
+    bpe = engine.encoder.bpe
     ids = bpe.encode("да 😀").tolist()
-    shown = [shown_text(answerer.encoder, ids[:end]) for end in range(len(ids) + 1)]
+    shown = [shown_text(engine.encoder, ids[:end]) for end in range(len(ids) + 1)]
     assert shown[-1] == "да 😀"
     assert all("\ufffd" not in text for text in shown)
     assert all(shown[-1].startswith(text) for text in shown)

@@ -69,6 +69,7 @@ def test_the_report_can_be_made_again(root: Path, tmp_path: Path) -> None:
     assert len(assert_good(page, tmp_path).figures) == 1
 
 
+@pytest.mark.slow
 def test_the_same_pairs_give_the_same_bytes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = []
     for name in ("first", "second"):
@@ -99,6 +100,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_training_killed_while_it_saves_goes_on_to_the_same_bytes(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,6 +156,7 @@ def test_the_filter_keeps_the_good_share(root: Path, tmp_path: Path) -> None:
     assert above == {entry["id"] for entry in scores if entry["score"] >= middle}
 
 
+@pytest.mark.slow
 def test_a_killed_filter_goes_on_to_the_same_bytes(root: Path, tmp_path: Path) -> None:
     path, _ = planted(tmp_path)
     options = FilterConversations(

@@ -10,11 +10,11 @@ from endpoint import Endpoint, serving
 
 from vikhr_fast.chat.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.chat.template import Message
-from vikhr_fast.corpus.settings import EndpointSettings
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.translate import Translate, checked_translation, translate
-from vikhr_fast.llm.endpoint import FAILED
+from vikhr_fast.llm.ask import FAILED
+from vikhr_fast.llm.settings import EndpointSettings
 
 CODE = "```py\nprint('hi')\n```"
 PROMPTS = (

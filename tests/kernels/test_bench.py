@@ -20,6 +20,7 @@ def run(pytestconfig: pytest.Config, *arguments: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_dry_run_goes_through_everything(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     """All contestants of training do the same work; what lives from step to step is what the plan says."""
     finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path), "--commit", "abc", "--layers", "1")
@@ -57,6 +58,7 @@ def test_dry_run_goes_through_everything(pytestconfig: pytest.Config, tmp_path: 
         assert {state["sm_mhz"] for state in states} == {None}
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_over_leaves_everything_out_and_says_so(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     finished = run(pytestconfig, "--dry-run", "--train", "--budget", "0", "--out", str(tmp_path))
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -135,6 +137,7 @@ def test_documents_that_see_each_other_are_refused_before_timing(gpu: Any, monke
     assert skipped.reason.startswith("does other work: loss off by")
 
 
+@pytest.mark.slow
 def test_the_step_on_a_cpu_has_the_same_contestants(
     gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +161,7 @@ def test_a_contestant_that_does_other_work_at_full_size_is_named(gpu: Any) -> No
     assert gpu.unlike(lines, torch.float32) == ["other x 3: loss 10.100000, not 10.000000"]
 
 
+@pytest.mark.slow
 def test_wrong_kernel_is_named(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     finished = run(pytestconfig, "--dry-run", "--out", str(tmp_path), "--only", "attention")
     assert finished.returncode == 2
@@ -173,6 +177,7 @@ def test_wrong_kernel_is_named(pytestconfig: pytest.Config, tmp_path: Path) -> N
     assert "--layers 3: must be 1 to 2" in finished.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     finished = run(pytestconfig, "--out", str(tmp_path))
@@ -213,6 +218,7 @@ def test_an_error_of_the_loss_does_not_hide_behind_its_gradients(gpu: Any, wrong
     assert bench.findings.checks[0].passed == (wrong == 0)
 
 
+@pytest.mark.slow
 def test_a_contestant_that_breaks_loses_no_other(gpu: Any) -> None:
     bench = kernel_bench(gpu, torch.float32)
     case = dataclasses.replace(gpu.all_cases(bench.sizes)["swiglu"], peers={"broken": lambda: {}["no such name"]})

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from vikhr_kernels import linear_ce_kl, rms_norm, rope, swiglu
+
+pytestmark = pytest.mark.slow
 
 TOKENS, HIDDEN, VOCABULARY, RANKS = 12, 8, 30, 2
 

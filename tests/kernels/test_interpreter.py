@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 FILES = sorted((Path(__file__).parent / "interpreter").glob("test_*.py"))
+QUICK = ("test_loss_rows",)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=[] if file.stem in QUICK else pytest.mark.slow, id=file.stem) for file in FILES]
+)
 def test_in_the_interpreter(file: Path, pytestconfig: pytest.Config) -> None:
     assert len(FILES) == 8
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(file)]

@@ -181,6 +181,7 @@ OPCHECKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPCHECKS)
 def test_opcheck(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.vikhr, name).default, OPCHECKS[name]())

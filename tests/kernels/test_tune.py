@@ -155,6 +155,7 @@ def test_what_a_tile_takes_each_pipe() -> None:
     assert LoopCost("HMMA", 100, 16, 90, 80).pipes(8) == (90, 80 + 32, 200)
 
 
+@pytest.mark.slow
 def test_it_compiles_what_it_is_given() -> None:
     """In a process of its own: the compiler and the interpreter cannot share one."""
     program = """

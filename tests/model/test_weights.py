@@ -110,6 +110,7 @@ def test_a_read_model_is_trainable_and_leaves_its_files_alone(single: Path) -> N
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_memory_stays_near_the_weights(tmp_path: Path) -> None:
     names = [f"{number}.weight" for number in range(16)]
     write_weights(tmp_path, {n: torch.ones(4 << 20, dtype=torch.bfloat16) for n in names}, max_shard_bytes=40 << 20)

@@ -41,6 +41,7 @@ byte_strategy = st.lists(st.one_of(st.sampled_from(BYTES), st.binary(max_size=3)
 deterministic = settings(max_examples=50, derandomize=True, deadline=None, database=None)
 
 
+@pytest.mark.slow
 @deterministic
 @given(text=text_strategy)
 @example(text="")
@@ -88,6 +89,7 @@ def tiny_models(draw: st.DrawFn) -> protobuf.ModelProto:
     return model
 
 
+@pytest.mark.slow
 @settings(deterministic, max_examples=500)
 @given(model=tiny_models(), text=st.text("aab ", max_size=25), repeats=st.sampled_from([1, 1, 20]))
 def test_random_vocabularies(model: protobuf.ModelProto, text: str, repeats: int) -> None:
@@ -180,6 +182,7 @@ def test_a_forgetful_cache_changes_nothing(pairs: Pairs) -> None:
     assert encoder.encode(text).tolist() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [0, 1, 2, 5])
 @pytest.mark.parametrize("name", ["byte_fallback", "user_defined_unknown", "unused"])
 def test_any_number_of_threads_gives_the_same_ids(pairs: Pairs, name: str, threads: int, documents: list[str]) -> None:

@@ -62,6 +62,7 @@ def test_words_are_the_specifications(text: str) -> None:
         assert hashes([text], isa)[0] == sorted(alone)
 
 
+@pytest.mark.slow
 def test_every_character() -> None:
     table = 14  # the Unicode version of csrc/text/unicode_table.inc
     if int(unicodedata.unidata_version.split(".")[0]) != table:
@@ -119,6 +120,7 @@ def test_character_shingles() -> None:
     assert same.values[: same.offsets[1]].tolist() == same.values[same.offsets[1] :].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["слово ", "x", "日本", "a b c d e f g "])
 @pytest.mark.parametrize("shingle", ["word:5", "char:5"])
 def test_long_texts_are_read_as_short_ones(unit: str, shingle: str) -> None:

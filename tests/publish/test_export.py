@@ -90,6 +90,7 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
 
 
+@pytest.mark.slow
 def test_lm_eval_loads_it(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lm_eval")
     train(small_run(workspace, tmp_path / "run"))

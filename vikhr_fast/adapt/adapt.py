@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
-from vikhr_fast.corpus.stage import counted
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.files import read_json, refuse_existing, sha256_of, write_text
+from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config
 from vikhr_fast.model.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
@@ -146,7 +146,7 @@ def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, untie
     tensors = weights.tensors | ({HEAD: weights.tensors[EMBEDDING]} if untie else {})
     matrices = {EMBEDDING, HEAD} & tensors.keys()
     tensors |= {name: tensors[name].new_empty(maker.rows, tensors[name].shape[1]) for name in matrices}
-    with counted("weights", len(tensors)) as advance:
+    with progress_bar("weights", len(tensors)) as advance:
 
         def adapted(name: str) -> Tensor | Iterator[Tensor]:
             advance(1)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from vikhr_fast.chat.template import ROLES, Message
+from vikhr_fast.chat.template import Message
 from vikhr_fast.data.read import read_objects
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_file
+from vikhr_fast.tokenizer.chat_template import ROLES
 
 _Parsed = TypeVar("_Parsed")
 

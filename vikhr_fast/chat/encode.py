@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vikhr_fast.chat.template import ChatTemplate, Message, Part, read_template
+from vikhr_fast.chat.template import ChatTemplate, Message, Part
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.bpe import BpeEncoder
+from vikhr_fast.tokenizer.chat_template import read_template
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, find_model, read_model, refuse_inexact, role_ids
 
 TEMPLATE_NAME = "chat_template.jinja"

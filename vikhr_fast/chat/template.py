@@ -1,4 +1,4 @@
-"""The Jinja template of a chat, and its structure: which parts are control pieces, template text and messages.
+"""The structure of a chat's template: which parts are control pieces, template text and messages.
 
 A message's text never goes through Jinja. The template is rendered with a placeholder for each message, so that
 control pieces are looked for in the template's own text alone, and text that looks like one stays text.
@@ -6,28 +6,17 @@ What stands between `{% generation %}` and `{% endgeneration %}` is what the ass
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vikhr_fast.errors import InputError
-
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = get_args(Role)
-TEMPLATES = Path(__file__).parent.parent / "templates"
-CHAT_TEMPLATES = {name: TEMPLATES / f"{name}.jinja" for name in ("chatml", "mistral-instruct")}
-"""The templates that come with this package, by name."""
+from vikhr_fast.tokenizer.chat_template import BEGIN, END, Role, parse_template
 
 # With spaces around: a template that trims messages would change them, and is found out.
 _MESSAGE = " \x02{}\x03 "
 _MESSAGE_PATTERN = r" \x02\d+\x03 "
-_BEGIN, _END = "\x04", "\x05"
 
 
 class Message(NamedTuple):
@@ -45,20 +34,6 @@ class Part(NamedTuple):
     """The control piece, the template's text, or the number of the message."""
     is_trained: bool
     """Whether the assistant says it."""
-
-
-class _Generation(Extension):
-    """The `{% generation %}` block, as in transformers; leaves marks around what is in it."""
-
-    tags = {"generation"}  # noqa: RUF012  as the base class declares it
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
-
-    def _marked(self, caller: Callable[[], str]) -> str:
-        return f"{_BEGIN}{caller()}{_END}"
 
 
 class ChatTemplate:
@@ -80,7 +55,7 @@ class ChatTemplate:
         if "endgeneration" not in source:
             raise InputError(f"{name}: has no generation block, so nobody can tell what the assistant says; add one")
         pieces = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
-        self._cut = re.compile(f"({_MESSAGE_PATTERN}|[{_BEGIN}{_END}]|{pieces})")
+        self._cut = re.compile(f"({_MESSAGE_PATTERN}|[{BEGIN}{END}]|{pieces})")
         self._parts: dict[tuple[tuple[Role, ...], bool], list[Part]] = {}
 
     def parts(self, roles: Sequence[Role], add_generation_prompt: bool) -> list[Part]:
@@ -104,8 +79,8 @@ class ChatTemplate:
         parts: list[Part] = []
         is_trained = False
         for piece in filter(None, self._cut.split(rendered)):
-            if piece in (_BEGIN, _END):
-                is_trained = piece == _BEGIN
+            if piece in (BEGIN, END):
+                is_trained = piece == BEGIN
             elif piece in self._control:
                 parts.append(Part("control", piece, is_trained))
             elif re.fullmatch(_MESSAGE_PATTERN, piece):
@@ -116,31 +91,3 @@ class ChatTemplate:
         if found != list(range(len(roles))):
             raise InputError(f"{self._name}: changes, moves or leaves out messages of a chat of {', '.join(roles)}")
         return parts
-
-
-def parse_template(source: str, name: str) -> jinja2.Template:
-    """Compiles a template as transformers does; InputError, with the line, where it is none."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-
-    def refuse(message: str) -> Any:
-        raise jinja2.TemplateError(message)
-
-    environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"{name}: line {error.lineno}: not a Jinja template: {error.message}") from None
-
-
-def read_template(file: Path) -> str:
-    """The source of a template; InputError where it cannot be read or is none."""
-    try:
-        source = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: byte {error.start}: not UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; give a file with a chat template") from None
-    parse_template(source, str(file))
-    return source

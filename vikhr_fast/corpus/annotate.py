@@ -14,7 +14,8 @@ from tyro.conf import Positional, arg
 from vikhr_fast.corpus.settings import AnnotateStage
 from vikhr_fast.corpus.stage import is_finished, work_of
 from vikhr_fast.data.documents import Documents, read_part
-from vikhr_fast.llm.endpoint import Ask, Messages, ask_of_each
+from vikhr_fast.llm.ask import Ask, ask_of_each
+from vikhr_fast.llm.endpoint import Messages
 
 ANNOTATIONS = "annotations.jsonl"
 _ANSWER_TOKENS = 60  # of five scores as JSON

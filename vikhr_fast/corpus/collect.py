@@ -15,12 +15,14 @@ from tyro.conf import Positional
 
 from vikhr_fast.corpus.expressions import Expression
 from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings, read_settings
-from vikhr_fast.corpus.stage import counted, document_stage, gather, is_finished, work_of, write_notes
+from vikhr_fast.corpus.stage import document_stage, gather, is_finished, work_of
 from vikhr_fast.data.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
 from vikhr_fast.data.read import Columns, Document
 from vikhr_fast.data.sources import checksums, read_source
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import write_json_lines
+from vikhr_fast.io.progress import progress_bar
 
 REJECTED = "rejected.jsonl"
 _SPOOL_ROWS = 1024
@@ -56,7 +58,7 @@ def collect(options: Collect) -> None:
     kinds = {"sources": {name: {"settings": source} for name, source in settings.sources.items()}}
     if is_finished(output, work, kinds):
         return
-    with document_stage(output, work, kinds) as (directory, scratch, counts), counted("collect") as advance:
+    with document_stage(output, work, kinds) as (directory, scratch, counts), progress_bar("collect") as advance:
         parts = sorted(directory.glob("part-*.parquet"))
         done = [read_footer(part) for part in parts]
         advance(sum(sum(c.get("documents", 0) for c in footer["counts"].values()) for footer in done))
@@ -68,7 +70,7 @@ def collect(options: Collect) -> None:
             reader = _SourceReader(name, source, scratch, settings.part_bytes)
             for table, footer in reader.parts(sum(footer["selected"] for footer in own)):
                 # Written first: a part that exists has its notes.
-                write_notes(scratch / f"{Path(part_name(number)).stem}.jsonl", reader.take_notes())
+                write_json_lines(scratch / f"{Path(part_name(number)).stem}.jsonl", reader.take_notes())
                 write_part(directory / part_name(number), table, footer)
                 advance(table.num_rows)
                 number += 1

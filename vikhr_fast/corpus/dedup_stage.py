@@ -12,17 +12,10 @@ from vikhr_fast.corpus.minhash import MinHasher, jaccard
 from vikhr_fast.corpus.multipass_dedup import Passes, read_owners
 from vikhr_fast.corpus.paragraphs import numbers_of, texts_of, without
 from vikhr_fast.corpus.settings import DedupStage, Machine, check_bands, check_machine
-from vikhr_fast.corpus.stage import (
-    Transformed,
-    document_stage,
-    gather,
-    is_finished,
-    tracked,
-    transform_part,
-    work_of,
-    write_notes,
-)
+from vikhr_fast.corpus.stage import Transformed, document_stage, gather, is_finished, transform_part, work_of
 from vikhr_fast.data.documents import Documents
+from vikhr_fast.io.files import write_json_lines
+from vikhr_fast.io.progress import tracked
 
 PAIRS = "removed_pairs.jsonl"
 _PAIRS = 100
@@ -87,7 +80,9 @@ def _write_pairs(path: Path, parts: list[Path], scratch: Path, settings: DedupSt
     sets = hasher.shingles([text for pair in shown for text in pair], threads=1)
     similarities = jaccard(sets, np.arange(2 * len(shown)).reshape(-1, 2)).tolist()
     rows = sorted(zip(similarities, shown, strict=True))
-    write_notes(path, ({"similarity": similarity, "removed": gone, "kept": kept} for similarity, (gone, kept) in rows))
+    write_json_lines(
+        path, ({"similarity": similarity, "removed": gone, "kept": kept} for similarity, (gone, kept) in rows)
+    )
 
 
 def _sample(scratch: Path, parts: int) -> list[tuple[int, int]]:

@@ -11,13 +11,14 @@ from tyro.conf import Positional, Suppress, arg
 
 from vikhr_fast.corpus.settings import MixStage
 from vikhr_fast.corpus.shard import encode_documents, encoder_for_shards
-from vikhr_fast.corpus.stage import counted, is_finished, show_counts, work_of
+from vikhr_fast.corpus.stage import is_finished, show_counts, work_of
 from vikhr_fast.data.documents import MANIFEST, Documents, read_footer, read_part
 from vikhr_fast.data.read import Document
 from vikhr_fast.data.splits import is_within
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_text
+from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 
 TRAIN_TOML = "train.toml"
@@ -77,7 +78,7 @@ def mix(options: Mix) -> None:
     if is_finished(output, work, settings):
         return
     shards: dict[str, dict[str, Any]] = {}
-    with resumable_directory(output, work, settings) as directory, counted("mix") as advance:
+    with resumable_directory(output, work, settings) as directory, progress_bar("mix") as advance:
         for split in SPLITS:
             (directory / split).mkdir(exist_ok=True)
             for name in documents.counts:

@@ -18,12 +18,12 @@ import numpy as np
 from vikhr_fast.corpus.dedup import DedupIndex, DedupSettings
 from vikhr_fast.corpus.paragraphs import numbers_of, paragraphs_of
 from vikhr_fast.corpus.settings import DedupStage
-from vikhr_fast.corpus.stage import counted
 from vikhr_fast.data.documents import read_part
 from vikhr_fast.data.native_texts import IntArray
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_file, write_text
+from vikhr_fast.io.progress import progress_bar
 
 UNDECIDED = -1
 _BATCH_CHARACTERS = 1 << 22
@@ -100,7 +100,7 @@ class Passes:
         """Decides; afterwards every part has its file of owners without any that is undecided."""
         while self._state.phase != "done":
             name = f"dedup, pass {self._state.passes}, {self._state.phase}"
-            with counted(name, len(self._parts)) as advance:
+            with progress_bar(name, len(self._parts)) as advance:
                 advance(self._state.part)
                 if self._state.phase == "add":
                     self._add(advance)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vikhr_fast.config import STRICT, read_toml, validated
 from vikhr_fast.errors import InputError
+from vikhr_fast.llm.settings import EndpointSettings
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 _Positive = Annotated[float, Field(gt=0)]
@@ -99,28 +100,6 @@ class DecontaminateStage(_Strict):
     """Length of an n-gram in words."""
     action: Literal["drop", "mark"] = "drop"
     """drop removes the documents, mark adds the sets' names to their `meta`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndpointSettings(_Strict):
-    """A language model behind an OpenAI-compatible endpoint, and how patiently it is asked."""
-
-    model: str
-    """The model's name at the endpoint."""
-    base_url: str = "https://api.openai.com/v1"
-    """An OpenAI-compatible endpoint."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; an endpoint without keys needs none."""
-    concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Requests under way at once."""
-    requests_per_minute: _Positive = 500.0
-    """Rate limit."""
-    attempts: _Count = 6
-    """Tries for an answer before it is given up."""
-    timeout_seconds: _Positive = 60.0
-    """How long to wait for an answer."""
-    backoff_seconds: _NotNegative = 1.0
-    """About how long to wait before a second try; doubles with each further one, to a minute at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

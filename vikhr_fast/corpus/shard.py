@@ -10,7 +10,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vikhr_fast.corpus.stage import counted
 from vikhr_fast.data.read import Document, read_documents
 from vikhr_fast.data.token_shards import (
     FORMAT,
@@ -24,6 +23,7 @@ from vikhr_fast.data.token_shards import (
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.files import atomic_directory, refuse_existing, write_text
 from vikhr_fast.io.manifest import manifest_sha256
+from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.tokenizer.load import Encoder, load_encoder
 
 _BATCH_CHARACTERS = 1 << 22
@@ -75,7 +75,7 @@ def write_shards(options: Shard) -> None:
     refuse_existing(options.output)
     encoder = encoder_for_shards(options.tokenizer)
     documents = read_documents(options.input, options.text_field)
-    with atomic_directory(options.output) as directory, counted("shard") as advance:
+    with atomic_directory(options.output) as directory, progress_bar("shard") as advance:
         encode_documents(directory, documents, encoder, options.shard_tokens, options.threads, advance)
 
 

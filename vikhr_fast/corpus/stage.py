@@ -1,7 +1,6 @@
 """What the stages have in common: parts in, parts out, resumable, with a progress bar and a summary."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +8,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pydantic
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
 from vikhr_fast.config import validated
@@ -27,7 +24,8 @@ from vikhr_fast.data.documents import (
 )
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import console, logger
-from vikhr_fast.io.files import atomic_file, read_json
+from vikhr_fast.io.files import atomic_file, read_json, write_json_lines
+from vikhr_fast.io.progress import tracked
 from vikhr_fast.io.resumable import is_same_work, resumable_directory, scratch_of
 
 
@@ -125,16 +123,9 @@ def transform_part(part: Path, directory: Path, scratch: Path, transform: Callab
     if target.exists():
         return
     table, counts, notes = transform(read_part(part))
-    write_notes(scratch / f"{part.stem}.jsonl", notes)
+    write_json_lines(scratch / f"{part.stem}.jsonl", notes)
     add_counts(counts, count_documents(table))
     write_part(target, table, {"counts": counts})
-
-
-def write_notes(path: Path, notes: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines, complete or not at all."""
-    with atomic_file(path) as file:
-        for note in notes:
-            file.write((json.dumps(note, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def gather(directory: Path, scratch: Path, counts: Counts, side_file: str | None = None) -> None:
@@ -146,23 +137,6 @@ def gather(directory: Path, scratch: Path, counts: Counts, side_file: str | None
         with atomic_file(directory / side_file) as file:
             for part in parts:
                 file.write((scratch / f"{part.stem}.jsonl").read_bytes())
-
-
-def tracked(description: str, parts: list[Path]) -> Iterator[Path]:
-    """The parts, with a progress bar."""
-    with counted(description, len(parts)) as advance:
-        for part in parts:
-            yield part
-            advance(1)
-
-
-@contextmanager
-def counted(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Gives a function that moves a progress bar on by so many; nothing is shown where standard error is a file."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), Remaining())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def show_counts(title: str, counts: Counts) -> None:

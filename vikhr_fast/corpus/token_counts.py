@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from vikhr_fast.corpus.layout import read_notes
 from vikhr_fast.corpus.shard import encoder_for_shards
-from vikhr_fast.corpus.stage import counted
 from vikhr_fast.data.documents import Documents
 from vikhr_fast.io.files import write_json
+from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.tokenizer.load import Encoder
 
 
@@ -37,7 +37,7 @@ def write_token_counts(path: Path, stages: dict[str, Documents], tokenizer: Path
 def count_tokens(documents: Documents, encoder: Encoder, threads: int) -> dict[str, int]:
     """Tokens by source, each document with BOS and EOS, as in the shards."""
     tokens = dict.fromkeys(documents.counts, 0)
-    with counted("tokens", sum(counts.get("documents", 0) for counts in documents.counts.values())) as advance:
+    with progress_bar("tokens", sum(counts.get("documents", 0) for counts in documents.counts.values())) as advance:
         for table in documents.tables():
             _, offsets = encoder.encode_batch(table["text"].combine_chunks(), threads=threads)
             lengths = pa.table({"source": table["source"], "tokens": np.diff(offsets) + 2})

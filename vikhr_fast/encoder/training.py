@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from vikhr_fast.corpus.stage import counted
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_file
+from vikhr_fast.io.progress import progress_bar
 
 CHECKPOINT = "training.pt"
 _WEIGHT_DECAY = 0.01
@@ -82,7 +82,7 @@ class EncoderTraining:
             step, best_epoch, best_loss, best = (state[n] for n in ("step", "best_epoch", "best_loss", "best"))
             generator.set_rng_state(state["random"].cpu())
             logger.info(f"{self.stage}: going on after step {step}")
-        with counted(self.stage, self.epochs * epoch_steps) as advance:
+        with progress_bar(self.stage, self.epochs * epoch_steps) as advance:
             advance(step)
             for epoch in range(1 + step // epoch_steps, self.epochs + 1):
                 if self.patience is not None and epoch - 1 - best_epoch >= self.patience:

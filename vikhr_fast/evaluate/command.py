@@ -15,15 +15,15 @@ from tyro.conf import Positional
 
 import vikhr_kernels
 from vikhr_fast.corpus.shard import Shard, write_shards
-from vikhr_fast.corpus.stage import counted, write_notes
 from vikhr_fast.data.sources import checksum, source_files
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, questions_sha256
-from vikhr_fast.io.files import read_json, sha256_of, write_json
+from vikhr_fast.io.files import read_json, sha256_of, write_json, write_json_lines
+from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.run_directory import locked, record_run
-from vikhr_fast.llm.endpoint import AnswerLog
+from vikhr_fast.llm.answer_log import AnswerLog
 from vikhr_fast.model.devices import Device, device_of
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.files import tokenizer_file
@@ -168,9 +168,9 @@ def _tasks(
                 path = options.output / f"{name}.json"
                 if not path.exists():
                     harness = HarnessModel(model(), load_encoder(options.model), log, options.batch)
-                    with counted(name, len(own)) as harness.advance:
+                    with progress_bar(name, len(own)) as harness.advance:
                         result, chosen = run_task(harness_task(name, description, own), harness)
-                    write_notes(options.output / f"{name}.answers.jsonl", chosen)
+                    write_json_lines(options.output / f"{name}.answers.jsonl", chosen)
                     write_json(path, result)
                 results[name] = read_json(path)
     return results

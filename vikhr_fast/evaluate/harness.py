@@ -9,7 +9,8 @@ from lm_eval.api.model import LM
 from vikhr_fast.data.packing import IGNORED
 from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.evaluate.likelihood import Likelihood, Pair, cut_pair, encode_pair, likelihoods
-from vikhr_fast.llm.endpoint import AnswerLog, request_hash
+from vikhr_fast.llm.answer_log import AnswerLog
+from vikhr_fast.llm.endpoint import request_hash
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.load import Encoder
 

@@ -77,10 +77,10 @@ def likelihoods(model: Mistral, questions: Sequence[Sequence[Pair]]) -> list[lis
     shared = [[tokens[0] for tokens in takewhile(_alike, zip(*own, strict=False))] for own in inputs]
     tails = [text[len(start) :] for start, own in zip(shared, inputs, strict=True) for text in own]
     cache = KeyValueCache(len(shared), max(map(len, shared)) + max(map(len, tails)))
-    before = model.read(shared, cache)
+    before = model.extend(shared, cache)
     owners = [index for index, own in enumerate(inputs) for _ in own]
-    cache.keep(owners)
-    after = zip(owners, model.read(tails, cache), strict=True)
+    cache.select(owners)
+    after = zip(owners, model.extend(tails, cache), strict=True)
     hidden = (torch.cat([before[owner], own]) for owner, own in after)
     return [[_likelihood(model, next(hidden), pair.continuation) for pair in pairs] for pairs in questions]
 

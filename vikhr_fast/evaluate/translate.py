@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from vikhr_fast.corpus.settings import EndpointSettings
 from vikhr_fast.evaluate.questions import Question, choice_question, read_questions
 from vikhr_fast.instruct.translate import refuse_lost
-from vikhr_fast.llm.endpoint import Ask, ask_of_each
+from vikhr_fast.llm.ask import Ask, ask_of_each
+from vikhr_fast.llm.settings import EndpointSettings
 
 QUESTIONS = "questions.jsonl"
 

@@ -15,7 +15,6 @@ from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import read_conversations, write_conversations
 from vikhr_fast.corpus.annotate import ANNOTATIONS
-from vikhr_fast.corpus.stage import write_notes
 from vikhr_fast.data.documents import MANIFEST, Documents
 from vikhr_fast.data.read import read_documents
 from vikhr_fast.data.splits import is_within
@@ -24,7 +23,7 @@ from vikhr_fast.experiments.noise import SEEN, bad_documents, nearly
 from vikhr_fast.experiments.sample.instructions import INSTRUCTIONS, plant, write_encoder, write_preferences
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN, text_source, write_texts
 from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert
-from vikhr_fast.io.files import atomic_directory, write_json, write_text
+from vikhr_fast.io.files import atomic_directory, write_json, write_json_lines, write_text
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import MODEL_NAME, export_tokenizer
 
@@ -182,7 +181,7 @@ def make_annotations(options: Annotations) -> None:
         scores = dict.fromkeys(_CRITERIA, score)
         notes.append({"hash": _digest(row["text"]), **{k: row[k] for k in ("id", "source", "text")}, "scores": scores})
     with atomic_directory(options.output) as directory:
-        write_notes(directory / ANNOTATIONS, notes)
+        write_json_lines(directory / ANNOTATIONS, notes)
         manifest = {"stage": "annotate", "work": {"input": documents.sha256}, "annotated": len(notes), "failed": 0}
         write_json(directory / MANIFEST, manifest)
 

@@ -81,18 +81,18 @@ def score(options: Score) -> None:
 def _reward(model: Path, questions: Path, reward: Path, seed: int) -> float:
     """Mean reward of several answers to each question, drawn from the model's distribution."""
     from vikhr_fast.chat.conversation import read_conversations
-    from vikhr_fast.inference.engine import Answerer
+    from vikhr_fast.inference.engine import Engine
     from vikhr_fast.inference.sampling import Sampling
     from vikhr_fast.instruct.reward import Answered, RewardModel
 
     chats = [one.messages[:-1] for one in read_conversations([questions])]
-    answerer = Answerer(model)
-    prompts = [answerer.prompt(chat) for chat in chats]
+    engine = Engine(model)
+    prompts = [engine.prompt(chat) for chat in chats]
     sampling = Sampling(max_tokens=_ANSWER_TOKENS, temperature=1.0, seed=seed)
     answered = []
     for draw in range(_ANSWERS):
         numbers = range(draw * len(prompts), (draw + 1) * len(prompts))
-        for chat, answer in zip(chats, answerer.answer(prompts, sampling, numbers), strict=True):
+        for chat, answer in zip(chats, engine.answer(prompts, sampling, numbers), strict=True):
             answered.append(Answered("\n\n".join(message.content for message in chat), answer.text))
     scores = RewardModel.load(reward).score(answered, _BATCH_TOKENS)
     return float(scores.mean())

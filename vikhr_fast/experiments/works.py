@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from vikhr_fast import commands
 from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.grid import PLACEHOLDER, SEED, Grid, Stages, names_in
 from vikhr_fast.experiments.inputs import INPUTS
@@ -167,12 +168,10 @@ def works_of(
 
 def parse(words: list[str]) -> tuple[Callable[[Any], object], Any]:
     """The function and the options of a grid's command; SystemExit where the words are wrong."""
-    from vikhr_fast import cli
-
     for name, (options, function) in _COMMANDS.items():
         if words[: len(name.split())] == name.split():
             return function, tyro.cli(options, args=words[len(name.split()) :])
-    return cli.parse(words)
+    return commands.parse(words)
 
 
 def check_commands(works: Iterable[Work], path: Path) -> None:

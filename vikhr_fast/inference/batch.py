@@ -7,15 +7,16 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from vikhr_fast.chat.template import ROLES, Message
-from vikhr_fast.corpus.stage import counted
+from vikhr_fast.chat.template import Message
 from vikhr_fast.data.read import read_objects
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.inference.engine import Answerer
+from vikhr_fast.inference.engine import Engine
 from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_file, refuse_existing
+from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.model.devices import Device
+from vikhr_fast.tokenizer.chat_template import ROLES
 
 _OURS = {"answer", "tokens", "complete", "error"}  # an earlier run's are not this one's
 
@@ -55,20 +56,20 @@ def generate_batch(options: GenerateBatch) -> None:
     rows: list[dict[str, Any]] = []
     for _, record in read_objects(options.input, lambda _path, _number, error: rows.append({"error": str(error)})):
         rows.append({name: value for name, value in record.items() if name not in _OURS})
-    answerer = Answerer(options.model, options.device)
-    answerer.stop_ids(options.sampling)
+    engine = Engine(options.model, options.device)
+    engine.stop_ids(options.sampling)
     prompts: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
         try:
             if "error" not in row:
-                prompts[number] = answerer.prompt(chat_of(row))
+                prompts[number] = engine.prompt(chat_of(row))
         except InputError as error:
             row["error"] = str(error)
     order = sorted(prompts, key=lambda number: (-len(prompts[number]), number))  # the longest first, where memory shows
-    with counted("generate", len(order)) as advance:
+    with progress_bar("generate", len(order)) as advance:
         for start in range(0, len(order), options.batch):
             numbers = order[start : start + options.batch]
-            answers = answerer.answer([prompts[number] for number in numbers], options.sampling, numbers)
+            answers = engine.answer([prompts[number] for number in numbers], options.sampling, numbers)
             for number, answer in zip(numbers, answers, strict=True):
                 rows[number] |= {"answer": answer.text, "tokens": len(answer.ids), "complete": answer.is_complete}
             advance(len(numbers))

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
-from vikhr_fast.inference.engine import Answerer, shown_text
+from vikhr_fast.inference.engine import Engine, shown_text
 from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.io.console import logger
 from vikhr_fast.model.devices import Device
@@ -37,8 +37,8 @@ def chat(options: GenerateChat) -> None:
         InputError: a model or settings that cannot be used.
     """
     options.sampling.refuse_impossible()
-    answerer = Answerer(options.model, options.device)
-    answerer.stop_ids(options.sampling)
+    engine = Engine(options.model, options.device)
+    engine.stop_ids(options.sampling)
     begin = [Message("system", options.system)] if options.system else []
     messages, number = begin, 0
     while (line := _read_line()) is not None:
@@ -47,19 +47,19 @@ def chat(options: GenerateChat) -> None:
         elif line.strip():
             asked = [*messages, Message("user", line)]
             try:
-                asked, prompt = fitting(answerer, asked, len(begin), options.sampling.max_tokens)
+                asked, prompt = fitting(engine, asked, len(begin), options.sampling.max_tokens)
             except InputError as error:
                 logger.warning(f"{error}; the message is left out")
                 continue
-            answer = _print_answer(answerer, prompt, options.sampling, number)
+            answer = _print_answer(engine, prompt, options.sampling, number)
             messages, number = [*asked, Message("assistant", answer)], number + 1
 
 
-def fitting(answerer: Answerer, messages: list[Message], kept: int, room: int) -> tuple[list[Message], list[int]]:
+def fitting(engine: Engine, messages: list[Message], kept: int, room: int) -> tuple[list[Message], list[int]]:
     """The messages that leave room for an answer, and their prompt: the oldest exchanges are forgotten first.
 
     Args:
-        answerer: the model.
+        engine: the model.
         messages: all so far, the user's last.
         kept: how many at the beginning are never forgotten.
         room: tokens wanted for the answer; at least half of the positions are for the messages.
@@ -67,13 +67,13 @@ def fitting(answerer: Answerer, messages: list[Message], kept: int, room: int) -
     Raises:
         InputError: the last message alone takes too much.
     """
-    limit = answerer.positions - min(room, answerer.positions // 2)
+    limit = engine.positions - min(room, engine.positions // 2)
     while len(messages) > kept + 1:
         with suppress(InputError):
-            if len(prompt := answerer.prompt(messages)) <= limit:
+            if len(prompt := engine.prompt(messages)) <= limit:
                 return messages, prompt
         messages = [*messages[:kept], *messages[kept + 2 :]]
-    return messages, answerer.prompt(messages)
+    return messages, engine.prompt(messages)
 
 
 def _read_line() -> str | None:
@@ -83,15 +83,15 @@ def _read_line() -> str | None:
     return line.decode("utf-8", "replace").rstrip("\r\n") if line else None
 
 
-def _print_answer(answerer: Answerer, prompt: list[int], sampling: Sampling, number: int) -> str:
-    stop, shown = answerer.stop_ids(sampling), ""
+def _print_answer(engine: Engine, prompt: list[int], sampling: Sampling, number: int) -> str:
+    stop, shown = engine.stop_ids(sampling), ""
     ids: list[int] = []
-    for step in answerer.stream([prompt], sampling, [number]):
+    for step in engine.stream([prompt], sampling, [number]):
         if step[0] not in stop:
             ids.append(step[0])
-            text = shown_text(answerer.encoder, ids)
+            text = shown_text(engine.encoder, ids)
             print(text[len(shown) :], end="", flush=True)
             shown = text
-    whole = answerer.encoder.bpe.decode(ids)
+    whole = engine.encoder.bpe.decode(ids)
     print(whole[len(shown) :], flush=True)
     return whole

@@ -26,7 +26,7 @@ class Answer(NamedTuple):
     """Whether the model ended it itself."""
 
 
-class Answerer:
+class Engine:
     """A model that answers chats.
 
     Args:
@@ -86,7 +86,7 @@ class Answerer:
         rows, read = list(range(len(prompts))), list(prompts)
         generators = [generator_of(sampling.seed, number) for number in numbers]
         for taken in itertools.count(1):
-            logits = self.model.logits(torch.stack([hidden[-1] for hidden in self.model.read(read, cache)]))
+            logits = self.model.logits(torch.stack([hidden[-1] for hidden in self.model.extend(read, cache)]))
             logits[:, self.encoder.bpe.vocab_size :] = -torch.inf  # padding rows of the model are no pieces
             chosen = choose(logits, sampling, [generators[row] for row in rows]).tolist()
             yield dict(zip(rows, chosen, strict=True))
@@ -94,7 +94,7 @@ class Answerer:
             if not going:
                 return
             if len(going) < len(rows):
-                cache.keep(going)
+                cache.select(going)
             rows, read = [rows[at] for at in going], [[chosen[at]] for at in going]
 
     def answer(

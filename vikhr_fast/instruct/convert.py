@@ -9,13 +9,12 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import Conversation, checked_messages, write_conversations
-from vikhr_fast.corpus.stage import write_notes
 from vikhr_fast.data.read import read_objects
 from vikhr_fast.data.sources import source_files
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.schemas import messages_of
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_directory
+from vikhr_fast.io.files import atomic_directory, write_json_lines
 
 CONVERSATIONS, REJECTED = "conversations.jsonl", "rejected.jsonl"
 _SHOWN_CHARACTERS = 300
@@ -54,7 +53,7 @@ def convert(options: Convert) -> None:
         if not count:
             shown = rejected[0]["reason"] if rejected else "there are no rows"
             raise InputError(f"{', '.join(map(str, options.input))}: no row can be used; {shown}")
-        write_notes(directory / REJECTED, rejected)
+        write_json_lines(directory / REJECTED, rejected)
     logger.info(f"instruct convert: {options.output}: {count:,} conversations, {len(rejected):,} rows rejected")
 
 

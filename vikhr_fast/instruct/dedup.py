@@ -22,12 +22,13 @@ from vikhr_fast.corpus.decontaminate import Grams, evaluation_texts, grams_of, s
 from vikhr_fast.corpus.dedup import DedupIndex, DedupSettings
 from vikhr_fast.corpus.minhash import MinHasher
 from vikhr_fast.corpus.settings import EvaluationSet
-from vikhr_fast.corpus.stage import counted, show_counts, write_notes
+from vikhr_fast.corpus.stage import show_counts
 from vikhr_fast.data.documents import Counts, add_counts
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_directory, refuse_existing
+from vikhr_fast.io.files import atomic_directory, refuse_existing, write_json_lines
+from vikhr_fast.io.progress import progress_bar
 
 REMOVED = "removed.jsonl"
 _ANSWER_WORDS = 20  # from which on an answer counts; shorter ones may be repeated
@@ -78,7 +79,7 @@ def dedup_conversations(options: DedupConversations) -> None:
     removed: list[dict[str, Any]] = []
 
     def kept() -> Iterator[Conversation]:
-        with counted("instruct dedup") as advance:
+        with progress_bar("instruct dedup") as advance:
             for source in ordered:
                 for conversation in read_conversations(options.input):
                     if conversation.source != source:
@@ -95,7 +96,7 @@ def dedup_conversations(options: DedupConversations) -> None:
     with atomic_directory(options.output) as directory:
         if not write_conversations(directory / CONVERSATIONS, kept()):
             raise InputError(f"{options.output}: no conversation is left; look at the evaluation sets")
-        write_notes(directory / REMOVED, removed)
+        write_json_lines(directory / REMOVED, removed)
     show_counts(f"instruct dedup: {options.output}", counts)
     logger.info(f"instruct dedup: {options.output}: {len(removed):,} conversations removed")
 

@@ -10,7 +10,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import read_conversations, write_conversations
-from vikhr_fast.corpus.stage import counted, show_counts, write_notes
+from vikhr_fast.corpus.stage import show_counts
 from vikhr_fast.data.documents import Counts, add_counts
 from vikhr_fast.data.sources import checksum
 from vikhr_fast.encoder.classifier import Labels, Scores
@@ -18,7 +18,8 @@ from vikhr_fast.errors import InputError, require
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import sha256_of, write_text
+from vikhr_fast.io.files import sha256_of, write_json_lines, write_text
+from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory, scratch_of
 from vikhr_fast.model.devices import Device
 
@@ -88,7 +89,7 @@ def filter_conversations(options: FilterConversations) -> None:
         notes = (
             {"id": own, "source": source, "score": score, "kept": is_kept} for (own, source), score, is_kept in rows
         )
-        write_notes(directory / SCORES, notes)
+        write_json_lines(directory / SCORES, notes)
     counts: Counts = {}
     for source, is_kept in zip(sources, kept, strict=True):
         add_counts(counts, {source: {"kept": int(is_kept), "filtered_out": int(not is_kept)}})
@@ -123,7 +124,7 @@ def _score(options: FilterConversations, scratch: Path) -> Scores:
     model: RewardModel | None = None
     scores: list[float] = []
     conversations = read_conversations(options.input)
-    with counted("instruct filter") as advance:
+    with progress_bar("instruct filter") as advance:
         while batch := list(islice(conversations, options.chunk)):
             path = scratch / f"scores-{len(scores)}.json"
             if not path.exists():

@@ -15,10 +15,10 @@ from tyro.conf import Positional, arg
 
 from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.template import Message
-from vikhr_fast.corpus.settings import EndpointSettings
 from vikhr_fast.errors import require
 from vikhr_fast.instruct.convert import CONVERSATIONS, language_of
-from vikhr_fast.llm.endpoint import Ask, ask_of_each
+from vikhr_fast.llm.ask import Ask, ask_of_each
+from vikhr_fast.llm.settings import EndpointSettings
 
 # What a translation must leave alone: code blocks and inline code, formulas, tags, addresses, placeholders.
 _KEPT = re.compile(

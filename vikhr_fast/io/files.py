@@ -1,11 +1,12 @@
 """Files that are either complete or absent: written beside their final name, synced, renamed."""
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -113,6 +114,18 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_leftovers(directory: Path, name: str = "*") -> None:
+    """Removes what a killed `atomic_file` or `atomic_directory` left half-written; nothing else may be writing there.
+
+    Args:
+        directory: where it wrote.
+        name: of what it wrote; all by default.
+    """
+    pattern = name if name == "*" else f"{glob.escape(name)}.*"
+    for leftover in directory.glob(f".{pattern}.partial"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
 def refuse_existing(path: Path) -> None:
     """Raises InputError when `path` exists: outputs are never overwritten."""
     if path.exists():
@@ -126,3 +139,10 @@ def sha256_of(path: Path) -> str:
         while block := file.read(_CHUNK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_json_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """Writes JSON lines, complete or not at all."""
+    with atomic_file(path) as file:
+        for value in values:
+            file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))

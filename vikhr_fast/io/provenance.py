@@ -8,7 +8,7 @@ from vikhr_fast.io.html import Section, Table
 from vikhr_fast.io.run_directory import CONFIG, ENVIRONMENT, flat
 
 
-def making(runs: dict[str, Path]) -> Section:
+def provenance(runs: dict[str, Path]) -> Section:
     """The section at the end of runs' page, of several what they differ in; InputError where one lacks its files."""
     found = {name: flat(read_json(run / CONFIG)) | flat(read_json(run / ENVIRONMENT)) for name, run in runs.items()}
     shown = {key: [_shown(own.get(key, "")) for own in found.values()] for own in found.values() for key in own}

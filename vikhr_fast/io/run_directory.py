@@ -3,7 +3,6 @@
 import fcntl
 import json
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import read_json, write_json, write_text
+from vikhr_fast.io.files import read_json, remove_leftovers, write_json, write_text
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "transformers", "triton")
@@ -71,8 +70,7 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{directory}: another process works in it; wait for its end or stop it") from None
-        for leftover in directory.glob(".*.partial"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        remove_leftovers(directory)
         yield
 
 

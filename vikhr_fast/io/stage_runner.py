@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import configure_logging, logger
+from vikhr_fast.io.files import remove_leftovers
 
-_PRELOADED = ("vikhr_fast.cli", "vikhr_fast.train.loop")
 _GRACE_SECONDS = 60
 
 
@@ -57,6 +57,7 @@ def run_stages(
                 logger.info(f"{stage.name}: done before, {stage.output}")
             continue
         logger.info(f"{stage.name}: begins")
+        remove_leftovers(stage.output.parent, stage.output.name)
         started = time.monotonic()
         stage.run()
         seconds = time.monotonic() - started
@@ -64,13 +65,14 @@ def run_stages(
         on_end(stage, seconds)
 
 
-def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int) -> None:
+def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int, preload: Sequence[str] = ()) -> None:
     """Runs stages in processes of their own, each after those that it needs.
 
     Args:
         stages: what they run can be pickled.
         logs: directory for what they print, a file a stage.
         jobs: how many processes at once, with one thread each where there are several.
+        preload: modules that are slow to import, which the processes share.
 
     Raises:
         InputError: a stage failed; with its last line, and where the others are.
@@ -80,8 +82,8 @@ def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int) -> None:
     waiting = [stage for stage in stages if not stage.output.exists()]
     logger.info(f"{len(stages) - len(waiting)} of {len(stages)} stages done before")
     logs.mkdir(parents=True, exist_ok=True)
-    context = get_context("forkserver")  # which has loaded PyTorch once, for all of them
-    context.set_forkserver_preload(list(_PRELOADED))
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
     running: dict[Stage, tuple[BaseProcess, float]] = {}
     number, total = 0, len(waiting)
     previous = signal.signal(signal.SIGTERM, _terminated)
@@ -91,6 +93,7 @@ def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int) -> None:
                 number += 1
                 logger.info(f"{stage.name}: begins ({number} of {total})")
                 waiting.remove(stage)
+                remove_leftovers(stage.output.parent, stage.output.name)
                 process: BaseProcess = context.Process(target=_child, args=(stage.run, _log(stage, logs), jobs > 1))
                 process.start()
                 running[stage] = process, time.monotonic()

@@ -1,38 +1,23 @@
-"""An OpenAI-compatible chat endpoint: retries, a rate limit, and a log of answers, so that none is asked for twice."""
+"""An OpenAI-compatible chat endpoint: retries, a rate limit, and no question asked twice."""
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from vikhr_fast.corpus.settings import EndpointSettings
-from vikhr_fast.corpus.stage import counted, write_notes
-from vikhr_fast.data.documents import MANIFEST
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_directory, refuse_existing, sync_directory, write_json
-
-FAILED = "failed.jsonl"
-"""What the endpoint gave no valid answer about, and why."""
+from vikhr_fast.llm.answer_log import AnswerLog
+from vikhr_fast.llm.settings import EndpointSettings
 
 Messages = list[dict[str, Any]]
-Ask = Callable[..., Awaitable[Any]]
-"""`ask(messages, validate, **more)`: what `validate` makes of the answer's text, where it raises ValueError if that is
-not what was asked for; `more` are further fields of the request."""
-
-_Row = TypeVar("_Row")
-
 _REFUSED = {
     **dict.fromkeys((301, 302, 303, 307, 308), "the endpoint is elsewhere"),
     401: "the key is refused",
@@ -42,7 +27,6 @@ _REFUSED = {
 }
 _SHOWN_CHARACTERS = 200
 _LONGEST_WAIT = 60.0
-_FAILURES = 20  # without a single answer before them
 
 
 class GivenUpError(Exception):
@@ -53,57 +37,6 @@ class _TryAgainError(Exception):
     def __init__(self, reason: str, wait: float = 0.0, is_answer: bool = False) -> None:
         super().__init__(reason)
         self.wait, self.is_answer = wait, is_answer
-
-
-class AnswerLog:
-    """Every answer as a line of JSON, on disk before it is used; what a killed process left half-written is cut off.
-
-    Raises:
-        InputError: another process writes to it, or it is something else.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._entries: dict[str, dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise InputError(f"{path}: another process writes to it; wait for its end or stop it") from None
-        self._file.seek(0)
-        end = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                entry = json.loads(line)
-                key, is_final = entry["request"], entry["final"]
-            except (ValueError, TypeError, KeyError):
-                raise InputError(f"{path}: line {number}: not an answer; remove the file or the line") from None
-            if is_final:
-                self._entries[key] = entry
-            end += len(line)
-        self._file.truncate(end)
-        sync_directory(path.parent)
-
-    def __enter__(self) -> "AnswerLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def final(self, request: str) -> dict[str, Any] | None:
-        """What a request came to, if it is through."""
-        return self._entries.get(request)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Writes an answer."""
-        self._file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        if entry["final"]:
-            self._entries[entry["request"]] = entry
 
 
 class ChatEndpoint:
@@ -141,7 +74,13 @@ class ChatEndpoint:
         self._under_way: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def ask(self, log: AnswerLog, messages: Messages, validate: Callable[[str], Any], **more: Any) -> Any:
-        """As `Ask`: the answer that is in the log, or a new one.
+        """What `validate` makes of the answer that is in the log, or of a new one.
+
+        Args:
+            log: of answers.
+            messages: the question.
+            validate: gets the answer's text; raises ValueError if that is not what was asked for.
+            more: further fields of the request.
 
         Raises:
             GivenUpError: none of the tries gave a valid answer, now or earlier.
@@ -219,87 +158,6 @@ class ChatEndpoint:
     def _hidden(self, text: str) -> str:
         """The text without the key, which some servers repeat."""
         return text.replace(self._key, "[key]") if self._key else text
-
-
-def ask_of_each(
-    stage: str,
-    output: Path,
-    file: str,
-    rows: Iterable[_Row],
-    settings: EndpointSettings,
-    ask_of: Callable[[_Row, Ask], Awaitable[dict[str, Any]]],
-    identity: Callable[[_Row], dict[str, Any]],
-    *,
-    noun: str,
-    work: dict[str, Any] | None = None,
-) -> None:
-    """Asks about every row, and writes the directory OUTPUT, complete or not at all, from OUTPUT.answers.jsonl on.
-
-    Args:
-        stage: for log lines, and the manifest.
-        output: the directory to make.
-        file: the JSON lines in it of what became of the rows, beside `FAILED`.
-        rows: what to ask about; read after the settings are found good.
-        settings: the endpoint.
-        ask_of: what becomes of a row; GivenUpError where there is no valid answer.
-        identity: what `FAILED` says of a row besides the reason.
-        noun: what the lines of `file` are.
-        work: what the output depends on, for a manifest; without it there is none.
-
-    Raises:
-        InputError: the output exists, no key, an endpoint that refuses or does not answer, or not one valid answer.
-    """
-    refuse_existing(output)
-    endpoint = ChatEndpoint(settings)
-    rows = list(rows)
-    with AnswerLog(output.with_name(f"{output.name}.answers.jsonl")) as log, counted(stage, len(rows)) as advance:
-        questions = [partial(ask_of, row, partial(endpoint.ask, log)) for row in rows]
-        answers = asyncio.run(_ask_all(endpoint, questions, advance))
-    done = [answer for answer in answers if isinstance(answer, dict)]
-    pairs = zip(rows, answers, strict=True)
-    failed = [{**identity(row), "reason": answer} for row, answer in pairs if isinstance(answer, str)]
-    if not done:
-        raise InputError(f"{output}: not one valid answer, the last: {answers[-1]}")
-    with atomic_directory(output) as directory:
-        write_notes(directory / file, done)
-        write_notes(directory / FAILED, failed)
-        if work:
-            counts = {noun: len(done), "failed": len(failed)}
-            write_json(directory / MANIFEST, {"stage": stage, "work": work, **counts})
-    logger.info(f"{stage}: {output}: {len(done):,} {noun}, {len(failed):,} given up")
-
-
-async def _ask_all(
-    endpoint: ChatEndpoint, questions: Sequence[Callable[[], Awaitable[dict[str, Any]]]], advance: Callable[[int], None]
-) -> list[dict[str, Any] | str]:
-    """For each of the questions the answer, or why there is none."""
-    answers: list[dict[str, Any] | str] = [""] * len(questions)
-    numbers = iter(range(len(questions)))
-    given_up, answered = 0, 0
-
-    async def work() -> None:
-        nonlocal given_up, answered
-        for number in numbers:
-            try:
-                answers[number] = await questions[number]()
-                answered += 1
-            except GivenUpError as error:
-                answers[number] = str(error)
-                given_up += 1
-                if given_up >= _FAILURES and not answered:
-                    url = endpoint.settings.base_url
-                    raise InputError(f"{url}: no valid answer to {given_up} questions: {error}") from None
-            advance(1)
-
-    async with endpoint.client:
-        workers = [asyncio.create_task(work()) for _ in range(min(endpoint.settings.concurrency, len(questions)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-    return answers
 
 
 def request_hash(body: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ class KeyValueCache:
         self._room = positions
         self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def extend(self, count: int, window: int | None, device: torch.device) -> Tensor:
+    def advance(self, count: int, window: int | None, device: torch.device) -> Tensor:
         """Makes every row longer by `count` tokens and returns their positions, [T = rows * count] int64."""
         self._positions = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(count, device=device)
         self.lengths = [length + count for length in self.lengths]
@@ -48,7 +48,7 @@ class KeyValueCache:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask[:, None], enable_gqa=True)
         return attended.transpose(1, 2).flatten(0, 1)
 
-    def keep(self, rows: list[int]) -> None:
+    def select(self, rows: list[int]) -> None:
         """Goes on with these rows alone, in this order; a row may come several times."""
         self._kept = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._kept.items()}
         self.lengths = [self.lengths[row] for row in rows]

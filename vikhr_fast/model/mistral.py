@@ -40,7 +40,7 @@ Context = PackedDocuments | KeyValueCache  # what tokens attend to
 Checkpointing = Literal["none", "selective", "full"]
 # What selective checkpointing keeps of a layer: attention alone costs more to compute again than to keep.
 _SAVED = [torch.ops.vikhr.flash_attention.default]
-_CHUNK = 1024  # tokens of each row that `Mistral.read` takes at once: their scores with all before them exist at once
+_CHUNK = 1024  # tokens of each row that `Mistral.extend` takes at once: their scores with all before them exist at once
 
 # Modules keep the functions they use and not `ops` itself: a model is deep-copied to make its frozen reference,
 # and a Python module cannot be.
@@ -260,7 +260,7 @@ class Mistral(nn.Module):
             tokens: [B, S] int64, one document a row; or, with `cu_seqlens`, [T] packed documents.
             cu_seqlens: [documents + 1] int32 cumulative document lengths, from 0 to T.
             length: of packed documents, see `vikhr_kernels.PackedDocuments`; rows have theirs.
-            cache: what came before in each row, to which the tokens are added; see `read`.
+            cache: what came before in each row, to which the tokens are added; see `extend`.
 
         Returns:
             [B, S, H] or [T, H].
@@ -269,7 +269,7 @@ class Mistral(nn.Module):
             raise ValueError(f"tokens must be [B, S], or [T] with cu_seqlens; they are {list(tokens.shape)}")
         window = self.config.sliding_window
         if cache is not None:
-            hidden: Tensor = self.model(tokens.flatten(), cache.extend(tokens.shape[1], window, tokens.device), cache)
+            hidden: Tensor = self.model(tokens.flatten(), cache.advance(tokens.shape[1], window, tokens.device), cache)
             return hidden.view(*tokens.shape, -1)
         if cu_seqlens is None:
             rows, size = tokens.shape
@@ -280,7 +280,7 @@ class Mistral(nn.Module):
         return hidden.view(*tokens.shape, -1)
 
     @torch.no_grad()
-    def read(self, rows: Sequence[list[int]], cache: KeyValueCache) -> list[Tensor]:
+    def extend(self, rows: Sequence[list[int]], cache: KeyValueCache) -> list[Tensor]:
         """Final hidden states [tokens, H] of each row's next tokens, of which it may have none.
 
         Shorter rows are filled up, so the cache must have room for the longest of `rows` after any of its own.

@@ -9,7 +9,7 @@ from vikhr_fast.data.read import read_objects
 from vikhr_fast.evaluate.command import RESULTS
 from vikhr_fast.io.files import read_json
 from vikhr_fast.io.html import Figure, Page, Section, Table, bar_plot
-from vikhr_fast.io.provenance import making
+from vikhr_fast.io.provenance import provenance
 from vikhr_fast.io.run_directory import CONFIG
 
 _Results = dict[str, dict[str, Any]]
@@ -31,7 +31,7 @@ def evaluation_page(directories: dict[str, Path]) -> Page:
         subjects = {name: own["tasks"][task]["subjects"] for name, own in found.items() if task in own["tasks"]}
         if len({subject for own in subjects.values() for subject in own}) > 1:
             sections.append(Section(f"{task} by subject", parts=(_accuracies(task, "subject", subjects),)))
-    sections += [*_texts(found), making(directories)]
+    sections += [*_texts(found), provenance(directories)]
     said = " ".join(_summary(name, results) for name, results in found.items())
     return Page(f"Evaluation: {', '.join(found)}", said, sections)
 

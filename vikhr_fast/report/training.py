@@ -7,7 +7,7 @@ from typing import Any
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.html import Figure, Line, Page, Section, Table, line_plot
-from vikhr_fast.io.provenance import making
+from vikhr_fast.io.provenance import provenance
 from vikhr_fast.report.evaluation import accuracy
 from vikhr_fast.train.metrics import EVALUATIONS, INCIDENTS, METRICS, VALIDATION, read_lines
 
@@ -37,7 +37,7 @@ def training_page(directories: dict[str, Path]) -> Page:
     has_kl = any(line["kl"] for run in runs.values() for line in run[METRICS])
     losses = {key: shown for key, shown in _LOSSES.items() if key != "loss" or has_kl}  # else it is the cross-entropy
     sections = [Section("Losses", ("A step without a finite value has a gap.",), _plots(runs, losses)), _speed(runs)]
-    sections += [*_validations(runs), *_evaluations(runs), _incidents(runs), making(directories)]
+    sections += [*_validations(runs), *_evaluations(runs), _incidents(runs), provenance(directories)]
     said = " ".join(f"{name}: {_summary(run)}" for name, run in runs.items())
     return Page(f"Training: {', '.join(runs)}", said, sections)
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from vikhr_fast.chat.template import CHAT_TEMPLATES, TEMPLATES, read_template
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_text
+from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, TEMPLATES, read_template
 
 MODEL_NAME = "tokenizer.model"
 CHAT_PIECES = ("<|im_start|>", "<|im_end|>")

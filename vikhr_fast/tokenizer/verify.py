@@ -9,10 +9,10 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from vikhr_fast.chat.template import ROLES
 from vikhr_fast.data.sources import read_texts
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.bpe import BpeEncoder
+from vikhr_fast.tokenizer.chat_template import ROLES
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read_model
 
 _BATCH = 256  # texts

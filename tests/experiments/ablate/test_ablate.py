@@ -13,6 +13,8 @@ from vikhr_fast.cli import main
 from vikhr_fast.experiments.results import read_ablation
 from vikhr_fast.train.checkpoint import complete_checkpoints
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 300
 
 

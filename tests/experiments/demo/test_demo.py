@@ -16,6 +16,8 @@ from vikhr_fast.experiments.sample.text import text_source
 from vikhr_fast.io.console import logger
 from vikhr_fast.report.command import Report, report_run
 
+pytestmark = pytest.mark.slow
+
 PRESET = """
 data = {sequence_length = 64}
 batch = {micro_batch = 4, sequences_per_step = 4}

@@ -24,6 +24,7 @@ from vikhr_fast.plan.command import Plan, estimate
 
 GRIDS = PRESETS / "ablations"
 _WIDTH_OF_FILES = 200  # a table isn't cut where nobody's window is
+_PRELOADED = ("vikhr_fast.commands", "vikhr_fast.train.loop")  # with PyTorch, once for all stages
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def ablate(options: Ablate) -> None:
             _record(grid, options.output, inputs)
         jobs = options.jobs or (1 if any(grid.launcher for grid in grids) else os.cpu_count() or 1)
         every = {done: work.as_stage() for own in works.values() for done, work in own.items()}
-        run_stages_at_once(list(every.values()), options.output / "logs", jobs)
+        run_stages_at_once(list(every.values()), options.output / "logs", jobs, _PRELOADED)
         for grid in grids:
             _write(collect(grid, options.scale.name, units[grid.name]), options.output / grid.name)
 

@@ -9,7 +9,7 @@ from vikhr_fast.experiments.demo.results import KL_RUNS, LABELS, PROMPT, Results
 from vikhr_fast.experiments.demo.tuning import TUNED, tuning_section
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
 from vikhr_fast.io.html import Figure, Line, Page, Section, Segments, Table, bar_plot, line_plot
-from vikhr_fast.io.provenance import making
+from vikhr_fast.io.provenance import provenance
 from vikhr_fast.tokenizer.report import EXAMPLE
 from vikhr_fast.train.metrics import METRICS, read_lines
 
@@ -28,7 +28,7 @@ def demo_page(directory: Path) -> Page:
         _losses(paths),
         _continuations(results),
         tuning_section(results.tuning),
-        _making(paths, results),
+        _provenance(paths, results),
     ]
     return Page("An English model learns Russian", _summary(results), sections)
 
@@ -178,7 +178,7 @@ def _continuations(results: Results) -> Section:
     )
 
 
-def _making(paths: DemoPaths, results: Results) -> Section:
+def _provenance(paths: DemoPaths, results: Results) -> Section:
     texts = tuple(
         (language.title(), use.source, f"{use.available_bytes:,}", f"{use.train_bytes:,}", f"{use.validation_bytes:,}")
         for language, use in results.text.items()
@@ -188,7 +188,7 @@ def _making(paths: DemoPaths, results: Results) -> Section:
         metrics = read_lines(paths.run(0, name) / METRICS)
         seconds = sum(line["seconds"] for line in metrics)
         runs.append((label, f"{len(metrics):,}", f"{metrics[-1]['tokens']:,}", f"{seconds:.0f}"))
-    made_with = making({"value": paths.output})
+    made_with = provenance({"value": paths.output})
     return Section(
         made_with.title,
         parts=(

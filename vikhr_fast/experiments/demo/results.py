@@ -162,11 +162,11 @@ def _seed_result(paths: DemoPaths, seed: int) -> SeedResult:
 
 def _continue(directory: Path) -> str:
     """What a model writes after `PROMPT`, always its likeliest token."""
-    from vikhr_fast.inference.engine import Answerer
+    from vikhr_fast.inference.engine import Engine
     from vikhr_fast.inference.sampling import Sampling
 
-    answerer = Answerer(directory, "cpu")
-    bpe = answerer.encoder.bpe
+    engine = Engine(directory, "cpu")
+    bpe = engine.encoder.bpe
     prompt = bpe.encode(PROMPT).tolist()
-    answer = answerer.answer([[bpe.bos_id, *prompt]], Sampling(max_tokens=_CONTINUATION))[0]
+    answer = engine.answer([[bpe.bos_id, *prompt]], Sampling(max_tokens=_CONTINUATION))[0]
     return bpe.decode([*prompt, *answer.ids]).removeprefix(PROMPT)

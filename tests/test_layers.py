@@ -1,0 +1,83 @@
+"""Imports run one way: a room may use what stands before it, never what stands after it."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import vikhr_fast
+
+ROOT = Path(vikhr_fast.__file__).parent
+LAYERS = (
+    "errors", "config", "io",
+    "model", "data", "distributed",
+    "tokenizer", "chat",
+    "adapt", "llm", "encoder", "corpus", "instruct", "inference", "evaluate", "plan", "train", "publish",
+    "commands",
+    "experiments", "report", "doctor",
+    "cli", "__main__",
+)  # fmt: skip
+"""The rooms and the modules at the root, from the bottom up. The C++ module and the kernels stand below all of them."""
+
+
+def imported(source: str) -> Iterator[str]:
+    """The modules that a file imports, at its top or in a function, by their full names."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def room_of(module: str) -> str | None:
+    """The room of a module of this package; None for the package itself and what is compiled."""
+    package, _, rest = module.partition(".")
+    room = rest.partition(".")[0]
+    return room if package == "vikhr_fast" and room not in ("", "_native", "__version__") else None
+
+
+def is_in(module: str, file: str) -> bool:
+    """Whether what is imported is a file's module, or of it."""
+    return module == file or module.rpartition(".")[0] == file
+
+
+def upward(room: str, source: str) -> list[str]:
+    """What a file of a room imports from above it."""
+    above = LAYERS[LAYERS.index(room) + 1 :]
+    return [module for module in imported(source) if room_of(module) in above]
+
+
+def test_every_room_has_its_layer() -> None:
+    rooms = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__"} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_imports_upward(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py") if path.stem != "__main__" else "__main__"
+    if room != "__init__":
+        assert upward(room, path.read_text(encoding="utf-8")) == []
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    files = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        modules = list(imported(path.read_text(encoding="utf-8")))
+        graph[name] = {file for file in files if any(is_in(module, file) for module in modules)}
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names them
+
+
+def test_the_kernels_know_nothing_of_the_package() -> None:
+    import vikhr_kernels
+
+    for path in Path(vikhr_kernels.__file__).parent.rglob("*.py"):
+        assert [name for name in imported(path.read_text(encoding="utf-8")) if name.startswith("vikhr_fast")] == []
+
+
+def test_an_upward_import_is_seen() -> None:
+    assert upward("io", "def f():\n    from vikhr_fast.corpus.read import named\n") == ["vikhr_fast.corpus.read.named"]
+    assert upward("corpus", "import vikhr_fast.io.files\nfrom vikhr_fast import cli") == ["vikhr_fast.cli"]

@@ -1,0 +1,61 @@
+"""Every answer of an endpoint on disk, so that none is paid for twice, whatever stops the run."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import sync_directory
+
+
+class AnswerLog:
+    """Every answer as a line of JSON, on disk before it is used; what a killed process left half-written is cut off.
+
+    Raises:
+        InputError: another process writes to it, or it is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._entries: dict[str, dict[str, Any]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(f"{path}: another process writes to it; wait for its end or stop it") from None
+        self._file.seek(0)
+        end = 0
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                key, is_final = entry["request"], entry["final"]
+            except (ValueError, TypeError, KeyError):
+                raise InputError(f"{path}: line {number}: not an answer; remove the file or the line") from None
+            if is_final:
+                self._entries[key] = entry
+            end += len(line)
+        self._file.truncate(end)
+        sync_directory(path.parent)
+
+    def __enter__(self) -> "AnswerLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def final(self, request: str) -> dict[str, Any] | None:
+        """What a request came to, if it is through."""
+        return self._entries.get(request)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Writes an answer."""
+        self._file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if entry["final"]:
+            self._entries[entry["request"]] = entry
