@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -290,6 +291,10 @@ def test_tokenizer_commands_go_hand_in_hand(
     code, _, errors = run(capsys, "tokenizer", "verify", "model/tokenizer.model")
     assert code == 3
     assert "not a directory" in errors
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"vikhr-fast {metadata.version('vikhr-fast')}\n", "")
 
 
 def test_underscores_are_hyphens(capsys: pytest.CaptureFixture[str]) -> None:

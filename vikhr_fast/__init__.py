@@ -1,3 +1,1 @@
 """Adapts an English Mistral model to Russian, or to any other language (arXiv 2405.13929)."""
-
-__version__ = "0.1.0"

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import NoReturn, cast, get_args
 
 from vikhr_fast.commands import parse
@@ -19,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         level = _take_log_level(words)
         configure_logging(level)
+        if words == ["--version"]:
+            print(f"vikhr-fast {metadata.version('vikhr-fast')}")
+            sys.exit(ExitCode.SUCCESS)
         function, options = parse(words)
         result = function(options)
         if isinstance(result, dict):

@@ -30,6 +30,7 @@ The pipeline, a command a stage; each reads files and writes files:
 Start with `vikhr-fast demo`: all of it in minutes on a CPU. `vikhr-fast doctor` checks the machine.
 
 Everywhere: --log-level debug|info|warning|error; --tyro-print-completion bash|zsh prints shell completion.
+`vikhr-fast --version` prints the version.
 Exit codes: 0 done, 1 a bug, 2 wrong flags, 3 bad input, 4 no space left, 130 Ctrl-C, 143 SIGTERM (checkpoint saved)."""
 
 

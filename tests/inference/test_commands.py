@@ -159,7 +159,7 @@ def test_models_side_by_side(workspace: Path, tmp_path: Path, capsys: pytest.Cap
     models = {"первая": workspace / "model", "[b]вторая[/b]": workspace / "model"}
     compare(GenerateCompare(models, sampling=SAMPLING))
     printed = capsys.readouterr().out
-    assert "почему небо голубое" in printed
+    assert all(word in printed for word in ("чебурек", "хачапури", "уху"))  # the paper's table 6
     assert "[b]вторая[/b]" in printed
     assert "Latin-script words" in printed
     own = write_jsonl(tmp_path / "own.jsonl", [{"prompt": "Свой вопрос"}])

@@ -18,11 +18,11 @@ from vikhr_fast.io.html import Table, print_tables
 from vikhr_fast.model.devices import Device
 
 PROMPTS = (
-    "Объясни простыми словами, почему небо голубое.",
-    "Напиши короткое письмо коллеге с просьбой перенести встречу на четверг.",
-    "Какие реки впадают в Каспийское море? Назови три и скажи, чем каждая известна.",
+    "Что такое чебурек?",
+    "Расскажи на русском языке что такое хачапури",
+    "Расскажи на русском языке как приготовить уху",
 )
-"""Asked where no others are given."""
+"""Those of the paper's table 6, asked where no others are given."""
 NO_ANSWER = "(no answer: "
 """What stands in place of one begins so; it is none of the model's words."""
 _BATCH = 8  # prompts answered together
@@ -34,13 +34,15 @@ _LATIN = re.compile(r"[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f]")
 class GenerateCompare:
     """Asks several models the same, and prints the answers side by side with the share of Latin-script words in them.
 
-    In Russian answers that share tells how often a model falls back into English.
+    In Russian answers that share tells how often a model falls back into English. The prompts are those of the paper's
+    table 6 unless --prompts names others. The paper's own footnote says that table 6 and the discussion around it
+    contained a serious issue, for which the workshop publication was withdrawn: only the prompts are taken from it.
     """
 
     models: dict[str, Path]
     """Models by the name to show: NAME DIRECTORY NAME DIRECTORY ..."""
     prompts: Path | None = None
-    """Prompts (.jsonl) as `generate batch` takes them; without it three of our own."""
+    """Prompts (.jsonl) as `generate batch` takes them; without it the three of table 6."""
     sampling: Annotated[Sampling, arg(name="")] = field(default_factory=Sampling)
     """How answers are drawn."""
     device: Device = "auto"
