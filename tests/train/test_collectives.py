@@ -17,6 +17,8 @@ from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.plan.collectives import collectives, parts
 from vikhr_fast.plan.memory import memory
 
+pytestmark = pytest.mark.slow
+
 RANKS, ACCUMULATION = 4, 4
 RECORDER = Path(__file__).parents[1] / "helpers" / "record_steps.py"
 

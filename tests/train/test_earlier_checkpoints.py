@@ -15,6 +15,8 @@ from vikhr_fast.config import TrainConfig
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = Path(__file__).with_name("checkpoints_of_a3c2540.tar.xz")
 WAYS = {
     # In float64 masters only the order of summation differs; in bf16 a micro-batch's gradients are no longer rounded.

@@ -67,6 +67,7 @@ def finished(workspace: Path, questions: dict[str, Path], tmp_path_factory: pyte
     return output
 
 
+@pytest.mark.slow
 def test_training_is_the_same_bit_for_bit(workspace: Path, finished: Path, tmp_path: Path) -> None:
     train(make_config(workspace, tmp_path / "plain", schedule={"max_steps": STEPS}))
     for file in ("model.safetensors", "config.json"):
@@ -112,6 +113,7 @@ def test_log_likelihoods_are_those_with_a_cache(workspace: Path, sequence_length
     assert len(entered) > 1
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_questions(
     workspace: Path, finished: Path, questions: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_two_ranks_share_the_questions(
     assert evaluations_of(tmp_path / "run") == evaluations_of(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 3, 12])  # before the first step, in the middle of that, after a later step
 def test_a_signal_ends_an_evaluation_which_is_done_again(
     workspace: Path,
@@ -144,6 +147,7 @@ def test_a_signal_ends_an_evaluation_which_is_done_again(
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_last_evaluation(
     workspace: Path, finished: Path, questions: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +177,7 @@ def _signal_at(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ShardedModel, "_score", score)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_checkpoint_repeats_no_line(
     workspace: Path, finished: Path, questions: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +207,7 @@ def test_a_limit_takes_questions_from_all_over(workspace: Path, questions: dict[
     assert len(everything.questions["ruxnli"]) == 7
 
 
+@pytest.mark.slow
 def test_each_forward_is_a_phase_of_its_own(
     workspace: Path, questions: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

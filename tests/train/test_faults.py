@@ -22,6 +22,8 @@ from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
+pytestmark = pytest.mark.slow
+
 FAULTY = Path(__file__).parents[1] / "helpers" / "faulty_run.py"
 
 

@@ -159,6 +159,7 @@ def test_too_many_in_a_row_stop_the_run(workspace: Path, tmp_path: Path, monkeyp
     assert not (config.output / "model").exists()
 
 
+@pytest.mark.slow
 def test_nan_on_one_rank_is_skipped_by_all(workspace: Path, tmp_path: Path) -> None:
     config = run(workspace, tmp_path / "run", 4)
     path = tmp_path / "config.json"

@@ -77,6 +77,7 @@ def step_of(train_step: TrainStep, state: TrainState, batches: list[Batch]) -> t
     return found, torch.tensor([result.loss, *result.losses], dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
 @pytest.mark.parametrize("combine", ["sum", "slerp"])
 def test_the_expected_gradient_is_the_full_one(
@@ -201,6 +202,7 @@ def on_ranks(
     return metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("combine", ["sum", "slerp"])
 def test_it_is_the_same_run_on_any_ranks(
@@ -214,6 +216,7 @@ def test_it_is_the_same_run_on_any_ranks(
             assert line[name] == pytest.approx(expected[name], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", ["sum", "slerp"])
 def test_a_stopped_run_goes_on_bit_for_bit(workspace: Path, other: Path, tmp_path: Path, combine: str) -> None:
     def config(output: str, steps: int) -> TrainConfig:

@@ -12,6 +12,8 @@ from training_runs import make_config
 from vikhr_fast.config import config_values
 from vikhr_fast.experiments.demo.pipeline import Demo, run_demo
 
+pytestmark = pytest.mark.slow
+
 
 def compare(root: Path, output: Path, *arguments: object) -> dict[str, Any]:
     script = root / "bench" / "masters.py"

@@ -23,6 +23,7 @@ from vikhr_fast.train.metrics import METRICS, read_lines
 from vikhr_fast.train.profile import summarise
 
 
+@pytest.mark.slow
 def test_trace_table_and_equal_losses(workspace: Path, tmp_path: Path) -> None:
     losses = []
     for name, steps in (("plain", 0), ("profiled", 2)):
@@ -76,6 +77,7 @@ def test_a_gpus_own_events_are_not_counted_again() -> None:
     assert summary.phases["forward"] == 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "recorded"), [(2, 0), (3, 1), (5, 3)])
 def test_a_shorter_run_is_recorded_as_far_as_it_goes(
     workspace: Path, tmp_path: Path, steps: int, recorded: int

@@ -13,6 +13,8 @@ from vikhr_fast.model.mistral import Checkpointing, Mistral, ModelConfig
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
+pytestmark = pytest.mark.slow
+
 SHAPE = ModelConfig(
     vocab_size=31,
     hidden_size=16,

@@ -10,6 +10,8 @@ from vikhr_fast.data.packing import PackedCorpus, StepLoader
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.metrics import METRICS, read_lines
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_ranks_then_one_then_four(workspace: Path, tmp_path: Path) -> None:
     def go(output: Path, ranks: int, steps: int) -> None:

@@ -21,6 +21,8 @@ from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
 from vikhr_fast.train.objective import Objective
 from vikhr_fast.train.signals import Interruption
 
+pytestmark = pytest.mark.slow
+
 KILLS = 4
 
 

@@ -163,6 +163,7 @@ def test_a_gradient_reaches_every_parameter_in_every_micro_batch(
     assert added == dict.fromkeys(range(len(sums)), MICRO_BATCHES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "master"), WAYS)
 @pytest.mark.parametrize("spoiling", ["interrupted", "skipped", "measured", "poisoned"])
 def test_what_an_unfinished_step_leaves_behind_is_forgotten(

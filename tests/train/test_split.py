@@ -12,6 +12,8 @@ from training_runs import make_config, run_ranks
 from vikhr_fast.config import config_values
 from vikhr_fast.train.metrics import METRICS, read_lines
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 RECORDER = Path(__file__).parents[1] / "helpers" / "record_gradients.py"
 

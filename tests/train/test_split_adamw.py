@@ -38,6 +38,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
     return load_file(output / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", ["float32", "bfloat16"])
 def test_a_resumed_run_goes_on_bit_for_bit(workspace: Path, tmp_path: Path, moments: str) -> None:
     train(small_run(workspace, tmp_path / "whole", moments=moments))
@@ -51,6 +52,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(workspace: Path, tmp_path: Path, mome
     assert {value.dtype for value in whole.values()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_bf16_moments_learn_as_float32_ones_do(workspace: Path, tmp_path: Path) -> None:
     for moments in ("float32", "bfloat16"):
         train(small_run(workspace, tmp_path / moments, moments=moments))

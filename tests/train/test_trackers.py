@@ -34,6 +34,7 @@ def test_tensorboard_events(workspace: Path, tmp_path: Path) -> None:
     assert len(events.Scalars("validation/held_bits_per_byte")) == 1
 
 
+@pytest.mark.slow
 def test_weights_and_biases_offline(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

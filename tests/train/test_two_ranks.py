@@ -14,6 +14,8 @@ from vikhr_fast.config import TrainConfig, config_values
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, read_lines
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parents[1] / "helpers" / "runs_in_turn.py"
 STEPS = 6
 # how far losses of other splits may be apart: float32's rounding, and that of gradients that FSDP2 makes in bf16
