@@ -1,4 +1,4 @@
-"""Imports run one way: a room may use what stands before it, never what stands after it."""
+"""Imports run one way: a package may use what stands before it, never what stands after it."""
 
 import ast
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ LAYERS = (
     "experiments", "report", "doctor",
     "cli", "__main__",
 )  # fmt: skip
-"""The rooms and the modules at the root, from the bottom up. The C++ module and the kernels stand below all of them."""
+"""The packages and the modules at the root, from the bottom up. The C++ module and the kernels stand below all of them."""
 
 
 def imported(source: str) -> Iterator[str]:
@@ -32,11 +32,11 @@ def imported(source: str) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def room_of(module: str) -> str | None:
-    """The room of a module of this package; None for the package itself and what is compiled."""
-    package, _, rest = module.partition(".")
-    room = rest.partition(".")[0]
-    return room if package == "vikhr_fast" and room not in ("", "_native", "__version__") else None
+def package_of(module: str) -> str | None:
+    """The part of vikhr_fast that a module is in; None for vikhr_fast itself and what is compiled."""
+    top, _, rest = module.partition(".")
+    package = rest.partition(".")[0]
+    return package if top == "vikhr_fast" and package not in ("", "_native", "__version__") else None
 
 
 def is_in(module: str, file: str) -> bool:
@@ -44,22 +44,22 @@ def is_in(module: str, file: str) -> bool:
     return module == file or module.rpartition(".")[0] == file
 
 
-def upward(room: str, source: str) -> list[str]:
-    """What a file of a room imports from above it."""
-    above = LAYERS[LAYERS.index(room) + 1 :]
-    return [module for module in imported(source) if room_of(module) in above]
+def upward(package: str, source: str) -> list[str]:
+    """What a file of a package imports from above it."""
+    above = LAYERS[LAYERS.index(package) + 1 :]
+    return [module for module in imported(source) if package_of(module) in above]
 
 
-def test_every_room_has_its_layer() -> None:
-    rooms = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert rooms - {"__init__"} == set(LAYERS)
+def test_every_package_has_its_layer() -> None:
+    packages = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert packages - {"__init__"} == set(LAYERS)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_imports_upward(path: Path) -> None:
-    room = path.relative_to(ROOT).parts[0].removesuffix(".py") if path.stem != "__main__" else "__main__"
-    if room != "__init__":
-        assert upward(room, path.read_text(encoding="utf-8")) == []
+    package = path.relative_to(ROOT).parts[0].removesuffix(".py") if path.stem != "__main__" else "__main__"
+    if package != "__init__":
+        assert upward(package, path.read_text(encoding="utf-8")) == []
 
 
 def test_no_file_imports_itself_by_way_of_others() -> None:
