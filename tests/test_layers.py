@@ -19,7 +19,7 @@ LAYERS = (
     "experiments", "report", "doctor",
     "cli", "__main__",
 )  # fmt: skip
-"""The packages and the modules at the root, from the bottom up. The C++ module and the kernels stand below all of them."""
+"""The packages and the modules at the root, from the bottom up; the C++ module and the kernels stand below all."""
 
 
 def imported(source: str) -> Iterator[str]:
