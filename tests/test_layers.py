@@ -36,7 +36,7 @@ def package_of(module: str) -> str | None:
     """The part of vikhr_fast that a module is in; None for vikhr_fast itself and what is compiled."""
     top, _, rest = module.partition(".")
     package = rest.partition(".")[0]
-    return package if top == "vikhr_fast" and package not in ("", "_native", "__version__") else None
+    return package if top == "vikhr_fast" and package not in ("", "_native") else None
 
 
 def is_in(module: str, file: str) -> bool:
