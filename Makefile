@@ -29,10 +29,11 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m 'not slow and not nightly' --numprocesses 2 --dist worksteal
 
-# What belongs before every merge: the slow tests; then every kernel compiles for A100 and H100 within its recorded cost, and
-# every planted mistake in a kernel makes a test fail, neither of which needs a GPU; then fuzzing, where there is clang.
+# What belongs before every merge: the slow tests, a file in one process since many share a start of several ranks; then every
+# kernel compiles for A100 and H100 within its recorded cost, and every planted mistake in a kernel makes a test fail, neither
+# of which needs a GPU; then fuzzing, where there is clang.
 gates: setup
-	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist loadfile
 	$(BIN)/python -m vikhr_kernels.aot
 	$(BIN)/python tests/gates/mutate.py --tests-pass
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing: clang++ is not installed'; fi

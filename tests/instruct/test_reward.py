@@ -83,7 +83,7 @@ _KILLED = """
 import os, signal, sys
 from contextlib import contextmanager
 from vikhr_fast.cli import main
-from vikhr_fast.corpus import encoder_training
+from vikhr_fast.encoder import training as encoder_training
 real, saves = encoder_training.atomic_file, 0
 
 @contextmanager
