@@ -33,14 +33,15 @@ test: setup
 # kernel compiles for A100 and H100 within its recorded cost, and every planted mistake in a kernel makes a test fail, neither
 # of which needs a GPU; then fuzzing, where there is clang.
 gates: setup
-	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m vikhr_kernels.aot
-	$(BIN)/python tests/gates/mutate.py --tests-pass
+	$(BIN)/python tests/gates/mutate.py
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing: clang++ is not installed'; fi
 
-# What takes too long for every run, or needs a package that few users want: kills by the dozen, a Ray cluster.
+# What takes too long for every run, or needs a package that few users want: a Ray cluster, kills of training by the dozen.
 nightly: setup build/nightly/.installed
 	$(BIN)/python -m pytest -m nightly
+	$(BIN)/python tests/gates/kills.py --kills 6
 
 build/nightly/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
@@ -69,8 +70,8 @@ build/bench/.installed: pyproject.toml
 # On a machine with a GPU: its tests, then training step and kernels beside their peers, as much as BUDGET seconds allow.
 BUDGET ?= 600
 gpu: setup build/gpu/.installed
-	-$(BIN)/python -m pytest -m gpu --numprocesses 8 tests/kernels/test_gpu.py tests/train/test_gpu_step.py
-	$(BIN)/python bench/gpu.py --budget $(BUDGET) --allow-missing --out build/gpu/results
+	$(BIN)/python -m pytest -m gpu --numprocesses 8 tests/kernels/test_gpu.py tests/train/test_gpu_step.py; tests=$$?; \
+		$(BIN)/python bench/gpu.py --budget $(BUDGET) --allow-missing --out build/gpu/results && exit $$tests
 
 build/gpu/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
@@ -79,7 +80,7 @@ build/gpu/.installed: pyproject.toml
 
 # The tests of the C++ code in a build that watches memory and undefined behaviour, then those with threads in one that watches
 # races. Python itself isn't built so: the sanitizer's library is loaded first, and leaks are left to `make fuzz`.
-NATIVE_TESTS := tests/native/test_bpe.py tests/native/test_words.py tests/corpus/test_dedup.py
+NATIVE_TESTS := tests/native tests/corpus/test_dedup.py tests/tokenizer/test_extend.py
 sanitize: setup build/sanitize-address/.built build/sanitize-thread/.built
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		$(BIN)/python tests/gates/sanitized.py build/sanitize-address $(NATIVE_TESTS)

@@ -1,5 +1,5 @@
 # Sourced by the scripts beside it: runs commands in order, so that a script which was stopped goes on when run again.
-# DRY_RUN=1 runs nothing: each command is printed, and its words are read by the real command line.
+# DRY_RUN=1 runs nothing but `plan`: each command is printed, and its words are read by the real command line.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -d .venv ] && PATH="$PWD/.venv/bin:$PATH"

@@ -24,14 +24,15 @@ The pipeline, a command a stage; each reads files and writes files:
   7. vikhr-fast evaluate          benchmarks, perplexity and bits per byte
   8. vikhr-fast ablate            what each choice buys: the paper's tables 7 to 10
 
-`vikhr-fast report` makes a page of whatever a command left in a directory.
+`vikhr-fast report` makes a page, or prints tables, of whatever a command left in a directory.
 `vikhr-fast merge` interpolates between two models, `vikhr-fast export` makes one of a run's checkpoint.
 `vikhr-fast plan` says what a run would need and cost.
 Start with `vikhr-fast demo`: all of it in minutes on a CPU. `vikhr-fast doctor` checks the machine.
 
 Everywhere: --log-level debug|info|warning|error; --tyro-print-completion bash|zsh prints shell completion.
 `vikhr-fast --version` prints the version.
-Exit codes: 0 done, 1 a bug, 2 wrong flags, 3 bad input, 4 no space left, 130 Ctrl-C, 143 SIGTERM (checkpoint saved)."""
+Exit codes: 0 done, 1 a bug, 2 wrong flags, 3 bad input, 4 no space left, 5 another rank died or hangs,
+130 Ctrl-C, 143 SIGTERM (checkpoint saved)."""
 
 
 class Command(NamedTuple):

@@ -1,6 +1,6 @@
 """The mutation gate: changes one thing in the kernels at a time and checks that a test notices.
 
-    python tests/gates/mutate.py [--only TEXT] [--tests-pass]
+    python tests/gates/mutate.py [--only TEXT]
 
 Each mutation is made in a copy of `kernels/` and `tests/kernels/`, and the tests named beside it are run there in
 Triton's interpreter. A mutation that no test kills is a hole in the tests: exit code 1. PyTorch and Triton are
@@ -227,7 +227,11 @@ MUTATIONS = [
 
 
 def run_tests(directory: Path, tests: str) -> bool:
-    """Whether the tests pass on the copy of the package in `directory`, in a fork of this process."""
+    """Whether the tests pass on the copy of the package in `directory`, in a fork of this process.
+
+    Raises:
+        RuntimeError: they neither passed nor failed: none was selected, say, or a file can't be imported.
+    """
     child = os.fork()
     if child == 0:
         file, _, selection = tests.partition(" ")
@@ -239,7 +243,7 @@ def run_tests(directory: Path, tests: str) -> bool:
         silence = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(silence, stream)
-        code = 1
+        code = 3  # pytest's for an internal error
         with contextlib.suppress(BaseException):
             import pytest
 
@@ -253,7 +257,10 @@ def run_tests(directory: Path, tests: str) -> bool:
     while time.monotonic() < deadline:
         finished, status = os.waitpid(child, os.WNOHANG)
         if finished:
-            return os.waitstatus_to_exitcode(status) == 0
+            code = os.waitstatus_to_exitcode(status)
+            if code > 1:
+                raise RuntimeError(f"{tests}: pytest ended with exit code {code}")
+            return code == 0
         time.sleep(0.02)
     os.kill(child, 9)
     os.waitpid(child, 0)
@@ -291,7 +298,6 @@ def survives(directory: Path, mutation: Mutation) -> tuple[bool, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="The mutation gate of the kernels.")
     parser.add_argument("--only", default="", help="mutations whose title holds this text")
-    parser.add_argument("--tests-pass", action="store_true", help="don't see first that the tests pass as things are")
     options = parser.parse_args()
     mutations = [mutation for mutation in MUTATIONS if options.only in mutation.title]
     for mutation in mutations:
@@ -312,7 +318,7 @@ def main() -> int:
     jobs = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("fork").Pool(jobs) as pool:
         directory = Path(name).resolve()
-        selections = sorted({mutation.tests for mutation in mutations if not options.tests_pass})
+        selections = sorted({mutation.tests for mutation in mutations})
         passed = pool.map(functools.partial(passes_unmutated, directory), selections, chunksize=1)
         if not all(passed):
             print(f"the tests fail without any mutation: {selections[passed.index(False)]}")

@@ -28,7 +28,14 @@ def test_leftovers_of_a_killed_stage_go_and_nothing_else(tmp_path: Path, at_once
     write_text(done, "before")
     output.parent.mkdir()
     others = [
-        output.with_name(name) for name in ("b.json", ".b.json.7.partial", ".a[1].json2.7.partial", "a[1].json.partial")
+        output.with_name(name)
+        for name in (
+            "b.json",
+            ".b.json.7.partial",
+            ".a[1].json2.7.partial",
+            ".a[1].json.zst.7.partial",
+            "a[1].json.partial",
+        )
     ]
     for path in (*others, output.with_name(f".{output.name}.7.partial")):
         path.write_text("half")

@@ -103,7 +103,7 @@ def test_gradients_are_taken_however_late(workspace: Path, tmp_path: Path, monke
         for taking in (take, late):
             monkeypatch.setattr(ReducedGradients, "_take", taking)
             model = Mistral(read_config(tmp_path / "model"), ops=vikhr_kernels, device="meta", dtype=torch.bfloat16)
-            _shard(model, ranks, torch.bfloat16)
+            _shard(model, ranks, torch.bfloat16, keep_gathered=False)
             model.to_empty(device=ranks.device)
             for number, parameter in enumerate(model.parameters()):
                 generator = torch.Generator(ranks.device).manual_seed(number)

@@ -1,9 +1,9 @@
 """Files that are either complete or absent: written beside their final name, synced, renamed."""
 
-import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -114,16 +114,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(directory: Path, name: str = "*") -> None:
+def remove_leftovers(directory: Path, name: str | None = None) -> None:
     """Removes what a killed `atomic_file` or `atomic_directory` left half-written; nothing else may be writing there.
 
     Args:
         directory: where it wrote.
         name: of what it wrote; all by default.
     """
-    pattern = name if name == "*" else f"{glob.escape(name)}.*"
-    for leftover in directory.glob(f".{pattern}.partial"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    pattern = re.compile(r"\..+\.partial" if name is None else rf"\.{re.escape(name)}\.[^.]+\.partial")
+    for leftover in directory.glob(".*.partial"):
+        if pattern.fullmatch(leftover.name):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:

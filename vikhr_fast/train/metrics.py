@@ -76,12 +76,14 @@ class MetricsWriter:
             "tokens_per_second": result.tokens / seconds,
             "seconds": seconds,
             "data_seconds": data_seconds,  # of them, waiting for batches
-            "flops": result.flops,
-            "reference_flops": result.reference_flops,
-            "mfu": mfu,
+            "flops": result.flops,  # by 6 N + attention: see `step_work`
+            "reference_flops": result.reference_flops,  # of the reference's forward, not in `flops`
+            "mfu": mfu,  # `flops` a second over the GPUs' bf16 peak; null where that isn't known
             "is_skipped": result.is_skipped,  # see incidents.jsonl
             "is_saving": is_saving,  # a checkpoint was being written meanwhile
-            "memory_bytes": peak_bytes(self._ranks.device),
+            "memory_bytes": peak_bytes(
+                self._ranks.device
+            ),  # the most that this rank had on its GPU, or resident on a CPU
         }
         per_step = (time.monotonic() - self._started) / (state.step - self._first_step)
         minutes, seconds_left = divmod(round(per_step * (self._num_steps - state.step)), 60)
