@@ -227,11 +227,7 @@ MUTATIONS = [
 
 
 def run_tests(directory: Path, tests: str) -> bool:
-    """Whether the tests pass on the copy of the package in `directory`, in a fork of this process.
-
-    Raises:
-        RuntimeError: they neither passed nor failed: none was selected, say, or a file can't be imported.
-    """
+    """Whether tests are selected and pass on the copy of the package in `directory`, in a fork of this process."""
     child = os.fork()
     if child == 0:
         file, _, selection = tests.partition(" ")
@@ -257,10 +253,7 @@ def run_tests(directory: Path, tests: str) -> bool:
     while time.monotonic() < deadline:
         finished, status = os.waitpid(child, os.WNOHANG)
         if finished:
-            code = os.waitstatus_to_exitcode(status)
-            if code > 1:
-                raise RuntimeError(f"{tests}: pytest ended with exit code {code}")
-            return code == 0
+            return os.waitstatus_to_exitcode(status) == 0
         time.sleep(0.02)
     os.kill(child, 9)
     os.waitpid(child, 0)
