@@ -1,6 +1,5 @@
 """The one schema of conversations: a line of JSON {id, source, language, messages: [{role, content}]}."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from vikhr_fast.chat.template import Message
 from vikhr_fast.data.read import read_objects
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_file
+from vikhr_fast.io.files import write_json_lines
 from vikhr_fast.tokenizer.chat_template import ROLES
 
 _Parsed = TypeVar("_Parsed")
@@ -117,9 +116,4 @@ def parsed_objects(files: Iterable[Path], parse: Callable[[dict[str, Any]], _Par
 
 def write_conversations(path: Path, conversations: Iterable[Conversation]) -> int:
     """Writes a file, complete or not at all; returns how many there were."""
-    count = 0
-    with atomic_file(path) as file:
-        for conversation in conversations:
-            count += 1
-            file.write((json.dumps(conversation.record(), ensure_ascii=False) + "\n").encode("utf-8"))
-    return count
+    return write_json_lines(path, (conversation.record() for conversation in conversations))

@@ -162,8 +162,7 @@ def make_noise(options: Noise) -> None:
     chance.shuffle(copies)
     with atomic_directory(options.output) as directory:
         # Noise comes last: of near-duplicates dedup keeps the first.
-        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in [*clean, *copies])
-        write_text(directory / "noisy.jsonl", "".join(lines))
+        write_json_lines(directory / "noisy.jsonl", ({"text": text} for text in [*clean, *copies]))
         write_text(directory / "bad.json", json.dumps(sorted(map(_digest, bad)), indent=0) + "\n")
         source = json.dumps(str(options.output / "noisy.jsonl"), ensure_ascii=False)
         write_text(directory / "corpus.toml", f"[sources.{RUSSIAN}]\ninput = [{source}]\n")

@@ -142,8 +142,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_json_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines, complete or not at all."""
+def write_json_lines(path: Path, values: Iterable[dict[str, Any]]) -> int:
+    """Writes JSON lines, complete or not at all; returns how many there were."""
+    count = 0
     with atomic_file(path) as file:
         for value in values:
+            count += 1
             file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
+    return count

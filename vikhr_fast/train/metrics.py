@@ -15,7 +15,7 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.io.console import console, logger
-from vikhr_fast.io.files import write_text
+from vikhr_fast.io.files import write_json_lines
 from vikhr_fast.train.flops import flops_share, peak_bytes
 from vikhr_fast.train.state import StepResult, TrainState
 from vikhr_fast.train.trackers import Tracker, open_trackers
@@ -145,4 +145,4 @@ def forget_steps_after(directory: Path, last_step: int) -> None:
     """Drops the JSON lines past a step, which the run does again; before the first step, all."""
     for path in (directory / name for name in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)):
         kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        write_json_lines(path, kept)

@@ -1,12 +1,11 @@
 """The demo's instructions: hand-written pairs, noise planted among them, and what teaches a model to tell it."""
 
 import hashlib
-import json
 import random
 from pathlib import Path
 
 from vikhr_fast.chat.conversation import Conversation, write_conversations
-from vikhr_fast.io.files import atomic_directory, write_text
+from vikhr_fast.io.files import atomic_directory, write_json_lines
 
 INSTRUCTIONS = Path(__file__).parent / "data" / "instructions"
 _REFUSALS = (
@@ -50,12 +49,11 @@ def _spoilt(answer: str, chance: random.Random) -> str:
 def write_preferences(written: list[Conversation], output: Path, parts: int) -> None:
     """Writes answers of the other parts, three times each, beside spoilt ones."""
     chance = random.Random(1)
-    lines = []
+    pairs = []
     for one in [one for one in written if _part(one, parts) > 1 for _ in range(3)]:
         prompt = "\n\n".join(message.content for message in one.messages[:-1])
-        pair = {"prompt": prompt, "chosen": one.answer, "rejected": _spoilt(one.answer, chance)}
-        lines.append(json.dumps(pair, ensure_ascii=False) + "\n")
-    write_text(output, "".join(lines))
+        pairs.append({"prompt": prompt, "chosen": one.answer, "rejected": _spoilt(one.answer, chance)})
+    write_json_lines(output, pairs)
 
 
 def write_encoder(tokenizer: Path, output: Path) -> None:

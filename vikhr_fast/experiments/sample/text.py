@@ -1,7 +1,6 @@
 """The texts of the demo: where they come from, how much of them is used, and what is held out."""
 
 import hashlib
-import json
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from vikhr_fast.data.read import named, read_documents
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_text
+from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_json_lines
 
 ENGLISH, RUSSIAN = "english", "russian"
 USAGE_NAME = "usage.json"
@@ -93,8 +92,7 @@ def write_texts(output: Path, sources: dict[str, Source], max_bytes: int) -> Non
                 texts = (text for side, text in source.documents() if side == held_out)
                 chosen = list(_evenly(texts, source.sizes[held_out], limit))
                 used.append(sum(len(text.encode()) for text in chosen))
-                lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in chosen)
-                write_text(directory / f"{language}-{part}.jsonl", "".join(lines))
+                write_json_lines(directory / f"{language}-{part}.jsonl", ({"text": text} for text in chosen))
             usage[language] = asdict(TextUse(source.description, sum(source.sizes.values()), *used))
         write_json(directory / USAGE_NAME, usage)
 
