@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapting import RUSSIAN, base_ids_of, rewrite, weights
+from adapting import CONTROL, ROWS, RUSSIAN, base_ids_of, rewrite, segmented, weights
 from safetensors.torch import save_file
 
 from vikhr_fast.adapt.adapt import EMBEDDING, HEAD, Adapt, adapt
@@ -16,6 +16,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import sha256_of
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer import BpeEncoder
+from vikhr_fast.tokenizer.export import read_model
 from vikhr_fast.train.inputs import open_inputs
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -173,3 +174,112 @@ def test_a_tied_head_stays_tied_or_becomes_one_of_its_own(options: Adapt, untie:
 def test_untying_what_is_untied_is_refused(options: Adapt) -> None:
     with pytest.raises(InputError, match="base: its head is untied already"):
         adapt(replace(options, untie_head=True))
+
+
+def store_head(base: Path, head: torch.Tensor | None) -> None:
+    """Makes a model that is tied by its config.json, and holds a head all the same; None is the embedding matrix."""
+    tie(base)
+    tensors = weights(base)
+    tensors[HEAD] = tensors[EMBEDDING].clone() if head is None else head
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("untie", [False, True])
+def test_a_stored_head_that_is_the_embedding_is_no_head(options: Adapt, untie: bool) -> None:
+    store_head(options.base, None)
+    adapt(replace(options, untie_head=untie))
+    after = weights(options.output)
+    assert (HEAD in after) == untie
+    assert not untie or torch.equal(after[HEAD], after[EMBEDDING])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_tied_head_that_differs_is_refused_or_kept(options: Adapt, dtype: torch.dtype) -> None:
+    head = torch.randn(ROWS, 16, generator=torch.Generator().manual_seed(3)).to(dtype)
+    store_head(options.base, head)
+    with pytest.raises(InputError, match=f"base: {HEAD}: .* tied, but one is stored .*; --untie-head keeps it"):
+        adapt(options)
+    adapt(replace(options, untie_head=True))
+    after = weights(options.output)[HEAD]
+    assert after.dtype == dtype
+    new = read_model(options.tokenizer / "tokenizer.model")
+    old = read_model(options.base / "tokenizer.model")
+    for index, base_id in enumerate(base_ids_of(options.output)):
+        expected = head[base_id] if base_id is not None else None
+        if expected is None:
+            expected = head[segmented(old, new.pieces[index].piece)].float().mean(0).to(dtype)
+        assert torch.equal(after[index], expected)
+    Mistral.from_pretrained(options.output)
+
+
+def test_angles_of_rotary_embeddings_are_left_out(options: Adapt) -> None:
+    """As Llama-2's own files have them, which transformers ignores."""
+    tensors = weights(options.base)
+    for layer in range(2):
+        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
+    for file in options.base.glob("*.safetensors*"):
+        file.unlink()
+    save_file(tensors, options.base / "model.safetensors", metadata={"format": "pt"})
+    Mistral.from_pretrained(options.base)
+    assert adapt(options)["left_out"]["buffers"] == 2
+    assert not any("rotary_emb" in name for name in weights(options.output))
+
+
+def test_settings_that_are_no_longer_true_are_left_out(options: Adapt) -> None:
+    rewrite(options.base / "config.json", quantization_config={"bits": 4}, rope_scaling={"rope_type": "default"})
+    assert adapt(options)["left_out"]["settings"] == ["quantization_config", "rope_scaling"]
+    assert not {"quantization_config", "rope_scaling"} & json.loads((options.output / "config.json").read_text()).keys()
+
+
+def widen(base: Path, rows: int) -> dict[str, torch.Tensor]:
+    """Gives the matrices of a base more rows; returns its weights."""
+    tensors = weights(base)
+    for name in (EMBEDDING, HEAD):
+        more = torch.randn(rows - ROWS, 16, generator=torch.Generator().manual_seed(len(name)))
+        tensors[name] = torch.cat([tensors[name], more])
+    for file in base.glob("*.safetensors*"):
+        file.unlink()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    rewrite(base / "config.json", vocab_size=rows)
+    return tensors
+
+
+def test_rows_past_the_pieces_are_added_tokens_or_padding(options: Adapt, tmp_path: Path) -> None:
+    tensors = widen(options.base, 512)
+    tokens = {"<|user|>": 500, "<|other|>": 501, "слово": 502}
+    (options.base / "added_tokens.json").write_text(json.dumps(tokens))
+    new = read_model(options.tokenizer / "tokenizer.model")
+    new.pieces.add(piece="<|user|>", score=0, type=CONTROL)
+    new.trainer_spec.control_symbols.append("<|user|>")
+    (tmp_path / "new.model").write_bytes(new.SerializeToString())
+    report = adapt(replace(options, tokenizer=tmp_path / "new.model"))
+    left_out = {"added_tokens": ["<|other|>", "слово"], "padding_rows": 9, "buffers": 0, "settings": []}
+    assert report["left_out"] == left_out
+    assert base_ids_of(options.output)[1200] == 500
+    for name in (EMBEDDING, HEAD):
+        assert torch.equal(weights(options.output)[name][1200], tensors[name][500])
+    assert json.loads((options.output / "adapt.json").read_text())["left_out"] == left_out
+
+
+def test_rows_that_are_no_padding_are_refused(options: Adapt) -> None:
+    widen(options.base, 700)
+    with pytest.raises(InputError, match=r"500 pieces, but the weights have 700 rows.*added_tokens.json"):
+        adapt(options)
+
+
+def test_a_new_tokenizer_with_added_tokens_is_refused(options: Adapt, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "tokenizer.model").write_bytes((options.tokenizer / "tokenizer.model").read_bytes())
+    (tmp_path / "new" / "added_tokens.json").write_text(json.dumps({"<|user|>": 1200}))
+    with pytest.raises(InputError, match=r"new: .*add 1 tokens: '<\|user\|>' \(1200\); they would be lost"):
+        adapt(replace(options, tokenizer=tmp_path / "new"))
+
+
+def test_nan_in_the_base_is_named(options: Adapt) -> None:
+    tensors = weights(options.base)
+    tensors["model.norm.weight"][3] = torch.inf
+    for file in options.base.glob("*.safetensors*"):
+        file.unlink()
+    save_file(tensors, options.base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"model.norm.weight: 1 of 16 numbers are NaN or infinite"):
+        adapt(options)

@@ -3,8 +3,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import sentencepiece
 import torch
-from adapting import BYTE, ROWS, RUSSIAN, Bases, base_ids_of, segmented, weights
+from adapting import BYTE, NORMAL, ROWS, RUSSIAN, Bases, base_ids_of, segmented, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,6 +148,33 @@ def test_worst_rows_are_the_means_of_most(options: Adapt) -> None:
         row["base_pieces"] == sizes[row["id"]] and row["piece"] == new.pieces[row["id"]].piece
         for row in report["worst"]
     )
+
+
+@pytest.mark.parametrize("init", ["mean", "random", "global-mean"])
+def test_what_a_normalising_base_deletes_is_spelt_in_bytes(options: Adapt, tmp_path: Path, init: Init) -> None:
+    """nmt_nfkc, which OpenLLaMA's model has, deletes control characters: their pieces were the mean of nothing."""
+    (tmp_path / "text").write_text("какой-то текст\n" * 50, encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "nmt"), vocab_size=20, model_type="bpe",
+        normalization_rule_name="nmt_nfkc", minloglevel=2,
+    )  # fmt: skip
+    base = read_model(options.base / "tokenizer.model")
+    base.normalizer_spec.CopyFrom(read_model(tmp_path / "nmt.model").normalizer_spec)
+    (options.base / "tokenizer.model").write_bytes(base.SerializeToString())
+    new = read_model(options.tokenizer / "tokenizer.model")
+    for piece in ("\x0b", "\x7f", "\x7f\x7f"):
+        new.pieces.add(piece=piece, score=-1e4, type=NORMAL)
+    (tmp_path / "new.model").write_bytes(new.SerializeToString())
+    report = adapt(replace(options, tokenizer=tmp_path / "new.model", init=init, pad_to_multiple=64))
+    before, after = weights(options.base), weights(options.output)
+    names = {piece.piece: index for index, piece in enumerate(base.pieces)}
+    for name in (EMBEDDING, HEAD):
+        assert after[name].isfinite().all()
+        if init == "mean":
+            assert torch.equal(after[name][1200], before[name][names["<0x0B>"]])
+            assert torch.equal(after[name][1201], before[name][names["<0x7F>"]])
+            assert torch.equal(after[name][1202], before[name][[names["<0x7F>"]] * 2].mean(0))
+    assert report["averaged_with_bytes"] >= 3
 
 
 @st.composite

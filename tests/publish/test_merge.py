@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from vikhr_fast.errors import InputError
@@ -30,11 +30,11 @@ SHAPE = ModelConfig(
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> list[Path]:
+def models(workspace: Path, tmp_path: Path) -> list[Path]:
     paths = [tmp_path / name for name in ("first", "second")]
     for seed, path in enumerate(paths):
         Mistral(SHAPE, seed=seed).save_pretrained(path)
-        (path / "tokenizer.model").write_bytes(b"pieces")
+        shutil.copyfile(workspace / "tokenizer" / "tokenizer.model", path / "tokenizer.model")
     return paths
 
 
@@ -75,7 +75,7 @@ def test_the_result_is_a_model_with_its_tokenizer(models: list[Path], tmp_path: 
     np.testing.assert_allclose(merged[name], expected, rtol=1e-5, atol=1e-7)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert torch.equal(loaded.state_dict()[name], merged[name])
-    assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == b"pieces"
+    assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == (models[0] / "tokenizer.model").read_bytes()
 
 
 def test_what_does_not_fit_is_refused(models: list[Path], tmp_path: Path) -> None:
@@ -96,9 +96,27 @@ def test_what_does_not_fit_is_refused(models: list[Path], tmp_path: Path) -> Non
         merge(Merge(*models, output))
     shutil.rmtree(models[1])
     Mistral(ModelConfig(**{**SHAPE.__dict__, "vocab_size": 41})).save_pretrained(models[1])
-    with pytest.raises(InputError, match=r"lm_head.weight: shape is \[41, 16\], must be \[40, 16\]"):
+    with pytest.raises(InputError, match=r"second.config.json: vocab_size is 41, but 40 in .*--pad-to-multiple"):
         merge(Merge(*models, output))
     with pytest.raises(InputError, match="nowhere"):
         merge(Merge(models[0], tmp_path / "nowhere", output))
     assert not output.exists()
     assert json.loads((models[0] / "config.json").read_text())["vocab_size"] == 40
+
+
+@pytest.mark.parametrize("changes", [{"sliding_window": 8}, {"max_position_embeddings": 99}, {"rms_norm_eps": 1e-6}])
+def test_settings_that_weights_do_not_show_must_agree(models: list[Path], tmp_path: Path, changes: dict) -> None:
+    ((name, value),) = changes.items()
+    values = json.loads((models[1] / "config.json").read_text())
+    (models[1] / "config.json").write_text(json.dumps({**values, **changes}))
+    with pytest.raises(InputError, match=f"second.config.json: {name} is {value}, but "):
+        merge(Merge(*models, tmp_path / "merged"))
+
+
+def test_nan_is_named(models: list[Path], tmp_path: Path) -> None:
+    tensors = load_file(models[1] / "model.safetensors")
+    tensors["lm_head.weight"][3, 2] = torch.nan
+    save_file(tensors, models[1] / "model.safetensors")
+    with pytest.raises(InputError, match=r"second.model.safetensors: lm_head.weight: 1 of 640 numbers are NaN"):
+        merge(Merge(*models, tmp_path / "merged"))
+    assert not (tmp_path / "merged").exists()

@@ -21,6 +21,7 @@ from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config
 from vikhr_fast.model.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
+from vikhr_fast.tokenizer.added_tokens import AddedTokens, read_added_tokens, refuse_added
 from vikhr_fast.tokenizer.export import (
     CHAT_PIECES,
     CONTROL,
@@ -35,6 +36,8 @@ from vikhr_fast.tokenizer.export import (
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 REPORT_NAME = "adapt.json"
 _GENERATION_NAME = "generation_config.json"
+_NO_LONGER_TRUE = ("quantization_config", "rope_scaling")  # the weights are plain, and rope_parameters say the second
+_MULTIPLES = tuple(2**power for power in range(10))  # what people pad the rows of a matrix to
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,15 @@ def adapt(options: Adapt) -> dict[str, Any]:
 
     Memory holds one of the base's tensors and a block of new rows at a time.
 
+    Rows of the base that no piece of its tokenizer.model has are left out, but for control tokens of a name that the
+    new vocabulary has, too.
+
     Returns:
         The report: counts of pieces `by_role`, `copied`, `averaged` (new rows, by whatever `init`) and, among these,
         `averaged_with_bytes` (the base spells some of their text in bytes); the `worst` rows, those made of most
-        pieces; `vocab_size` and how many of these rows are `padding`; SHA-256 of both tokenizer models. In adapt.json
-        there are `base_ids` too: for each new id the id of the base that it continues, or null.
+        pieces; `vocab_size` and how many of these rows are `padding`; what of the base is `left_out`: added tokens,
+        rows that pad its matrices, buffers and settings of its config.json; SHA-256 of both tokenizer models. In
+        adapt.json there are `base_ids` too: for each new id the id of the base that it continues, or null.
 
     Raises:
         InputError: a file is missing or damaged, the model is none that can be adapted, or its vocabulary and its
@@ -88,18 +95,12 @@ def adapt(options: Adapt) -> dict[str, Any]:
     new, base = read_model(new_file), read_model(base_file)
     refuse_inexact(new, new_file)
     config, weights = read_config(options.base, may_be_tied=True), WeightFiles(options.base)
-    is_tied = bool(read_json(options.base / CONFIG_NAME).get("tie_word_embeddings", False))
-    if options.untie_head and not is_tied:
-        raise InputError(f"{options.base}: its head is untied already; leave --untie-head out")
-    matrix = torch.empty(config.vocab_size, config.hidden_size, device="meta")
-    weights.require(dict.fromkeys((EMBEDDING,) if is_tied else (EMBEDDING, HEAD), matrix), alone=False)
-    if not is_tied and weights.tensors[HEAD].dtype != weights.tensors[EMBEDDING].dtype:
-        raise InputError(f"{options.base}: {HEAD}: another dtype than {EMBEDDING}; convert one of them")
-    if len(base.pieces) != config.vocab_size:
-        sizes = f"{len(base.pieces)} pieces, but the weights have {config.vocab_size} rows"
-        raise InputError(f"{base_file}: {sizes}; give the tokenizer that the base was trained with")
+    refuse_added(new_file, [piece.piece for piece in new.pieces])
+    added = read_added_tokens(base_file, [piece.piece for piece in base.pieces])
+    padding_left_out = _padding_rows(base_file, len(base.pieces), added, config.vocab_size)
+    heads = _choose_head(options, weights, config)
 
-    sources = find_sources(base, base_file, new)
+    sources = find_sources(base, base_file, new, added.control)
     frequencies = piece_frequencies(base_file, options.text) if options.text else None
     padding = -len(new.pieces) % options.pad_to_multiple
     maker = RowMaker(sources, options.init, frequencies, padding, options.seed)
@@ -108,6 +109,12 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "init": options.init,
         "vocab_size": maker.rows,
         "padding": padding,
+        "left_out": {
+            "added_tokens": [text for text, index in added.all().items() if index not in sources.base_ids],
+            "padding_rows": padding_left_out,
+            "buffers": len(weights.ignored),
+            "settings": [name for name in _NO_LONGER_TRUE if read_json(options.base / CONFIG_NAME).get(name)],
+        },
         "base_tokenizer_sha256": sha256_of(base_file),
         "tokenizer_sha256": sha256_of(new_file),
     }
@@ -122,7 +129,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "max_shard_bytes": MAX_SHARD_BYTES,
     }
     with resumable_directory(options.output, work) as directory:
-        _write_weights(weights, directory, maker, options.untie_head)
+        _write_weights(weights, directory, maker, heads)
         _write_configs(options, directory, config, new, maker.rows)
         export_tokenizer(new_file, directory)
         write_text(directory / REPORT_NAME, json.dumps(record, ensure_ascii=False) + "\n")
@@ -141,16 +148,55 @@ def _base_model(base: Path) -> Path:
     return find_model(base)
 
 
-def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, untie: bool) -> None:
-    """The base's tensors with the rows of the new vocabulary; `untie`: with a head that is the embedding matrix."""
-    tensors = weights.tensors | ({HEAD: weights.tensors[EMBEDDING]} if untie else {})
-    matrices = {EMBEDDING, HEAD} & tensors.keys()
-    tensors |= {name: tensors[name].new_empty(maker.rows, tensors[name].shape[1]) for name in matrices}
+def _padding_rows(base_file: Path, pieces: int, added: AddedTokens, rows: int) -> int:
+    """How many rows of the base's matrices belong to no token; InputError where these can't be mere padding."""
+    known = 1 + max([pieces - 1, *added.all().values()])
+    if not any(rows == -(-known // multiple) * multiple for multiple in _MULTIPLES):
+        tokens = f"{pieces} pieces" + (f" and {len(added.all())} added tokens" if known > pieces else "")
+        advice = "give the tokenizer that the base was trained with, and its added_tokens.json where it has one"
+        raise InputError(f"{base_file}: {tokens}, but the weights have {rows} rows, which is no padding; {advice}")
+    return rows - pieces - len(added.all())
+
+
+def _choose_head(options: Adapt, weights: WeightFiles, config: ModelConfig) -> dict[str, str]:
+    """The matrices that the adapted model has, and which of the base's each is made of.
+
+    A tied model may hold a head all the same. One that is the embedding matrix is left out; any other is the model's
+    own, which only an untied model keeps.
+    """
+    is_tied = bool(read_json(options.base / CONFIG_NAME).get("tie_word_embeddings", False))
+    if options.untie_head and not is_tied:
+        raise InputError(f"{options.base}: its head is untied already; leave --untie-head out")
+    matrix = torch.empty(config.vocab_size, config.hidden_size, device="meta")
+    has_head = not is_tied or HEAD in weights.tensors
+    weights.require(dict.fromkeys((EMBEDDING, HEAD) if has_head else (EMBEDDING,), matrix), alone=False)
+    if is_tied and (not has_head or _are_equal(weights.read(HEAD), weights.read(EMBEDDING))):
+        return {EMBEDDING: EMBEDDING} | ({HEAD: EMBEDDING} if options.untie_head else {})
+    if is_tied and not options.untie_head:
+        raise InputError(
+            f"{options.base}: {HEAD}: config.json says that the head is tied, but one is stored that isn't the "
+            "embedding matrix; --untie-head keeps it, or delete it from the weights"
+        )
+    return {EMBEDDING: EMBEDDING, HEAD: HEAD}
+
+
+def _are_equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matrices: dict[str, str]) -> None:
+    """The base's tensors, with rows of the new vocabulary in the `matrices`, each made of the one it names."""
+    tensors = weights.tensors | {
+        name: weights.tensors[source].new_empty(maker.rows, weights.tensors[source].shape[1])
+        for name, source in matrices.items()
+    }
+    if HEAD not in matrices:
+        tensors.pop(HEAD, None)
     with progress_bar("weights", len(tensors)) as advance:
 
         def adapted(name: str) -> Tensor | Iterator[Tensor]:
             advance(1)
-            old = weights.read(EMBEDDING if untie and name == HEAD else name)
+            old = weights.read_finite(matrices.get(name, name))
             return maker.blocks(old, name) if name in matrices else old
 
         write_weights(directory, tensors, adapted, MAX_SHARD_BYTES)
@@ -170,6 +216,8 @@ def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: An
         "rms_norm_eps": config.rms_norm_eps,
         "max_position_embeddings": config.max_position_embeddings,
     }
+    for name in _NO_LONGER_TRUE:
+        values.pop(name, None)
     if options.untie_head:
         values["tie_word_embeddings"] = False
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")

@@ -14,7 +14,7 @@ from torch import Tensor
 from vikhr_fast.data.sources import read_texts
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.bpe import BpeEncoder
-from vikhr_fast.tokenizer.export import BYTE, role_ids
+from vikhr_fast.tokenizer.export import BYTE, CONTROL, role_ids
 
 Init = Literal["mean", "random", "global-mean", "frequency-weighted-mean"]
 
@@ -48,15 +48,23 @@ class RowSources:
         }
 
 
-def find_sources(base: Any, base_file: Path, new: Any) -> RowSources:
+def find_sources(base: Any, base_file: Path, new: Any, added: dict[str, int]) -> RowSources:
     """Matches the pieces of two SentencePiece models.
 
-    Special pieces are matched by role, whatever they are called; other pieces by type and text.
+    Special pieces are matched by role, whatever they are called; other pieces by type and text. A text that the base's
+    normalisation deletes is spelt in bytes.
+
+    Args:
+        base: the model of the weights.
+        base_file: its file, for errors.
+        new: the model whose rows are wanted.
+        added: control tokens with rows of their own that are no pieces of `base`: ids by text.
 
     Raises:
         InputError: the base has no byte pieces, so that it cannot spell every new piece.
     """
-    ids = {(piece.type, piece.piece): index for index, piece in enumerate(base.pieces)}
+    ids = {(CONTROL, text): index for text, index in added.items()}
+    ids |= {(piece.type, piece.piece): index for index, piece in enumerate(base.pieces)}
     if sum(kind == BYTE for kind, _ in ids) != 256:
         raise InputError(f"{base_file}: it has no byte_fallback, so new pieces cannot be spelt; use a base that has")
     base_roles = role_ids(base)
@@ -74,7 +82,9 @@ def find_sources(base: Any, base_file: Path, new: Any) -> RowSources:
     for index, piece in enumerate(new.pieces):
         base_id = by_role[index] if index in by_role else ids.get((piece.type, piece.piece))
         base_ids.append(base_id)
-        pieces.append([base_id] if base_id is not None else processor.encode(piece.piece.replace("▁", " ")))
+        text = piece.piece.replace("▁", " ")
+        spelt = [base_id] if base_id is not None else processor.encode(text)
+        pieces.append(spelt or [ids[BYTE, f"<0x{byte:02X}>"] for byte in text.encode("utf-8")])
         with_bytes += base_id is None and any(base.pieces[part].type == BYTE for part in pieces[-1])
     return RowSources(pieces, base_ids, len(by_role), with_bytes)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vikhr_fast.chat.template import ChatTemplate, Message, Part
 from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer.added_tokens import read_roles
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.chat_template import read_template
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, find_model, read_model, refuse_inexact, role_ids
@@ -49,7 +50,10 @@ class ChatEncoder:
         model = read_model(model_file)
         refuse_inexact(model, model_file)  # the mask counts characters, none of which may be changed or lost
         roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
-        self._control = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == CONTROL}
+        own = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == CONTROL}
+        self._control = own | self.bpe.added
+        # What the template's eos_token means to transformers, where the files name another than the model does.
+        roles |= {role: piece for role, piece in read_roles(directory).items() if piece in self._control}
         self.template = ChatTemplate(read_template(template), str(template), self._control.keys(), roles)
         bytes_ = {index: int(piece.piece[3:5], 16) for index, piece in enumerate(model.pieces) if piece.type == BYTE}
         # Characters that begin in each piece; a byte in the middle of a character begins none.

@@ -80,14 +80,15 @@ class Engine:
             sampling: how to draw.
             numbers: of each prompt, which its draws depend on.
         """
-        stop = self.stop_ids(sampling)
+        stop, bpe = self.stop_ids(sampling), self.encoder.bpe
+        padding = sorted(set(range(bpe.num_pieces, self.model.config.vocab_size)) - set(bpe.added.values()))
         room = [min(sampling.max_tokens, self.positions - len(prompt)) for prompt in prompts]
         cache = KeyValueCache(len(prompts), max(map(sum, zip(map(len, prompts), room, strict=True))))
         rows, read = list(range(len(prompts))), list(prompts)
         generators = [generator_of(sampling.seed, number) for number in numbers]
         for taken in itertools.count(1):
             logits = self.model.logits(torch.stack([hidden[-1] for hidden in self.model.extend(read, cache)]))
-            logits[:, self.encoder.bpe.vocab_size :] = -torch.inf  # padding rows of the model are no pieces
+            logits[:, padding] = -torch.inf  # rows of the model that are no token's
             chosen = choose(logits, sampling, [generators[row] for row in rows]).tolist()
             yield dict(zip(rows, chosen, strict=True))
             going = [at for at, row in enumerate(rows) if chosen[at] not in stop and taken < room[row]]

@@ -129,11 +129,15 @@ def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
     return ModelConfig(**given)
 
 
+# How files spell that rope is not scaled.
+_UNSCALED = ({"rope_type": "default"}, {"type": "default"}, {"rope_type": "default", "type": "default"})
+
+
 def _settle_rope(values: dict[str, Any]) -> list[str]:
     """Sets `rope_theta` from whichever of the two spellings is there; returns what is not supported."""
     problems = []
     scaling, parameters = values.get("rope_scaling"), values.get("rope_parameters")
-    if scaling is not None:
+    if scaling is not None and scaling not in _UNSCALED:
         problems.append(f"rope_scaling is {_show(scaling)}, only unscaled rope is supported")
     if parameters is None:
         return problems

@@ -1,6 +1,7 @@
 """Safetensors directories in the layout of Hugging Face: one file, or numbered shards with an index."""
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +19,13 @@ from vikhr_fast.io.files import atomic_file, read_json, write_json
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
+_CHECKED_AT_ONCE = 1 << 24  # numbers
 
 # Quantised weights are refused: their numbers mean nothing without their scales.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# Llama-2's files hold what follows from rope_theta; transformers makes it anew, too.
+_BUFFER = re.compile(r".*\.rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 
 
 class WeightFiles:
@@ -31,6 +35,7 @@ class WeightFiles:
 
     Attributes:
         tensors: by name, without values, on "meta": shapes and dtypes as stored.
+        ignored: names of stored tensors that are no weights: the angles of rotary embeddings.
 
     Raises:
         InputError: one line that names every missing file, damaged file, and tensor that is not where the index says.
@@ -39,6 +44,7 @@ class WeightFiles:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.tensors: dict[str, Tensor] = {}
+        self.ignored: list[str] = []
         self._files: dict[str, Path] = {}
         if (directory / WEIGHTS_NAME).exists():
             shards: dict[str, set[str] | None] = {WEIGHTS_NAME: None}
@@ -65,6 +71,9 @@ class WeightFiles:
         for name in sorted(headers.keys() - wanted):
             yield f"{file}: {name}: here, but not according to {INDEX_NAME}"
         for name, (shape, dtype) in headers.items():
+            if _BUFFER.fullmatch(name):
+                self.ignored.append(name)
+                continue
             if dtype not in _DTYPES:
                 yield f"{file}: {name}: dtype is {dtype}, only {', '.join(_DTYPES)} are read"
             self.tensors[name] = torch.empty(shape, dtype=_DTYPES.get(dtype), device="meta")
@@ -91,6 +100,16 @@ class WeightFiles:
         with _opened(self._files[name]) as opened:
             stored: Tensor = opened.get_tensor(name)
             return stored.to(device=device, dtype=dtype or stored.dtype, copy=True)
+
+    def read_finite(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """As `read`; InputError where a number of it is NaN or infinite."""
+        tensor = self.read(name, dtype)
+        if broken := sum(int((~torch.isfinite(part)).sum()) for part in tensor.view(-1).split(_CHECKED_AT_ONCE)):
+            raise InputError(
+                f"{self._files[name]}: {name}: {broken} of {tensor.numel()} numbers are NaN or infinite; "
+                "copy the file again, or use a model without them"
+            )
+        return tensor
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +11,16 @@ from torch import Tensor
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_directory
-from vikhr_fast.model.config import CONFIG_NAME, read_config, write_config
+from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config, write_config
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.model.weights import WeightFiles, write_weights
-from vikhr_fast.tokenizer.files import companions, same_tokenizer
+from vikhr_fast.tokenizer.files import companions
+from vikhr_fast.tokenizer.load import same_tokenizer
 
 _PARALLEL = 0.9995  # cosine from which two tensors are interpolated linearly, mergekit's
 _TINY = 1e-8  # norm up to which a tensor has no direction
-_ALIKE = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta")  # what equal weights mean
+_ADVICE = "added tokens or padding: adapt both to one vocabulary with the same --pad-to-multiple"
+_MAY_DIFFER = ("initializer_range", "bos_token_id", "eos_token_id")  # what the weights' meaning doesn't depend on
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,19 @@ def merge(options: Merge) -> None:
     """
     if not 0 <= options.factor <= 1:
         raise InputError(f"merge: factor: {options.factor}, must be between 0 and 1")
-    first, second = WeightFiles(options.first), WeightFiles(options.second)
-    second.require(first.tensors)
     config, other = read_config(options.first), read_config(options.second)
-    for name in _ALIKE:
-        if (own := getattr(other, name)) != (wanted := getattr(config, name)):
-            raise InputError(f"{options.second / CONFIG_NAME}: {name} is {own}, but {wanted} in {options.first}")
+    differing = [name for name, value in asdict(config).items() if getattr(other, name) != value]
+    if problems := [_difference(name, options.first, config, other) for name in differing if name not in _MAY_DIFFER]:
+        raise InputError(f"{options.second / CONFIG_NAME}: {'; '.join(problems)}")
+    first, second = WeightFiles(options.first), WeightFiles(options.second)
+    for files in (first, second):
+        files.require(dict(Mistral(config, device="meta").named_parameters()))
     if same_tokenizer(options.first, options.second) is False:
         raise InputError(f"{options.second}: another tokenizer than {options.first}'s; the models' rows don't match")
     combine = slerp if options.method == "slerp" else torch.lerp
 
     def merged(name: str) -> Tensor:
-        a, b = (files.read(name, torch.float32) for files in (first, second))
+        a, b = (files.read_finite(name, torch.float32) for files in (first, second))
         return combine(a, b, options.factor)
 
     with atomic_directory(options.output) as temporary:
@@ -63,6 +67,11 @@ def merge(options: Merge) -> None:
         write_weights(temporary, first.tensors, merged)
         for path in companions(options.first):
             shutil.copyfile(path, temporary / path.name)
+
+
+def _difference(name: str, first: Path, config: ModelConfig, other: ModelConfig) -> str:
+    text = f"{name} is {getattr(other, name)}, but {getattr(config, name)} in {first}"
+    return f"{text} ({_ADVICE})" if name == "vocab_size" else text
 
 
 def slerp(a: Tensor, b: Tensor, factor: float) -> Tensor:

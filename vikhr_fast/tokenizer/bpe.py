@@ -1,7 +1,9 @@
 """SentencePiece-exact BPE encoding and decoding, in C++ on all cores."""
 
 import hashlib
+import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,6 +13,7 @@ import numpy.typing as npt
 from vikhr_fast import _native
 from vikhr_fast.data.native_texts import InvalidUtf8, Texts, as_int64, native_texts, replaces
 from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer.added_tokens import read_added_tokens, refuse_words
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 Offsets: TypeAlias = npt.NDArray[np.int64]
@@ -23,18 +26,26 @@ class BpeEncoder:
     One encoder serves any number of Python threads; the GIL is released while it works.
     """
 
-    def __init__(self, native: _native.BpeEncoder, sha256: str):
+    def __init__(self, native: _native.BpeEncoder, sha256: str, added: dict[str, int] | None = None):
         self._native = native
         self.sha256 = sha256
-        """SHA-256 of the model file, in hexadecimal."""
-        self.vocab_size = native.vocab_size
-        """Number of pieces."""
+        """SHA-256 of the model file, with the added tokens if there are any, in hexadecimal."""
+        self.added = added or {}
+        """Ids of control tokens that the files beside the model add to its pieces, by their text."""
+        self.num_pieces = native.vocab_size
+        """Number of the model's own pieces."""
+        self.vocab_size = 1 + max([self.num_pieces - 1, *self.added.values()])
+        """The number that all ids are below."""
         self.unk_id, self.bos_id, self.eos_id, self.pad_id = native.unk_id, native.bos_id, native.eos_id, native.pad_id
         """Ids of the pieces for unknown text, that begin and end a text, and for padding; -1 where there is none."""
 
     @classmethod
     def from_file(cls, path: str | Path) -> "BpeEncoder":
-        """Reads a SentencePiece `.model` file; InputError where it is damaged or a model of another kind."""
+        """Reads a SentencePiece `.model` file, and of files beside a tokenizer.model which control tokens they add.
+
+        Raises:
+            InputError: a file is damaged or of another kind; or words are added, which no encoder of the model finds.
+        """
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -43,7 +54,10 @@ class BpeEncoder:
             native = _native.BpeEncoder(data)
         except _native.ModelError as error:
             raise InputError(f"{path}: {error}") from error
-        return cls(native, hashlib.sha256(data).hexdigest())
+        added = read_added_tokens(Path(path), [native.piece(index) for index in range(native.vocab_size)])
+        refuse_words(Path(path), added)
+        control = json.dumps(added.control, sort_keys=True).encode("ascii") if added.control else b""
+        return cls(native, hashlib.sha256(data + control).hexdigest(), added.control)
 
     def encode(self, text: str | bytes, errors: InvalidUtf8 = "strict") -> Ids:
         """Ids of one text, without BOS and EOS: int32 [tokens].
@@ -63,21 +77,30 @@ class BpeEncoder:
         return self._native.encode_held(native_texts(texts), replaces(errors), threads)
 
     def decode(self, ids: IdsLike) -> str:
-        """The text of one sequence of ids [tokens], as SentencePiece decodes it; IndexError on ids of no piece."""
-        values = as_int64(ids, "ids")
+        """The text of one sequence of ids [tokens], as SentencePiece decodes it; IndexError on ids of no piece.
+
+        Added tokens have no text, as the model's own control pieces.
+        """
+        values = self._own(as_int64(ids, "ids"))
         return self._native.decode(values, np.array([0, values.size], dtype=np.int64))[0]
 
     def decode_batch(self, ids: IdsLike, offsets: IdsLike) -> list[str]:
         """The texts of many sequences: ids [tokens] of all of them, offsets [texts + 1], as `encode_batch` gives."""
-        return self._native.decode(as_int64(ids, "ids"), as_int64(offsets, "offsets"))
+        values, starts = as_int64(ids, "ids"), as_int64(offsets, "offsets")
+        if self.added:
+            return [self.decode(values[start:end]) for start, end in pairwise(starts)]
+        return self._native.decode(values, starts)
+
+    def _own(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return ids[~np.isin(ids, list(self.added.values()))] if self.added else ids
 
     def piece(self, id: int) -> str:  # noqa: A002
         """The piece of an id; IndexError where there is none."""
-        return self._native.piece(id)
+        return next((text for text, index in self.added.items() if index == id), None) or self._native.piece(id)
 
     def piece_to_id(self, piece: str) -> int:
         """The id of a piece; KeyError where there is none."""
-        found = self._native.find(piece)
+        found = self.added.get(piece, self._native.find(piece))
         if found < 0:
             raise KeyError(piece)
         return found

@@ -18,6 +18,7 @@ from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_text
+from vikhr_fast.tokenizer.added_tokens import refuse_added
 from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, TEMPLATES, read_template
 
 MODEL_NAME = "tokenizer.model"
@@ -111,6 +112,7 @@ def export_tokenizer(model_file: Path, directory: Path, chat_template: str | Non
     """
     model = read_model(model_file)
     refuse_inexact(model, model_file)
+    refuse_added(model_file, [piece.piece for piece in model.pieces])
     specials = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type in (UNKNOWN, CONTROL)}
     roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
     if chat_template is None and all(piece in specials for piece in CHAT_PIECES):

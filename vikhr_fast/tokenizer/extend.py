@@ -20,9 +20,10 @@ from tyro.conf import Positional
 from vikhr_fast._native import Extender, WordCounts
 from vikhr_fast.data.read import named
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.console import console
+from vikhr_fast.io.console import console, logger
 from vikhr_fast.io.files import atomic_directory, refuse_existing, sha256_of, write_json
 from vikhr_fast.tokenizer import export
+from vikhr_fast.tokenizer.added_tokens import named_tokens, read_added_tokens
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.export import CONTROL, MODEL_NAME, NORMAL
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
@@ -55,11 +56,13 @@ class ExtendTokenizer(Learning):
 def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
     """Learns the new pieces and writes `options.output`, complete or not at all.
 
+    Control tokens that the files beside the base's model add become control pieces; added words are left out.
+
     Returns:
         The report that is also written to extend.json: numbers of `base`, `control`, `learnt` and `characters` pieces,
-        which follow each other in this order; `rarest`, the occurrences of the last piece learnt; `unreachable` pieces;
-        SHA-256 of the base; and, if there is text to compare, `compared`: its `words`, the share `words_changed` that
-        falls into other pieces, `tokens_before` and `tokens_after`.
+        which follow each other in this order; `words_left_out`; `rarest`, the occurrences of the last piece learnt;
+        `unreachable` pieces; SHA-256 of the base; and, if there is text to compare, `compared`: its `words`, the share
+        `words_changed` that falls into other pieces, `tokens_before` and `tokens_after`.
 
     Raises:
         InputError: an impossible option, unreadable or empty input, a base that other tools could not load with the
@@ -71,7 +74,10 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
     model = export.read_model(base_file)
     export.refuse_inexact(model, base_file)
     known = {piece.piece: piece.type for piece in model.pieces}
-    control = [piece for piece in wanted if known.get(piece) != CONTROL]
+    added = read_added_tokens(base_file, [piece.piece for piece in model.pieces])
+    if added.words:
+        logger.warning(f"{base_file.parent}: {len(added.words)} added words left out: {named_tokens(added.words)}")
+    control = [piece for piece in dict.fromkeys([*wanted, *added.control]) if known.get(piece) != CONTROL]
     if taken := [piece for piece in control if piece in known]:
         raise InputError(f"{base_file}: {', '.join(taken)}: a piece of text there, so no control piece; choose another")
     words = count_words(options.input, options.weights, options.text_field, options.max_words)
@@ -107,6 +113,7 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
             "control": len(control),
             "learnt": len(learnt),
             "characters": len(characters),
+            "words_left_out": len(added.words),
             "rarest": learnt[-1][1],
             "unreachable": len(unreachable_pieces(new_file)),
             "base_sha256": sha256_of(base_file),

@@ -83,7 +83,7 @@ class _Encoders:
         logging.set_verbosity_error()  # no word about texts longer than a model's context
         try:
             self.exported: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the library that reads tokenizer.json raises plain Exception
             raise InputError(f"{directory}: transformers cannot load it: {' '.join(str(error).split())}") from None
 
     def compare(self, texts: list[str], what: str, first: int) -> int:

@@ -17,7 +17,8 @@ from vikhr_fast.model.config import read_config
 from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.model.weights import WeightFiles
 from vikhr_fast.plan.collectives import StepCounts
-from vikhr_fast.tokenizer.files import same_tokenizer, tokenizer_file
+from vikhr_fast.tokenizer.files import tokenizer_file
+from vikhr_fast.tokenizer.load import load_encoder, same_tokenizer
 from vikhr_fast.train.evaluation import open_questions
 from vikhr_kernels import Length, length_of
 
@@ -147,7 +148,7 @@ def _open_shards(
     opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
     path, sequence_length = config.model, config.data.sequence_length
     tokenizer = tokenizer_file(path)
-    digest = sha256_of(tokenizer) if tokenizer else None
+    digest = load_encoder(path).sha256 if tokenizer else None  # refuses words that tokenizer.model doesn't know
     for shards in opened.values():
         is_padded = digest is not None and shards.vocab_size < model.vocab_size  # rows after those of its pieces
         if shards.vocab_size != model.vocab_size and not is_padded:

@@ -1,0 +1,150 @@
+"""Tokens that the files beside a SentencePiece model add to it, as transformers' `add_tokens` writes them.
+
+The C++ encoder knows the model's pieces alone. A control token that was added has its id, which goes in by id where a
+chat template asks for it, and text that looks like it stays text, as with the model's own control pieces. A word that
+was added can't be had: transformers would find it in text, so the encoder refuses such a tokenizer by name.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import read_json
+from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_JSON
+
+# Control tokens are often added without being marked as special (OpenHermes' <|im_start|> is): their form tells.
+_CONTROL_FORM = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
+_OWN_WAY = ("single_word", "lstrip", "rstrip", "normalized")  # flags of a token that changes the text around it
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """What is added to the pieces of a tokenizer.model, by text."""
+
+    control: dict[str, int] = field(default_factory=dict)
+    """Control tokens: marked as special, or of the form of one, <...> or [...]."""
+    words: dict[str, int] = field(default_factory=dict)
+    """All others: found in text, or changing the text around them."""
+    without_row: dict[str, int] = field(default_factory=dict)
+    """Tokens with an id for which the weights beside them have no row; nothing can be said with these."""
+
+    def all(self) -> dict[str, int]:
+        """Those that have a row, or may have."""
+        return self.control | self.words
+
+
+def read_added_tokens(model_file: Path, pieces: Sequence[str]) -> AddedTokens:
+    """Reads what the files beside a tokenizer.model add to its pieces; nothing beside a file of another name.
+
+    Args:
+        model_file: its directory may hold tokenizer.json, added_tokens.json, tokenizer_config.json,
+            special_tokens_map.json and config.json.
+        pieces: of the model, by id.
+
+    Raises:
+        InputError: a file is damaged, or two of them disagree about an id.
+    """
+    if model_file.name != TOKENIZER:
+        return AddedTokens()
+    directory = model_file.parent
+    ids: dict[str, int] = {}
+    special, changing = set(_named_as_special(directory)), set()
+    for file, text, index, token in _stated(directory):
+        if not isinstance(text, str) or not isinstance(index, int):
+            raise InputError(f"{file}: token {text!r} has the id {index!r}; fetch the file again")
+        if index < len(pieces) and pieces[index] == text:
+            continue
+        if ids.setdefault(text, index) != index:
+            raise InputError(f"{file}: token {text!r} has the id {index}, but {ids[text]} in another file beside it")
+        special |= {text} if token.get("special") else set()
+        changing |= {text} if any(token.get(flag) for flag in _OWN_WAY) else set()
+    rows = read_json(directory / "config.json").get("vocab_size") if (directory / "config.json").is_file() else None
+    added = AddedTokens()
+    for text, index in sorted(ids.items(), key=lambda item: item[1]):
+        if isinstance(rows, int) and index >= rows:
+            added.without_row[text] = index
+        elif text not in changing and (text in special or _CONTROL_FORM.fullmatch(text)):
+            added.control[text] = index
+        else:
+            added.words[text] = index
+    if clash := {text: index for text, index in added.control.items() if index < len(pieces)}:
+        raise InputError(f"{directory}: {named_tokens(clash)}: another piece in {TOKENIZER}; fetch the files again")
+    return added
+
+
+def named_tokens(tokens: dict[str, int]) -> str:
+    """Tokens for a message: all of them, or the first few."""
+    shown = ", ".join(f"{text!r} ({index})" for text, index in list(tokens.items())[:_SHOWN])
+    return shown if len(tokens) <= _SHOWN else f"{shown} and {len(tokens) - _SHOWN} more"
+
+
+def refuse_words(model_file: Path, added: AddedTokens) -> None:
+    """Raises InputError if other tools would find an added word in text."""
+    if added.words:
+        count = f"{len(added.words)} tokens that {TOKENIZER} doesn't have"
+        raise InputError(
+            f"{model_file.parent}: the files beside {TOKENIZER} add {count}: {named_tokens(added.words)}; transformers "
+            f"finds them in text, {TOKENIZER} can't. Give a directory without them, or `vikhr-fast adapt` the model"
+        )
+
+
+def refuse_added(model_file: Path, pieces: Sequence[str]) -> None:
+    """Raises InputError if files beside a tokenizer.model add tokens that its own pieces can't restate."""
+    added = read_added_tokens(model_file, pieces)
+    if tokens := added.all():
+        raise InputError(
+            f"{model_file.parent}: the files beside {TOKENIZER} add {len(tokens)} tokens: {named_tokens(tokens)}; they "
+            "would be lost. `vikhr-fast tokenizer extend` makes control tokens pieces; or give a directory without them"
+        )
+
+
+def read_roles(directory: Path) -> dict[str, str]:
+    """The tokens that tokenizer_config.json gives a role: bos_token, eos_token and so on, by role."""
+    file = directory / TOKENIZER_CONFIG
+    values = read_json(file) if file.is_file() else {}
+    texts = {name: _text(value) for name, value in values.items() if name.endswith("_token")}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _stated(directory: Path) -> Iterator[tuple[Path, Any, Any, dict[str, Any]]]:
+    """Each token that a file gives an id: the file, the token's text, its id, and its flags."""
+    if (file := directory / TOKENIZER_JSON).is_file():
+        values = read_json(file)
+        model, tokens = values.get("model"), values.get("added_tokens")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        for text, index in vocabulary.items() if isinstance(vocabulary, dict) else ():
+            yield file, text, index, {}
+        for token in tokens if isinstance(tokens, list) else ():
+            if isinstance(token, dict):
+                yield file, token.get("content"), token.get("id"), token
+    if (file := directory / TOKENIZER_CONFIG).is_file():
+        decoder = read_json(file).get("added_tokens_decoder")
+        for index, token in decoder.items() if isinstance(decoder, dict) else ():
+            if isinstance(token, dict):
+                yield file, token.get("content"), int(index) if index.isdecimal() else index, token
+    if (file := directory / ADDED_TOKENS).is_file():
+        for text, index in read_json(file).items():
+            yield file, text, index, {}
+
+
+def _named_as_special(directory: Path) -> Iterator[str]:
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
+        values = read_json(directory / name) if (directory / name).is_file() else {}
+        for key, value in values.items():
+            if key.endswith("_token"):
+                listed = [value]
+            elif key in ("additional_special_tokens", "extra_special_tokens"):
+                listed = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+            else:
+                continue
+            yield from filter(None, map(_text, listed))
+
+
+def _text(token: object) -> str | None:
+    """The text of a token as the files spell it: a string, or an object with its content."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
