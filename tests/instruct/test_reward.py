@@ -271,6 +271,10 @@ SYSTEM = {"role": "system", "content": "Кратко."}
         ({"chosen": "\n\nHuman: Как?\n\nAssistant: Так.", "rejected": "\n\nHuman: Как?\n\nAssistant: Сяк."}, "Как?"),
         ({"prompt": "Как?", "chosen": "\n\nHuman: Как?\n\nAssistant: Так.",
           "rejected": "\n\nHuman: Как?\n\nAssistant: Сяк."}, "Как?"),
+        ({"prompt": "Как?", "chosen": {"from": "gpt", "value": "Так."},
+          "rejected": {"from": "gpt", "value": "Сяк."}}, "Как?"),
+        ({"prompt": "Как?", "chosen": "Так.", "rejected": "Сяк.", "system": "Кратко.", "history": [["Кто?", "Я."]]},
+         "Кратко.\n\nКто?\n\nЯ.\n\nКак?"),
         ({"prompt": "\n\nHuman: Как?\n\nAssistant:", "chosen": " Так.", "rejected": " Сяк."}, "Как?"),
     ],
 )  # fmt: skip
@@ -316,6 +320,9 @@ def test_an_answer_may_begin_like_the_question(tmp_path: Path) -> None:
         ({"prompt": "\n\nHuman: Q\n\nAssistant: ", "answers": [{"answer": "a", "rank": 1}, {"answer": "a", "rank": 2}]},
          "both answers are equal"),
         ({"prompt": "Как?", "answers": []}, "the prompt does not go"),
+        ({"prompt": "Как?", "chosen": "Так.", "rejected": "Сяк.", "images": ["a.png"]}, "the row has 'images', which"),
+        ({"chosen": said("Как?", "Так."), "rejected": said("Как?", "Сяк."), "system": "а", "system_prompt": "б"},
+         "two system messages that differ"),
     ],
 )  # fmt: skip
 def test_what_holds_no_pair_is_rejected_with_its_place(row: dict[str, Any], reason: str, tmp_path: Path) -> None:

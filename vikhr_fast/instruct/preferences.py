@@ -10,7 +10,7 @@ from vikhr_fast.data.read import read_objects
 from vikhr_fast.data.sources import source_files
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.rejected import Rejected
-from vikhr_fast.instruct.schemas import Messages, nectar_prompt, ranked_answers, said, transcript
+from vikhr_fast.instruct.schemas import Messages, nectar_prompt, ranked_answers, said, transcript, with_fields_beside
 
 
 class Pair(NamedTuple):
@@ -26,7 +26,8 @@ def read_pairs(patterns: Iterable[Path], columns: tuple[str, str, str], rejected
 
     Each of a row's fields is text or a list of messages. The answers may repeat the prompt, or hold the whole chat as
     TRL, OpenRLHF and HH-RLHF have it, with or without a prompt beside them: what both of them begin with is the
-    prompt. A row of Nectar gives every two answers of different ranks.
+    prompt. A system message and a history in fields of their own belong to it. A row of Nectar gives every two answers
+    of different ranks.
 
     Args:
         patterns: files, patterns, or raw files of the Hub.
@@ -51,7 +52,8 @@ def read_pairs(patterns: Iterable[Path], columns: tuple[str, str, str], rejected
 
 
 def _ranked_pairs(row: dict[str, Any]) -> list[Pair]:
-    prompt = _joined(nectar_prompt(row))
+    beside = {name: value for name, value in row.items() if name not in ("prompt", "answers")}
+    prompt = _joined(with_fields_beside(beside, nectar_prompt(row), is_chat=True))
     ranked = combinations(ranked_answers(row), 2)
     return [Pair(prompt, better, worse) for (rank, better), (other, worse) in ranked if rank < other]
 
@@ -61,9 +63,7 @@ def _pair(row: dict[str, Any], *columns: str) -> Pair:
     for name in (chosen, rejected):
         if row.get(name) is None:
             raise InputError(f"no text in field {name!r}; name the fields with --columns")
-    texts = [row.get(name) for name in columns]
-    if repeated := _after_the_prompt(*texts):
-        return repeated
+    row = {**row, **_without_the_prompt(row.get(prompt), {name: row[name] for name in (chosen, rejected)})}
     asked = [] if row.get(prompt) is None else _chat(row, prompt, "user")
     better, worse = (_chat(row, name, "assistant") for name in (chosen, rejected))
     for name, chat in ((chosen, better), (rejected, worse)):
@@ -77,20 +77,19 @@ def _pair(row: dict[str, Any], *columns: str) -> Pair:
         raise InputError(f"{chosen!r} and {rejected!r} begin with other messages than {prompt!r}")
     if not longer:
         raise InputError(f"no prompt in field {prompt!r}, nor before the answers; name the fields with --columns")
-    return Pair(_joined(longer), _joined(better[-1:]), _joined(worse[-1:]))
+    beside = {name: value for name, value in row.items() if name not in columns}
+    before = with_fields_beside(beside, longer, is_chat=len(longer) > 1)
+    return Pair(_joined(before), _joined(better[-1:]), _joined(worse[-1:]))
 
 
-def _after_the_prompt(prompt: object, *answers: object) -> Pair | None:
-    """The pair, where prompt and answers are text and both of these begin with the prompt, which is cut off."""
-    if not isinstance(prompt, str) or not prompt.strip():
-        return None
-    after = []
-    for answer in answers:
-        rest = answer.removeprefix(prompt) if isinstance(answer, str) else None
-        if rest is None or rest == answer or rest[:1].strip():  # a word that goes on is another word
-            return None
-        after.append(rest.lstrip())
-    return Pair(prompt, *after)
+def _without_the_prompt(prompt: object, answers: dict[str, Any]) -> dict[str, Any]:
+    """The answers without the prompt where all are text and both begin with it; otherwise as they are."""
+    if not isinstance(prompt, str) or not prompt.strip() or not all(isinstance(own, str) for own in answers.values()):
+        return answers
+    after = {name: own.removeprefix(prompt) for name, own in answers.items()}
+    # What goes on without a space is another word.
+    is_repeated = all(after[name] != own and not after[name][:1].strip() for name, own in answers.items())
+    return {name: own.lstrip() for name, own in after.items()} if is_repeated else answers
 
 
 def _chat(row: dict[str, Any], name: str, role: Literal["user", "assistant"]) -> Messages:

@@ -37,12 +37,22 @@ class FieldsBeside(NamedTuple):
 def messages_of(row: Row) -> Messages:
     """The messages of a row of any known schema; `train` is False in answers that are not to be trained on."""
     schema = _schema_of(row)
-    _refuse_fields(row, _NOT_HELD_BY_ROW, "the row")
     if any(row.get(name) is False for name in ("train", "kto_tag")) or _is_zero(row.get("weight")):
         raise InputError("marked as not to be trained on")
-    messages = schema.read(row)
+    return with_fields_beside(row, schema.read(row), schema.is_chat)
+
+
+def with_fields_beside(row: Row, messages: Messages, is_chat: bool) -> Messages:
+    """Messages after the system message and the history that stand in fields of their own.
+
+    Args:
+        row: what stands beside the messages, or more.
+        messages: what the other fields say.
+        is_chat: whether these are all turns, so that a history would be another one.
+    """
+    _refuse_fields(row, _NOT_HELD_BY_ROW, "the row")
     if history := _history(row):
-        if schema.is_chat:
+        if is_chat:
             raise InputError(f"{_HISTORY!r} beside a whole chat")
         messages = [*history, *messages]
     told = [_text_of(row[name]) for name in _SYSTEM if _is_filled(row.get(name))]
@@ -245,9 +255,11 @@ def _is_zero(value: object) -> bool:
 
 
 def _listed(value: object) -> object:
-    """The rows of columns {role: [...], content: [...]}, as the Saiga sets have them; anything else as it is."""
+    """The rows of columns {role: [...], content: [...]}, as the Saiga sets have them; a message alone as a list."""
     if not isinstance(value, dict):
         return value
+    if any(isinstance(value.get(name), str) for name in _ROLE):
+        return [value]
     columns = {name: own for name, own in value.items() if isinstance(own, list)}
     lengths = {len(own) for own in columns.values()}
     if len(lengths) > 1:
