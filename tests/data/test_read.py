@@ -235,6 +235,19 @@ def test_invalid_utf8_in_another_column_costs_its_row_alone(tmp_path: Path) -> N
     assert found == [1]
 
 
+def test_json_lines_in_a_json_file_are_read_as_such(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.json", b'\xef\xbb\xbf{"n": 1}\n{"n": 2}\n{"n": "\xff"}\n{"n": \n\n{"n": 5}\n')
+    bad: list[str] = []
+    records = read_objects(file, lambda _path, number, error: bad.append(f"{number}: {error}"))
+    assert list(records) == [(1, {"n": 1}), (2, {"n": 2}), (6, {"n": 5})]
+    assert [re.sub(r".*/", "", one) for one in bad] == [
+        "a.json: line 3, byte 28: invalid UTF-8; convert the file to UTF-8",
+        "a.json: line 4: not valid JSON: Expecting value: line 1 column 7 (char 6); mend or remove the line",
+    ]
+    with pytest.raises(InputError, match="not a JSON list of objects: not a list"):
+        list(read_objects(write(tmp_path, "b.json", b'{\n"data": []\n}')))
+
+
 def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([pa.array(["раз"]), pa.array(["два"])], ["text", "text"]), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="2 columns are called 'text'"):

@@ -12,8 +12,10 @@ from corpora import directory_bytes, write_jsonl
 
 from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.template import Message
+from vikhr_fast.data.documents import MANIFEST
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.convert import CONVERSATIONS, REJECTED, Convert, convert, language_of
+from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert, language_of
+from vikhr_fast.instruct.rejected import REJECTED
 
 Row = dict[str, Any]
 
@@ -187,11 +189,14 @@ def test_parquet_and_lists_give_the_same(name: str, tmp_path: Path) -> None:
     good, _, _ = SETS[name]
     write_jsonl(tmp_path / "in.jsonl", good)
     (tmp_path / "in.json").write_text(json.dumps(good))
+    (tmp_path / "lines.json").write_bytes((tmp_path / "in.jsonl").read_bytes())
     pq.write_table(pa.Table.from_pylist(good), tmp_path / "in.parquet")
-    for kind in ("jsonl", "json", "parquet"):
-        convert(Convert((tmp_path / f"in.{kind}",), name, tmp_path / kind))
-    assert directory_bytes(tmp_path / "jsonl") == directory_bytes(tmp_path / "json")
-    assert directory_bytes(tmp_path / "jsonl") == directory_bytes(tmp_path / "parquet")
+    for file in ("in.jsonl", "in.json", "lines.json", "in.parquet"):
+        convert(Convert((tmp_path / file,), name, tmp_path / "out" / file))
+    first, *others = [
+        directory_bytes(tmp_path / "out" / file) for file in ("in.jsonl", "in.json", "lines.json", "in.parquet")
+    ]
+    assert others == [first] * 3
 
 
 def test_the_alternative_output_is_preferred_and_the_best_answer_taken(tmp_path: Path) -> None:
@@ -220,6 +225,134 @@ def test_nothing_to_convert(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("да")
     with pytest.raises(InputError, match="text has no records"):
         convert(Convert((tmp_path / "in.txt",), "s", tmp_path / "out"))
+
+
+def converted(tmp_path: Path, *rows: Row) -> tuple[list[tuple[Message, ...]], list[str], Row]:
+    """The messages, the reasons of what was rejected, and the manifest."""
+    convert(Convert((write_jsonl(tmp_path / "in.jsonl", rows),), "s", tmp_path / "out"))
+    found = [one.messages for one in read_conversations([tmp_path / "out" / CONVERSATIONS])]
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "out" / REJECTED).read_text().splitlines()]
+    return found, reasons, json.loads((tmp_path / "out" / MANIFEST).read_bytes())
+
+
+QUESTION, ANSWER = Message("user", "Как дела?"), Message("assistant", "Хорошо.")
+EXCHANGES: list[Row] = [
+    {"conversations": [{"from": "human", "value": "Как дела?"}, {"from": "gpt", "value": "Хорошо."}]},
+    {"conversations": [{"role": "user", "content": "Как дела?"}, {"role": "assistant", "content": "Хорошо."}]},
+    {"conversations": {"from": ["human", "gpt"], "value": ["Как дела?", "Хорошо."]}},
+    {"messages": [{"from": "human", "value": "Как дела?"}, {"from": "gpt", "value": "Хорошо."}]},
+    {"messages": [{"role": "User", "content": "Как дела?"}, {"role": "ASSISTANT", "content": "Хорошо."}]},
+    {"messages": [
+        {"role": "user", "content": [{"type": "text", "text": "Как дела?"}], "from": None},
+        {"role": "assistant", "content": [{"type": "text", "text": "Хорошо.", "image_url": None}], "tool_calls": []},
+    ]},
+    {"prompt": "\n\nHuman: Как дела?\n\nAssistant:", "answers": [{"answer": "Хорошо.", "rank": 1}]},
+    {"instruction": "Как дела?", "output": "Хорошо."},
+    {"inputs": "Как дела?", "targets": "Хорошо."},
+    {"question": "Как дела?", "response": "Хорошо."},
+    {"prompt": "Как дела?", "response": "Хорошо."},
+    {"prompt": [{"role": "user", "content": "Как дела?"}], "completion": [{"role": "assistant", "content": "Хорошо."}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", EXCHANGES, ids=lambda row: "-".join(row))
+def test_what_stands_beside_the_turns_is_kept_refused_or_named(row: Row, tmp_path: Path) -> None:
+    earlier = [["Кто ты?", "Вихрь."]]
+    has_history = not {"conversations", "messages", "answers"} & row.keys()
+    rows = [
+        row,
+        {**row, "system": "Ты пират.", "id": 7, "url": "", "tools": "[]", "history": []},
+        {**row, "system_prompt": "Ты пират.", "system_message": "Ты пират."},
+        {**row, "system": "Ты пират.", "history": earlier},
+        {**row, "system": "Ты пират.", "system_prompt": "Ты бабушка."},
+        {**row, "system": 5},
+        {**row, "tools": '[{"name": "погода"}]'},
+        {**row, "images": ["a.png"]},
+        {**row, "weight": 0},
+    ]
+    found, reasons, manifest = converted(tmp_path, *rows)
+    system, history = Message("system", "Ты пират."), (Message("user", "Кто ты?"), Message("assistant", "Вихрь."))
+    expected = [(QUESTION, ANSWER), (system, QUESTION, ANSWER), (system, QUESTION, ANSWER)]
+    assert found == ([*expected, (system, *history, QUESTION, ANSWER)] if has_history else expected)
+    assert reasons == [
+        *(() if has_history else ["'history' beside a whole chat"]),
+        "two system messages that differ",
+        "message 1 is int, not text",
+        "the row has 'tools', which a conversation cannot hold",
+        "the row has 'images', which a conversation cannot hold",
+        "marked as not to be trained on",
+    ]
+    kept = {"system": 2, "system_prompt": 1, "system_message": 1, "history": 1}
+    assert manifest == {
+        "stage": "instruct convert",
+        "conversations": len(found),
+        "rejected": len(reasons),
+        "kept_columns": kept if has_history else dict.fromkeys(list(kept)[:3], 1),
+        "dropped_columns": {"id": 1},
+        "untrained_answers": {},
+    }
+
+
+def test_a_system_message_is_not_said_twice(tmp_path: Path) -> None:
+    row = _turns(("system", "Ты пират."), ("human", "Как дела?"), ("gpt", "Хорошо."))
+    found, reasons, _ = converted(tmp_path, {**row, "system": "Ты пират."}, {**row, "system": "Ты бабушка."})
+    assert found == [(Message("system", "Ты пират."), QUESTION, ANSWER)]
+    assert reasons == ["two system messages that differ"]
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False}, {"train": 0}])
+def test_answers_that_are_not_to_be_learnt_stay_as_context(
+    mark: Row, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, right = {"role": "user", "content": "Как дела?", "weight": 0}, {"role": "assistant", "content": "Хорошо."}
+    wrong = {"role": "assistant", "content": "Плохо.", **mark}
+    right["weight"] = 1
+    rows = [[asked, wrong, asked, right], [asked, right, asked, wrong, asked, wrong], [asked, wrong], [asked, right]]
+    with caplog.at_level("INFO", "vikhr_fast"):
+        found, reasons, manifest = converted(tmp_path, *({"messages": row} for row in rows))
+    assert found == [(QUESTION, Message("assistant", "Плохо.", False), QUESTION, ANSWER), *[(QUESTION, ANSWER)] * 2]
+    assert reasons == ["no answer is to be trained on"]
+    assert manifest["untrained_answers"] == {"kept": 1, "left out": 2}
+    assert "untrained answers: kept (1), left out (2)" in caplog.text
+    lines = (tmp_path / "out" / CONVERSATIONS).read_text().splitlines()
+    assert [line.count('"train"') for line in lines] == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ({"tool_calls": [{"function": {"name": "f"}}]}, "a message of the assistant has 'tool_calls', which"),
+        ({"function_call": {"name": "f"}}, "has 'function_call', which a conversation cannot hold"),
+        ({"reasoning_content": "Подумаем"}, "has 'reasoning_content', which"),
+        ({"thinking": "Подумаем"}, "has 'thinking', which"),
+        ({"weight": 0.5}, "a message with 'weight' 0.5; all or nothing of it can be trained on: 1 or 0"),
+        ({"train": "нет"}, "a message with 'train' 'нет'"),
+        ({"content": [{"type": "image_url", "image_url": {}}]}, "a part that is no text, but 'image_url'"),
+        ({"content": ["Хорошо."]}, "a part that is no text, but str"),
+        ({"content": []}, "message 2, of the assistant, is empty"),
+    ],
+)
+def test_messages_that_hold_more_than_text(field: Row, reason: str, tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "Хорошо.", "name": "Вихрь"}
+    rows = [{"messages": [{"role": "user", "content": "Как дела?"}, own]} for own in ({**answer, **field}, answer)]
+    found, reasons, manifest = converted(tmp_path, *rows)
+    assert found == [(QUESTION, ANSWER)]
+    assert len(reasons) == 1
+    assert reason in reasons[0]
+    assert manifest["dropped_columns"] == {"messages.name": 1}
+
+
+def test_a_history_that_is_none_and_a_label(tmp_path: Path) -> None:
+    row = {"prompt": "Как дела?", "completion": "Хорошо."}
+    bad: list[Row] = [{"history": [["Кто ты?"]]}, {"history": "нет"}, {"label": False}, {"kto_tag": False}]
+    found, reasons, _ = converted(tmp_path, row, *({**row, **own} for own in bad))
+    assert len(found) == 1
+    assert reasons == [
+        "field 'history' has a turn that is no pair of question and answer",
+        "field 'history' is no list",
+        "labelled as an answer that is not desired",
+        "marked as not to be trained on",
+    ]
 
 
 def test_properties_of_a_conversation() -> None:

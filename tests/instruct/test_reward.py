@@ -22,8 +22,10 @@ from vikhr_fast.chat.conversation import Conversation, read_conversations, write
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.convert import CONVERSATIONS
+from vikhr_fast.instruct.dedup import DedupConversations, dedup_conversations
 from vikhr_fast.instruct.filter import SCORES, FilterConversations, filter_conversations, kept_of
 from vikhr_fast.instruct.preferences import Pair, read_pairs
+from vikhr_fast.instruct.rejected import REJECTED, Rejected
 from vikhr_fast.instruct.reward import Answered, RewardModel
 from vikhr_fast.instruct.reward_report import reward_report, wilson
 from vikhr_fast.instruct.train_reward import TrainReward, train_reward
@@ -222,17 +224,153 @@ def test_pairs_of_every_kind(tmp_path: Path) -> None:
         "answers": [{"answer": "b", "rank": 2}, {"answer": "a", "rank": 1}, {"answer": "c", "rank": 2}],
     }
     messages = {"q": [{"role": "user", "content": "вопрос"}], "w": [{"role": "assistant", "content": "да"}], "l": "нет"}
-    path = write_jsonl(tmp_path / "in.jsonl", [nectar, messages])
-    assert list(read_pairs([path], ("q", "w", "l"))) == [
-        Pair("Q", "a", "b"),
-        Pair("Q", "a", "c"),
-        Pair("вопрос", "да", "нет"),
+    pairs, _ = pairs_in(tmp_path, [nectar, messages], ("q", "w", "l"))
+    assert pairs == [Pair("Q", "a", "b"), Pair("Q", "a", "c"), Pair("вопрос", "да", "нет")]
+
+
+def pairs_in(
+    tmp_path: Path, rows: list[dict[str, Any]], columns: tuple[str, str, str] = ("prompt", "chosen", "rejected")
+) -> tuple[list[Pair], list[tuple[int, str]]]:
+    """The pairs, and the lines and reasons of what was rejected."""
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rejected = Rejected()
+    pairs = list(read_pairs([tmp_path / "in.jsonl"], columns, rejected))
+    return pairs, [(int(str(one["number"])), str(one["reason"])) for one in rejected]
+
+
+def said(*turns: str) -> list[dict[str, Any]]:
+    return [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
+
+
+def parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+SYSTEM = {"role": "system", "content": "Кратко."}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "Как?", "chosen": "Так.", "rejected": "Сяк."}, "Как?"),
+        ({"prompt": "Как?", "chosen": "Как? Так.", "rejected": "Как?\nСяк."}, "Как?"),
+        ({"prompt": "Как?", "chosen": said("Как?", "Так."), "rejected": said("Как?", "Сяк.")}, "Как?"),
+        ({"prompt": said("Как?"), "chosen": said("Как?", "Так."), "rejected": "Сяк."}, "Как?"),
+        ({"chosen": said("Как?", "Так."), "rejected": said("Как?", "Сяк.")}, "Как?"),
+        ({"prompt": None, "chosen": said("Кто?", "Я.", "Как?", "Так."), "rejected": said("Кто?", "Я.", "Как?", "Сяк.")},
+         "Кто?\n\nЯ.\n\nКак?"),
+        ({"prompt": "Как?", "chosen": said("Кто?", "Я.", "Как?", "Так."),
+          "rejected": said("Кто?", "Я.", "Как?", "Сяк.")}, "Кто?\n\nЯ.\n\nКак?"),
+        ({"prompt": [SYSTEM, *said("Как?")], "chosen": said("Как?", "Так."), "rejected": said("Как?", "Сяк.")},
+         "Кратко.\n\nКак?"),
+        ({"prompt": [{"role": "user", "content": parts("Как?")}],
+          "chosen": [{"role": "assistant", "content": parts("Так.")}],
+          "rejected": [{"from": "gpt", "value": "Сяк."}]}, "Как?"),
+        ({"prompt": "Как?", "chosen": [{"from": "human", "value": "Как?"}, {"from": "gpt", "value": "Так."}],
+          "rejected": [{"from": "human", "value": "Как?"}, {"from": "gpt", "value": "Сяк."}]}, "Как?"),
+        ({"chosen": "\n\nHuman: Как?\n\nAssistant: Так.", "rejected": "\n\nHuman: Как?\n\nAssistant: Сяк."}, "Как?"),
+        ({"prompt": "Как?", "chosen": "\n\nHuman: Как?\n\nAssistant: Так.",
+          "rejected": "\n\nHuman: Как?\n\nAssistant: Сяк."}, "Как?"),
+        ({"prompt": "Как?", "chosen": {"from": "gpt", "value": "Так."},
+          "rejected": {"from": "gpt", "value": "Сяк."}}, "Как?"),
+        ({"prompt": "Как?", "chosen": "Так.", "rejected": "Сяк.", "system": "Кратко.", "history": [["Кто?", "Я."]]},
+         "Кратко.\n\nКто?\n\nЯ.\n\nКак?"),
+        ({"prompt": "\n\nHuman: Как?\n\nAssistant:", "chosen": " Так.", "rejected": " Сяк."}, "Как?"),
+    ],
+)  # fmt: skip
+def test_answers_are_what_comes_after_the_prompt(row: dict[str, Any], prompt: str, tmp_path: Path) -> None:
+    pairs, rejected = pairs_in(tmp_path, [row])
+    assert [Pair(pair.prompt, *(answer.strip() for answer in pair[1:])) for pair in pairs] == [
+        Pair(prompt, "Так.", "Сяк.")
     ]
-    with pytest.raises(InputError, match=r"in\.jsonl: line 2: no text in field 'chosen'"):
-        list(read_pairs([path], ("q", "chosen", "l")))
-    (tmp_path / "half.jsonl").write_text('{"q": "\\ud800", "w": "a", "l": "b"}')
-    with pytest.raises(InputError, match=r"half\.jsonl: line 1: half of a surrogate pair"):
-        list(read_pairs([tmp_path / "half.jsonl"], ("q", "w", "l")))
+    assert rejected == []
+
+
+def test_an_answer_may_begin_like_the_question(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Как?", "chosen": "Как? Так.", "rejected": "Сяк."},  # but one of them
+        {"prompt": "А", "chosen": "Абрикос", "rejected": "Арбуз"},  # another word
+    ]
+    assert pairs_in(tmp_path, rows) == ([Pair(**row) for row in rows], [])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "Как?", "chosen": "Так.", "rejected": " Так.\n"}, "both answers are equal"),
+        ({"prompt": "Как?", "chosen": said("Как?", "Так."), "rejected": "Так."}, "both answers are equal"),
+        ({"prompt": "Как?", "chosen": "", "rejected": "Сяк."}, "chosen: empty"),
+        ({"prompt": "Как?", "chosen": "Как? Так.", "rejected": "Как? "}, "rejected: empty"),
+        ({"prompt": "", "chosen": "Так.", "rejected": "Сяк."}, "prompt: empty"),
+        ({"chosen": "Так.", "rejected": "Сяк."}, "no prompt in field 'prompt', nor before the answers"),
+        ({"prompt": "Как?", "chosen": "\ud800", "rejected": "Сяк."}, "chosen: half of a surrogate pair"),
+        ({"prompt": "Как?", "chosen": None, "rejected": "Сяк."}, "no text in field 'chosen'; name the fields"),
+        ({"prompt": "Как?", "chosen": 5, "rejected": "Сяк."}, "field 'chosen' is no text and no list of messages"),
+        ({"prompt": "Как?", "chosen": ["Так."], "rejected": ["Сяк."]}, "field 'chosen' is no text and no list of"),
+        ({"prompt": "Как?", "chosen": [], "rejected": "Сяк."}, "field 'chosen' does not end with an answer"),
+        ({"prompt": "Как?", "chosen": said("Как?"), "rejected": "Сяк."}, "field 'chosen' does not end with an answer"),
+        ({"prompt": "Как?", "chosen": [{"role": "assistant", "content": None}], "rejected": "Сяк."},
+         "NoneType, not text"),
+        ({"prompt": "Как?", "chosen": "Так.", "rejected": [{"role": "assistant", "content": "", "tool_calls": [{}]}]},
+         "has 'tool_calls', which"),
+        ({"prompt": "Как?", "chosen": said("Как?", "Так."), "rejected": said("Кто?", "Сяк.")},
+         "'chosen' and 'rejected' answer different messages"),
+        ({"prompt": "Где?", "chosen": said("Как?", "Так."), "rejected": said("Как?", "Сяк.")},
+         "'chosen' and 'rejected' begin with other messages than 'prompt'"),
+        ({"prompt": "\n\nHuman: Q\n\nAssistant: ", "answers": [{"answer": "a", "rank": 1}, {"answer": "a", "rank": 2}]},
+         "both answers are equal"),
+        ({"prompt": "Как?", "answers": []}, "the prompt does not go"),
+        ({"prompt": "Как?", "chosen": "Так.", "rejected": "Сяк.", "images": ["a.png"]}, "the row has 'images', which"),
+        ({"chosen": said("Как?", "Так."), "rejected": said("Как?", "Сяк."), "system": "а", "system_prompt": "б"},
+         "two system messages that differ"),
+    ],
+)  # fmt: skip
+def test_what_holds_no_pair_is_rejected_with_its_place(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    good = {"prompt": "Как?", "chosen": "Так.", "rejected": "Сяк."}
+    pairs, [(number, found)] = pairs_in(tmp_path, [good, row, good])
+    assert pairs == [Pair(**good)] * 2
+    assert number == 2
+    assert reason in found
+
+
+def test_rejected_pairs_are_counted_and_kept_with_their_reasons(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [pair._asdict() for pair in pairs_of("раз", 60, seed=1)]
+    path = write_jsonl(tmp_path / "in.jsonl", [*rows, {**rows[0], "rejected": rows[0]["chosen"]}])
+    options = replace(training(root, tmp_path / "out", epochs=1, held_out=0.3), input=(path,))
+    with caplog.at_level("INFO", "vikhr_fast"):
+        train_reward(options)
+    assert "held out, 1 rejected" in caplog.text
+    [entry] = [json.loads(line) for line in (tmp_path / "out" / REJECTED).read_text().splitlines()]
+    assert (entry["number"], entry["reason"]) == (61, "both answers are equal")
+    stored = json.loads((tmp_path / "out" / "reward.json").read_bytes())
+    assert (stored["pairs"], stored["rejected"]) == (60, 1)
+    assert "1 rows or pairs were rejected before, see rejected.jsonl" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_set_without_any_pair_is_an_error(root: Path, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "Как?", "chosen": "да", "rejected": "да"}] * 9)
+    with pytest.raises(InputError, match=r"in\.jsonl: no pair can be used; both answers are equal"):
+        train_reward(replace(training(root, tmp_path / "out"), input=(path,)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_marks_of_answers_outlast_dedup_and_filter(root: Path, tmp_path: Path) -> None:
+    turns = (
+        Message("user", "Как?"),
+        Message("assistant", "Сяк.", False),
+        Message("user", "Как?"),
+        Message("assistant", "Так."),
+    )
+    write_conversations(tmp_path / "in.jsonl", [Conversation("1", "s", "ru", turns)])
+    dedup_conversations(DedupConversations((tmp_path / "in.jsonl",), tmp_path / "unique"))
+    unique = tmp_path / "unique" / CONVERSATIONS
+    filter_conversations(
+        FilterConversations((unique,), root / "reward", tmp_path / "good", threshold=-1e9, device="cpu")
+    )
+    assert (tmp_path / "good" / CONVERSATIONS).read_bytes() == (tmp_path / "in.jsonl").read_bytes()
+    assert b'"train": false' in unique.read_bytes()
 
 
 @pytest.mark.parametrize(

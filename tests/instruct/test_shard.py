@@ -109,6 +109,30 @@ def test_what_is_cut_and_left_out_is_counted(
     assert first == second
 
 
+def test_an_answer_that_is_not_to_be_learnt_is_context_alone(options: ShardConversations, tmp_path: Path) -> None:
+    wrong, right = Message("assistant", "Шесть.", is_trained=False), Message("assistant", "Восемь ног.")
+    turns = (Message("user", "Сколько ног у паука?"), wrong, Message("user", "Точно?"), right)
+    write_conversations(tmp_path / "in.jsonl", [Conversation("1", "s", "ru", turns)])
+    assert next(read_conversations([tmp_path / "in.jsonl"])).messages == turns
+    shard_conversations(replace(options, input=(tmp_path / "in.jsonl",), output=tmp_path / "out", validation=0.0))
+    opened = TokenShards.open(tmp_path / "out" / "train" / "s")
+    encoder = ChatEncoder(options.tokenizer)
+    [(ids, trained)] = documents(tmp_path / "out" / "train" / "s")
+    assert ids == encoder.encode([turns])[0].ids.tolist()[: len(ids)]
+    assert (
+        encoder.bpe.decode([own for own, is_trained in zip(ids, trained, strict=True) if is_trained][:-1])
+        == right.content
+    )
+    assert opened.num_bytes == len(right.content.encode())
+
+
+def test_a_conversation_that_ends_with_an_answer_not_to_be_learnt_is_refused(tmp_path: Path) -> None:
+    turns = (Message("user", "Как дела?"), Message("assistant", "Плохо", is_trained=False))
+    write_conversations(tmp_path / "in.jsonl", [Conversation("1", "s", "ru", turns)])
+    with pytest.raises(InputError, match=r"line 1: the last answer is not to be trained on; leave it out"):
+        list(read_conversations([tmp_path / "in.jsonl"]))
+
+
 def test_weights_take_a_source_more_or_less_often(options: ShardConversations, tmp_path: Path) -> None:
     shard_conversations(replace(options, output=tmp_path / "out", weights={"a": 2.0, "b": 0.5}))
     counts = {
@@ -214,6 +238,14 @@ def test_impossible_options(
         ("{}", "no text in field 'id'"),
         ('{"id": "1", "source": "s", "language": "ru", "messages": []}', "line 1: nobody says anything"),
         ('{"id": "1", "source": "s", "language": "ru", "messages": [{"role": "user", "t": 1}]}', "no role or no"),
+        (
+            '{"id": "1", "source": "s", "language": "ru", "messages": [{"role": "user", "content": "а", "name": "я"}]}',
+            "line 1: message 1 has 'name', which a conversation can't hold",
+        ),
+        (
+            '{"id": "1", "source": "s", "language": "ru", "messages": [{"role": "user", "content": "а", "train": 0}]}',
+            "line 1: message 1: 'train' is 0, neither true nor false",
+        ),
         ('{"id": "\\ud800", "source": "s", "language": "ru", "messages": []}', "'id' has half of a surrogate pair"),
         ("[1]", "line 1: not a JSON object"),
         ("", "no conversations"),

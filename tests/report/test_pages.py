@@ -129,7 +129,9 @@ def test_conversations(tmp_path: Path, printed: Printed) -> None:
     write_jsonl(tmp_path / "removed.jsonl", [{"id": "10", "source": "a", "by": "question", "kept": "1"}] * 3)
     scores = [{"id": str(n), "source": "ab"[n % 2], "score": n / 10, "kept": n > 2} for n in range(12)]
     write_jsonl(tmp_path / SCORES, scores)
+    (tmp_path / "manifest.json").write_text('{"stage": "instruct convert", "dropped_columns": {"url": 7}}')
     found = printed(tmp_path)
+    assert ["dropped_columns.url", "7"] in found
     assert ["9 conversations of 2 sources."] in found
     assert ["a", "5", "1.00", "1,200", "5"] in found
     assert ["by question", "3"] in found

@@ -1,4 +1,7 @@
-"""The one schema of conversations: a line of JSON {id, source, language, messages: [{role, content}]}."""
+"""The one schema of conversations: a line of JSON {id, source, language, messages: [{role, content}]}.
+
+An answer that must not be learnt, but stays because a later one depends on it, has `"train": false` as well.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +16,13 @@ from vikhr_fast.tokenizer.chat_template import ROLES
 
 _Parsed = TypeVar("_Parsed")
 
+_FIELDS = ("role", "content", "train")  # of a message
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Of a surrogate pair: JSON can spell it, UTF-8 cannot."""
 
 
 class Conversation(NamedTuple):
-    """A system message or none, then user and assistant in turn; the assistant has the last word."""
+    """A system message or none, then user and assistant in turn; the last word is an answer to be trained on."""
 
     id: str
     source: str
@@ -43,7 +47,7 @@ class Conversation(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**self._asdict(), "messages": [message._asdict() for message in self.messages]}
+        return {**self._asdict(), "messages": [message.record() for message in self.messages]}
 
 
 def checked_messages(values: object) -> tuple[Message, ...]:
@@ -63,7 +67,12 @@ def checked_messages(values: object) -> tuple[Message, ...]:
             raise InputError(f"message {number}, of the {role}, is empty")
         if HALF_CHARACTER.search(content):
             raise InputError(f"message {number} has half of a surrogate pair")
-        messages.append(Message(role, content))
+        if unknown := [name for name in value if name not in _FIELDS and value[name] is not None]:
+            raise InputError(f"message {number} has {unknown[0]!r}, which a conversation can't hold")
+        train = value.get("train")
+        if not isinstance(train, bool | None):
+            raise InputError(f"message {number}: 'train' is {train!r}, neither true nor false")
+        messages.append(Message(role, content, role != "assistant" or train is not False))
     turns = [message.role for message in messages]
     if turns[:1] == ["system"]:
         del turns[0]
@@ -74,6 +83,8 @@ def checked_messages(values: object) -> tuple[Message, ...]:
             raise InputError(f"turn {number} is the {role}'s; user and assistant must take turns, the user first")
     if turns[-1] == "user":
         raise InputError("the last message has no answer")
+    if not messages[-1].is_trained:
+        raise InputError("the last answer is not to be trained on; leave it out")
     return tuple(messages)
 
 

@@ -29,7 +29,7 @@ class EncodedChat(NamedTuple):
     """A chat as the model sees it."""
 
     ids: Ids  # [T]
-    is_trained: Mask  # [T] what the assistant says, each time with the piece that ends it
+    is_trained: Mask  # [T] what the assistant says and is to learn, each time with the piece that ends it
 
 
 class ChatEncoder:
@@ -101,9 +101,10 @@ class ChatEncoder:
 
     def _stretches(self, chat: Sequence[Message], add_generation_prompt: bool) -> list[list[Part]]:
         """The parts of a chat, what messages say put in: by turns control pieces, and text that is encoded as one."""
+        untrained = frozenset(number for number, message in enumerate(chat) if not message.is_trained)
         parts = (
             part._replace(value=chat[int(part.value)].content) if part.kind == "message" else part
-            for part in self.template.parts([message.role for message in chat], add_generation_prompt)
+            for part in self.template.parts([message.role for message in chat], add_generation_prompt, untrained)
         )
         return [list(group) for _, group in groupby(parts, key=lambda part: part.kind == "control")]
 

@@ -7,7 +7,7 @@ What stands between `{% generation %}` and `{% endgeneration %}` is what the ass
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 
@@ -24,6 +24,12 @@ class Message(NamedTuple):
 
     role: Role
     content: str
+    is_trained: bool = True
+    """False of an answer that the model must not learn to give."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values; `train` is there only where it is false."""
+        return {"role": self.role, "content": self.content, **({} if self.is_trained else {"train": False})}
 
 
 class Part(NamedTuple):
@@ -56,20 +62,27 @@ class ChatTemplate:
             raise InputError(f"{name}: has no generation block, so nobody can tell what the assistant says; add one")
         pieces = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
         self._cut = re.compile(f"({_MESSAGE_PATTERN}|[{BEGIN}{END}]|{pieces})")
-        self._parts: dict[tuple[tuple[Role, ...], bool], list[Part]] = {}
+        self._parts: dict[tuple[tuple[Role, ...], bool, frozenset[int]], list[Part]] = {}
 
-    def parts(self, roles: Sequence[Role], add_generation_prompt: bool) -> list[Part]:
+    def parts(
+        self, roles: Sequence[Role], add_generation_prompt: bool, untrained: frozenset[int] = frozenset()
+    ) -> list[Part]:
         """The structure of a chat whose messages have these roles.
+
+        Args:
+            roles: of the messages.
+            add_generation_prompt: end with what makes the model answer.
+            untrained: numbers of answers, from 0, that are not trained on, nor what ends them.
 
         Raises:
             InputError: the template refuses such a chat, or changes or leaves out a message.
         """
-        key = (tuple(roles), add_generation_prompt)
+        key = (tuple(roles), add_generation_prompt, untrained)
         if key not in self._parts:
             self._parts[key] = self._render(*key)
         return self._parts[key]
 
-    def _render(self, roles: tuple[Role, ...], add_generation_prompt: bool) -> list[Part]:
+    def _render(self, roles: tuple[Role, ...], add_generation_prompt: bool, untrained: frozenset[int]) -> list[Part]:
         messages = [{"role": role, "content": _MESSAGE.format(index)} for index, role in enumerate(roles)]
         values = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._roles}
         try:
@@ -77,10 +90,14 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError) as error:
             raise InputError(f"{self._name}: refuses a chat of {', '.join(roles)}: {error}") from None
         parts: list[Part] = []
-        is_trained = False
+        is_trained, begin = False, 0
         for piece in filter(None, self._cut.split(rendered)):
-            if piece in (BEGIN, END):
-                is_trained = piece == BEGIN
+            if piece == BEGIN:
+                is_trained, begin = True, len(parts)
+            elif piece == END:
+                is_trained, block = False, parts[begin:]
+                if any(part.kind == "message" and int(part.value) in untrained for part in block):
+                    parts[begin:] = [part._replace(is_trained=False) for part in block]
             elif piece in self._control:
                 parts.append(Part("control", piece, is_trained))
             elif re.fullmatch(_MESSAGE_PATTERN, piece):

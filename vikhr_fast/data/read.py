@@ -91,7 +91,7 @@ def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse
 def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, dict[str, Any]]]:
     """Streams a file's records whole, as JSON values, each with its line (.jsonl) or row (.parquet, .json) from 1.
 
-    A .json file is one list of objects. What is bad goes to `on_bad`, as in `read_records`.
+    A .json file is one list of objects, or JSON lines. What is bad goes to `on_bad`, as in `read_records`.
 
     Raises:
         InputError: a missing file or an unknown suffix; and what `on_bad` raises.
@@ -119,11 +119,16 @@ def documents_of(
 
 
 def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]]:
+    content = path.read_bytes()
     try:
-        records = json.loads(path.read_bytes())
+        records = json.loads(content)
         if not isinstance(records, list):
             raise ValueError("not a list")
     except (ValueError, RecursionError) as error:
+        is_none = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+        if is_none and content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            yield from _json_lines(path, on_bad)
+            return
         on_bad(path, 1, InputError(f"{path}: not a JSON list of objects: {one_line(error)}"))
         return
     for row, record in enumerate(records, start=1):

@@ -1,32 +1,36 @@
 """`instruct convert`: an instruction set of any known schema becomes conversations of one."""
 
-import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import Conversation, checked_messages, write_conversations
+from vikhr_fast.data.documents import MANIFEST
 from vikhr_fast.data.read import read_objects
 from vikhr_fast.data.sources import source_files
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct.schemas import messages_of
+from vikhr_fast.instruct.rejected import Rejected
+from vikhr_fast.instruct.schemas import Messages, fields_beside, messages_of
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_directory, write_json_lines
+from vikhr_fast.io.files import atomic_directory, write_json
 
-CONVERSATIONS, REJECTED = "conversations.jsonl", "rejected.jsonl"
-_SHOWN_CHARACTERS = 300
+CONVERSATIONS = "conversations.jsonl"
 
 
 @dataclass(frozen=True)
 class Convert:
     """Reads an instruction set and writes OUTPUT/conversations.jsonl: {id, source, language, messages} a line.
 
-    Known by their fields: Veles-2.5 and ShareGPT (conversations), Nectar (prompt, answers), the Saiga family and plain
-    chats (messages), ru_turbo_alpaca and Alpaca (instruction, output), ruFLAN (inputs, targets). Rows that cannot be
-    used are in OUTPUT/rejected.jsonl with the reason.
+    Known by their fields: Veles-2.5, ShareGPT, the Saiga family and plain chats (conversations or messages), Nectar
+    (prompt, answers), ru_turbo_alpaca and Alpaca (instruction, output), ruFLAN (inputs, targets), OpenOrca (question,
+    response), and prompt with response or completion. A system prompt and a history beside them are kept, and so are
+    answers that are not to be trained on (weight 0), marked as such. Rows that cannot be used, or would mean something
+    else without their tools, images or reasoning, are in OUTPUT/rejected.jsonl with the reason; OUTPUT/manifest.json
+    counts all this, and names the columns that were dropped.
     """
 
     input: Annotated[tuple[Path, ...], Positional]
@@ -47,14 +51,19 @@ def convert(options: Convert) -> None:
         InputError: a file that is missing or of an unknown kind, or no row that can be used.
     """
     files = [file for pattern in options.input for file in source_files(pattern)]
-    rejected: list[dict[str, object]] = []
+    rejected, counts = Rejected(), _Counts(Counter(), Counter(), Counter())
     with atomic_directory(options.output) as directory:
-        count = write_conversations(directory / CONVERSATIONS, _conversations(files, options, rejected))
+        count = write_conversations(directory / CONVERSATIONS, _conversations(files, options, rejected, counts))
         if not count:
-            shown = rejected[0]["reason"] if rejected else "there are no rows"
-            raise InputError(f"{', '.join(map(str, options.input))}: no row can be used; {shown}")
-        write_json_lines(directory / REJECTED, rejected)
+            raise InputError(f"{', '.join(map(str, options.input))}: no row can be used; {rejected.why_none()}")
+        rejected.write(directory)
+        found = {"conversations": count, "rejected": len(rejected), **counts._asdict()}
+        write_json(directory / MANIFEST, {"stage": "instruct convert", **found})
     logger.info(f"instruct convert: {options.output}: {count:,} conversations, {len(rejected):,} rows rejected")
+    for what, own in counts._asdict().items():
+        if own:
+            shown = ", ".join(f"{name} ({number:,})" for name, number in own.items())
+            logger.info(f"instruct convert: {options.output}: {what.replace('_', ' ')}: {shown}")
 
 
 def language_of(text: str) -> str:
@@ -64,23 +73,46 @@ def language_of(text: str) -> str:
     return "und" if not cyrillic + latin else "ru" if cyrillic >= latin else "en"
 
 
-def _conversations(files: list[Path], options: Convert, rejected: list[dict[str, object]]) -> Iterator[Conversation]:
+class _Counts(NamedTuple):
+    """What became of fields and turns, each by its name."""
+
+    kept_columns: Counter[str]
+    """Besides the turns: system messages and history."""
+    dropped_columns: Counter[str]
+    untrained_answers: Counter[str]
+    """`kept` before others, or `left out` where no trained one follows."""
+
+
+def _conversations(files: list[Path], options: Convert, rejected: Rejected, counts: _Counts) -> Iterator[Conversation]:
     """The rows that can be used; the others' reasons go to `rejected`."""
     seen = 0
-
-    def reject(path: Path, number: int, error: InputError, row: object = None) -> None:
-        shown = json.dumps(row, ensure_ascii=False, default=str)[:_SHOWN_CHARACTERS]
-        shown = shown.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair may be why
-        rejected.append({"file": str(path), "number": number, "reason": str(error), "row": shown})
-
     for file in files:
-        for number, row in read_objects(file, reject):
+        for number, row in read_objects(file, rejected):
             seen += 1
             try:
-                messages = checked_messages(messages_of(row))
+                told = messages_of(row)
+                messages = checked_messages(_up_to_the_last_trained(told))
             except InputError as error:
-                reject(file, number, error, row)
+                rejected(file, number, error, row)
                 continue
+            kept, dropped = fields_beside(row)
+            counts.kept_columns.update(kept)
+            counts.dropped_columns.update(dropped)
+            if untrained := sum(not message.is_trained for message in messages):
+                counts.untrained_answers["kept"] += untrained
+            if left_out := (len(told) - len(messages)) // 2:
+                counts.untrained_answers["left out"] += left_out
             said = " ".join(message.content for message in messages)
             language = language_of(said) if options.language == "auto" else options.language
             yield Conversation(f"{options.source}-{seen}", options.source, language, messages)
+
+
+def _up_to_the_last_trained(messages: Messages) -> Messages:
+    """Without the turns at the end that are not trained on: nothing depends on them."""
+    marks = [message.get("train", True) for message in messages if message["role"] == "assistant"]
+    if marks and not any(marks):
+        raise InputError("no answer is to be trained on")
+    end = len(messages)
+    while end > 0 and messages[end - 1].get("train") is False:
+        end -= 2
+    return messages[:end]

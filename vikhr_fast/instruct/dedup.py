@@ -2,18 +2,22 @@
 
 The policy. Conversations are looked at source by source in the order of priority, and one is removed when
 
-- what the user says in it is a near-duplicate of what the user says in one that is kept: a question stays with the
-  answer of the source that is trusted most. Signs between numbers or names count as words;
+- what the user says in it is a near-duplicate of what the user says in one that is kept, and their system messages are
+  the same: a question stays with the answer of the source that is trusted most. Signs between numbers or names count
+  as words. In a short question every mark and letter may be what is asked about, so it's a copy only where it is
+  spelled the same; white space, full stops, question marks and dots at an end, and capitals throughout don't count;
 - what the assistant says is one of what the assistant says in one that is kept, if it is long: the same refusal or
   boilerplate to many questions. Short answers are alike without being copies;
 - it shares a long n-gram with a text of an evaluation set, or its question is a near-duplicate of one.
 """
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import Positional
 
@@ -32,15 +36,19 @@ from vikhr_fast.io.progress import progress_bar
 
 REMOVED = "removed.jsonl"
 _ANSWER_WORDS = 20  # from which on an answer counts; shorter ones may be repeated
+_QUESTION_WORDS = 29  # from which on a question keeps 0.8 of its word triples when one word in it changes
 # Between what they join, signs of arithmetic and code, and with a space on both sides or none, as **bold** has not;
 # a minus only after a number, where it is no hyphen or dash.
 _SIGN = re.compile(r"(?<=[\w)\]])(\s?)([+*×÷=<>^%]{1,2}|(?<=[\d)])[-−/]|(?<=[\d)]\s)[-−/])\1(?=[\w(\[])")
+# With the marks that `MinHasher` passes over.
+_WORD = re.compile(r"[^\W_](?:[^\W_]|[\u0300\u0301\u0306\u0308\u00ad])*")
 
 
 @dataclass(frozen=True)
 class DedupConversations:
     """Removes conversations whose questions or long answers repeat those of another, and what evaluations ask.
 
+    Questions under different system messages are different. Those of fewer than 29 words must be spelled the same.
     Of near-duplicates the one of the source with the highest priority stays, then the first. OUTPUT/removed.jsonl says
     of each removed one why, and which one is kept in its place.
     """
@@ -109,7 +117,7 @@ class _Removal:
         sets = {name: EvaluationSet(input=(str(path),), text=options.set_text) for name, path in options.sets.items()}
         try:
             self._hasher = MinHasher(shingle=f"word:{options.set_words}")
-            self._questions, self._answers, self._asked = (_Texts(settings) for _ in range(3))
+            self._questions, self._answers, self._asked = _Questions(settings), _Texts(settings), _Texts(settings)
         except ValueError as error:
             raise InputError(f"instruct dedup: {error}") from None
         self._grams: dict[str, Grams] = {name: grams_of(name, one, self._hasher) for name, one in sets.items()}
@@ -119,15 +127,16 @@ class _Removal:
 
     def reason(self, conversation: Conversation) -> dict[str, str] | None:
         """Why a conversation is to be removed; None where it is kept, and remembered."""
-        question, answer = (
-            "\n\n".join(message.content for message in conversation.messages if message.role == role)
-            for role in ("user", "assistant")
+        system, asked, answers = (
+            [message.content for message in conversation.messages if message.role == role and message.is_trained]
+            for role in ("system", "user", "assistant")
         )
-        question = _spelled(question)
-        if name := self._evaluation_set(conversation.text, question):
+        if name := self._evaluation_set(conversation.text, _spelled("\n\n".join(asked))):
             return {"by": "evaluation", "set": name}
+        question = _Question(" ".join(" ".join(system).split()), tuple(asked))
         if (kept := self._questions.match(question)) is not None:
             return {"by": "question", "kept": kept}
+        answer = "\n\n".join(answers)
         is_long = len(answer.split()) >= _ANSWER_WORDS
         if is_long and (kept := self._answers.match(answer)) is not None:
             return {"by": "answer", "kept": kept}
@@ -142,6 +151,57 @@ class _Removal:
             if shared_grams(grams, shingles)[0]:
                 return name
         return self._asked.match(question)
+
+
+class _Question(NamedTuple):
+    """All that the user says, and the system message that it is said under."""
+
+    system: str
+    asked: tuple[str, ...]
+
+    @property
+    def is_long(self) -> bool:
+        return sum(len(_WORD.findall(one)) for one in self.asked) >= _QUESTION_WORDS
+
+    @property
+    def text(self) -> str:
+        """What near-duplicates are looked for in: under another system message all words are other ones."""
+        mark = hashlib.sha256(self.system.encode("utf-8")).hexdigest()[:16] if self.system else ""
+        return _WORD.sub(lambda word: mark + word[0], _spelled("\n\n".join(self.asked)))
+
+    @property
+    def spelling(self) -> str:
+        """What two short questions must have in common."""
+        spellings = []
+        for one in self.asked:
+            whole = " ".join(_SIGN.sub(r" \2 ", unicodedata.normalize("NFC", one)).split())
+            spellings.append(whole.rstrip(" .?…") or whole)
+        return "\n".join(spellings)
+
+
+class _Questions:
+    """Questions that others may be copies of, with names: the long ones' near-duplicates, the short ones' equals."""
+
+    def __init__(self, settings: DedupSettings) -> None:
+        self._long = _Texts(settings)
+        self._short: dict[tuple[str, str], str] = {}
+        self._in_capitals: dict[tuple[str, str], str] = {}
+
+    def add(self, question: _Question, name: str) -> None:
+        if question.is_long:
+            self._long.add(question.text, name)
+        else:
+            self._short.setdefault((question.system, question.spelling), name)
+            self._in_capitals.setdefault((question.system, question.spelling.upper()), name)
+
+    def match(self, question: _Question) -> str | None:
+        """The name of the one that this question is a copy of."""
+        if question.is_long:
+            return self._long.match(question.text)
+        capitals = question.system, question.spelling.upper()
+        if question.spelling == capitals[1]:
+            return self._in_capitals.get(capitals)
+        return self._short.get((question.system, question.spelling), self._short.get(capitals))
 
 
 class _Texts:

@@ -13,6 +13,7 @@ from vikhr_fast.config import validated
 from vikhr_fast.encoder.classifier import Labels, Scores, calibrated, calibration
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.preferences import Pair
+from vikhr_fast.instruct.rejected import REJECTED
 from vikhr_fast.instruct.reward import SETTINGS
 from vikhr_fast.io.html import Line, Page, Section, Table, line_plot
 
@@ -86,7 +87,8 @@ def _rank_correlation(first: npt.NDArray[np.floating], second: npt.NDArray[np.in
 def reward_page(directory: Path) -> Page:
     """The page of a reward model; InputError where it has no report."""
     try:
-        held_out = json.loads((directory / SETTINGS).read_bytes())["held_out"]
+        values = json.loads((directory / SETTINGS).read_bytes())
+        held_out, rejected = values["held_out"], int(values.get("rejected", 0))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{directory / SETTINGS}: not what `instruct train-reward` writes: {error!r}") from None
     report = validated(pydantic.TypeAdapter(RewardReport), held_out, str(directory / SETTINGS))
@@ -95,6 +97,8 @@ def reward_page(directory: Path) -> Page:
         f"The model prefers the chosen answer in {report.accuracy:.1%} of {report.pairs:,} held-out pairs "
         f"(95% interval {low:.1%} to {high:.1%}); always taking the longer answer does in {report.length_accuracy:.1%}."
     )
+    if rejected:
+        summary += f" {rejected:,} rows or pairs were rejected before, see {REJECTED}."
     measures = {
         "accuracy chosen longer": report.accuracy_chosen_longer,
         "accuracy chosen shorter": report.accuracy_chosen_shorter,

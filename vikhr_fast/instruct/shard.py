@@ -28,8 +28,9 @@ _SHARD_TOKENS = 1 << 28  # after which a new file is begun
 class ShardConversations:
     """Encodes conversations into OUTPUT/train/SOURCE and OUTPUT/validation/SOURCE for `vikhr-fast train`.
 
-    Only what the assistant says is trained on. A conversation that is too long keeps its turns up to the last answer
-    that fits; without one it is left out. OUTPUT/train.toml names the shards as a training configuration does.
+    Only what the assistant says is trained on, but for answers with "train": false. A conversation that is too long
+    keeps its turns up to the last trained answer that fits; without one it is left out. OUTPUT/train.toml names the
+    shards as a training configuration does.
     """
 
     input: Annotated[tuple[Path, ...], Positional]
@@ -53,7 +54,7 @@ class Cut(NamedTuple):
 
     chat: EncodedChat
     answers: int
-    """How many there are left; `chat` is empty without any."""
+    """How many that are trained on are left; `chat` is empty without any."""
 
 
 def cut_chat(chat: EncodedChat, tokens: int) -> Cut:
@@ -126,7 +127,7 @@ def _encoded(
         kept = [(one, cut) for one, cut in zip(batch, cuts, strict=True) if cut.answers]
         sizes = []
         for conversation, cut in kept:
-            answers = [message.content for message in conversation.messages if message.role == "assistant"]
+            answers = [one.content for one in conversation.messages if one.role == "assistant" and one.is_trained]
             sizes.append(sum(len(answer.encode("utf-8")) for answer in answers[: cut.answers]))
             counts.update(conversations=1, tokens=len(cut.chat.ids), cut=cut.answers < len(answers))
             counts.update(trained=int(cut.chat.is_trained.sum()))

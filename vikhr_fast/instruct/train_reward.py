@@ -18,6 +18,7 @@ from vikhr_fast.encoder.classifier import Scorer
 from vikhr_fast.encoder.training import CHECKPOINT, EncoderTraining
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.instruct.preferences import Pair, read_pairs
+from vikhr_fast.instruct.rejected import Rejected
 from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
 from vikhr_fast.instruct.reward_report import reward_page, reward_report
 from vikhr_fast.io.console import logger
@@ -30,6 +31,8 @@ from vikhr_fast.io.resumable import resumable_directory, scratch_of
 class TrainReward:
     """Trains a reward model on preferences: an encoder with one output.
 
+    Prompts and answers are text or messages, and the answers may hold the whole chat; then what both begin with is the
+    prompt. Rows without text, without an answer, or with two equal ones are in OUTPUT/rejected.jsonl with the reason.
     OUTPUT/report.html has the accuracy on held-out pairs, what length explains of it, and the calibration.
     """
 
@@ -66,7 +69,8 @@ def train_reward(options: TrainReward) -> None:
     The same preferences, settings and threads give the same bytes, interrupted or not.
 
     Raises:
-        InputError: unreadable or too few pairs, impossible options, or an encoder that cannot be loaded.
+        InputError: unreadable files, no pair that can be used or too few, impossible options, or an encoder that
+            cannot be loaded.
     """
     require(
         options,
@@ -78,24 +82,30 @@ def train_reward(options: TrainReward) -> None:
         save_every=(options.save_every >= 1, "1 or more"),
     )
     refuse_existing(options.output)
-    pairs = list(read_pairs(options.input, options.columns))
+    files, rejected = ", ".join(map(str, options.input)), Rejected()
+    pairs = list(read_pairs(options.input, options.columns, rejected))
+    if not pairs:
+        raise InputError(f"{files}: no pair can be used; {rejected.why_none()}")
     held_out = [pair for pair in pairs if is_within(pair.prompt, options.held_out)]
     train = [pair for pair in pairs if not is_within(pair.prompt, options.held_out)]
     if not train or not held_out:
-        files = ", ".join(map(str, options.input))
         raise InputError(f"{files}: {len(train)} pairs to train on and {len(held_out)} held out; give more")
     with resumable_directory(options.output, _work(pairs, options)) as directory:
         torch.manual_seed(options.seed)  # the new head is random
         scorer = Scorer.load(options.encoder, options.revision, has_new_head=True)
         if scorer.tokenizer.pad_token_id is None:
             raise InputError(f"{options.encoder}: its tokenizer has no padding token; take another encoder")
-        logger.info(f"instruct train-reward: {len(train):,} pairs, {len(held_out):,} held out")
+        logger.info(
+            f"instruct train-reward: {len(train):,} pairs, {len(held_out):,} held out, {len(rejected):,} rejected"
+        )
         reward = RewardModel(scorer, options.maximum_tokens)
         _train(reward, train, options, scratch_of(directory) / CHECKPOINT)
         report = reward_report(held_out, *(reward.score(texts) for texts in _sides(held_out)))
         scorer.save(directory)
+        rejected.write(directory)
         settings = {**asdict(options), "input": list(map(str, options.input)), "output": str(options.output)}
-        values = {"maximum_tokens": options.maximum_tokens, "settings": settings, "held_out": asdict(report)}
+        counts = {"pairs": len(pairs), "rejected": len(rejected)}
+        values = {"maximum_tokens": options.maximum_tokens, "settings": settings, **counts, "held_out": asdict(report)}
         write_json(directory / SETTINGS, values)
         write_report(directory / "report.html", *reward_page(directory))
     low, high = report.interval

@@ -71,10 +71,11 @@ def translate(options: Translate) -> None:
 async def _translated(language: str, conversation: Conversation, ask: Ask) -> dict[str, Any]:
     task = {"role": "system", "content": _TRANSLATE.format(language=_LANGUAGES[language])}
     messages = []
-    for role, content in conversation.messages[: 2 if conversation.messages[0].role == "system" else 1]:
-        said = [task, {"role": "user", "content": content}]
-        messages.append(Message(role, await ask(said, partial(checked_translation, content, language))))
-    answer = await ask([message._asdict() for message in messages], partial(_checked_answer, language))
+    for one in conversation.messages[: 2 if conversation.messages[0].role == "system" else 1]:
+        said = [task, {"role": "user", "content": one.content}]
+        translation = await ask(said, partial(checked_translation, one.content, language))
+        messages.append(Message(one.role, translation))
+    answer = await ask([message.record() for message in messages], partial(_checked_answer, language))
     messages.append(Message("assistant", answer))
     return conversation._replace(language=language, messages=tuple(messages)).record()
 

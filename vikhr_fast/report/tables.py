@@ -13,9 +13,10 @@ from vikhr_fast.data.token_shards import FORMAT, MANIFEST_NAME, TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.inference.batch import chat_of
 from vikhr_fast.inference.compare import NO_ANSWER, side_by_side
-from vikhr_fast.instruct.convert import CONVERSATIONS, REJECTED
+from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.dedup import REMOVED
 from vikhr_fast.instruct.filter import SCORES
+from vikhr_fast.instruct.rejected import REJECTED
 from vikhr_fast.io.files import read_json
 from vikhr_fast.io.html import Table
 from vikhr_fast.io.names import distinct_names
@@ -75,9 +76,12 @@ def conversation_tables(directory: Path) -> list[Table]:
     reasons = tuple((reason, f"{count:,}") for reason, count in counted.most_common(_REASONS))
     chosen = dict.fromkeys(conversations[number * len(conversations) // _SAMPLES] for number in range(_SAMPLES))
     samples = tuple((one.source, _shortened(one.prompt), _shortened(one.answer)) for one in chosen)
+    manifest = directory / MANIFEST_NAME
+    found = flat(read_json(manifest)) if manifest.exists() else {}
     return [
         Table(f"{len(conversations):,} conversations of {len(counts):,} sources.", header, tuple(sources)),
         Table(f"Left out, {len(left_out):,} in all; the commonest reasons.", ("reason", "how many"), reasons),
+        value_table("What `instruct convert` counted.", found),
         _scores(read_lines(directory / SCORES)),
         Table("From all over the file.", ("source", "question", "answer"), samples),
     ]

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from vikhr_fast.chat.conversation import Conversation, checked_messages
+from vikhr_fast.chat.conversation import Conversation, checked_messages, read_conversations
 from vikhr_fast.data.read import read_objects
-from vikhr_fast.experiments.sample.instructions import INSTRUCTIONS
+from vikhr_fast.experiments.sample.instructions import INSTRUCTIONS, plant, write_preferences
+from vikhr_fast.instruct.convert import CONVERSATIONS
+from vikhr_fast.instruct.dedup import DedupConversations, dedup_conversations
+from vikhr_fast.instruct.preferences import read_pairs
+from vikhr_fast.instruct.rejected import Rejected
 from vikhr_fast.instruct.schemas import messages_of
 
 LEAST = {"russian": 300, "english": 100}
@@ -115,6 +119,24 @@ def test_a_copied_pair_is_recognised(conversations: list[Conversation]) -> None:
     questions = [one.prompt for one in conversations]
     answers = [one.answer for one in conversations]
     assert monotony([*questions, questions[0].upper()], [*answers, "да"]) != []
+
+
+def test_of_what_is_planted_dedup_removes_the_copies_and_every_preference_is_a_pair(
+    conversations: list[Conversation], tmp_path: Path
+) -> None:
+    written = [one._replace(id=str(number)) for number, one in enumerate(conversations)]
+    plant(written, tmp_path / "noisy.jsonl", 3)
+    dedup_conversations(DedupConversations((tmp_path / "noisy.jsonl",), tmp_path / "unique"))
+    planted, left = (
+        {one.id for one in read_conversations([path])}
+        for path in (tmp_path / "noisy.jsonl", tmp_path / "unique" / CONVERSATIONS)
+    )
+    assert left == {own for own in planted if not own.endswith("/copy")} < planted
+    write_preferences(written, tmp_path / "preferences.jsonl", 3)
+    rejected = Rejected()
+    pairs = list(read_pairs([tmp_path / "preferences.jsonl"], ("prompt", "chosen", "rejected"), rejected))
+    assert [pair._asdict() for pair in pairs] == [row for _, row in read_objects(tmp_path / "preferences.jsonl")]
+    assert rejected == []
 
 
 def test_the_files_lie_where_they_are_looked_for() -> None:
