@@ -1,5 +1,6 @@
 """Every known schema becomes conversations and back; rows that cannot be used say why."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -220,6 +221,37 @@ def test_nothing_to_convert(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("да")
     with pytest.raises(InputError, match="text has no records"):
         convert(Convert((tmp_path / "in.txt",), "s", tmp_path / "out"))
+
+
+def test_a_cell_that_cannot_be_read_costs_its_row_only_where_it_is_read(tmp_path: Path) -> None:
+    count = 1100
+    messages = [[{"role": "user", "content": f"{i}?"}, {"role": "bot", "content": "да"}] for i in range(count)]
+    table = pa.table({"messages": messages, "when": pa.array([10**16, *[0] * (count - 1)], pa.timestamp("ms"))})
+    pq.write_table(table, tmp_path / "unread.parquet")
+    convert(Convert((tmp_path / "unread.parquet",), "s", tmp_path / "unread"))
+    assert len(list(read_conversations([tmp_path / "unread" / CONVERSATIONS]))) == count
+    assert not (tmp_path / "unread" / REJECTED).read_text()
+
+    text = pa.array(["да".encode(), b"\xff", "нет".encode()], pa.binary())
+    output = pa.Array.from_buffers(pa.string(), 3, text.buffers())
+    pq.write_table(pa.table({"instruction": ["а", "б", "в"], "output": output}), tmp_path / "read.parquet")
+    convert(Convert((tmp_path / "read.parquet",), "s", tmp_path / "read"))
+    found = [(one.id, one.answer) for one in read_conversations([tmp_path / "read" / CONVERSATIONS])]
+    assert found == [("s-1", "да"), ("s-3", "нет")]
+    (entry,) = [json.loads(line) for line in (tmp_path / "read" / REJECTED).read_text().splitlines()]
+    assert (entry["number"], entry["reason"]) == (2, "column 'output': invalid UTF-8; mend or remove it")
+    assert entry["row"] == '{"instruction": "б"}'
+
+
+def test_a_file_that_is_cut_short_is_refused_not_a_bad_row(tmp_path: Path) -> None:
+    whole = gzip.compress("\n".join(json.dumps(PLAIN[0]) for _ in range(2000)).encode())
+    (tmp_path / "in.jsonl.gz").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match=r"in.jsonl.gz: after line \d+: cannot be read on"):
+        convert(Convert((tmp_path / "in.jsonl.gz",), "s", tmp_path / "out"))
+    (tmp_path / "in.json").write_text(json.dumps(PLAIN)[:-1])
+    with pytest.raises(InputError, match=r"in.json: not a JSON list"):
+        convert(Convert((write_jsonl(tmp_path / "good.jsonl", PLAIN), tmp_path / "in.json"), "s", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_properties_of_a_conversation() -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from browser import assert_good
 from corpora import directory_bytes, write_jsonl
@@ -233,6 +235,16 @@ def test_pairs_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "half.jsonl").write_text('{"q": "\\ud800", "w": "a", "l": "b"}')
     with pytest.raises(InputError, match=r"half\.jsonl: line 1: half of a surrogate pair"):
         list(read_pairs([tmp_path / "half.jsonl"], ("q", "w", "l")))
+
+
+def test_a_pair_whose_cell_cannot_be_read_is_named(tmp_path: Path) -> None:
+    text = pa.array([b"a", b"\xff"], pa.binary())
+    broken, good = pa.Array.from_buffers(pa.string(), 2, text.buffers()), pa.array(["b", "c"])
+    columns = {"prompt": good, "chosen": good, "rejected": good, "note": broken}
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    assert list(read_pairs([tmp_path / "in.parquet"], ("prompt", "chosen", "rejected"))) == [Pair(*"bbb"), Pair(*"ccc")]
+    with pytest.raises(InputError, match=r"in\.parquet: row 2: column 'note': invalid UTF-8; mend or remove it"):
+        list(read_pairs([tmp_path / "in.parquet"], ("prompt", "chosen", "note")))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The one schema of conversations: a line of JSON {id, source, language, messages: [{role, content}]}."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -91,7 +91,7 @@ def read_conversations(files: Iterable[Path]) -> Iterator[Conversation]:
         raise InputError(f"{', '.join(map(str, files)) or 'no files'}: no conversations; give at least one")
 
 
-def _conversation(row: dict[str, Any]) -> Conversation:
+def _conversation(row: Mapping[str, Any]) -> Conversation:
     try:
         for name in ("id", "source", "language"):
             if not isinstance(row.get(name), str):
@@ -103,7 +103,7 @@ def _conversation(row: dict[str, Any]) -> Conversation:
         raise InputError(f"{error}; `vikhr-fast instruct convert` makes such lines") from None
 
 
-def parsed_objects(files: Iterable[Path], parse: Callable[[dict[str, Any]], _Parsed]) -> Iterator[_Parsed]:
+def parsed_objects(files: Iterable[Path], parse: Callable[[Mapping[str, Any]], _Parsed]) -> Iterator[_Parsed]:
     """What `parse` makes of the rows of files; its InputErrors, with the reason alone, get the place."""
     for file in files:
         place = "line" if ".jsonl" in file.name.lower() else "row"

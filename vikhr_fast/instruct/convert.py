@@ -1,20 +1,20 @@
 """`instruct convert`: an instruction set of any known schema becomes conversations of one."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import Conversation, checked_messages, write_conversations
-from vikhr_fast.data.read import read_objects
+from vikhr_fast.data.read import read_objects, readable_values
 from vikhr_fast.data.sources import source_files
+from vikhr_fast.data.text_lines import CutShortError
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.schemas import messages_of
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_directory, write_json_lines
+from vikhr_fast.io.files import atomic_directory, copied_json, write_json_lines
 
 CONVERSATIONS, REJECTED = "conversations.jsonl", "rejected.jsonl"
 _SHOWN_CHARACTERS = 300
@@ -44,7 +44,7 @@ def convert(options: Convert) -> None:
     """Writes `options.output`, complete or not at all.
 
     Raises:
-        InputError: a file that is missing or of an unknown kind, or no row that can be used.
+        InputError: a file that is missing, of an unknown kind or cut short, or no row that can be used.
     """
     files = [file for pattern in options.input for file in source_files(pattern)]
     rejected: list[dict[str, object]] = []
@@ -68,9 +68,10 @@ def _conversations(files: list[Path], options: Convert, rejected: list[dict[str,
     """The rows that can be used; the others' reasons go to `rejected`."""
     seen = 0
 
-    def reject(path: Path, number: int, error: InputError, row: object = None) -> None:
-        shown = json.dumps(row, ensure_ascii=False, default=str)[:_SHOWN_CHARACTERS]
-        shown = shown.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair may be why
+    def reject(path: Path, number: int, error: InputError, row: Mapping[str, Any] | None = None) -> None:
+        if isinstance(error, CutShortError):
+            raise error
+        shown = copied_json(row and readable_values(row)[0])[0][:_SHOWN_CHARACTERS]
         rejected.append({"file": str(path), "number": number, "reason": str(error), "row": shown})
 
     for file in files:

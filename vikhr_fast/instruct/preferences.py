@@ -1,6 +1,6 @@
 """Preferences: of two answers to one prompt, which one is better."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
@@ -30,7 +30,7 @@ def read_pairs(patterns: Iterable[Path], columns: tuple[str, str, str]) -> Itera
     return chain.from_iterable(parsed_objects(files, partial(_pairs, columns)))
 
 
-def _pairs(columns: tuple[str, str, str], row: dict[str, Any]) -> list[Pair]:
+def _pairs(columns: tuple[str, str, str], row: Mapping[str, Any]) -> list[Pair]:
     if "answers" in row:
         prompt = "\n\n".join(message["content"] for message in nectar_prompt(row))
         ranked = combinations(ranked_answers(row), 2)
@@ -42,7 +42,7 @@ def _pairs(columns: tuple[str, str, str], row: dict[str, Any]) -> list[Pair]:
     return pairs
 
 
-def _text(row: dict[str, Any], name: str) -> str:
+def _text(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if isinstance(value, list):  # messages
         value = "\n\n".join(str(message.get("content", "")) for message in value if isinstance(message, dict))
