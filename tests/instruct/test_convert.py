@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from corpora import directory_bytes, write_jsonl
 from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
+from vikhr_fast.instruct import convert as module
 from vikhr_fast.instruct.convert import CONVERSATIONS, REJECTED, Convert, convert, language_of
 
 Row = dict[str, Any]
@@ -252,6 +254,19 @@ def test_a_file_that_is_cut_short_is_refused_not_a_bad_row(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"in.json: not a JSON list"):
         convert(Convert((write_jsonl(tmp_path / "good.jsonl", PLAIN), tmp_path / "in.json"), "s", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_conversations_that_are_not_nfc_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.logger, "propagate", True)
+    rows = [{"inputs": unicodedata.normalize("NFD", "йод?"), "targets": "йод"}, *RUFLAN]
+    convert(Convert((write_jsonl(tmp_path / "in.jsonl", rows),), "s", tmp_path / "out"))
+    assert "1 conversations are not in NFC" in caplog.text
+    assert next(read_conversations([tmp_path / "out" / CONVERSATIONS])).prompt == rows[0]["inputs"]
+    caplog.clear()
+    convert(Convert((write_jsonl(tmp_path / "in.jsonl", RUFLAN),), "s", tmp_path / "nfc"))
+    assert "NFC" not in caplog.text
 
 
 def test_properties_of_a_conversation() -> None:

@@ -1,5 +1,6 @@
 """`instruct convert`: an instruction set of any known schema becomes conversations of one."""
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def language_of(text: str) -> str:
 
 def _conversations(files: list[Path], options: Convert, rejected: list[dict[str, object]]) -> Iterator[Conversation]:
     """The rows that can be used; the others' reasons go to `rejected`."""
-    seen = 0
+    seen, not_nfc = 0, 0
 
     def reject(path: Path, number: int, error: InputError, row: Mapping[str, Any] | None = None) -> None:
         if isinstance(error, CutShortError):
@@ -83,5 +84,9 @@ def _conversations(files: list[Path], options: Convert, rejected: list[dict[str,
                 reject(file, number, error, row)
                 continue
             said = " ".join(message.content for message in messages)
+            not_nfc += not unicodedata.is_normalized("NFC", said)
             language = language_of(said) if options.language == "auto" else options.language
             yield Conversation(f"{options.source}-{seen}", options.source, language, messages)
+    if not_nfc:
+        reason = "й may be two characters in them, and take more tokens; normalise them before"
+        logger.warning(f"instruct convert: {options.output}: {not_nfc:,} conversations are not in NFC: {reason}")
