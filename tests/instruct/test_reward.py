@@ -65,6 +65,14 @@ def test_planted_preferences_are_learnt(root: Path) -> None:
     assert "Calibration" in page
 
 
+def test_scores_that_are_no_numbers_are_refused(root: Path) -> None:
+    model = RewardModel.load(root / "reward", "cpu")
+    for own in model.scorer.model.parameters():
+        own.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="2 of 2 scores are no finite numbers: the encoder's weights hold NaN"):
+        model.score([Answered("да", "нет"), Answered("а", "б")])
+
+
 def test_the_report_can_be_made_again(root: Path, tmp_path: Path) -> None:
     page = report_run(Report((root / "reward",), tmp_path / "page.html"))
     assert page.read_bytes() == (root / "reward" / "report.html").read_bytes()

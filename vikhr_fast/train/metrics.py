@@ -141,6 +141,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: damaged: {error}; move it away to go on without it") from None
 
 
+def number(figure: float | None) -> float:
+    """A figure of such a line; NaN where null stands for what was not finite."""
+    return math.nan if figure is None else figure
+
+
 def forget_steps_after(directory: Path, last_step: int) -> None:
     """Drops the JSON lines past a step, which the run does again; before the first step, all."""
     for path in (directory / name for name in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)):
