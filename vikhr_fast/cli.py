@@ -1,7 +1,6 @@
 """The `vikhr-fast` command: runs one subcommand, and turns what becomes of it into a line and an exit code."""
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import NoReturn, cast, get_args
 from vikhr_fast.commands import parse
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import LogLevel, configure_logging
+from vikhr_fast.io.files import json_text
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         function, options = parse(words)
         result = function(options)
         if isinstance(result, dict):
-            print(json.dumps(result, ensure_ascii=False, indent=2))
+            print(json_text(result, indent=2))
         elif result is not None and not isinstance(result, ExitCode):
             print(result)
         sys.exit(result if isinstance(result, ExitCode) else ExitCode.SUCCESS)

@@ -1,6 +1,8 @@
 """Sources of every kind become documents with one schema; bad records are put aside; a killed run goes on."""
 
+import gzip
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,7 @@ def test_hostile_ids_are_data(tmp_path: Path) -> None:
         file.write(json.dumps({"text": "8", "id": ids[-1]}) + "\n")
     documents = collected(tmp_path, s=SourceSettings(input=(str(path),), id="id"))
     found = [name for table in documents.tables() for name in table["id"].to_pylist()]
-    assert found[:4] == ["s/../../x", "s/a\nb\0c", "s/3", "s/{'a': 1}"]
+    assert found[:4] == ["s/../../x", "s/a\nb\0c", "s/#3", "s/{'a': 1}"]
     assert found[-1] == "s/?"
     assert len(found) == len(ids)
 
@@ -201,3 +203,84 @@ def test_meta_is_json_whatever_number_a_record_holds(tmp_path: Path) -> None:
     source = SourceSettings(input=(str(tmp_path / "a.jsonl"),), meta=("v", "w"))
     (row,) = rows(collected(tmp_path, a=source))
     assert row["meta"] == '{"v": null, "w": [1, {"x": null}]}'
+
+
+NFC, NFD = "Ёлка и йод.", unicodedata.normalize("NFD", "Ёлка и йод.")
+
+
+def test_texts_that_are_not_nfc_are_counted_and_normalised_when_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.logger, "propagate", True)
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in (NFC, NFD, "йод", f"{NFD} y")])
+    collect(Collect(write_config(tmp_path / "a.toml", {"s": SourceSettings(input=(str(path),))}), tmp_path / "as-is"))
+    documents = Documents.open(tmp_path / "as-is")
+    assert texts_of(documents) == [NFC, NFD, "йод", f"{NFD} y"]
+    assert documents.counts["s"]["not_nfc"] == 2
+    assert (
+        '2 texts are not in NFC: й may be two characters in them, and take more tokens; normalise = "NFC"'
+        in caplog.text
+    )
+    assert documents.manifest["work"]["settings"] == {"part_bytes": 1 << 20}
+
+    caplog.clear()
+    source = {"s": SourceSettings(input=(str(path),), where="'йод' in text")}
+    config = write_config(tmp_path / "nfc.toml", source)
+    as_before = config.read_text()
+    config.write_text(f'{as_before}\n[collect]\nnormalise = "NFC"\n')
+    collect(Collect(config, tmp_path / "nfc"))
+    documents = Documents.open(tmp_path / "nfc")
+    assert texts_of(documents) == [NFC, NFC, "йод", f"{NFC} y"]  # `where` sees them so
+    assert documents.counts["s"]["normalised"] == 2
+    assert "not_nfc" not in documents.counts["s"]
+    assert "not in NFC" not in caplog.text
+    config.write_text(as_before)
+    with pytest.raises(InputError, match="made of other input or settings"):
+        collect(Collect(config, tmp_path / "nfc"))
+    config.write_text(f'{as_before}\n[collect]\nnormalise = "NFKC"\n')
+    with pytest.raises(InputError, match=r"collect\.normalise"):
+        read_settings(config)
+
+
+def test_ids_of_their_own_and_places_do_not_collide(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(f'{{"text": "{i}", "id": {own}}}' for i, own in enumerate(("2", "null", "NaN", '""', '"4"')))
+    )
+    documents = collected(tmp_path, s=SourceSettings(input=(str(tmp_path / "a.jsonl"),), id="id"))
+    assert [row["id"] for row in rows(documents)] == ["s/2", "s/#2", "s/#3", "s/#4", "s/4"]
+    assert documents.counts["s"]["without_id"] == 3
+
+
+def test_replaced_values_and_files_cut_short_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.logger, "propagate", True)
+    lines = ['{"text": "а", "v": NaN}', '{"text": "б", "v": "\\ud800"}', '{"text": "в", "v": 1}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x", "v": 2}\n' * 5000)[:-20])
+    documents = collected(tmp_path, s=SourceSettings(input=(str(tmp_path / "*.jsonl*"),), meta=("v",)))
+    assert [row["meta"] for row in rows(documents)][:3] == ['{"v": null}', '{"v": "?"}', '{"v": 1}']
+    counts = documents.counts["s"]
+    assert (counts["meta_replaced"], counts["cut_short"], counts["rejected"]) == (2, 1, 1)
+    assert "source s: 2 records have NaN, infinity or half of a surrogate pair" in caplog.text
+    assert "source s: 1 files could not be read to their end" in caplog.text
+
+
+def test_a_cell_that_is_kept_is_read_to_its_last_digit_or_rejected(tmp_path: Path) -> None:
+    when = pa.array([1001, 2000], pa.timestamp("ns"))
+    day = pa.array([10**8, 0], pa.int32()).cast(pa.date32())
+    pq.write_table(
+        pa.table({"text": pa.array(["а", "б"], pa.string_view()), "when": when, "day": day}), tmp_path / "a.parquet"
+    )
+    path = str(tmp_path / "a.parquet")
+    documents = collected(
+        tmp_path,
+        kept=SourceSettings(input=(path,), meta=("when",), where="when is not None and when.year == 1970"),
+        bad=SourceSettings(input=(path,), meta=("day",)),
+    )
+    assert [(row["id"], row["meta"]) for row in rows(documents)] == [
+        ("kept/1", '{"when": "1970-01-01 00:00:00.000001001"}'),
+        ("kept/2", '{"when": "1970-01-01 00:00:00.000002"}'),
+        ("bad/1", '{"day": "1970-01-01"}'),
+    ]
+    assert documents.counts["bad"]["rejected"] == 1

@@ -2,6 +2,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.corpus import read_documents
-from vikhr_fast.data.read import Columns, read_objects, read_records
+from vikhr_fast.data.parquet_rows import NanosecondTime
+from vikhr_fast.data.read import Columns, read_objects, read_records, readable_values
+from vikhr_fast.data.text_lines import CutShortError
 from vikhr_fast.errors import InputError
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -77,10 +80,18 @@ def test_json_lines_come_back(folder: Path, contents: list[str], packing: str, a
 @settings(max_examples=40, deadline=None)
 @given(
     contents=st.lists(document, min_size=1, max_size=5),
-    kind=st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]),
+    kind=st.sampled_from(
+        [
+            pa.string(),
+            pa.large_string(),
+            pa.string_view(),
+            *(pa.dictionary(n, pa.string()) for n in (pa.int8(), pa.int32())),
+        ]
+    ),
 )
 def test_parquet_rows_come_back(folder: Path, contents: list[str], kind: pa.DataType) -> None:
-    column = pa.array(contents, pa.string()).cast(kind)
+    column = pa.array(contents, pa.string())
+    column = column.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else column.cast(kind)
     file = folder / "a.parquet"
     pq.write_table(pa.table({"id": range(len(contents)), "text": column}), file, row_group_size=2)
     found = list(read_documents([file]))
@@ -217,10 +228,143 @@ def test_parquet_values_that_python_has_not_are_bad_records(tmp_path: Path) -> N
     assert [record.text for record in records] == ["два"]
     assert len(found) == 1
     assert re.match("1: .*row 1: column 'when'", found[0])
-    found.clear()
-    whole = read_objects(tmp_path / "far.parquet", lambda *bad: found.append(f"{bad[1]}: {bad[2]}"))
-    assert [(row, record["text"]) for row, record in whole] == [(2, "два")]
-    assert re.match("1: .*row 1: column 'when'", found[0])
+    whole = list(read_objects(tmp_path / "far.parquet"))
+    assert [(row, record["text"]) for row, record in whole] == [(1, "раз"), (2, "два")]
+    with pytest.raises(InputError, match=r"^column 'when': date value out of range; mend or remove it$"):
+        whole[0][1].get("when")
+    assert "when" in whole[0][1]
+    assert whole[1][1]["when"] == datetime(1970, 1, 1, 0, 0, 0, 1000)
+    values, wrong = readable_values(whole[0][1])
+    assert values == {"text": "раз"}
+    assert "column 'when'" in str(wrong)
+    assert readable_values(whole[1][1])[1] is None
+
+
+def strings(kind: pa.DataType, *contents: bytes) -> pa.Array:
+    """An array of strings that need not be UTF-8."""
+    made = pa.array(contents, pa.large_binary() if kind == pa.large_string() else pa.binary())
+    return pa.Array.from_buffers(kind, len(made), made.buffers())
+
+
+BAD = strings(pa.string(), b"\xff", b"ok")
+CELLS: dict[str, tuple[pa.Array, object, str]] = {
+    "large": (strings(pa.large_string(), b"\xff", b"ok"), "ok", "invalid UTF-8"),
+    "view": (pa.array([b"\xff", b"ok"], pa.binary_view()).view(pa.string_view()), "ok", "invalid UTF-8"),
+    "category": (pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), BAD), "ok", "invalid UTF-8"),
+    "category64": (pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int64()), BAD), "ok", "invalid UTF-8"),
+    "in a struct": (pa.StructArray.from_arrays([BAD], ["a"]), {"a": "ok"}, "invalid UTF-8"),
+    "in a list": (pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), BAD), ["ok"], "invalid UTF-8"),
+    "key of a map": (
+        pa.MapArray.from_arrays(pa.array([0, 1, 2], pa.int32()), BAD, pa.array([1, 2])),
+        [("ok", 2)],
+        "invalid UTF-8",
+    ),
+    "date": (pa.array([10**8, 0], pa.int32()).cast(pa.date32()), date(1970, 1, 1), "out of range"),
+    "days": (pa.array([10**9 * 86_400_000, 0]).cast(pa.date64()), date(1970, 1, 1), "must have magnitude"),
+    "zone": (pa.array([253402300799, 0], pa.timestamp("s", "+03:00")), None, "out of range"),
+    "span": (pa.array([2**62, 1], pa.duration("s")), timedelta(seconds=1), "too large"),
+    "fine span": (pa.array([1001, 1000], pa.duration("ns")), timedelta(microseconds=1), "finer than a microsecond"),
+    "fine time": (pa.array([1001, 1000], pa.time64("ns")), time(0, 0, 0, 1), "finer than a microsecond"),
+    "time in a struct": (
+        pa.StructArray.from_arrays([pa.array([10**16, 1], pa.timestamp("ms"))], ["a"]),
+        {"a": datetime(1970, 1, 1, 0, 0, 0, 1000)},
+        "out of range",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_that_cannot_be_read_costs_only_who_reads_it(tmp_path: Path, name: str) -> None:
+    column, good, reason = CELLS[name]
+    pq.write_table(pa.table({"text": ["раз", "два"], "c": column}), tmp_path / "a.parquet")
+    rows = [row for _, row in read_objects(tmp_path / "a.parquet")]
+    assert [row["text"] for row in rows] == texts(tmp_path / "a.parquet") == ["раз", "два"]
+    with pytest.raises(InputError, match=rf"^column 'c': .*{reason}.*; mend or remove it$"):
+        rows[0]["c"]
+    assert rows[1]["c"] == good or good is None
+    places: list[tuple[int, str]] = []
+    records = read_records(
+        [tmp_path / "a.parquet"], Columns(("text",), ("c",)), lambda _, row, error: places.append((row, str(error)))
+    )
+    assert [record.number for record in records] == [2]
+    assert [row for row, _ in places] == [1]
+    assert places[0][1].startswith(f"{tmp_path / 'a.parquet'}: row 1: column 'c': ")
+
+
+def test_a_zone_that_nobody_knows_costs_its_column_alone(tmp_path: Path) -> None:
+    when = pa.array([0, None], pa.timestamp("us", "Mars/Olympus"))
+    pq.write_table(pa.table({"text": ["раз", "два"], "when": when}), tmp_path / "a.parquet")
+    first, second = (row for _, row in read_objects(tmp_path / "a.parquet"))
+    assert (first["text"], second["text"], second["when"]) == ("раз", "два", None)
+    with pytest.raises(InputError, match=r"^column 'when': .*Mars/Olympus"):
+        first["when"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(-(2**63) + 1, 2**63 - 1), min_size=1, max_size=4), zone=st.sampled_from([None, "UTC"])
+)
+def test_nanoseconds_are_read_to_the_last_digit(folder: Path, counts: list[int], zone: str | None) -> None:
+    """With pandas or without; a time in a list is no other."""
+    column = pa.array(counts, pa.timestamp("ns", zone))
+    nested = pa.ListArray.from_arrays(pa.array(range(len(counts) + 1), pa.int32()), column)
+    pq.write_table(pa.table({"when": column, "nested": nested}), folder / "ns.parquet")
+    rows = [row for _, row in read_objects(folder / "ns.parquet")]
+    epoch = datetime(1970, 1, 1, tzinfo=zone and timezone.utc)
+    for count, row in zip(counts, rows, strict=True):
+        when = row["when"]
+        assert type(when) in (datetime, NanosecondTime)
+        assert (when - epoch) // timedelta(microseconds=1) * 1000 + getattr(when, "nanoseconds", 0) == count
+        assert row["nested"] == [when]
+        written = str(when).removesuffix("+00:00").partition(".")[2]
+        assert int(written.ljust(9, "0")) == count % 10**9
+
+
+def zero_a_page(file: Path, group: int) -> None:
+    """Damages the first column of a row group."""
+    content = bytearray(file.read_bytes())
+    start = pq.read_metadata(file).row_group(group).column(0).data_page_offset
+    content[start : start + 100] = bytes(100)
+    file.write_bytes(content)
+
+
+def test_a_damaged_page_of_a_column_that_nobody_reads_costs_nothing(tmp_path: Path) -> None:
+    file, heavy = tmp_path / "a.parquet", ["слово " * 50 + str(i) for i in range(3000)]
+    pq.write_table(pa.table({"heavy": heavy, "text": ["раз"] * 3000}), file, compression="zstd", use_dictionary=False)
+    zero_a_page(file, group=0)
+    assert texts(file) == ["раз"] * 3000
+    found: list[InputError] = []
+    assert not list(read_objects(file, lambda _path, _row, error: found.append(error)))
+    assert [type(error) for error in found] == [CutShortError]
+
+
+def test_a_file_that_is_cut_short_says_how_much_of_it_was_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    column = [f"{i} " * 50 for i in range(3000)]
+    pq.write_table(pa.table({"text": column}), file, row_group_size=1000, compression="zstd", use_dictionary=False)
+    zero_a_page(file, group=2)
+    found: list[InputError] = []
+    assert len(list(read_records([file], Columns(), lambda _path, _row, error: found.append(error)))) == 1024
+    assert [type(error) for error in found] == [CutShortError]
+    assert re.match(rf"{re.escape(str(file))}: after row 1024 of 3000: not readable as Parquet: ", str(found[0]))
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([b"x"]), "binary"),
+        (pa.array([b"x"], pa.binary_view()), "binary_view"),
+        (pa.array([["x"]]), "list<element: string>"),
+        (pa.array([["x"]], pa.list_view(pa.string())), "list_view<element: string>"),
+        (pa.array([{"a": "x"}]), "struct<a: string>"),
+        (pa.nulls(1), "null"),
+        (pa.array([1]).dictionary_encode(), "int64"),
+    ],
+)
+def test_columns_of_other_kinds_are_no_text(tmp_path: Path, column: pa.Array, kind: str) -> None:
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=rf"column 'text': holds {kind}, not text; name a column of strings"):
+        texts(tmp_path / "a.parquet")
 
 
 def test_invalid_utf8_in_another_column_costs_its_row_alone(tmp_path: Path) -> None:
@@ -250,5 +394,6 @@ def test_json_lines_in_a_json_file_are_read_as_such(tmp_path: Path) -> None:
 
 def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([pa.array(["раз"]), pa.array(["два"])], ["text", "text"]), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="2 columns are called 'text'"):
-        texts(tmp_path / "a.parquet")
+    for read in (texts, lambda file: list(read_objects(file))):
+        with pytest.raises(InputError, match="2 columns are called 'text'"):
+            read(tmp_path / "a.parquet")

@@ -1,12 +1,15 @@
 """The command: results in a run directory, an interruption costs nothing, what is wrong is one line."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from corpora import write_jsonl
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'vikhr-fast[eval]'")
 
@@ -130,6 +133,20 @@ def test_settings_that_cannot_be_used(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=reason):
         evaluate(Evaluate(workspace / "model", tmp_path / "run", **changes))
+
+
+def test_a_model_whose_answers_are_no_numbers_is_refused(workspace: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(workspace / "model", broken)
+    for file in broken.glob("*.safetensors"):
+        save_file({name: torch.full_like(own, torch.nan) for name, own in load_file(file).items()}, file)
+    plain = Evaluate(broken, tmp_path / "text", text=(f"a={workspace / 'validation.txt'}",), device="cpu")
+    with pytest.raises(InputError, match="broken: a: the loss is nan nats a token; the model's weights hold NaN"):
+        evaluate(plain)
+    write_jsonl(tmp_path / "mmlu.jsonl", [QUESTION])
+    with pytest.raises(InputError, match="a log-likelihood of the model is no finite number"):
+        evaluate(replace(plain, output=tmp_path / "task", text=(), tasks=(f"ru_mmlu={tmp_path / 'mmlu.jsonl'}",)))
+    assert not list(tmp_path.glob("*/results.json"))
 
 
 def test_a_directory_that_is_no_model(workspace: Path, tmp_path: Path) -> None:

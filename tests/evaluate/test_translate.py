@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora import write_jsonl
 from endpoint import Endpoint, serving
 
 from vikhr_fast.cli import main
+from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import choice_question, read_questions
 from vikhr_fast.evaluate.translate import translated_question
 
@@ -93,3 +96,13 @@ def test_what_a_translation_must_keep(value: Any, reason: str | None) -> None:
     else:
         with pytest.raises(ValueError, match=reason):
             translated_question(original, json.dumps(value))
+
+
+def test_a_question_whose_cell_cannot_be_read_is_named(tmp_path: Path) -> None:
+    when = pa.array([0, 10**16], pa.timestamp("ms"))
+    table = pa.table({"question": ["а?", "б?"], "choices": [["в", "г"]] * 2, "answer": [0, 1], "when": when})
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert [one["answer"] for one in read_questions(tmp_path / "in.parquet", choice_question)] == [0, 1]
+    pq.write_table(table.rename_columns(["question", "choices", "answer", "subject"]), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match=r"in\.parquet: row 2: column 'subject': date value out of range"):
+        read_questions(tmp_path / "in.parquet", lambda row: {"subject": row["subject"]})

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.experiments.comparison import (
     Comparison,
     Curve,
@@ -18,6 +20,7 @@ from vikhr_fast.experiments.comparison import (
     read_curve,
     verdict,
 )
+from vikhr_fast.train.metrics import append_line
 
 LEVELS = st.floats(0.5, 8)
 
@@ -98,3 +101,14 @@ def test_curves_are_read_from_a_run(tmp_path: Path) -> None:
         read_curve(tmp_path)
     with pytest.raises(InputError, match=r"absent/validation.jsonl: not readable"):
         read_curve(tmp_path / "absent")
+
+
+def test_a_score_that_was_not_finite_is_no_number_of_a_curve(tmp_path: Path) -> None:
+    score = Score(math.nan, math.inf, tokens=1, num_bytes=1)
+    append_line(
+        tmp_path / "validation.jsonl", {"step": 4, "sets": dict.fromkeys(("russian", "english"), asdict(score))}
+    )
+    assert "null" in (tmp_path / "validation.jsonl").read_text()
+    curve = read_curve(tmp_path)
+    assert math.isnan(curve.russian[0])
+    assert math.isnan(curve.english[0])

@@ -1,7 +1,9 @@
 """The commands: a chat, files of prompts of any kind, models side by side."""
 
+import gzip
 import io
 import json
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from corpora import write_jsonl
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
+from vikhr_fast.inference import batch as batch_module
 from vikhr_fast.inference.batch import GenerateBatch, generate_batch
 from vikhr_fast.inference.chat import GenerateChat, chat, fitting
 from vikhr_fast.inference.compare import GenerateCompare, compare, latin_share, mean_share
@@ -78,6 +81,33 @@ def test_whatever_else_a_row_holds_comes_back(workspace: Path, tmp_path: Path) -
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["tokens"] > 0 and "error" not in row for row in found] == [True, True]
     assert found[0]["when"].startswith("2024-05-01")
+
+
+def test_what_json_has_not_comes_back_as_null_and_is_counted(
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module.logger, "propagate", True)
+    fields = ('"score": NaN', '"in": [{"x": -Infinity}]', '"x": "\\ud800"', '"x": "да"')
+    (tmp_path / "in.jsonl").write_text("\n".join(f'{{"prompt": "да", {field}}}' for field in fields))
+    generate_batch(GenerateBatch(workspace / "model", tmp_path / "in.jsonl", tmp_path / "out.jsonl", SAMPLING))
+    text = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    assert not re.search("NaN|Infinity", text)
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert (rows[0]["score"], rows[1]["in"], rows[2]["x"], rows[3]["x"]) == (None, [{"x": None}], "?", "да")
+    assert "3 lines held NaN, infinity or half of a surrogate pair" in caplog.text
+
+
+def test_a_cell_that_cannot_be_read_costs_its_line_alone(workspace: Path, tmp_path: Path) -> None:
+    when = pa.array([0, 10**16, 0], pa.timestamp("ms"))
+    pq.write_table(pa.table({"prompt": ["а", "б", "в"], "when": when}), tmp_path / "in.parquet")
+    generate_batch(GenerateBatch(workspace / "model", tmp_path / "in.parquet", tmp_path / "out.jsonl", SAMPLING))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert ["answer" in row for row in rows] == [True, False, True]
+    assert re.search("row 2: column 'when': date value out of range", rows[1].pop("error"))
+    assert rows[1] == {"prompt": "б"}
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "x"}\n' * 5000)[:-20])
+    with pytest.raises(InputError, match=r"cut.jsonl.gz: .*cannot be read on"):
+        generate_batch(GenerateBatch(workspace / "model", tmp_path / "cut.jsonl.gz", tmp_path / "cut.jsonl", SAMPLING))
 
 
 @pytest.mark.parametrize(

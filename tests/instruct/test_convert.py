@@ -1,6 +1,8 @@
 """Every known schema becomes conversations and back; rows that cannot be used say why."""
 
+import gzip
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.template import Message
 from vikhr_fast.data.documents import MANIFEST
 from vikhr_fast.errors import InputError
+from vikhr_fast.instruct import convert as module
 from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert, language_of
 from vikhr_fast.instruct.rejected import REJECTED
 
@@ -290,6 +293,7 @@ def test_what_stands_beside_the_turns_is_kept_refused_or_named(row: Row, tmp_pat
         "kept_columns": kept if has_history else dict.fromkeys(list(kept)[:3], 1),
         "dropped_columns": {"id": 1},
         "untrained_answers": {},
+        "not_in_nfc": {},
     }
 
 
@@ -353,6 +357,51 @@ def test_a_history_that_is_none_and_a_label(tmp_path: Path) -> None:
         "labelled as an answer that is not desired",
         "marked as not to be trained on",
     ]
+
+
+def test_a_cell_that_cannot_be_read_costs_its_row_only_where_it_is_read(tmp_path: Path) -> None:
+    count = 1100
+    messages = [[{"role": "user", "content": f"{i}?"}, {"role": "bot", "content": "да"}] for i in range(count)]
+    table = pa.table({"messages": messages, "when": pa.array([10**16, *[0] * (count - 1)], pa.timestamp("ms"))})
+    pq.write_table(table, tmp_path / "unread.parquet")
+    convert(Convert((tmp_path / "unread.parquet",), "s", tmp_path / "unread"))
+    assert len(list(read_conversations([tmp_path / "unread" / CONVERSATIONS]))) == count
+    assert not (tmp_path / "unread" / REJECTED).read_text()
+
+    text = pa.array(["да".encode(), b"\xff", "нет".encode()], pa.binary())
+    output = pa.Array.from_buffers(pa.string(), 3, text.buffers())
+    pq.write_table(pa.table({"instruction": ["а", "б", "в"], "output": output}), tmp_path / "read.parquet")
+    convert(Convert((tmp_path / "read.parquet",), "s", tmp_path / "read"))
+    found = [(one.id, one.answer) for one in read_conversations([tmp_path / "read" / CONVERSATIONS])]
+    assert found == [("s-1", "да"), ("s-3", "нет")]
+    (entry,) = [json.loads(line) for line in (tmp_path / "read" / REJECTED).read_text().splitlines()]
+    assert (entry["number"], entry["reason"]) == (2, "column 'output': invalid UTF-8; mend or remove it")
+    assert entry["row"] == '{"instruction": "б"}'
+
+
+def test_a_file_that_is_cut_short_is_refused_not_a_bad_row(tmp_path: Path) -> None:
+    whole = gzip.compress("\n".join(json.dumps(PLAIN[0]) for _ in range(2000)).encode())
+    (tmp_path / "in.jsonl.gz").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match=r"in.jsonl.gz: after line \d+: cannot be read on"):
+        convert(Convert((tmp_path / "in.jsonl.gz",), "s", tmp_path / "out"))
+    (tmp_path / "in.json").write_text(json.dumps(PLAIN)[:-1])
+    with pytest.raises(InputError, match=r"in.json: not a JSON list"):
+        convert(Convert((write_jsonl(tmp_path / "good.jsonl", PLAIN), tmp_path / "in.json"), "s", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_conversations_that_are_not_nfc_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.logger, "propagate", True)
+    rows = [{"inputs": unicodedata.normalize("NFD", "йод?"), "targets": "йод"}, *RUFLAN]
+    convert(Convert((write_jsonl(tmp_path / "in.jsonl", rows),), "s", tmp_path / "out"))
+    assert "not in nfc: conversations (1)" in caplog.text
+    assert json.loads((tmp_path / "out" / MANIFEST).read_bytes())["not_in_nfc"] == {"conversations": 1}
+    assert next(read_conversations([tmp_path / "out" / CONVERSATIONS])).prompt == rows[0]["inputs"]
+    caplog.clear()
+    convert(Convert((write_jsonl(tmp_path / "in.jsonl", RUFLAN),), "s", tmp_path / "nfc"))
+    assert "nfc" not in caplog.text
 
 
 def test_properties_of_a_conversation() -> None:

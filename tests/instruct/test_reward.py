@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from browser import assert_good
 from corpora import directory_bytes, write_jsonl
@@ -63,6 +65,14 @@ def test_planted_preferences_are_learnt(root: Path) -> None:
     page = (root / "reward" / "report.html").read_text()
     assert "held-out pairs" in page
     assert "Calibration" in page
+
+
+def test_scores_that_are_no_numbers_are_refused(root: Path) -> None:
+    model = RewardModel.load(root / "reward", "cpu")
+    for own in model.scorer.model.parameters():
+        own.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="2 of 2 scores are no finite numbers: the encoder's weights hold NaN"):
+        model.score([Answered("да", "нет"), Answered("а", "б")])
 
 
 def test_the_report_can_be_made_again(root: Path, tmp_path: Path) -> None:
@@ -371,6 +381,16 @@ def test_marks_of_answers_outlast_dedup_and_filter(root: Path, tmp_path: Path) -
     )
     assert (tmp_path / "good" / CONVERSATIONS).read_bytes() == (tmp_path / "in.jsonl").read_bytes()
     assert b'"train": false' in unique.read_bytes()
+
+
+def test_a_pair_whose_cell_cannot_be_read_is_named(tmp_path: Path) -> None:
+    text = pa.array([b"a", b"\xff"], pa.binary())
+    broken, good = pa.Array.from_buffers(pa.string(), 2, text.buffers()), pa.array(["b", "c"])
+    columns = {"prompt": good, "chosen": good, "rejected": good, "note": broken}
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    assert list(read_pairs([tmp_path / "in.parquet"], ("prompt", "chosen", "rejected"))) == [Pair(*"bbb"), Pair(*"ccc")]
+    with pytest.raises(InputError, match=r"in\.parquet: row 2: column 'note': invalid UTF-8; mend or remove it"):
+        list(read_pairs([tmp_path / "in.parquet"], ("prompt", "chosen", "note")))
 
 
 @pytest.mark.parametrize(

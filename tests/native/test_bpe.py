@@ -223,6 +223,9 @@ ARROW: dict[str, Callable[[list[str]], pa.Array | pa.ChunkedArray]] = {
     "large_string": lambda texts: pa.array(texts, pa.large_string()),
     "binary": lambda texts: pa.array([text.encode() for text in texts], pa.binary()),
     "large_binary": lambda texts: pa.array([text.encode() for text in texts], pa.large_binary()),
+    "string_view": lambda texts: pa.array(texts, pa.string_view()),
+    "binary_view": lambda texts: pa.array([text.encode() for text in texts], pa.binary_view()),
+    "chunks of views": lambda texts: pa.chunked_array([texts[:2], [], texts[2:]], pa.string_view()),
     "slice": lambda texts: pa.array(["before", *texts, "after"])[1:-1],
     "chunks": lambda texts: pa.chunked_array([texts[:2], [], texts[2:]], pa.string()),
 }

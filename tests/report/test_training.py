@@ -17,6 +17,9 @@ from vikhr_fast.train.loop import train
 RESULT = {"standard_error": 0.125, "chance": 0.2, "questions": 1234}
 
 
+NOT_FINITE = {"loss": None, "bits_per_byte": None, "tokens": 9, "num_bytes": 9}
+
+
 @pytest.fixture(scope="module")
 def run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run with KL, validated, to which a step without finite values and an incident are added."""
@@ -31,6 +34,8 @@ def run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     worse["sets"]["russian"]["bits_per_byte"] += 0.1
     with (directory / "validation.jsonl").open("a") as file:
         file.write(json.dumps({**worse, "step": worse["step"] + 1}) + "\n")
+        file.write(json.dumps({**worse, "step": worse["step"] + 2, "sets": {"russian": NOT_FINITE}}) + "\n")
+        file.write(json.dumps({**worse, "step": worse["step"] + 3}) + "\n")
     evaluations = [
         {"step": step, "tokens": 9, "tasks": {"ru_mmlu": {**RESULT, "accuracy": accuracy, "sha256": digest}}}
         for step, accuracy, digest in ((0, 0.1, "before"), (2, 0.25, "now"), (4, 0.75, "now"), (6, 0.5, "now"))
@@ -56,7 +61,7 @@ def test_the_page_says_what_the_files_say(run: Path, page: str) -> None:
     for caption, key in (("Cross-entropy, mean over the tokens of a step.", "ce"), ("Learning rate.", "learning_rate")):
         course = f"from {metrics[0][key]:.4g} at step 1 to {metrics[-1][key]:.4g}"
         assert f"{caption} run {course} at step" in shown
-    cells = "".join(f"<td>{value:.4f}</td>" for value in (bits[0], min(bits), bits[-1]))
+    cells = "".join(f"<td>{value:.4f}</td>" for value in (bits[0], min(filter(None, bits)), bits[-1]))
     assert f'<th scope="row">russian</th><td>run</td>{cells}<td>{validations[-1]["step"]}</td>' in page
     assert "the loss is nan &amp; &lt;b&gt;" in page
     assert "optimizer.learning_rate" in page

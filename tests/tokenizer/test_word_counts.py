@@ -1,6 +1,7 @@
 """Counting words against a plain rewriting."""
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from vikhr_fast._native import WordCounts
 from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer import word_counts
 from vikhr_fast.tokenizer.word_counts import count_words
 
 
@@ -57,6 +59,19 @@ def test_long_words_are_cut_between_characters() -> None:
     words = WordCounts(100)
     words.add(["я" * 1000])
     assert counted(words) == {" " + "я" * 255: 1, "я" * 256: 2, "я" * 233: 1}
+
+
+def test_texts_that_are_not_nfc_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(word_counts.logger, "propagate", True)
+    (tmp_path / "a.txt").write_text(f"йод\n\n{unicodedata.normalize('NFD', 'йод')}")
+    assert len(count_words((tmp_path / "a.txt",), (), "text", 1000)) == 2
+    assert f"{tmp_path / 'a.txt'}: 1 texts are not in NFC" in caplog.text
+    caplog.clear()
+    (tmp_path / "a.txt").write_text("йод")
+    count_words((tmp_path / "a.txt",), (), "text", 1000)
+    assert "NFC" not in caplog.text
 
 
 def test_weights_are_shares_of_the_whole(tmp_path: Path) -> None:

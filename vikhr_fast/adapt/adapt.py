@@ -5,7 +5,6 @@ of the base's pieces for the same text. Unknown, BOS, EOS and padding are matche
 All other tensors are copied as bytes.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.io.files import read_json, refuse_existing, sha256_of, write_text
+from vikhr_fast.io.files import json_text, read_json, refuse_existing, sha256_of, write_text
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config
@@ -132,7 +131,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
         _write_weights(weights, directory, maker, heads)
         _write_configs(options, directory, config, new, maker.rows)
         export_tokenizer(new_file, directory)
-        write_text(directory / REPORT_NAME, json.dumps(record, ensure_ascii=False) + "\n")
+        write_text(directory / REPORT_NAME, json_text(record) + "\n")
     return report
 
 
@@ -220,7 +219,7 @@ def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: An
         values.pop(name, None)
     if options.untie_head:
         values["tie_word_embeddings"] = False
-    write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
+    write_text(directory / CONFIG_NAME, json_text(values, ensure_ascii=True, indent=2) + "\n")
     generation = options.base / _GENERATION_NAME
     ends = [index for index, piece in enumerate(new.pieces) if piece.type == CONTROL and piece.piece == CHAT_PIECES[1]]
     if generation.exists() or ends or rows > len(new.pieces):
@@ -229,4 +228,4 @@ def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: An
             settings["eos_token_id"] = [end for end in (roles.get("eos"), *ends) if end is not None]
         if rows > len(new.pieces):
             settings["suppress_tokens"] = list(range(len(new.pieces), rows))
-        write_text(directory / _GENERATION_NAME, json.dumps(settings, indent=2) + "\n")
+        write_text(directory / _GENERATION_NAME, json_text(settings, ensure_ascii=True, indent=2) + "\n")

@@ -4,7 +4,7 @@ An answer that must not be learnt, but stays because a later one depends on it, 
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -102,7 +102,7 @@ def read_conversations(files: Iterable[Path]) -> Iterator[Conversation]:
         raise InputError(f"{', '.join(map(str, files)) or 'no files'}: no conversations; give at least one")
 
 
-def _conversation(row: dict[str, Any]) -> Conversation:
+def _conversation(row: Mapping[str, Any]) -> Conversation:
     try:
         for name in ("id", "source", "language"):
             if not isinstance(row.get(name), str):
@@ -114,7 +114,7 @@ def _conversation(row: dict[str, Any]) -> Conversation:
         raise InputError(f"{error}; `vikhr-fast instruct convert` makes such lines") from None
 
 
-def parsed_objects(files: Iterable[Path], parse: Callable[[dict[str, Any]], _Parsed]) -> Iterator[_Parsed]:
+def parsed_objects(files: Iterable[Path], parse: Callable[[Mapping[str, Any]], _Parsed]) -> Iterator[_Parsed]:
     """What `parse` makes of the rows of files; its InputErrors, with the reason alone, get the place."""
     for file in files:
         place = "line" if ".jsonl" in file.name.lower() else "row"

@@ -1,7 +1,6 @@
 """`corpus annotate`: a language model scores a sample of documents by the paper's five criteria (section 3.2)."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from tyro.conf import Positional, arg
 from vikhr_fast.corpus.settings import AnnotateStage
 from vikhr_fast.corpus.stage import is_finished, work_of
 from vikhr_fast.data.documents import Documents, read_part
+from vikhr_fast.io.files import json_text
 from vikhr_fast.llm.ask import Ask, ask_of_each
 from vikhr_fast.llm.endpoint import Messages
 
@@ -104,7 +104,7 @@ def annotate(options: Annotate) -> dict[str, Any] | None:
 def _estimate(sample: list[_Sampled], settings: AnnotateStage) -> dict[str, Any]:
     fixed = {"model": settings.model, "temperature": 0, "response_format": _FORMAT}
     bodies = ({**fixed, "messages": _messages(one.text)} for one in sample)
-    characters = sum(len(json.dumps(body, ensure_ascii=False)) for body in bodies)
+    characters = sum(len(json_text(body)) for body in bodies)
     asked, answered = round(characters / settings.characters_per_token), _ANSWER_TOKENS * len(sample)
     return {
         "documents": len(sample),

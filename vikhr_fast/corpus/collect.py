@@ -1,7 +1,7 @@
 """From named sources of every kind to documents with one schema."""
 
 import json
-import math
+import unicodedata
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,20 +19,31 @@ from vikhr_fast.corpus.stage import document_stage, gather, is_finished, work_of
 from vikhr_fast.data.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
 from vikhr_fast.data.read import Columns, Document
 from vikhr_fast.data.sources import checksums, read_source
+from vikhr_fast.data.text_lines import CutShortError
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import write_json_lines
+from vikhr_fast.io.files import copied_json, write_json_lines
 from vikhr_fast.io.progress import progress_bar
 
 REJECTED = "rejected.jsonl"
+_COUNTS = ("read", "rejected", "filtered_out")
 _SPOOL_ROWS = 1024
+_WARNINGS = {
+    "cut_short": "files could not be read to their end; what followed in them is missing",
+    "without_id": "records have no value in their `id`; their place names them",
+    "meta_replaced": "records have NaN, infinity or half of a surrogate pair in `meta` or `id`; null or ? replaces it",
+    "not_nfc": 'texts are not in NFC: й may be two characters in them, and take more tokens; normalise = "NFC" under '
+    "[collect] mends them",
+}
+"""What is said of counts that are there only where they are not 0."""
 
 
 @dataclass(frozen=True)
 class Collect:
     """Reads the sources of a corpus.toml into documents {id, text, source, meta}.
 
-    Records that cannot be read go to OUTPUT/rejected.jsonl with file, line and reason; the run goes on.
+    Records that cannot be read go to OUTPUT/rejected.jsonl with file, line and reason; the run goes on. So it does with
+    the next file where one is damaged or cut short: it counts as `cut_short`.
     """
 
     config: Annotated[Path, Positional]
@@ -67,7 +78,7 @@ def collect(options: Collect) -> None:
             own = [footer for footer in done if footer["source"] == name]
             if own and own[-1]["is_last"]:
                 continue
-            reader = _SourceReader(name, source, scratch, settings.part_bytes)
+            reader = _SourceReader(name, source, scratch, settings)
             for table, footer in reader.parts(sum(footer["selected"] for footer in own)):
                 # Written first: a part that exists has its notes.
                 write_json_lines(scratch / f"{Path(part_name(number)).stem}.jsonl", reader.take_notes())
@@ -82,6 +93,9 @@ def collect(options: Collect) -> None:
             logger.warning(f"collect: source {name}: no document")
         if bad := source_counts["rejected"]:
             logger.warning(f"collect: source {name}: bad records: {bad:,}, see {output / REJECTED}")
+        for kind, said in _WARNINGS.items():
+            if found := source_counts.get(kind):
+                logger.warning(f"collect: source {name}: {found:,} {said}")
 
 
 def _why_none(counts: Counts, rejected: Path) -> str:
@@ -100,14 +114,18 @@ def _work(settings: CorpusSettings) -> dict[str, Any]:
         values = work_of("collect", source)["settings"]
         del values["weight"], values["kl_weight"]  # they say what becomes of the documents later
         sources[name] = {"settings": values, "files": checksums(source.input)}
-    return {"stage": "collect", "settings": {"part_bytes": settings.part_bytes}, "sources": sources}
+    own: dict[str, Any] = {"part_bytes": settings.part_bytes}
+    if settings.collect.normalise:  # records of earlier versions lack it
+        own["normalise"] = settings.collect.normalise
+    return {"stage": "collect", "settings": own, "sources": sources}
 
 
 class _SourceReader:
     """The selected records of one source, in parts."""
 
-    def __init__(self, name: str, settings: SourceSettings, scratch: Path, part_bytes: int) -> None:
-        self._name, self._settings, self._part_bytes = name, settings, part_bytes
+    def __init__(self, name: str, settings: SourceSettings, scratch: Path, corpus: CorpusSettings) -> None:
+        self._name, self._settings, self._part_bytes = name, settings, corpus.part_bytes
+        self._is_normalised = corpus.collect.normalise is not None
         self._spool = scratch / "spool.arrow"
         self._where = Expression(settings.where, f"sources.{name}.where") if settings.where is not None else None
         self._key = Expression(settings.sort_by, f"sources.{name}.sort_by") if settings.sort_by is not None else None
@@ -116,7 +134,7 @@ class _SourceReader:
             fields.update(expression.fields if expression else ())
         self._columns = Columns(settings.text, tuple(sorted(fields - {"text"})))
         self._notes: list[dict[str, Any]] = []
-        self._counts = {"read": 0, "rejected": 0, "filtered_out": 0}
+        self._counts = dict.fromkeys(_COUNTS, 0)
 
     def take_notes(self) -> list[dict[str, Any]]:
         """The bad records since the last call."""
@@ -132,7 +150,7 @@ class _SourceReader:
                 pass
             # What had been seen by then is in the finished parts. Sorted sources are read to their end at the start.
             self._notes.clear()
-            self._counts = dict.fromkeys(self._counts, 0)
+            self._counts = dict.fromkeys(_COUNTS, 0)
         rows: list[_Selected] = []
         size = 0
         for record in records:
@@ -147,7 +165,7 @@ class _SourceReader:
         table = pa.Table.from_pylist([{**row._asdict(), "source": self._name} for row in rows], SCHEMA)
         counts: Counts = {self._name: self._counts}
         add_counts(counts, count_documents(table))
-        self._counts = {"read": 0, "rejected": 0, "filtered_out": 0}
+        self._counts = dict.fromkeys(_COUNTS, 0)
         footer = {"source": self._name, "selected": len(rows), "is_last": is_last, "counts": counts}
         return table, footer
 
@@ -158,21 +176,36 @@ class _SourceReader:
             for record in read_source(Path(pattern), self._columns, self._reject):
                 number += 1
                 self._counts["read"] += 1
+                has_nfc = unicodedata.is_normalized("NFC", record.text)
+                if self._is_normalised and not has_nfc:
+                    record = record._replace(text=unicodedata.normalize("NFC", record.text))
                 try:
                     is_taken = not self._where or self._where({"text": record.text, **record.fields})
                 except InputError as error:
                     self._reject(record.source, record.number, error)
                     continue
                 if is_taken:
+                    if not has_nfc:
+                        self._count("normalised" if self._is_normalised else "not_nfc")
                     yield number, record
                 else:
                     self._counts["filtered_out"] += 1
 
     def _selected(self, record: Document, number: int) -> _Selected:
-        name = record.fields[self._settings.id] if self._settings.id else None
-        meta = {field: _finite(record.fields.get(field)) for field in self._settings.meta}
-        content = json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str)
-        return _Selected(_valid(f"{self._name}/{number if name is None else name}"), record.text, _valid(content))
+        values = {field: record.fields.get(field) for field in self._settings.meta}
+        meta, is_replaced = copied_json(values, sort_keys=True)
+        place = str(number)
+        if self._settings.id:
+            own = record.fields[self._settings.id]
+            if own is None or own != own or own == "":
+                self._count("without_id")
+                place = f"#{number}"  # a number alone may be another record's id
+            else:
+                place = str(own).encode("utf-8", "replace").decode("utf-8")
+                is_replaced |= place != str(own)
+        if is_replaced:
+            self._count("meta_replaced")
+        return _Selected(f"{self._name}/{place}", record.text, meta)
 
     def _ordered(self) -> Iterator[_Selected]:
         """The records by their key: all go to a file first, of which the wanted ones are then picked."""
@@ -215,18 +248,10 @@ class _SourceReader:
 
     def _reject(self, path: Path, number: int, error: InputError) -> None:
         self._counts["rejected"] += 1
+        if isinstance(error, CutShortError):
+            self._count("cut_short")
         self._notes.append({"source": self._name, "file": str(path), "line": number, "reason": str(error)})
 
-
-def _finite(value: Any) -> Any:
-    """A value with None for the numbers that JSON has not: NaN and infinities."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(own) for name, own in value.items()}
-    return [_finite(own) for own in value] if isinstance(value, (list, tuple)) else value
-
-
-def _valid(text: str) -> str:
-    """The text with halves of surrogate pairs, which JSON can spell and UTF-8 cannot, replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    def _count(self, name: str) -> None:
+        """Counts what is named only where there is any."""
+        self._counts[name] = self._counts.get(name, 0) + 1

@@ -1,6 +1,5 @@
 """`corpus mix`: documents become token shards, a directory a source, by their source's weight; some are held out."""
 
-import json
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from vikhr_fast.data.read import Document
 from vikhr_fast.data.splits import is_within
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_text
+from vikhr_fast.io.files import atomic_directory, json_text, read_json, write_json, write_text
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 
@@ -142,8 +141,8 @@ def train_toml(output: Path, shards: Collection[str], kl_weights: dict[str, floa
         lines.append(f"[data.{split}]")
         for name in kl_weights:
             if f"{split}/{name}" in shards:
-                lines.append(f"{json.dumps(name)} = {json.dumps(str(output / split / name), ensure_ascii=False)}")
+                lines.append(f"{json_text(name)} = {json_text(str(output / split / name))}")
         lines.append("")
     lines.append("[kl.source_weights]")
-    lines += [f"{json.dumps(name)} = {weight}" for name, weight in kl_weights.items() if f"train/{name}" in shards]
+    lines += [f"{json_text(name)} = {weight}" for name, weight in kl_weights.items() if f"train/{name}" in shards]
     return "\n".join([*lines, ""])

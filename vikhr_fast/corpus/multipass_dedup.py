@@ -22,7 +22,7 @@ from vikhr_fast.data.documents import read_part
 from vikhr_fast.data.native_texts import IntArray
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_file, write_text
+from vikhr_fast.io.files import atomic_file, json_text, write_text
 from vikhr_fast.io.progress import progress_bar
 
 UNDECIDED = -1
@@ -200,7 +200,7 @@ class Passes:
             self._state.index = f"index-{self._state.saved}"
             self._index.save(self._scratch / f"{self._state.index}.bin")
             save_array(self._scratch / f"{self._state.index}.npy", self._numbers_added())
-        write_text(self._file, json.dumps(asdict(self._state)))
+        write_text(self._file, json_text(asdict(self._state), ensure_ascii=True))
         for old in self._scratch.glob("index-*"):
             if old.stem != self._state.index:
                 old.unlink()

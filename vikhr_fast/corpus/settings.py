@@ -51,6 +51,15 @@ class SourceSettings(_Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CollectStage(_Strict):
+    """What becomes of every text while it is read."""
+
+    normalise: Literal["NFC"] | None = None
+    """NFC puts texts into Unicode's normal form C before `where` sees them, so that й is one character, not two.
+    Without it they stay as they are, and those in another form are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DedupStage(_Strict):
     """Removes paragraphs that are near-duplicates of an earlier one, and puts the documents together again."""
 
@@ -180,6 +189,7 @@ class CorpusSettings(_Strict):
     """By name, in the order in which they are read: of near-duplicates the first is kept."""
     part_bytes: _Bytes = 64 << 20
     """Text a part file holds: what is worked on at once, and lost at most when a run is killed."""
+    collect: CollectStage = CollectStage()
     dedup: DedupStage | None = None
     scrub: ScrubStage | None = None
     decontaminate: DecontaminateStage | None = None

@@ -1,7 +1,6 @@
 """`corpus shard`: documents encoded into token shards."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from vikhr_fast.data.token_shards import (
     Tokens,
 )
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.io.files import atomic_directory, refuse_existing, write_text
+from vikhr_fast.io.files import atomic_directory, json_text, refuse_existing, write_text
 from vikhr_fast.io.manifest import manifest_sha256
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.tokenizer.load import Encoder, load_encoder
@@ -150,7 +149,7 @@ def write_encoded(
         "sources": sources,
     }
     manifest["sha256"] = manifest_sha256(manifest)
-    write_text(directory / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
+    write_text(directory / MANIFEST_NAME, json_text(manifest, ensure_ascii=True, indent=2) + "\n")
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_file, sha256_of, write_json
+from vikhr_fast.io.files import atomic_file, json_text, sha256_of, write_json
 from vikhr_fast.io.manifest import manifest_sha256, read_manifest
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string()), ("meta", pa.string())])
@@ -36,7 +36,7 @@ def part_name(number: int) -> str:
 
 def write_part(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> None:
     """Writes a part with JSON values in its footer, complete or not at all; the same bytes every time."""
-    content = json.dumps(footer, ensure_ascii=False, sort_keys=True)
+    content = json_text(footer, sort_keys=True)
     schema = SCHEMA.with_metadata({_FOOTER: content})
     # Statistics of the texts would put the longest of them into the footer twice.
     with (
@@ -78,7 +78,7 @@ def with_meta(table: pa.Table, more: Mapping[int, Mapping[str, Any]]) -> pa.Tabl
     """The documents with more in their `meta`, by row."""
     metas = table["meta"].to_pylist()
     for row, values in more.items():
-        metas[row] = json.dumps({**json.loads(metas[row]), **values}, ensure_ascii=False, sort_keys=True)
+        metas[row] = json_text({**json.loads(metas[row]), **values}, sort_keys=True)
     return table.set_column(3, "meta", pa.array(metas, pa.string()))
 
 

@@ -1,4 +1,4 @@
-"""The forms in which texts come to the C++ code, none of them copied."""
+"""The forms in which texts come to the C++ code, none of them copied but for Arrow's views."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -33,6 +33,8 @@ def native_texts(texts: Texts) -> _native.Texts:
 
 def arrow_buffers(array: pa.Array, first: int = 0) -> tuple[Buffer, IntArray]:
     """The text of a string or binary array, and where its values start; `first` is the number of its first one."""
+    if pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
+        array = array.cast(pa.large_binary())  # as Polars writes text
     is_large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
     if not (is_large or pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
         raise TypeError(f"cannot encode a pyarrow array of {array.type}; cast it to large_string")

@@ -5,18 +5,14 @@ Memory is bounded by the longest document (for Parquet: by a batch of rows). Wha
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from vikhr_fast.data.text_lines import OnBad, numbered_lines, one_line
+from vikhr_fast.data.parquet_rows import parquet_rows
+from vikhr_fast.data.text_lines import CutShortError, OnBad, numbered_lines, one_line
 from vikhr_fast.errors import InputError
 
-_PARQUET_ROWS = 1024
-_NO_VALUE = (ValueError, OverflowError)  # of what Python cannot hold: invalid UTF-8, a date in the year 300000
 _SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
@@ -72,7 +68,8 @@ def read_documents(paths: Iterable[Path], text_field: str = "text") -> Iterator[
 def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse) -> Iterator[Document]:
     """As `read_documents`, with further fields, and with a say in what becomes of bad records.
 
-    A file that cannot be read on (cut short, damaged) counts as one bad record, after which the next file begins.
+    A file that cannot be read on (cut short, damaged) counts as one bad record, a `CutShortError`, after which the next
+    file begins.
 
     Raises:
         InputError: a missing file, an unknown suffix, a Parquet file without a column; and what `on_bad` raises.
@@ -85,13 +82,16 @@ def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse
         elif kind == ".jsonl":
             yield from documents_of(path, _json_lines(path, on_bad), columns, ("line", "field"), on_bad)
         else:
-            yield from documents_of(path, _parquet_rows(path, on_bad, columns), columns, ("row", "column"), on_bad)
+            rows = parquet_rows(path, on_bad, columns.text, columns.others)
+            yield from documents_of(path, rows, columns, ("row", "column"), on_bad)
 
 
-def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Streams a file's records whole, as JSON values, each with its line (.jsonl) or row (.parquet, .json) from 1.
+def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Streams a file's records whole, each with its line (.jsonl) or row (.parquet, .json) from 1.
 
-    A .json file is one list of objects, or JSON lines. What is bad goes to `on_bad`, as in `read_records`.
+    A .json file is one list of objects, or JSON lines. What is bad goes to `on_bad`, as in `read_records`; but a bad
+    cell of a Parquet file is an InputError, the reason alone, only where it is asked for (see `ParquetRow`,
+    `readable_values`).
 
     Raises:
         InputError: a missing file or an unknown suffix; and what `on_bad` raises.
@@ -101,21 +101,38 @@ def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, dict
     kind = _kind(path)
     if kind == ".txt":
         raise InputError(f"{path}: text has no records; give .jsonl, .json or .parquet")
-    return _json_lines(path, on_bad) if kind == ".jsonl" else _parquet_rows(path, on_bad)
+    return _json_lines(path, on_bad) if kind == ".jsonl" else parquet_rows(path, on_bad)
+
+
+def readable_values(record: Mapping[str, Any]) -> tuple[dict[str, Any], InputError | None]:
+    """The values of a record that can be read, and what is wrong with the first that cannot."""
+    values: dict[str, Any] = {}
+    wrong: InputError | None = None
+    for name in record:
+        try:
+            values[name] = record[name]
+        except InputError as error:
+            wrong = wrong or error
+    return values, wrong
 
 
 def documents_of(
-    source: Path, records: Iterable[tuple[int, dict[str, Any]]], columns: Columns, kind: tuple[str, str], on_bad: OnBad
+    source: Path,
+    records: Iterable[tuple[int, Mapping[str, Any]]],
+    columns: Columns,
+    kind: tuple[str, str],
+    on_bad: OnBad,
 ) -> Iterator[Document]:
     """The documents of numbered records; `kind` is what these and their values are called."""
     for number, record in records:
         try:
-            text = _text(record, columns, f"{source}: {kind[0]} {number}", kind[1])
+            text = _text(record, columns, kind[1])
+            others = {name: record.get(name) for name in columns.others}
         except InputError as error:
-            on_bad(source, number, error)
+            on_bad(source, number, InputError(f"{source}: {kind[0]} {number}: {error}"))
             continue
         if text.strip():
-            yield Document(text, source, number, {name: record.get(name) for name in columns.others})
+            yield Document(text, source, number, others)
 
 
 def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -129,7 +146,7 @@ def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]
         if is_none and content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             yield from _json_lines(path, on_bad)
             return
-        on_bad(path, 1, InputError(f"{path}: not a JSON list of objects: {one_line(error)}"))
+        on_bad(path, 1, CutShortError(f"{path}: not a JSON list of objects: {one_line(error)}"))
         return
     for row, record in enumerate(records, start=1):
         if isinstance(record, dict):
@@ -190,78 +207,22 @@ def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Document]:
     yield from paragraph(number - len(lines) + 1)
 
 
-def _parquet_rows(path: Path, on_bad: OnBad, columns: Columns | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows, whole or with some columns alone; one with a value that Python cannot hold is a bad one."""
-    row = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            if columns:
-                _check_schema(file.schema_arrow, columns, path)
-            names = columns and sorted({*columns.text, *columns.others})
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
-                for values in zip(*map(_cells, batch.columns), strict=True):
-                    row += 1
-                    record = dict(zip(batch.schema.names, values, strict=True))
-                    bad = [(name, value) for name, value in record.items() if isinstance(value, _NO_VALUE)]
-                    if not bad:
-                        yield row, record
-                        continue
-                    name, error = bad[0]
-                    reason = "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else one_line(error)
-                    place = f"{path}: row {row}: column {name!r}"
-                    on_bad(path, row, InputError(f"{place}: {reason}; mend or remove it"))
-    except (pa.ArrowException, OSError) as error:
-        place = f"after row {row}: " if row else ""
-        reason = f"{path}: {place}not readable as Parquet: {one_line(error)}; make it again"
-        on_bad(path, row + 1, InputError(reason))
-
-
-def _check_schema(schema: pa.Schema, columns: Columns, path: Path) -> None:
-    for name in (*columns.text, *columns.others):
-        if name not in schema.names:
-            raise InputError(f"{path}: no column {name!r} (it has {_listed(schema.names)}); name the column")
-        if (count := schema.names.count(name)) > 1:
-            raise InputError(f"{path}: {count} columns are called {name!r}; rename all but one")
-    for name in columns.text:
-        kind = schema.field(name).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise InputError(f"{path}: column {name!r}: holds {kind}, not text; name a column of strings")
-
-
-def _cells(column: pa.Array) -> list[Any]:
-    """The values of a column; the error in place of one that Python has no value for."""
-    try:
-        cells: list[Any] = column.to_pylist()
-    except _NO_VALUE:
-        return [_cell(scalar) for scalar in column]
-    return cells
-
-
-def _cell(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except _NO_VALUE as error:
-        return error
-
-
-def _text(record: dict[str, Any], columns: Columns, place: str, what: str) -> str:
-    """The text of a record from its text fields; InputError, which begins with `place`, where it has none."""
+def _text(record: Mapping[str, Any], columns: Columns, what: str) -> str:
+    """The text of a record from its text fields; InputError, with the reason alone, where it has none."""
     parts = []
     for name in columns.text:
         if name not in record:
-            raise InputError(f"{place}: no {what} {name!r} (it has {_listed(record)}); name the text {what}")
+            raise InputError(f"no {what} {name!r} (it has {_listed(record)}); name the text {what}")
         value = record[name]
         if value is None and len(columns.text) > 1:
             continue
         if not isinstance(value, str):
-            raise InputError(f"{place}: {what} {name!r}: {type(value).__name__}, not text; mend or remove it")
+            raise InputError(f"{what} {name!r}: {type(value).__name__}, not text; mend or remove it")
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             reason = f"character {error.start}: half of a surrogate pair"
-            raise InputError(f"{place}: {what} {name!r}: {reason}; mend or remove it") from None
+            raise InputError(f"{what} {name!r}: {reason}; mend or remove it") from None
         if value.strip() or len(columns.text) == 1:
             parts.append(value)
     return "\n\n".join(parts)

@@ -14,6 +14,11 @@ from vikhr_fast.errors import InputError
 _READ_BYTES = 1 << 20
 _UTF8_MARK = b"\xef\xbb\xbf"
 
+
+class CutShortError(InputError):
+    """A file cannot be read on: all that follows in it is lost."""
+
+
 OnBad = Callable[[Path, int, InputError], None]
 """Gets the file, the line or row, and what is wrong there; raises it, or returns to go on with the next record."""
 
@@ -82,4 +87,4 @@ def numbered_lines(path: Path, on_bad: OnBad) -> Iterator[tuple[int, str | None]
     except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
         place = f"after line {number}: " if number else ""
         reason = f"{path}: {place}cannot be read on: {one_line(error)}; fetch or make it again"
-        on_bad(path, number + 1, InputError(reason))
+        on_bad(path, number + 1, CutShortError(reason))

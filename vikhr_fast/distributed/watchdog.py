@@ -17,6 +17,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]  # public, but
 
 from vikhr_fast.errors import ExitCode
 from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import json_text
 
 _BEAT_SECONDS = 1.0
 _SILENT_BEATS = 3
@@ -94,7 +95,7 @@ class Watch:
 
     def _publish(self, beat: _Beat) -> None:
         if self._store is not None:
-            self._store.set(f"watch/{self._rank}", json.dumps(asdict(beat)))
+            self._store.set(f"watch/{self._rank}", json_text(asdict(beat), ensure_ascii=True))
 
     def _read(self) -> list[_Beat]:
         assert self._store is not None

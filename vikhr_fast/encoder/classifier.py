@@ -106,11 +106,14 @@ class Scorer:
 
     @torch.no_grad()
     def score(self, ids: Sequence[Sequence[int]], batch_tokens: int = 16_384) -> Scores:
-        """float64 [texts]: the logit of each, computed in batches of like length."""
+        """float64 [texts]: the logit of each, computed in batches of like length; InputError where one isn't finite."""
         self.model.eval()
         scores = np.zeros(len(ids))
         for rows in batches_by_length([len(one) for one in ids], batch_tokens):
             scores[rows] = self.logits([ids[row] for row in rows]).double().cpu().numpy()
+        if bad := int((~np.isfinite(scores)).sum()):
+            reason = "the encoder's weights hold NaN or infinity; make it again, with a lower learning rate"
+            raise InputError(f"{bad:,} of {len(ids):,} scores are no finite numbers: {reason}")
         return scores
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ class Benchmark(NamedTuple):
 
     descriptions: dict[str, tuple[Path, ...]]
     """Files of each task; what a later one says goes before an earlier one."""
-    parse: Callable[[Question], Question]
+    parse: Callable[[Mapping[str, Any]], Question]
     is_shuffled: bool = False
 
 

@@ -1,6 +1,5 @@
 """`vikhr-fast evaluate`: benchmarks and texts, into a run directory that can be taken up again."""
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -188,7 +187,7 @@ def _texts(options: Evaluate, files: dict[str, list[Path]], model: Callable[[], 
             length = min(options.sequence_length, model().config.max_position_embeddings)
             opened = TokenShards.open(shards)
             score = score_shards(model(), opened, sequence_length=length, micro_batch=options.batch)
-            write_json(path, {**asdict(score), "perplexity": math.exp(score.loss)})
+            write_json(path, {**asdict(score), "perplexity": score.perplexity(f"{options.model}: {name}")})
         results[name] = read_json(path)
     return results
 

@@ -1,5 +1,6 @@
 """Our checkpoints behind the model interface of EleutherAI's lm-evaluation-harness."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from lm_eval.api.model import LM
 
 from vikhr_fast.data.packing import IGNORED
 from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.likelihood import Likelihood, Pair, cut_pair, encode_pair, likelihoods
 from vikhr_fast.llm.answer_log import AnswerLog
 from vikhr_fast.llm.endpoint import request_hash
@@ -61,6 +63,8 @@ class HarnessModel(_ChoiceModel):
         for start in range(0, len(todo), self._batch):
             batch = todo[start : start + self._batch]
             scored = likelihoods(self._model, [pairs for _, _, pairs in batch])
+            if not all(math.isfinite(answer.log) for answers in scored for answer in answers):
+                raise InputError("a log-likelihood of the model is no finite number: its weights hold NaN or infinity")
             for (key, numbers, _), answers in zip(batch, scored, strict=True):
                 self._log.add({"request": key, "final": True, "answers": answers})
                 found |= dict(zip(numbers, answers, strict=True))

@@ -9,8 +9,11 @@ from vikhr_fast.data.packing import PackedCorpus, StepLoader
 from vikhr_fast.data.prefetch import prefetched
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.errors import InputError
 from vikhr_fast.model.mistral import Mistral
 from vikhr_kernels import length_of
+
+_LARGEST_LOSS = 700.0  # whose exponential is a number
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,13 @@ class Score:
     """Predicted tokens."""
     num_bytes: int
     """Bytes of the text in UTF-8."""
+
+    def perplexity(self, what: str) -> float:
+        """Of a token; InputError, which begins with `what`, where the loss is no number or has no exponential."""
+        if not self.loss <= _LARGEST_LOSS:
+            reason = "the model's weights hold NaN or infinity, or are too large for its dtype"
+            raise InputError(f"{what}: the loss is {self.loss:g} nats a token; {reason}")
+        return math.exp(self.loss)
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
 """The questions of the benchmarks, out of files of any of the usual forms."""
 
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from vikhr_fast.chat.conversation import HALF_CHARACTER, parsed_objects
 from vikhr_fast.data.sources import source_files
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import json_text
 
 BENCHMARK_NAMES = ("ruxnli", "ru_mmlu", "ru_mmlu_pro")
 LETTERS = ascii_uppercase[:10]
@@ -18,7 +18,7 @@ _LABELS = ("entailment", "neutral", "contradiction")
 Question = dict[str, Any]
 
 
-def read_questions(source: Path, parse: Callable[[Question], Question]) -> list[Question]:
+def read_questions(source: Path, parse: Callable[[Mapping[str, Any]], Question]) -> list[Question]:
     """The questions of a source, in their order.
 
     Args:
@@ -39,10 +39,10 @@ def read_questions(source: Path, parse: Callable[[Question], Question]) -> list[
 
 def questions_sha256(questions: list[Question]) -> str:
     """What tells these questions, in this order, from others."""
-    return hashlib.sha256(json.dumps(questions).encode("ascii")).hexdigest()
+    return hashlib.sha256(json_text(questions, ensure_ascii=True).encode("ascii")).hexdigest()
 
 
-def choice_question(record: Question) -> Question:
+def choice_question(record: Mapping[str, Any]) -> Question:
     """A question of MMLU or MMLU-Pro: `question`, `choices`, `answer` (an index), `subject`."""
     name = "options" if "options" in record else "choices"
     choices, answer = _field(record, name), _field(record, "answer")
@@ -59,7 +59,7 @@ def choice_question(record: Question) -> Question:
     return {"question": question, "choices": choices, "answer": answer, "subject": _text(subject, "subject")}
 
 
-def inference_question(record: Question) -> Question:
+def inference_question(record: Mapping[str, Any]) -> Question:
     """A pair of XNLI: `premise`, `hypothesis`, `label` (0 entailment, 1 neutral, 2 contradiction), `subject`."""
     premise, hypothesis = (_text(_field(record, name), name) for name in ("premise", "hypothesis"))
     label = _field(record, "label")
@@ -69,7 +69,7 @@ def inference_question(record: Question) -> Question:
     return {"premise": premise, "hypothesis": hypothesis, "label": label, "subject": _LABELS[label]}
 
 
-def _field(record: Question, name: str) -> Any:
+def _field(record: Mapping[str, Any], name: str) -> Any:
     if name not in record:
         raise InputError(f"no field {name!r} (it has {', '.join(map(repr, record)) or 'none'})")
     return record[name]

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from vikhr_fast.evaluate.questions import Question, choice_question, read_questions
 from vikhr_fast.instruct.translate import refuse_lost
+from vikhr_fast.io.files import json_text
 from vikhr_fast.llm.ask import Ask, ask_of_each
 from vikhr_fast.llm.settings import EndpointSettings
 
@@ -63,7 +64,7 @@ def translate_questions(options: TranslateQuestions) -> None:
 
 
 async def _translated(question: Question, ask: Ask) -> Question:
-    shown = json.dumps({name: question[name] for name in ("question", "choices")}, ensure_ascii=False)
+    shown = json_text({name: question[name] for name in ("question", "choices")})
     messages = [{"role": "system", "content": _TASK}, {"role": "user", "content": shown}]
     translation: Question = await ask(messages, partial(translated_question, question))
     return translation

@@ -9,7 +9,7 @@ from typing import Any
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
-from vikhr_fast.train.metrics import VALIDATION, read_lines
+from vikhr_fast.train.metrics import VALIDATION, number, read_lines
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def read_validations(run: Path) -> list[dict[str, Any]]:
 def curve_of(validations: Sequence[Mapping[str, Any]]) -> Curve | None:
     """The curve of what `read_validations` gives; None where no validation has both languages."""
     lines = [line for line in validations if RUSSIAN in line and ENGLISH in line]
-    steps, russian, english = (tuple(line[key] for line in lines) for key in ("step", RUSSIAN, ENGLISH))
-    return Curve(steps, russian, english) if lines else None
+    russian, english = (tuple(number(line[key]) for line in lines) for key in (RUSSIAN, ENGLISH))
+    return Curve(tuple(line["step"] for line in lines), russian, english) if lines else None
 
 
 def read_curve(run: Path) -> Curve:

@@ -23,7 +23,7 @@ from vikhr_fast.experiments.noise import SEEN, bad_documents, nearly
 from vikhr_fast.experiments.sample.instructions import INSTRUCTIONS, plant, write_encoder, write_preferences
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN, text_source, write_texts
 from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert
-from vikhr_fast.io.files import atomic_directory, write_json, write_json_lines, write_text
+from vikhr_fast.io.files import atomic_directory, json_text, write_json, write_json_lines, write_text
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import MODEL_NAME, export_tokenizer
 
@@ -163,8 +163,8 @@ def make_noise(options: Noise) -> None:
     with atomic_directory(options.output) as directory:
         # Noise comes last: of near-duplicates dedup keeps the first.
         write_json_lines(directory / "noisy.jsonl", ({"text": text} for text in [*clean, *copies]))
-        write_text(directory / "bad.json", json.dumps(sorted(map(_digest, bad)), indent=0) + "\n")
-        source = json.dumps(str(options.output / "noisy.jsonl"), ensure_ascii=False)
+        write_text(directory / "bad.json", json_text(sorted(map(_digest, bad)), indent=0) + "\n")
+        source = json_text(str(options.output / "noisy.jsonl"))
         write_text(directory / "corpus.toml", f"[sources.{RUSSIAN}]\ninput = [{source}]\n")
         write_encoder(options.tokenizer, directory / "encoder")
 

@@ -1,6 +1,5 @@
 """What is measured of one arm with one seed."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def score(options: Score) -> None:
         found = score_shards(
             model, TokenShards.open(shards), sequence_length=options.sequence_length, micro_batch=_MICRO_BATCH
         )
-        figures[f"{name}.perplexity"] = math.exp(found.loss)
+        figures[f"{name}.perplexity"] = found.perplexity(f"{options.model}: {name}")
         figures[f"{name}.bits_per_byte"] = found.bits_per_byte
     lines = [read_lines(run / METRICS) for run in options.runs]
     if empty := [str(run) for run, own in zip(options.runs, lines, strict=True) if not own]:

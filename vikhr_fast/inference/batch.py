@@ -1,6 +1,6 @@
 """`generate batch`: a file of prompts becomes a file of answers."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from vikhr_fast.chat.template import Message
-from vikhr_fast.data.read import read_objects
+from vikhr_fast.data.read import read_objects, readable_values
+from vikhr_fast.data.text_lines import CutShortError
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.inference.engine import Engine
 from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_file, refuse_existing
+from vikhr_fast.io.files import atomic_file, copied_json, refuse_existing
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.model.devices import Device
 from vikhr_fast.tokenizer.chat_template import ROLES
@@ -48,14 +49,13 @@ def generate_batch(options: GenerateBatch) -> None:
     """Writes `options.output`, complete or not at all.
 
     Raises:
-        InputError: a model, settings or a file that cannot be used; lines that cannot be answered only say so.
+        InputError: a model, settings or a file that cannot be used, or not to its end; lines that cannot be answered
+            only say so.
     """
     options.sampling.refuse_impossible()
     require(options, batch=(options.batch >= 1, "1 or more"))
     refuse_existing(options.output)
-    rows: list[dict[str, Any]] = []
-    for _, record in read_objects(options.input, lambda _path, _number, error: rows.append({"error": str(error)})):
-        rows.append({name: value for name, value in record.items() if name not in _OURS})
+    rows = _rows(options.input)
     engine = Engine(options.model, options.device)
     engine.stop_ids(options.sampling)
     prompts: dict[int, list[int]] = {}
@@ -73,13 +73,35 @@ def generate_batch(options: GenerateBatch) -> None:
             for number, answer in zip(numbers, answers, strict=True):
                 rows[number] |= {"answer": answer.text, "tokens": len(answer.ids), "complete": answer.is_complete}
             advance(len(numbers))
+    replaced = 0
     with atomic_file(options.output) as file:
         for row in rows:
-            file.write((json.dumps(row, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace"))
+            text, is_replaced = copied_json(row)
+            file.write(text.encode("utf-8") + b"\n")
+            replaced += is_replaced
     logger.info(f"generate: {options.output}: {len(prompts):,} answers, {len(rows) - len(prompts):,} errors")
+    if replaced:
+        what = "NaN, infinity or half of a surrogate pair, which JSON has not"
+        logger.warning(f"generate: {options.output}: {replaced:,} lines held {what}: null or ? stands there")
 
 
-def chat_of(row: dict[str, Any]) -> list[Message]:
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The lines without what an earlier run added; with "error" where one cannot be read, or not all of it."""
+    rows: list[dict[str, Any]] = []
+
+    def note(_path: Path, _number: int, error: InputError) -> None:
+        if isinstance(error, CutShortError):
+            raise error
+        rows.append({"error": str(error)})
+
+    for number, record in read_objects(path, note):
+        values, wrong = readable_values(record)
+        row = {name: value for name, value in values.items() if name not in _OURS}
+        rows.append({**row, "error": f"{path}: row {number}: {wrong}"} if wrong else row)
+    return rows
+
+
+def chat_of(row: Mapping[str, Any]) -> list[Message]:
     """The chat that a line asks to go on with; InputError where it has none."""
     if isinstance(row.get("prompt"), str):
         return [Message("user", row["prompt"])]

@@ -1,5 +1,6 @@
 """`instruct convert`: an instruction set of any known schema becomes conversations of one."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,10 +49,10 @@ def convert(options: Convert) -> None:
     """Writes `options.output`, complete or not at all.
 
     Raises:
-        InputError: a file that is missing or of an unknown kind, or no row that can be used.
+        InputError: a file that is missing, of an unknown kind or cut short, or no row that can be used.
     """
     files = [file for pattern in options.input for file in source_files(pattern)]
-    rejected, counts = Rejected(), _Counts(Counter(), Counter(), Counter())
+    rejected, counts = Rejected(), _Counts(*(Counter() for _ in _Counts._fields))
     with atomic_directory(options.output) as directory:
         count = write_conversations(directory / CONVERSATIONS, _conversations(files, options, rejected, counts))
         if not count:
@@ -81,6 +82,8 @@ class _Counts(NamedTuple):
     dropped_columns: Counter[str]
     untrained_answers: Counter[str]
     """`kept` before others, or `left out` where no trained one follows."""
+    not_in_nfc: Counter[str]
+    """`conversations` in which й, say, may be two characters, which take more tokens; normalise them before."""
 
 
 def _conversations(files: list[Path], options: Convert, rejected: Rejected, counts: _Counts) -> Iterator[Conversation]:
@@ -103,6 +106,8 @@ def _conversations(files: list[Path], options: Convert, rejected: Rejected, coun
             if left_out := (len(told) - len(messages)) // 2:
                 counts.untrained_answers["left out"] += left_out
             said = " ".join(message.content for message in messages)
+            if not unicodedata.is_normalized("NFC", said):
+                counts.not_in_nfc["conversations"] += 1
             language = language_of(said) if options.language == "auto" else options.language
             yield Conversation(f"{options.source}-{seen}", options.source, language, messages)
 

@@ -18,7 +18,7 @@ from vikhr_fast.errors import InputError, require
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import sha256_of, write_json_lines, write_text
+from vikhr_fast.io.files import json_text, sha256_of, write_json_lines, write_text
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory, scratch_of
 from vikhr_fast.model.devices import Device
@@ -132,7 +132,7 @@ def _score(options: FilterConversations, scratch: Path) -> Scores:
                 before = ("\n\n".join(message.content for message in one.messages[:-1]) for one in batch)
                 answered = [Answered(prompt, one.answer) for prompt, one in zip(before, batch, strict=True)]
                 found = model.score(answered, options.batch_tokens)
-                write_text(path, json.dumps([round(value, _DIGITS) for value in found.tolist()]))
+                write_text(path, json_text([round(value, _DIGITS) for value in found.tolist()]))
             scores += json.loads(path.read_bytes())
             advance(len(batch))
     if model is not None:

@@ -1,6 +1,6 @@
 """Preferences: of two answers to one prompt, which one is better."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +10,15 @@ from vikhr_fast.data.read import read_objects
 from vikhr_fast.data.sources import source_files
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.rejected import Rejected
-from vikhr_fast.instruct.schemas import Messages, nectar_prompt, ranked_answers, said, transcript, with_fields_beside
+from vikhr_fast.instruct.schemas import (
+    BESIDE_TURNS,
+    Messages,
+    nectar_prompt,
+    ranked_answers,
+    said,
+    transcript,
+    with_fields_beside,
+)
 
 
 class Pair(NamedTuple):
@@ -51,21 +59,21 @@ def read_pairs(patterns: Iterable[Path], columns: tuple[str, str, str], rejected
                     yield pair
 
 
-def _ranked_pairs(row: dict[str, Any]) -> list[Pair]:
-    beside = {name: value for name, value in row.items() if name not in ("prompt", "answers")}
-    prompt = _joined(with_fields_beside(beside, nectar_prompt(row), is_chat=True))
+def _ranked_pairs(row: Mapping[str, Any]) -> list[Pair]:
+    prompt = _joined(with_fields_beside(row, nectar_prompt(row), is_chat=True))
     ranked = combinations(ranked_answers(row), 2)
     return [Pair(prompt, better, worse) for (rank, better), (other, worse) in ranked if rank < other]
 
 
-def _pair(row: dict[str, Any], *columns: str) -> Pair:
+def _pair(row: Mapping[str, Any], *columns: str) -> Pair:
     prompt, chosen, rejected = columns
     for name in (chosen, rejected):
         if row.get(name) is None:
             raise InputError(f"no text in field {name!r}; name the fields with --columns")
-    row = {**row, **_without_the_prompt(row.get(prompt), {name: row[name] for name in (chosen, rejected)})}
-    asked = [] if row.get(prompt) is None else _chat(row, prompt, "user")
-    better, worse = (_chat(row, name, "assistant") for name in (chosen, rejected))
+    question = row.get(prompt)
+    answers = _without_the_prompt(question, {name: row[name] for name in (chosen, rejected)})
+    asked = [] if question is None else _chat({prompt: question}, prompt, "user")
+    better, worse = (_chat(answers, name, "assistant") for name in (chosen, rejected))
     for name, chat in ((chosen, better), (rejected, worse)):
         if not chat or chat[-1]["role"] != "assistant":
             raise InputError(f"field {name!r} does not end with an answer")
@@ -77,7 +85,7 @@ def _pair(row: dict[str, Any], *columns: str) -> Pair:
         raise InputError(f"{chosen!r} and {rejected!r} begin with other messages than {prompt!r}")
     if not longer:
         raise InputError(f"no prompt in field {prompt!r}, nor before the answers; name the fields with --columns")
-    beside = {name: value for name, value in row.items() if name not in columns}
+    beside = {name: row[name] for name in BESIDE_TURNS if name in row and name not in columns}
     before = with_fields_beside(beside, longer, is_chat=len(longer) > 1)
     return Pair(_joined(before), _joined(better[-1:]), _joined(worse[-1:]))
 
@@ -92,7 +100,7 @@ def _without_the_prompt(prompt: object, answers: dict[str, Any]) -> dict[str, An
     return {name: own.lstrip() for name, own in after.items()} if is_repeated else answers
 
 
-def _chat(row: dict[str, Any], name: str, role: Literal["user", "assistant"]) -> Messages:
+def _chat(row: Mapping[str, Any], name: str, role: Literal["user", "assistant"]) -> Messages:
     """The messages of a field; where it is text, it is a transcript or what one role says."""
     value = row[name]
     messages = (transcript(value) if isinstance(value, str) else []) or said(row, name, role)

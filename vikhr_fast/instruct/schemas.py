@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from vikhr_fast.data.read import readable_values
 from vikhr_fast.errors import InputError
 
 Row = Mapping[str, Any]
@@ -24,6 +25,9 @@ _ROLE, _CONTENT, _TRAIN = ("role", "from"), ("content", "value"), ("train", "wei
 _NOT_HELD = {"tools", "functions", "tool_calls", "function_call", "reasoning_content", "image", "images"}
 _NOT_HELD |= {"audio", "audios", "video", "videos"}
 _NOT_HELD_BY_ROW, _NOT_HELD_BY_MESSAGE = {*_NOT_HELD, "context", "documents"}, {*_NOT_HELD, "reasoning", "thinking"}
+
+BESIDE_TURNS = (*_SYSTEM, _HISTORY, *sorted(_NOT_HELD_BY_ROW))
+"""Fields of a row that `with_fields_beside` looks at."""
 
 
 class FieldsBeside(NamedTuple):
@@ -64,9 +68,10 @@ def with_fields_beside(row: Row, messages: Messages, is_chat: bool) -> Messages:
 
 
 def fields_beside(row: Row) -> FieldsBeside:
-    """What there is in a row besides the fields of its schema."""
+    """What there is in a row besides the fields of its schema; a cell that cannot be read is something."""
     schema = _schema_of(row)
-    filled = [name for name, value in row.items() if _is_filled(value)]
+    values, _ = readable_values(row)
+    filled = [name for name in row if _is_filled(values.get(name, True))]
     kept = [name for name in filled if name in (*_SYSTEM, _HISTORY)]
     dropped = [name for name in filled if name not in {*kept, *schema.needed, *schema.more}]
     known = {*_ROLE, *_CONTENT, *_TRAIN, "answer", "rank"}

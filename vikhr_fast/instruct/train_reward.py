@@ -4,7 +4,6 @@ P(chosen is better) = sigmoid(score(chosen) - score(rejected)); its log-likeliho
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from vikhr_fast.instruct.rejected import Rejected
 from vikhr_fast.instruct.reward import SETTINGS, Answered, RewardModel
 from vikhr_fast.instruct.reward_report import reward_page, reward_report
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import refuse_existing, sha256_of, write_json
+from vikhr_fast.io.files import json_text, refuse_existing, sha256_of, write_json
 from vikhr_fast.io.html import write_report
 from vikhr_fast.io.resumable import resumable_directory, scratch_of
 
@@ -119,7 +118,7 @@ def _work(pairs: list[Pair], options: TrainReward) -> dict[str, Any]:
     """What the result depends on."""
     told = hashlib.sha256()
     for pair in pairs:
-        told.update(json.dumps(pair).encode("utf-8"))
+        told.update(json_text(pair, ensure_ascii=True).encode("utf-8"))
     weights = {path.name: sha256_of(path) for path in sorted(Path(options.encoder).glob("*.safetensors"))}
     settings = {name: value for name, value in asdict(options).items() if name not in ("input", "output")}
     return {"stage": "instruct train-reward", "pairs": told.hexdigest(), "weights": weights, **settings}

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -86,9 +87,51 @@ def read_json(path: Path, advice: str = "") -> dict[str, Any]:
     return values
 
 
+def json_text(values: object, *, ensure_ascii: bool = False, **options: Any) -> str:
+    """Values as JSON; null in place of NaN and infinities, which JSON has not, and most of its readers refuse.
+
+    Args:
+        values: what `json.dumps` takes.
+        ensure_ascii: see `json.dumps`.
+        options: further ones of `json.dumps`.
+    """
+    try:
+        return json.dumps(values, ensure_ascii=ensure_ascii, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(finite(values), ensure_ascii=ensure_ascii, allow_nan=False, **options)
+
+
+def copied_json(values: object, **options: Any) -> tuple[str, bool]:
+    """As `json_text`, of a user's values, which may be of any kind, and hold halves of surrogate pairs.
+
+    Args:
+        values: what has no form in JSON becomes its text.
+        options: further ones of `json.dumps`.
+
+    Returns:
+        The JSON, which encodes to UTF-8, and whether a number in it became null or a character a question mark.
+    """
+    is_replaced = False
+    try:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=str, **options)
+    except ValueError:
+        text, is_replaced = json_text(values, default=str, **options), True
+    valid = text.encode("utf-8", "replace").decode("utf-8")
+    return valid, is_replaced or valid != text
+
+
+def finite(value: Any) -> Any:
+    """A value with None for the numbers that JSON has not: NaN and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(own) for name, own in value.items()}
+    return [finite(own) for own in value] if isinstance(value, (list, tuple)) else value
+
+
 def write_json(path: Path, values: object) -> None:
     """Writes JSON values as a whole file, atomically, to be read by people too."""
-    write_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+    write_text(path, json_text(values, indent=2) + "\n")
 
 
 @contextmanager
@@ -148,5 +191,5 @@ def write_json_lines(path: Path, values: Iterable[dict[str, Any]]) -> int:
     with atomic_file(path) as file:
         for value in values:
             count += 1
-            file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
+            file.write((json_text(value) + "\n").encode("utf-8"))
     return count

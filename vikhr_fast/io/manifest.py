@@ -1,19 +1,18 @@
 """Manifests that hold their own checksum."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.files import json_text, read_json
 
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:
     """The checksum of everything in a manifest but the checksum itself."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
+    return hashlib.sha256(json_text(content, ensure_ascii=True, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def read_manifest(path: Path, format: str, version: int, advice: str) -> dict[str, Any]:  # noqa: A002  as it is called

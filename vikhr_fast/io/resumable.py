@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json, refuse_existing, sync_directory, write_text
+from vikhr_fast.io.files import json_text, read_json, refuse_existing, sync_directory, write_text
 from vikhr_fast.io.run_directory import locked
 
 _WORK, _RESULT, _SCRATCH = "work.json", "result", "scratch"
@@ -62,7 +62,7 @@ def _claim(partial: Path, work: dict[str, Any], settings: Any) -> None:
     """Writes down whose work this is, or checks that it is the same."""
     record = partial / _WORK
     if not record.exists():
-        write_text(record, json.dumps(work, indent=2) + "\n")
+        write_text(record, json_text(work, ensure_ascii=True, indent=2) + "\n")
     elif not is_same_work(read_json(record, f"remove {partial}"), work, settings):
         raise InputError(f"{partial}: left behind by work with other settings or inputs; remove it, or repeat that")
 
@@ -77,7 +77,7 @@ def is_same_work(record: dict[str, Any], work: dict[str, Any], settings: Any = N
     """
     known = {"settings": settings} if is_dataclass(settings) else settings or {}
     try:
-        return bool(_completed(record, known) == _completed(json.loads(json.dumps(work)), known))
+        return bool(_completed(record, known) == _completed(json.loads(json_text(work)), known))
     except pydantic.ValidationError:
         return False
 

@@ -1,7 +1,6 @@
 """What every run directory keeps: its resolved config, commit, package versions, machine and seed."""
 
 import fcntl
-import json
 import platform
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import read_json, remove_leftovers, write_json, write_text
+from vikhr_fast.io.files import json_text, read_json, remove_leftovers, write_json, write_text
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "transformers", "triton")
@@ -39,7 +38,8 @@ def record_run(
         if any(file.name != ENVIRONMENT and not file.name.startswith(".") for file in files):
             raise InputError(f"{directory}: not empty and not a run directory; use another --output")
         # A command line may hold what isn't UTF-8.
-        write_text(directory / ENVIRONMENT, json.dumps(environment(config.get("seed")), indent=2) + "\n")
+        values = json_text(environment(config.get("seed")), ensure_ascii=True, indent=2)
+        write_text(directory / ENVIRONMENT, values + "\n")
         write_json(path, config)
         return
     before = flat(defaults or {}) | flat(read_json(path, "use another --output"))
@@ -50,7 +50,7 @@ def record_run(
     if refused:
         raise InputError(f"{path}: this run began with other values of {', '.join(refused)}; use another --output")
     for name in changed:
-        difference = f"{json.dumps(now.get(name))} instead of {json.dumps(before.get(name))}"
+        difference = f"{json_text(now.get(name))} instead of {json_text(before.get(name))}"
         logger.info(f"goes on with another {name} than the run began with: {difference}")
 
 

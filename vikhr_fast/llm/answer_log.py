@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import sync_directory
+from vikhr_fast.io.files import json_text, sync_directory
 
 
 class AnswerLog:
@@ -54,7 +54,7 @@ class AnswerLog:
 
     def add(self, entry: dict[str, Any]) -> None:
         """Writes an answer."""
-        self._file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+        self._file.write((json_text(entry) + "\n").encode("utf-8", "replace"))
         self._file.flush()
         os.fsync(self._file.fileno())
         if entry["final"]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import os
 import re
 import time
@@ -14,6 +13,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import json_text
 from vikhr_fast.llm.answer_log import AnswerLog
 from vikhr_fast.llm.settings import EndpointSettings
 
@@ -162,7 +162,7 @@ class ChatEndpoint:
 
 def request_hash(body: dict[str, Any]) -> str:
     """What tells requests apart."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode("ascii")).hexdigest()
+    return hashlib.sha256(json_text(body, ensure_ascii=True, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _retry_after(response: httpx.Response) -> float:

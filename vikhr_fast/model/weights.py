@@ -1,6 +1,5 @@
 """Safetensors directories in the layout of Hugging Face: one file, or numbered shards with an index."""
 
-import json
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_file, read_json, write_json
+from vikhr_fast.io.files import atomic_file, json_text, read_json, write_json
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -129,7 +128,7 @@ def _read_index(path: Path) -> dict[str, str]:
         raise InputError(f"{path}: weight_map: must be an object of tensor names and file names")
     for name, shard in places.items():
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise InputError(f"{path}: weight_map: {name}: {json.dumps(shard)} is not the name of a file beside it")
+            raise InputError(f"{path}: weight_map: {name}: {json_text(shard)} is not the name of a file beside it")
     return places
 
 
@@ -180,7 +179,7 @@ def _write_shard(
         start, end = end, end + shard[name].nbytes
         dtype, shape = _DTYPE_NAMES[shard[name].dtype], list(shard[name].shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    encoded = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    encoded = json_text(header, ensure_ascii=True, separators=(",", ":")).encode("utf-8")
     encoded += b" " * (-len(encoded) % 8)
     file.write(struct.pack("<Q", len(encoded)) + encoded)
     for name, tensor in shard.items():

@@ -1,12 +1,12 @@
 """All ways to shard and to accumulate, which change nothing of what is learnt, and the fastest of them that fits."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from vikhr_fast.config import TrainConfig
+from vikhr_fast.io.files import json_text
 from vikhr_fast.model.config import ModelConfig
 from vikhr_fast.plan.collectives import StepCounts
 from vikhr_fast.plan.memory import memory
@@ -67,7 +67,7 @@ def nearest_fit(config: TrainConfig, model: ModelConfig, hardware: Hardware, gpu
 def changed_settings(before: TrainConfig, after: TrainConfig) -> list[str]:
     """The settings of `after` that aren't those of `before`, as TOML has them."""
     values = {name: attrgetter(name) for name in _CHANGED}
-    return [f"{name} = {json.dumps(get(after))}" for name, get in values.items() if get(before) != get(after)]
+    return [f"{name} = {json_text(get(after))}" for name, get in values.items() if get(before) != get(after)]
 
 
 def _ways(config: TrainConfig, gpus: int) -> Iterator[TrainConfig]:

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml, require_consistent
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import json_text
 from vikhr_fast.model.config import ModelConfig, read_config
 from vikhr_fast.plan.choices import Choice, changed_settings, fastest_of_each, nearest_fit
 from vikhr_fast.plan.collectives import StepCounts, collectives
@@ -69,7 +70,7 @@ def plan(options: Plan) -> None:
     calls = collectives(config, model, options.gpus)
     result["collectives"] = [asdict(call) | {"link_bytes": call.link_bytes} for call in calls]
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(json_text(result, ensure_ascii=True, indent=2))
     else:
         _print(options, config, hardware, result)
 

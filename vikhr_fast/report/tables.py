@@ -136,10 +136,10 @@ def stage_tables(directory: Path) -> list[Table]:
 def is_answers(path: Path) -> bool:
     """Whether a file begins as one that `generate batch` wrote."""
     try:
-        first: dict[str, Any] = next((row for _, row in read_objects(path)), {}) if path.suffix == ".jsonl" else {}
+        first = next((set(row) for _, row in read_objects(path)), set()) if path.suffix == ".jsonl" else set()
     except InputError:
         return False
-    return bool({"answer", "error"} & first.keys()) and bool({"prompt", "messages"} & first.keys())
+    return bool({"answer", "error"} & first) and bool({"prompt", "messages"} & first)
 
 
 def answer_tables(paths: dict[str, Path]) -> list[Table]:

@@ -1,6 +1,5 @@
 """The page of training runs, one or several side by side, from the files in their directories."""
 
-import math
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.html import Figure, Line, Page, Section, Table, line_plot
 from vikhr_fast.io.provenance import provenance
 from vikhr_fast.report.evaluation import accuracy
-from vikhr_fast.train.metrics import EVALUATIONS, INCIDENTS, METRICS, VALIDATION, read_lines
+from vikhr_fast.train.metrics import EVALUATIONS, INCIDENTS, METRICS, VALIDATION, number, read_lines
 
 _LOSSES = {
     "ce": ("Cross-entropy, mean over the tokens of a step.", "nats a token"),
@@ -66,7 +65,7 @@ def _plots(runs: dict[str, _Run], metrics: dict[str, tuple[str, str]]) -> tuple[
     for key, (caption, y_label) in metrics.items():
         has_it = {name: run[METRICS] for name, run in runs.items() if any(line[key] for line in run[METRICS])}
         curves = {
-            name: ([line["step"] for line in lines], [math.nan if line[key] is None else line[key] for line in lines])
+            name: ([line["step"] for line in lines], [number(line[key]) for line in lines])
             for name, lines in has_it.items()
         }
         plots += [_plot(caption, y_label, curves, markers=False)] if curves else []
@@ -139,7 +138,7 @@ def _curve(lines: _Lines, kind: str, name: str, figure: str) -> _Curve:
     """A figure of one of the sets or tasks, where it was scored on what it was scored on at last."""
     asked = lines[-1][kind].get(name, {}).get("sha256")
     same = [line for line in lines if name in line[kind] and line[kind][name].get("sha256") == asked]
-    return [line["step"] for line in same], [line[kind][name][figure] for line in same]
+    return [line["step"] for line in same], [number(line[kind][name][figure]) for line in same]
 
 
 def _course(curve: _Curve) -> str:

@@ -1,7 +1,6 @@
 """SentencePiece-exact BPE encoding and decoding, in C++ on all cores."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from vikhr_fast import _native
 from vikhr_fast.data.native_texts import InvalidUtf8, Texts, as_int64, native_texts, replaces
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import json_text
 from vikhr_fast.tokenizer.added_tokens import read_added_tokens, refuse_words
 
 Ids: TypeAlias = npt.NDArray[np.int32]
@@ -56,7 +56,7 @@ class BpeEncoder:
             raise InputError(f"{path}: {error}") from error
         added = read_added_tokens(Path(path), [native.piece(index) for index in range(native.vocab_size)])
         refuse_words(Path(path), added)
-        control = json.dumps(added.control, sort_keys=True).encode("ascii") if added.control else b""
+        control = json_text(added.control, sort_keys=True).encode("utf-8") if added.control else b""
         return cls(native, hashlib.sha256(data + control).hexdigest(), added.control)
 
     def encode(self, text: str | bytes, errors: InvalidUtf8 = "strict") -> Ids:

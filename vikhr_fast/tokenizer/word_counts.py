@@ -1,6 +1,7 @@
 """How often each word occurs, all that training a tokenizer needs of a text."""
 
 import math
+import unicodedata
 from itertools import islice
 from pathlib import Path
 
@@ -32,16 +33,21 @@ def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_fiel
         raise InputError(f"--weights {shown}: must be {len(sources)} positive numbers, one for each input")
     words = WordCounts(max_words)
     counts = [WordCounts(max_words) if weights else words for _ in sources]
+    not_nfc = 0
     for source, count in zip(sources, counts, strict=True):
         texts = read_texts(source, text_field)
         while batch := tuple(islice(texts, _BATCH)):
             count.add(batch)
+            not_nfc += sum(not unicodedata.is_normalized("NFC", text) for text in batch)
     factors = [weight / count.bytes for weight, count in zip(weights, counts, strict=False)]
     for count, factor in zip(counts, factors, strict=False):
         # No count shrinks, so that rounding loses next to nothing and no word.
         words.add_scaled(count, factor / min(factors))
     words.sort()
     logger.info(f"{named(sources)}: {words.bytes:,} bytes, {len(words):,} different words")
+    if not_nfc:
+        reason = "й may be two characters in them, and pieces are learnt for both spellings; normalise them before"
+        logger.warning(f"{named(sources)}: {not_nfc:,} texts are not in NFC: {reason}")
     if words.dropped:
         logger.warning(f"{words.dropped:,} occurrences of rare words were left out; --max-words keeps more")
     return words

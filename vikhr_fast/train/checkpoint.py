@@ -31,7 +31,7 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.distributed.sharding import local
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import sha256_of, sync_directory, write_text
+from vikhr_fast.io.files import json_text, sha256_of, sync_directory, write_text
 from vikhr_fast.train.optimizer import Optimizer
 from vikhr_fast.train.state import TrainState
 
@@ -214,10 +214,10 @@ def step_of(checkpoint: Path) -> int:
 
 def _publish(unfinished: Path, final: Path, digests: dict[str, str], state: TrainState) -> None:
     """Makes a complete checkpoint of what all ranks have written."""
-    write_text(unfinished / _STATE, json.dumps(asdict(state)))
+    write_text(unfinished / _STATE, json_text(asdict(state), ensure_ascii=True))
     others = (unfinished / _STATE, unfinished / ".metadata")
     manifest = {**digests, **{file.name: sha256_of(file) for file in others}}
-    write_text(unfinished / _MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
+    write_text(unfinished / _MANIFEST, json_text(manifest, ensure_ascii=True, indent=2, sort_keys=True))
     unfinished.rename(final)
     sync_directory(final.parent)
 

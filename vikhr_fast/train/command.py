@@ -1,6 +1,5 @@
 """`vikhr-fast train`: settings from a file, a preset and flags; then the run, or what it would be."""
 
-import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import tyro
 from tyro.conf import arg
 
 from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, read_toml, train_config
+from vikhr_fast.io.files import json_text
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run_training(options: Train) -> str | Path | None:
     """Trains; returns the model's directory on rank 0. Or says what it would do, or what an incident was."""
     settings = options.settings
     if options.print_config:
-        return json.dumps(config_values(settings), indent=2)
+        return json_text(config_values(settings), ensure_ascii=True, indent=2)
     from vikhr_fast.train.inputs import describe, open_inputs
     from vikhr_fast.train.loop import train
 

@@ -15,7 +15,7 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.io.console import console, logger
-from vikhr_fast.io.files import write_json_lines
+from vikhr_fast.io.files import json_text, write_json_lines
 from vikhr_fast.train.flops import flops_share, peak_bytes
 from vikhr_fast.train.state import StepResult, TrainState
 from vikhr_fast.train.trackers import Tracker, open_trackers
@@ -127,7 +127,7 @@ class MetricsWriter:
 def append_line(path: Path, values: dict[str, Any]) -> None:
     """Appends a line of JSON to a file."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        file.write(json_text(values) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -139,6 +139,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
     except ValueError as error:
         raise InputError(f"{path}: damaged: {error}; move it away to go on without it") from None
+
+
+def number(figure: float | None) -> float:
+    """A figure of such a line; NaN where null stands for what was not finite."""
+    return math.nan if figure is None else figure
 
 
 def forget_steps_after(directory: Path, last_step: int) -> None:

@@ -17,7 +17,7 @@ from vikhr_fast.experiments.grid import Grid, names_in, read_grid
 from vikhr_fast.experiments.results import ABLATION, Ablation, write_ablation
 from vikhr_fast.experiments.works import SHARED, Work, check_commands, parse, works_of
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import write_text
+from vikhr_fast.io.files import json_text, write_text
 from vikhr_fast.io.run_directory import locked, record_run
 from vikhr_fast.io.stage_runner import run_stages_at_once
 from vikhr_fast.plan.command import Plan, estimate
@@ -120,7 +120,7 @@ def _record(grid: Grid, output: Path, inputs: Mapping[str, str]) -> None:
         "stages": {name: run for name, run in commands.items() if name not in shared},
         "arms": arms,
     }
-    record_run(output / grid.name, json.loads(json.dumps(config)))  # tuples as lists, as they are read again
+    record_run(output / grid.name, json.loads(json_text(config)))  # tuples as lists, as they are read again
     if shared:
         used = {name: inputs[name] for name in sorted(names_in(*shared.values()) & inputs.keys())}
         record_run(output / SHARED, {"inputs": used, "stages": shared})

@@ -17,7 +17,7 @@ from vikhr_fast.instruct.reward import SETTINGS
 from vikhr_fast.io.files import read_json
 from vikhr_fast.io.html import Section, Table
 from vikhr_fast.train.metrics import VALIDATION as VALIDATION_NAME
-from vikhr_fast.train.metrics import read_lines
+from vikhr_fast.train.metrics import number, read_lines
 
 VALIDATION = 0.1
 """Share of the pairs that is held out."""
@@ -68,8 +68,8 @@ def collect_tuning(paths: DemoPaths) -> Tuning:
     return Tuning(
         noise=_noise(paths.instructions),
         reward_accuracy=accuracy,
-        perplexity={name: (math.exp(a["loss"]), math.exp(b["loss"])) for name, (a, b) in sets.items()},
-        bits_per_byte={name: (a["bits_per_byte"], b["bits_per_byte"]) for name, (a, b) in sets.items()},
+        perplexity={name: (math.exp(number(a["loss"])), math.exp(number(b["loss"]))) for name, (a, b) in sets.items()},
+        bits_per_byte={name: (number(a["bits_per_byte"]), number(b["bits_per_byte"])) for name, (a, b) in sets.items()},
         exchanges=_exchanges(paths),
     )
 
