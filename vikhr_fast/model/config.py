@@ -1,17 +1,17 @@
 """The shape of a Mistral model, and its config.json as Hugging Face writes it."""
 
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import json_text, read_json, write_json
+from vikhr_fast.io.files import read_json, write_json
 
 CONFIG_NAME = "config.json"
 
@@ -67,7 +67,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "initializer_range": (lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
     **dict.fromkeys(("bos_token_id", "eos_token_id"), _TOKEN),
 }
-_show = partial(json_text, ensure_ascii=True, default=str)
+_show = json.JSONEncoder(default=str).encode  # for messages, which may say NaN
 
 
 def _invalid_fields(values: Mapping[str, Any]) -> list[str]:
