@@ -133,7 +133,7 @@ class _Removal:
         )
         if name := self._evaluation_set(conversation.text, _spelled("\n\n".join(asked))):
             return {"by": "evaluation", "set": name}
-        question = _Question(" ".join(" ".join(system).split()), tuple(asked))
+        question = _Question.of(" ".join(" ".join(system).split()), asked)
         if (kept := self._questions.match(question)) is not None:
             return {"by": "question", "kept": kept}
         answer = "\n\n".join(answers)
@@ -154,29 +154,22 @@ class _Removal:
 
 
 class _Question(NamedTuple):
-    """All that the user says, and the system message that it is said under."""
+    """What the user says under a system message, as it is compared."""
 
     system: str
-    asked: tuple[str, ...]
+    is_long: bool
+    text: str
+    """Of a long one the words, other ones under each system message; of a short one the spelling."""
 
-    @property
-    def is_long(self) -> bool:
-        return sum(len(_WORD.findall(one)) for one in self.asked) >= _QUESTION_WORDS
-
-    @property
-    def text(self) -> str:
-        """What near-duplicates are looked for in: under another system message all words are other ones."""
-        mark = hashlib.sha256(self.system.encode("utf-8")).hexdigest()[:16] if self.system else ""
-        return _WORD.sub(lambda word: mark + word[0], _spelled("\n\n".join(self.asked)))
-
-    @property
-    def spelling(self) -> str:
-        """What two short questions must have in common."""
-        spellings = []
-        for one in self.asked:
-            whole = " ".join(_SIGN.sub(r" \2 ", unicodedata.normalize("NFC", one)).split())
-            spellings.append(whole.rstrip(" .?…") or whole)
-        return "\n".join(spellings)
+    @classmethod
+    def of(cls, system: str, asked: list[str]) -> "_Question":
+        if sum(len(_WORD.findall(one)) for one in asked) < _QUESTION_WORDS:
+            return cls(system, False, "\n".join(map(_spelling, asked)))
+        text = _spelled("\n\n".join(asked))
+        if system:
+            mark = hashlib.sha256(system.encode("utf-8")).hexdigest()[:16]
+            text = _WORD.sub(lambda word: mark + word[0], text)
+        return cls(system, True, text)
 
 
 class _Questions:
@@ -191,17 +184,17 @@ class _Questions:
         if question.is_long:
             self._long.add(question.text, name)
         else:
-            self._short.setdefault((question.system, question.spelling), name)
-            self._in_capitals.setdefault((question.system, question.spelling.upper()), name)
+            self._short.setdefault((question.system, question.text), name)
+            self._in_capitals.setdefault((question.system, question.text.upper()), name)
 
     def match(self, question: _Question) -> str | None:
         """The name of the one that this question is a copy of."""
         if question.is_long:
             return self._long.match(question.text)
-        capitals = question.system, question.spelling.upper()
-        if question.spelling == capitals[1]:
+        spelled, capitals = (question.system, question.text), (question.system, question.text.upper())
+        if spelled == capitals:
             return self._in_capitals.get(capitals)
-        return self._short.get((question.system, question.spelling), self._short.get(capitals))
+        return self._short.get(spelled, self._short.get(capitals))
 
 
 class _Texts:
@@ -223,3 +216,9 @@ class _Texts:
 def _spelled(question: str) -> str:
     """A question with its signs as words: 12 + 7 and 12 - 7 are the same words otherwise."""
     return _SIGN.sub(lambda sign: f" sign{''.join(str(ord(one)) for one in sign[2])} ", question)
+
+
+def _spelling(question: str) -> str:
+    """A short question without what makes no difference."""
+    whole = " ".join(_SIGN.sub(r" \2 ", unicodedata.normalize("NFC", question)).split())
+    return whole.rstrip(" .?…") or whole
