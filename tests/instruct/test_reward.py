@@ -383,14 +383,18 @@ def test_marks_of_answers_outlast_dedup_and_filter(root: Path, tmp_path: Path) -
     assert b'"train": false' in unique.read_bytes()
 
 
-def test_a_pair_whose_cell_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_pair_whose_cell_cannot_be_read_is_rejected(tmp_path: Path) -> None:
     text = pa.array([b"a", b"\xff"], pa.binary())
-    broken, good = pa.Array.from_buffers(pa.string(), 2, text.buffers()), pa.array(["b", "c"])
-    columns = {"prompt": good, "chosen": good, "rejected": good, "note": broken}
+    broken = pa.Array.from_buffers(pa.string(), 2, text.buffers())
+    columns = {"prompt": ["b", "c"], "chosen": ["да", "нет"], "rejected": ["х", "у"], "note": broken}
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
-    assert list(read_pairs([tmp_path / "in.parquet"], ("prompt", "chosen", "rejected"))) == [Pair(*"bbb"), Pair(*"ccc")]
-    with pytest.raises(InputError, match=r"in\.parquet: row 2: column 'note': invalid UTF-8; mend or remove it"):
-        list(read_pairs([tmp_path / "in.parquet"], ("prompt", "chosen", "note")))
+    rejected = Rejected()
+    pairs = list(read_pairs([tmp_path / "in.parquet"], ("prompt", "chosen", "rejected"), rejected))
+    assert (pairs, rejected) == ([Pair("b", "да", "х"), Pair("c", "нет", "у")], [])
+    assert list(read_pairs([tmp_path / "in.parquet"], ("prompt", "chosen", "note"), rejected)) == [Pair("b", "да", "a")]
+    assert [(one["number"], one["reason"]) for one in rejected] == [
+        (2, "column 'note': invalid UTF-8; mend or remove it")
+    ]
 
 
 @pytest.mark.parametrize(
