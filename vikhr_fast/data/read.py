@@ -124,7 +124,7 @@ def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]
         if not isinstance(records, list):
             raise ValueError("not a list")
     except (ValueError, RecursionError) as error:
-        on_bad(path, 1, InputError(f"{path}: not a JSON list of objects: {one_line(error)}"))
+        on_bad(path, 1, InputError(f"{path}: not a JSON list of objects: {one_line(error)}; call lines of JSON .jsonl"))
         return
     for row, record in enumerate(records, start=1):
         if isinstance(record, dict):
