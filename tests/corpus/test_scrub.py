@@ -1,5 +1,6 @@
 """Private strings give way to tags, and what only looks like them stays."""
 
+import json
 import time
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import private_strings
 
-from vikhr_fast.corpus.scrub import Scrub, scrub, scrub_text
+from vikhr_fast.corpus.scrub import REPLACED, Scrub, scrub, scrub_text
 from vikhr_fast.corpus.settings import ScrubStage
 from vikhr_fast.data.documents import Documents
 from vikhr_fast.errors import InputError
+from vikhr_fast.report.command import Report, report_run
 
 ALL = ScrubStage()
 
@@ -69,8 +71,8 @@ def test_all_that_is_planted_is_found_and_counted(tmp_path: Path) -> None:
 
 
 def test_only_the_kinds_that_are_asked_for() -> None:
-    text = "a@b.ru 8.8.8.8"
-    assert scrub_text(text, ScrubStage(kinds=("ip",))) == ("a@b.ru [IP]", {"ip": 1})
+    text = "a@b.ru, IP 8.8.8.8"
+    assert scrub_text(text, ScrubStage(kinds=("ip",))) == ("a@b.ru, IP [IP]", {"ip": 1})
 
 
 @settings(max_examples=300, deadline=None)
@@ -86,8 +88,38 @@ def test_a_country_that_is_none_is_refused(tmp_path: Path) -> None:
         scrub(Scrub(documents.directory, tmp_path / "out", ScrubStage(region="XX")))
 
 
-@pytest.mark.parametrize("piece", ["a", "1", "1.", "@", "a@", " ", ":", "a.", "1 ", "-", "eyJ", "+7 ", "token=", "("])
+@pytest.mark.parametrize(
+    "piece", ["a", "1", "1.", "@", "a@", " ", ":", "a.", "1 ", "-", "eyJ", "+7 ", "token=", "(", "12 "]
+)
 def test_no_text_takes_quadratic_time(piece: str) -> None:
     start = time.process_time()
     scrub_text(piece * (100_000 // len(piece)), ALL)
     assert time.process_time() - start < 5
+
+
+def test_a_sample_of_what_was_replaced(tmp_path: Path) -> None:
+    texts = [f"Документ {n} <b>жирный</b>: пишите на {n}@mail.ru, 8 912 345-67-{n:02}." for n in range(60)]
+    samples = []
+    for part_bytes in (1 << 10, 1 << 20):  # many parts, one part
+        root = tmp_path / str(part_bytes)
+        documents = make_documents(root / "in", {"a": texts}, part_bytes)
+        scrub(Scrub(documents.directory, root / "out", ScrubStage(sample=7)))
+        samples.append((root / "out" / REPLACED).read_text())
+    assert samples[0] == samples[1]
+    notes = [json.loads(line) for line in samples[0].splitlines()]
+    assert [note["kind"] for note in notes] == ["email"] * 7 + ["phone"] * 7
+    assert all(note["before"] + note["found"] + note["after"] in texts for note in notes if note["kind"] == "email")
+    page = report_run(Report((root / "out",)))
+    assert page == root / "out" / "report.html"
+    shown = page.read_text()
+    assert "This page holds personal data" in shown
+    assert "[EMAIL]: 7 of 60, drawn at random." in shown
+    assert notes[0]["found"] in shown
+    assert "<b>" not in shown
+
+
+def test_no_sample(tmp_path: Path) -> None:
+    documents = make_documents(tmp_path / "in", {"a": ["пишите на a@mail.ru"]})
+    scrub(Scrub(documents.directory, tmp_path / "out", ScrubStage(sample=0)))
+    assert not (tmp_path / "out" / REPLACED).exists()
+    assert texts_of(Documents.open(tmp_path / "out")) == ["пишите на [EMAIL]"]

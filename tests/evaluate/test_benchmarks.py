@@ -15,7 +15,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'vi
 from vikhr_fast.evaluate.benchmarks import BENCHMARKS, benchmark_questions, harness_task, run_task
 from vikhr_fast.evaluate.command import Evaluate, evaluate
 from vikhr_fast.evaluate.harness import HarnessModel
-from vikhr_fast.evaluate.questions import BENCHMARK_NAMES
+from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, questions_sha256
 from vikhr_fast.llm.answer_log import AnswerLog
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.load import load_encoder
@@ -72,7 +72,7 @@ def test_the_harness_agrees(workspace: Path, sources: dict[str, Path], tmp_path:
         ours = HarnessModel(model, load_encoder(directory), log, batch=3)
         assert set(sources) == set(BENCHMARKS) == set(BENCHMARK_NAMES)
         for benchmark, source in sources.items():
-            questions = benchmark_questions(benchmark, source, seed=0)
+            questions = benchmark_questions(benchmark, source, seed=0).asked
             for name, files in BENCHMARKS[benchmark].descriptions.items():
                 result, chosen = run_task(harness_task(name, files, questions), ours)
                 expected, expected_chosen = run_task(harness_task(name, files, questions), theirs)
@@ -112,7 +112,7 @@ def test_planted_answers(workspace: Path, tmp_path: Path) -> None:
 
 def test_options_have_a_fixed_order(sources: dict[str, Path]) -> None:
     plain = [json.loads(line) for line in sources["ru_mmlu_pro"].read_text().splitlines()]
-    once, again, other = (benchmark_questions("ru_mmlu_pro", sources["ru_mmlu_pro"], seed) for seed in (0, 0, 1))
+    once, again, other = (benchmark_questions("ru_mmlu_pro", sources["ru_mmlu_pro"], seed).asked for seed in (0, 0, 1))
     assert once == again != other
     for row, question in zip(plain, once, strict=True):
         assert sorted(question["choices"]) == sorted(row["options"])
@@ -121,8 +121,33 @@ def test_options_have_a_fixed_order(sources: dict[str, Path]) -> None:
     assert len({question["answer"] for question in once}) > 3
 
 
+def test_options_that_name_others_keep_their_order(tmp_path: Path) -> None:
+    plain = choice_rows(12, 5, "options")
+    naming = [{**row, "options": [*row["options"][:3], "Верно и A, и B", "Все перечисленные"]} for row in plain[:6]]
+    source = write_jsonl(tmp_path / "rows.jsonl", [*naming, *plain[6:]])
+    found = benchmark_questions("ru_mmlu_pro", source, seed=0)
+    assert found.counts == {"kept_in_order": 6, "stripped": 0, "rejected": 0}
+    for row, question in zip(naming, found.asked, strict=False):
+        assert question["choices"] == row["options"]
+        assert question["answer"] == "ABCDE".index(row["answer"])
+    shuffled = [question["choices"] != row["options"] for row, question in zip(plain[6:], found.asked[6:], strict=True)]
+    assert any(shuffled)
+    kept = benchmark_questions("ru_mmlu_pro", source, seed=0, keep_order=True)
+    assert kept.counts["kept_in_order"] == 12
+    assert [question["choices"] for question in kept.asked] == [row["options"] for row in [*naming, *plain[6:]]]
+    assert benchmark_questions("ru_mmlu", source, seed=0).counts["kept_in_order"] == 0  # it shuffles none
+
+
+def test_plain_questions_are_asked_as_ever(sources: dict[str, Path]) -> None:
+    """Of sets without anything to mend the order and digests are those recorded by earlier versions."""
+    digests = {
+        name: questions_sha256(benchmark_questions(name, source, 0).asked)[:8] for name, source in sources.items()
+    }
+    assert digests == {"ruxnli": "bee51290", "ru_mmlu": "a63d1b13", "ru_mmlu_pro": "198b20e5"}
+
+
 def test_a_prompt_shows_all_choices(sources: dict[str, Path]) -> None:
-    questions = benchmark_questions("ru_mmlu", sources["ru_mmlu"], seed=0)
+    questions = benchmark_questions("ru_mmlu", sources["ru_mmlu"], seed=0).asked
     task = harness_task("ru_mmlu", BENCHMARKS["ru_mmlu"].descriptions["ru_mmlu"], questions)
     shown = task.doc_to_text(task.test_docs()[0])
     letters = re.findall(r"^([A-D])\. (.+)$", shown, re.MULTILINE)

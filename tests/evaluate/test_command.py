@@ -17,6 +17,7 @@ from vikhr_fast.cli import main
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate import harness
 from vikhr_fast.evaluate.command import Evaluate, evaluate
+from vikhr_fast.report.command import Report, report_run
 
 QUESTION = {"question": "Где дом?", "choices": ["там", "тут", "нигде"], "answer": 1}
 PAIR = {"premise": "Идёт дождь.", "hypothesis": "Сухо.", "label": 2}
@@ -62,7 +63,7 @@ def test_an_interrupted_evaluation_is_taken_up_again(
         evaluate(replace(again, seed=1))
     record = again.output / "config.json"
     values = json.loads(record.read_text())
-    del values["sequence_length"]  # as an earlier version might have written it
+    del values["sequence_length"], values["keep_order"]  # as an earlier version might have written it
     record.write_text(json.dumps(values))
     evaluate(again)
     with pytest.raises(InputError, match="other values of sequence_length;"):
@@ -83,6 +84,47 @@ def test_texts_are_scored_without_the_harness(
     assert 1 < found["own"]["bits_per_byte"] < 10
     assert found["own"]["perplexity"] > 100
     assert "bits per byte" in capsys.readouterr().out
+
+
+def test_what_becomes_of_questions_is_counted(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    padding = ["N/A"] * 7
+    rows = [
+        {**QUESTION, "choices": [*QUESTION["choices"], *padding]},
+        {**QUESTION, "choices": ["там", "тут", "A и B", "ни один из перечисленных"]},
+        {**QUESTION, "choices": ["там", *padding]},
+        {**QUESTION, "choices": [1, 2]},
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    command = [
+        "evaluate",
+        str(workspace / "model"),
+        "--tasks",
+        f"ru_mmlu_pro={tmp_path / 'rows.jsonl'}",
+        "--device",
+        "cpu",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--output", str(tmp_path / "run")])
+    assert ended.value.code == 0
+    result = results_of(tmp_path / "run")["tasks"]["ru_mmlu_pro"]
+    assert (result["kept_in_order"], result["stripped"], result["rejected"], result["questions"]) == (1, 1, 1, 3)
+    assert result["chance"] == pytest.approx((1 / 3 + 1 / 4 + 1 / 2) / 3)
+    rejected = json.loads((tmp_path / "run" / "ru_mmlu_pro.rejected.jsonl").read_text())
+    assert (rejected["line"], rejected["file"]) == (3, str(tmp_path / "rows.jsonl"))
+    assert "'N/A' only fills a place" in rejected["reason"]
+    assert "without padding options" in capsys.readouterr().out
+    assert report_run(Report((tmp_path / "run",))) == tmp_path / "run" / "report.html"
+    row = '<th scope="row">run</th><td>ru_mmlu_pro</td><td>1</td><td>1</td><td>1</td>'
+    assert row in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--output", str(tmp_path / "run"), "--keep-order"])
+    assert ended.value.code == 3
+    assert "other values of keep_order" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--output", str(tmp_path / "kept"), "--keep-order"])
+    assert results_of(tmp_path / "kept")["tasks"]["ru_mmlu_pro"]["kept_in_order"] == 3
 
 
 @pytest.mark.parametrize(

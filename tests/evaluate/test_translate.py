@@ -20,6 +20,7 @@ QUESTIONS: list[dict[str, Any]] = [
     {"question": "How many?", "options": ["3", "4", "ten"], "answer": "C", "category": "math"},
     {"question": "Lose one", "choices": ["yes", "no"], "answer": 1},
     {"question": "What is `fire`?", "choices": ["hot", "cold"], "answer": 1},
+    {"question": "What is padded?", "choices": ["yes", "N/A"], "answer": 1},
 ]
 
 
@@ -61,14 +62,15 @@ def test_questions_are_translated(tmp_path: Path) -> None:
             main(command)
         assert ended.value.code == 0
         assert len(endpoint.asked) == before + 1  # what was answered before isn't asked again
-    made = read_questions(tmp_path / "out" / "questions.jsonl", choice_question)
+    made = read_questions(tmp_path / "out" / "questions.jsonl", choice_question).asked
     originals = [choice_question(record) for record in (QUESTIONS[0], QUESTIONS[1], QUESTIONS[3])]
     for own, original in zip(made, originals, strict=True):
         assert (own["answer"], own["subject"]) == (original["answer"], original["subject"])
         assert len(own["choices"]) == len(original["choices"])
     assert made[0]["choices"][2:] == ["12", "$$x$$"]
     failed = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").read_text().splitlines()]
-    assert [entry["number"] for entry in failed] == [3]
+    assert [entry.get("number", entry.get("line")) for entry in failed] == [3, 5]
+    assert "'N/A' only fills a place" in failed[1]["reason"]
     assert "2 choices became 1" in failed[0]["reason"]
 
 

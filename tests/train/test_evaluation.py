@@ -26,6 +26,7 @@ from vikhr_fast.evaluate.likelihood import encode_pair, likelihoods
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.train.checkpoint import Checkpoints
+from vikhr_fast.train.evaluation import open_questions
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
 from vikhr_kernels import reference
@@ -88,6 +89,19 @@ def test_results_are_those_of_the_command(finished: Path, questions: dict[str, P
         expected = {key: own[key] for key in ("accuracy", "standard_error", "chance", "questions")}
         digest = asked["ruxnli" if name.startswith("ruxnli") else name]["sha256"]
         assert lines[-1]["tasks"][name] == {**expected, "sha256": digest}
+
+
+def test_what_became_of_questions_is_recorded(
+    workspace: Path, questions: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [json.loads(line) for line in questions["ru_mmlu"].read_text().splitlines()]
+    rows[0]["choices"] = ["там", "тут", "нигде", None, None]
+    rows[1]["choices"][rows[1]["answer"]] = "N/A"
+    padded = write_jsonl(tmp_path / "padded.jsonl", rows)
+    caplog.set_level("INFO", "vikhr_fast")
+    found = open_questions(config_of(workspace, tmp_path / "run", {"ru_mmlu": padded}, limit=5))["ru_mmlu"]
+    assert (len(found.asked), found.counts) == (5, {"kept_in_order": 0, "stripped": 1, "rejected": 1})
+    assert "evaluation.tasks ru_mmlu: 22 questions, 1 without padding options, 1 left out" in caplog.text
 
 
 class Request:
@@ -200,11 +214,11 @@ def test_a_run_killed_before_its_checkpoint_repeats_no_line(
 
 def test_a_limit_takes_questions_from_all_over(workspace: Path, questions: dict[str, Path], tmp_path: Path) -> None:
     inputs = open_inputs(config_of(workspace, tmp_path / "run", questions, limit=5))
-    numbers = [int(question["question"].split()[1]) for question in inputs.questions["ru_mmlu"]]
+    numbers = [int(question["question"].split()[1]) for question in inputs.questions["ru_mmlu"].asked]
     assert numbers == [1, 5, 10, 14, 19]
-    assert len(inputs.questions["ruxnli"]) == 5
+    assert len(inputs.questions["ruxnli"].asked) == 5
     everything = open_inputs(config_of(workspace, tmp_path / "run", questions, limit=100))
-    assert len(everything.questions["ruxnli"]) == 7
+    assert len(everything.questions["ruxnli"].asked) == 7
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from vikhr_fast.chat.template import Message
-from vikhr_fast.data.read import read_objects
+from vikhr_fast.data.read import read_objects, refuse
+from vikhr_fast.data.text_lines import OnBad
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import write_json_lines
 from vikhr_fast.tokenizer.chat_template import ROLES
@@ -114,15 +115,19 @@ def _conversation(row: Mapping[str, Any]) -> Conversation:
         raise InputError(f"{error}; `vikhr-fast instruct convert` makes such lines") from None
 
 
-def parsed_objects(files: Iterable[Path], parse: Callable[[Mapping[str, Any]], _Parsed]) -> Iterator[_Parsed]:
-    """What `parse` makes of the rows of files; its InputErrors, with the reason alone, get the place."""
+def parsed_objects(
+    files: Iterable[Path], parse: Callable[[Mapping[str, Any]], _Parsed], on_bad: OnBad = refuse
+) -> Iterator[_Parsed]:
+    """What `parse` makes of the rows of files; its InputErrors, with the reason alone, get the place for `on_bad`."""
     for file in files:
         place = "line" if ".jsonl" in file.name.lower() else "row"
         for number, row in read_objects(file):
             try:
-                yield parse(row)
+                parsed = parse(row)
             except InputError as error:
-                raise InputError(f"{file}: {place} {number}: {error}") from None
+                on_bad(file, number, type(error)(f"{file}: {place} {number}: {error}"))
+            else:
+                yield parsed
 
 
 def write_conversations(path: Path, conversations: Iterable[Conversation]) -> int:

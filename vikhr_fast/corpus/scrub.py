@@ -1,52 +1,36 @@
 """`corpus scrub`: private strings give way to tags."""
 
-import ipaddress
-import re
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import phonenumbers
 import pyarrow as pa
 from tyro.conf import Positional, arg
 
+from vikhr_fast.corpus.private_strings import FINDERS, Kind
 from vikhr_fast.corpus.settings import ScrubStage
-from vikhr_fast.corpus.stage import Transformed, is_finished, map_parts, work_of
+from vikhr_fast.corpus.stage import Transformed, document_stage, gather, is_finished, transform_part, work_of
 from vikhr_fast.data.documents import Counts, Documents, add_counts
+from vikhr_fast.data.read import read_objects
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.console import logger
+from vikhr_fast.io.files import write_json_lines
+from vikhr_fast.io.progress import tracked
 
-Spans = Iterator[tuple[int, int]]
-
-# Every pattern begins where its run of characters does and is bounded, so that no text takes quadratic time.
-_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,8}(?:xn--[a-z\d-]{1,59}|[^\W\d_]{2,24})(?!\w)")
-# Not in the middle of a decimal fraction. A run may hold several numbers, which the library tells apart.
-_PHONE = re.compile(r"(?<![\d+])(?:\+|(?<!\d\.)(?<!\d,))\(?\d[\d ().\u00a0‑–-]{8,200}\d(?!\d|,\d)")
-_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
-_IPV6_GIVEN_OUT = ipaddress.ip_network("2000::/3")
-_KEYS = re.compile(
-    r"""-----BEGIN\ [A-Z ]{0,20}PRIVATE\ KEY-----[\s\S]{1,10000}?-----END\ [A-Z ]{0,20}PRIVATE\ KEY-----
-    | (?<![\w-])(?:
-        (?:AKIA|ASIA)[0-9A-Z]{16}                                # Amazon
-      | gh[pousr]_[A-Za-z0-9]{36,255} | github_pat_\w{22,255}     # GitHub
-      | glpat-[\w-]{20,64}                                       # GitLab
-      | AIza[\w-]{35}                                            # Google
-      | hf_[A-Za-z0-9]{30,64}                                    # Hugging Face
-      | sk-[\w-]{20,200}                                         # OpenAI, Anthropic
-      | xox[abprs]-[A-Za-z0-9-]{10,200}                          # Slack
-      | eyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{10,2000}      # JSON web tokens
-    )(?![\w-])""",
-    re.VERBOSE,
-)
-_ASSIGNED = re.compile(
-    r"(?i)(?<![a-zа-я])(?:api[_-]?key|secret|token|passw(?:or)?d|пароль|ключ)[\"']?\s{0,3}[:=]\s{0,3}[\"']?([\w+/=-]{16,4000})"
-)
+REPLACED = "replaced.jsonl"
+_AROUND = 60  # characters of the text on either side of a string in the sample
+_SHOWN = 200  # of a string: a key may be long
 
 
 @dataclass(frozen=True)
 class Scrub:
-    """Replaces e-mail addresses, phone numbers, public IP addresses and keys by tags, and counts them."""
+    """Replaces e-mail addresses, phone numbers, public IP addresses and keys by tags, and counts them.
+
+    `vikhr-fast report OUTPUT` makes a page of the sample in OUTPUT/replaced.jsonl. Both hold personal data.
+    """
 
     input: Annotated[Path, Positional]
     """Documents that an earlier stage wrote."""
@@ -67,24 +51,48 @@ def scrub(options: Scrub) -> None:
         return
 
     def transform(table: pa.Table) -> Transformed:
-        texts, counts = [], Counts()
-        for text, source in zip(table["text"].to_pylist(), table["source"].to_pylist(), strict=True):
-            scrubbed, found = scrub_text(text, settings)
+        texts, counts, notes = [], Counts(), []
+        for row in table.select(["id", "text", "source"]).to_pylist():
+            place = {"source": row["source"], "id": row["id"]}
+
+            def note(kind: Kind, text: str, start: int, stop: int, place: dict[str, str] = place) -> None:
+                notes.append(_note(place, kind, text, start, stop))
+
+            scrubbed, found = scrub_text(row["text"], settings, note if settings.sample else None)
             texts.append(scrubbed)
-            add_counts(counts, {source: found})
-        return Transformed(table.set_column(1, "text", pa.array(texts, pa.large_string())), counts, [])
+            add_counts(counts, {row["source"]: found})
+        made = table.set_column(1, "text", pa.array(texts, pa.large_string()))
+        return Transformed(made, counts, _sampled(notes, settings.sample))
 
-    map_parts(documents, options.output, work, settings, transform)
+    with document_stage(options.output, work, settings) as (directory, scratch, counts):
+        for part in tracked("scrub", documents.parts):
+            transform_part(part, directory, scratch, transform)
+        gather(directory, scratch, counts)
+        if settings.sample:
+            notes = [dict(note) for file in sorted(scratch.glob("part-*.jsonl")) for _, note in read_objects(file)]
+            write_json_lines(directory / REPLACED, _sampled(notes, settings.sample))
+    if settings.sample:
+        logger.info(f"{options.output / REPLACED}: a sample of what was replaced; it holds personal data")
 
 
-def scrub_text(text: str, settings: ScrubStage) -> tuple[str, dict[str, int]]:
-    """The text with tags, and how many of each kind of string there were."""
+def scrub_text(
+    text: str, settings: ScrubStage, note: Callable[[Kind, str, int, int], None] | None = None
+) -> tuple[str, dict[str, int]]:
+    """The text with tags, and how many of each kind of string there were.
+
+    Args:
+        text: of a document.
+        settings: what is replaced.
+        note: is told of each string: its kind, the text that it stands in, where it starts and ends there.
+    """
     counts: dict[str, int] = {}
-    for kind, find in _FINDERS.items():
+    for kind, find in FINDERS.items():
         if kind not in settings.kinds:
             continue
         pieces, end = [], 0
         for start, stop in find(text, settings.region):
+            if note:
+                note(kind, text, start, stop)
             pieces += [text[end:start], f"[{kind.upper()}]"]
             end = stop
         counts[kind] = len(pieces) // 2
@@ -92,43 +100,24 @@ def scrub_text(text: str, settings: ScrubStage) -> tuple[str, dict[str, int]]:
     return text, counts
 
 
-def _keys(text: str, _region: str) -> Spans:
-    spans = [match.span() for match in _KEYS.finditer(text)]
-    # Words of letters alone are spoken of as passwords, too.
-    spans += [m.span(1) for m in _ASSIGNED.finditer(text) if re.search(r"\d", m[1]) and re.search(r"[^\W\d_]", m[1])]
-    end = 0
-    for start, stop in sorted(spans):
-        if start >= end:
-            yield start, stop
-            end = stop
+def _note(place: dict[str, str], kind: Kind, text: str, start: int, stop: int) -> dict[str, Any]:
+    """A string with what is around it. Its order in the sample is that of a hash: drawn at random, always the same."""
+    digest = hashlib.sha256(f"{place} {kind} {start}".encode()).hexdigest()[:16]
+    before, after = text[max(0, start - _AROUND) : start], text[stop : stop + _AROUND]
+    return {
+        **place,
+        "kind": kind,
+        "before": before,
+        "found": text[start:stop][:_SHOWN],
+        "after": after,
+        "order": digest,
+    }
 
 
-def _emails(text: str, _region: str) -> Spans:
-    return (match.span() for match in _EMAIL.finditer(text)) if "@" in text else iter(())
-
-
-def _addresses(text: str, _region: str) -> Spans:
-    candidates = [*_IPV4.finditer(text), *_IPV6.finditer(text)]
-    for match in sorted(candidates, key=lambda match: match.start()):
-        try:
-            address = ipaddress.ip_address(match[0])
-            # Addresses of a home network or of the machine itself say nothing about anybody; A::B is a name in C++.
-            if address.is_global and (address.version == 4 or address in _IPV6_GIVEN_OUT):
-                yield match.span()
-        except ValueError:
-            continue
-
-
-def _phones(text: str, region: str) -> Spans:
-    for candidate in _PHONE.finditer(text):
-        for found in phonenumbers.PhoneNumberMatcher(candidate[0], region):
-            yield candidate.start() + found.start, candidate.start() + found.end
-
-
-# Keys first: there is much in them that looks like something else.
-_FINDERS: dict[Literal["key", "email", "ip", "phone"], Callable[[str, str], Spans]] = {
-    "key": _keys,
-    "email": _emails,
-    "ip": _addresses,
-    "phone": _phones,
-}
+def _sampled(notes: Iterable[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """So many notes of each kind."""
+    chosen: dict[str, list[dict[str, Any]]] = {kind: [] for kind in FINDERS}
+    for note in sorted(notes, key=lambda note: str(note["order"])):
+        if len(own := chosen[note["kind"]]) < count:
+            own.append(note)
+    return [note for own in chosen.values() for note in own]

@@ -87,6 +87,8 @@ class ScrubStage(_Strict):
     """What to replace: [EMAIL], [PHONE], [IP], [KEY]."""
     region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "RU"
     """Country whose national phone numbers are looked for besides international ones."""
+    sample: _CountOrZero = 50
+    """How many strings of each kind to keep in replaced.jsonl, to be looked at: personal data. 0 makes no such file."""
 
 
 @dataclass(frozen=True, kw_only=True)

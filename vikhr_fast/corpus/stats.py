@@ -7,8 +7,10 @@ from typing import Annotated
 from rich.table import Table as ConsoleTable
 from tyro.conf import Positional
 
-from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SHARDS, TIMES, TOKENS, read_notes
+from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SCRUBBED, SHARDS, TIMES, TOKENS, read_notes
+from vikhr_fast.corpus.scrub import REPLACED
 from vikhr_fast.data.documents import MANIFEST, Documents
+from vikhr_fast.data.read import read_objects
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import console
 from vikhr_fast.io.html import Figure, Line, Page, Section, Table, bar_plot, line_plot
@@ -38,10 +40,12 @@ def stats(options: Stats) -> None:
 def corpus_page(directory: Path) -> Page:
     """The page of a corpus: tokens by source, what each stage removed, how long it took."""
     stages = _finished(directory)
+    sampled = f"`vikhr-fast report {directory / SCRUBBED}` shows a sample of what was scrubbed: personal data."
+    said = (sampled,) if (directory / SCRUBBED / REPLACED).exists() else ()
     sections = [
         Section("Sources", parts=(_sources_table(directory, stages), *_tokens_plot(directory))),
         Section("Stages", parts=(_stages_table(directory, stages), _stages_plot(stages))),
-        Section("What was found", parts=tuple(counts_table(name, own) for name, own in stages.items())),
+        Section("What was found", said, tuple(counts_table(name, own) for name, own in stages.items())),
     ]
     if quality := read_notes(directory / CLASSIFIER / MANIFEST).get("quality"):
         rows = tuple((name.replace("_", " "), f"{value:.4g}") for name, value in quality.items())
@@ -49,6 +53,24 @@ def corpus_page(directory: Path) -> Page:
     total = list(stages.values())[-1].total
     summary = f"{total['documents']:,} documents, {total['bytes'] / _MEGA:,.1f} MB of text."
     return Page("The corpus", summary, sections)
+
+
+def scrub_page(directory: Path) -> Page:
+    """The page of what `corpus scrub` made: a sample of the strings that it replaced, each where it stood."""
+    documents = Documents.open(directory)
+    sample = [note for _, note in read_objects(directory / REPLACED)]
+    parts = [counts_table("Strings replaced, by source", documents)]
+    for kind in dict.fromkeys(note["kind"] for note in sample):
+        own = [note for note in sample if note["kind"] == kind]
+        rows = tuple((note["source"], *(_line(note[key]) for key in ("before", "found", "after"))) for note in own)
+        shown = f"[{kind.upper()}]: {len(own):,} of {documents.total[kind]:,}, drawn at random."
+        parts.append(Table(shown, ("source", "before", "replaced", "after"), rows))
+    said = "This page holds personal data, those that were to leave the corpus: look at it, and don't publish it."
+    return Page("What was scrubbed", said, [Section("Replaced by tags", parts=tuple(parts))])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _finished(directory: Path) -> dict[str, Documents]:

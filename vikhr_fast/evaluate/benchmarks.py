@@ -20,7 +20,15 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate as run_harness
 
 from vikhr_fast.evaluate.harness import HarnessModel
-from vikhr_fast.evaluate.questions import LETTERS, Question, choice_question, inference_question, read_questions
+from vikhr_fast.evaluate.options import points_at_others
+from vikhr_fast.evaluate.questions import (
+    LETTERS,
+    BenchmarkQuestions,
+    Question,
+    choice_question,
+    inference_question,
+    read_questions,
+)
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here
 lm_eval.api.task.tqdm = partial(lm_eval.api.task.tqdm, disable=True)  # its bars would run through ours
@@ -51,19 +59,30 @@ BENCHMARKS = {
 }
 
 
-def benchmark_questions(name: str, source: Path, seed: int) -> list[Question]:
-    """The questions of a benchmark, as they are asked; InputError where there are none."""
+def benchmark_questions(name: str, source: Path, seed: int, keep_order: bool = False) -> BenchmarkQuestions:
+    """Reads the questions of a benchmark; InputError where there are none.
+
+    Args:
+        name: of the benchmark.
+        source: see `read_questions`.
+        seed: of the order of options, where the benchmark shuffles them.
+        keep_order: asks every question as it is, not only those whose options point at others.
+    """
     benchmark = BENCHMARKS[name]
-    questions = read_questions(source, benchmark.parse)
+    questions, stripped, rejected = read_questions(source, benchmark.parse)
+    kept = 0
     for number, question in enumerate(questions):
-        if benchmark.is_shuffled:  # so that an answer's place tells nothing
+        is_kept = benchmark.is_shuffled and (keep_order or points_at_others(question["choices"]))
+        kept += is_kept
+        if benchmark.is_shuffled and not is_kept:  # so that an answer's place tells nothing
             choices = question["choices"]
             order = list(range(len(choices)))
             random.Random(f"{seed}:{number}").shuffle(order)
             question |= {"choices": [choices[index] for index in order], "answer": order.index(question["answer"])}
         if "choices" in question:
             question["letters"] = list(LETTERS[: len(question["choices"])])
-    return questions
+    counts = {"kept_in_order": kept, "stripped": stripped, "rejected": len(rejected)}
+    return BenchmarkQuestions(questions, counts, rejected)
 
 
 def harness_task(name: str, description: Sequence[Path], questions: list[Question]) -> ConfigurableTask:

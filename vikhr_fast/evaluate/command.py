@@ -18,7 +18,7 @@ from vikhr_fast.data.sources import checksum, source_files
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.evaluate.perplexity import score_shards
-from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, questions_sha256
+from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, CHANGES, BenchmarkQuestions, questions_sha256
 from vikhr_fast.io.files import read_json, sha256_of, write_json, write_json_lines
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.run_directory import locked, record_run
@@ -36,7 +36,8 @@ REQUESTS, RESULTS = "requests.jsonl", "results.json"
 class Evaluate:
     """Asks a model the questions of benchmarks, and measures how well it predicts texts (paper, section 4).
 
-    Writes a file for each task, OUTPUT/results.json with all, OUTPUT/TASK.answers.jsonl with every choice. An
+    Writes a file for each task, OUTPUT/results.json with all, OUTPUT/TASK.answers.jsonl with every choice, and
+    OUTPUT/BENCHMARK.rejected.jsonl with questions that can't be answered, and why. An
     interrupted evaluation is taken up again by the same command, question by question. The benchmarks need the extra
     `eval`.
     `vikhr-fast evaluate translate` makes the Russian benchmarks of English ones.
@@ -53,6 +54,9 @@ class Evaluate:
     """Texts to predict, NAME=SOURCE (.txt, .jsonl, .parquet): perplexity and bits per byte."""
     seed: int = 0
     """Of the order in which ru_mmlu_pro shows the options."""
+    keep_order: bool = False
+    """Shows the options of all questions as they are; otherwise of those alone that name letters, or mean others as
+    "all of the above" does."""
     sequence_length: int = 1024
     """Tokens of a text that are read at once; longer documents are cut into such windows."""
     batch: int = 8
@@ -78,31 +82,33 @@ def evaluate(options: Evaluate) -> None:
         raise InputError("nothing to evaluate; give --tasks NAME=SOURCE or --text NAME=SOURCE")
     if unknown := sorted(sources.keys() - set(BENCHMARK_NAMES)):
         raise InputError(f"--tasks {', '.join(unknown)}: must be of {', '.join(BENCHMARK_NAMES)}")
-    questions: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, BenchmarkQuestions] = {}
     if sources:
         try:
             from vikhr_fast.evaluate.benchmarks import benchmark_questions
         except ImportError as error:
             raise InputError(f"--tasks: needs {error.name}; pip install 'vikhr-fast[eval]'") from None
-        questions = {name: benchmark_questions(name, source, options.seed) for name, source in sources.items()}
+        order = (options.seed, options.keep_order)
+        found = {name: benchmark_questions(name, source, *order) for name, source in sources.items()}
     files = {name: source_files(source) for name, source in texts.items()}
     config = {
         "model": _identity(options.model),
         "device": str(device_of(options.device)[0]),
         "seed": options.seed,
+        "keep_order": options.keep_order,
         "sequence_length": options.sequence_length,
         "tasks": {
-            name: {"source": str(sources[name]), "sha256": questions_sha256(own)} for name, own in questions.items()
+            name: {"source": str(sources[name]), "sha256": questions_sha256(own.asked)} for name, own in found.items()
         },
         "texts": {
             name: {"source": str(texts[name]), "sha256": list(map(checksum, own))} for name, own in files.items()
         },
     }
     with locked(options.output):
-        defaults = {"seed": Evaluate.seed, "sequence_length": Evaluate.sequence_length}
+        defaults = {name: getattr(Evaluate, name) for name in ("seed", "keep_order", "sequence_length")}
         record_run(options.output, config, defaults=defaults)
         model = cache(partial(_open_model, options))
-        results = {"tasks": _tasks(options, questions, model), "texts": _texts(options, files, model)}
+        results = {"tasks": _tasks(options, found, model), "texts": _texts(options, files, model)}
         write_json(options.output / RESULTS, results)
     _print_tables(results)
 
@@ -115,6 +121,8 @@ def _print_tables(results: dict[str, Any]) -> None:
     if tasks:
         rows = [(name, *_shares(own), f"{own['chance']:.3f}", f"{own['questions']:,}") for name, own in tasks.items()]
         _print_table(("benchmark", *shares, "chance", "questions"), rows)
+    if changed := changes_of(tasks):
+        _print_table(("benchmark", *CHANGES.values()), changed)
     for name, result in tasks.items():
         if len(result["subjects"]) > 1:
             own = result["subjects"].items()
@@ -126,6 +134,12 @@ def _print_tables(results: dict[str, Any]) -> None:
             for name, t in texts.items()
         ]
         _print_table(("text", "bits per byte", "perplexity a token", "tokens", "bytes"), rows)
+
+
+def changes_of(tasks: dict[str, Any]) -> list[tuple[str, ...]]:
+    """By task how often each of `CHANGES` was made, of those where any was; earlier versions counted none."""
+    counts = {name: [result.get(key, 0) for key in CHANGES] for name, result in tasks.items()}
+    return [(name, *(f"{count:,}" for count in own)) for name, own in counts.items() if any(own)]
 
 
 def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -151,9 +165,7 @@ def _open_model(options: Evaluate) -> Mistral:
     return model
 
 
-def _tasks(
-    options: Evaluate, questions: dict[str, list[dict[str, Any]]], model: Callable[[], Mistral]
-) -> dict[str, Any]:
+def _tasks(options: Evaluate, questions: dict[str, BenchmarkQuestions], model: Callable[[], Mistral]) -> dict[str, Any]:
     """The results of all tasks; those that are in the run directory aren't computed again."""
     if not questions:
         return {}
@@ -162,7 +174,9 @@ def _tasks(
 
     results: dict[str, Any] = {}
     with AnswerLog(options.output / REQUESTS) as log:
-        for benchmark, own in questions.items():
+        for benchmark, (own, counts, rejected) in questions.items():
+            if rejected:
+                write_json_lines(options.output / f"{benchmark}.rejected.jsonl", rejected)
             for name, description in BENCHMARKS[benchmark].descriptions.items():
                 path = options.output / f"{name}.json"
                 if not path.exists():
@@ -170,7 +184,7 @@ def _tasks(
                     with progress_bar(name, len(own)) as harness.advance:
                         result, chosen = run_task(harness_task(name, description, own), harness)
                     write_json_lines(options.output / f"{name}.answers.jsonl", chosen)
-                    write_json(path, result)
+                    write_json(path, {**result, **counts})
                 results[name] = read_json(path)
     return results
 

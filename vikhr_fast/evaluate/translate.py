@@ -13,6 +13,7 @@ from vikhr_fast.evaluate.questions import Question, choice_question, read_questi
 from vikhr_fast.instruct.translate import refuse_lost
 from vikhr_fast.io.files import json_text
 from vikhr_fast.llm.ask import Ask, ask_of_each
+from vikhr_fast.llm.endpoint import GivenUpError
 from vikhr_fast.llm.settings import EndpointSettings
 
 QUESTIONS = "questions.jsonl"
@@ -50,20 +51,23 @@ def translate_questions(options: TranslateQuestions) -> None:
     Raises:
         InputError: questions that cannot be used, no key, an endpoint that refuses or does not answer.
     """
-    questions = enumerate(read_questions(options.input, choice_question), start=1)
+    questions, _, rejected = read_questions(options.input, choice_question)
+    numbered: list[Question] = [{"number": number, **question} for number, question in enumerate(questions, start=1)]
     ask_of_each(
         "evaluate translate",
         options.output,
         QUESTIONS,
-        ({"number": number, **question} for number, question in questions),
+        numbered + rejected,
         options.settings,
         _translated,
-        lambda question: {"number": question["number"]},
+        lambda question: {name: question[name] for name in ("number", "file", "line") if name in question},
         noun="questions",
     )
 
 
 async def _translated(question: Question, ask: Ask) -> Question:
+    if reason := question.get("reason"):  # `read_questions` rejected it
+        raise GivenUpError(reason)
     shown = json_text({name: question[name] for name in ("question", "choices")})
     messages = [{"role": "system", "content": _TASK}, {"role": "user", "content": shown}]
     translation: Question = await ask(messages, partial(translated_question, question))

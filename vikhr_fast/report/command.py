@@ -16,11 +16,11 @@ from vikhr_fast.io.names import distinct_names
 class Report:
     """Shows what a command left in a directory, whichever command that was.
 
-    Training runs (finished or not, tuning too), evaluations, corpora, reward models, ablations and the demo get an HTML
-    page, which holds everything in itself and asks nothing of the network; tokenizers, adapted models, conversations,
-    token shards and single stages of a corpus get tables on standard output. Several trainings, evaluations or
-    tokenizers are compared, and so are the answers of several models: files that `generate batch` wrote, or a directory
-    of them.
+    Training runs (finished or not, tuning too), evaluations, corpora, scrubbed documents, reward models, ablations and
+    the demo get an HTML page, which holds everything in itself and asks nothing of the network; tokenizers, adapted
+    models, conversations, token shards and other stages of a corpus get tables on standard output. Several trainings,
+    evaluations or tokenizers are compared, and so are the answers of several models: files that `generate batch` wrote,
+    or a directory of them.
     """
 
     paths: Annotated[tuple[Path, ...], Positional]
@@ -91,7 +91,8 @@ def _kinds() -> tuple[_Kind, ...]:
     """Those of directories, the more particular ones first."""
     from vikhr_fast.corpus.layout import COLLECTED
     from vikhr_fast.corpus.mix import TRAIN_TOML
-    from vikhr_fast.corpus.stats import corpus_page
+    from vikhr_fast.corpus.scrub import REPLACED
+    from vikhr_fast.corpus.stats import corpus_page, scrub_page
     from vikhr_fast.data.token_shards import MANIFEST_NAME
     from vikhr_fast.evaluate.command import RESULTS
     from vikhr_fast.experiments.ablate.page import ablation_page
@@ -118,6 +119,7 @@ def _kinds() -> tuple[_Kind, ...]:
         _Kind("an adapted model", ADAPTATION, tables.adapted_tables),
         _Kind("conversations", CONVERSATIONS, tables.conversation_tables),
         _Kind("token shards by source", TRAIN_TOML, tables.shard_tables),
+        _Kind("scrubbed documents", REPLACED, scrub_page),
         _Kind("a stage of a corpus", MANIFEST_NAME, tables.stage_tables),
         _Kind("a tokenizer", MODEL_NAME, tables.tokenizer_tables, has_several=True),
     )

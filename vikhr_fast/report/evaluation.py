@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.data.read import read_objects
-from vikhr_fast.evaluate.command import RESULTS
+from vikhr_fast.evaluate.command import RESULTS, changes_of
+from vikhr_fast.evaluate.questions import CHANGES
 from vikhr_fast.io.files import read_json
 from vikhr_fast.io.html import Figure, Page, Section, Table, bar_plot
 from vikhr_fast.io.provenance import provenance
@@ -25,7 +26,8 @@ def evaluation_page(directories: dict[str, Path]) -> Page:
         guessing = {task: {**own, "accuracy": own["chance"], "standard_error": None} for task, own in tasks.items()}
         results = {name: own["tasks"] for name, own in found.items()} | {"chance": guessing}
         differences = (_differences(directories, list(tasks)),) if len(found) > 1 else ()
-        parts = (_accuracies("Accuracy@1", "benchmark", results), _bars(results, list(tasks)), *differences)
+        shown = (_accuracies("Accuracy@1", "benchmark", results), *_changes(found))
+        parts = (*shown, _bars(results, list(tasks)), *differences)
         sections.append(Section("Benchmarks", parts=parts))
     for task in tasks:
         subjects = {name: own["tasks"][task]["subjects"] for name, own in found.items() if task in own["tasks"]}
@@ -50,6 +52,15 @@ def _accuracies(caption: str, kind: str, found: _Results) -> Table:
         questions = next(one["questions"] for one in results if one)
         rows.append((asked, *(accuracy(one) if one else "" for one in results), f"{questions:,}"))
     return Table(f"{caption} ± standard error.", (kind, *found, "questions"), tuple(rows))
+
+
+def _changes(found: _Results) -> tuple[Table, ...]:
+    """What was done to the questions before they were asked, if anything."""
+    rows = tuple((name, *row) for name, own in found.items() for row in changes_of(own["tasks"]))
+    caption = (
+        "Questions whose options point at each other, had options that only filled a place, or have no one answer."
+    )
+    return (Table(caption, ("model", "benchmark", *CHANGES.values()), rows),) if rows else ()
 
 
 def accuracy(result: dict[str, Any]) -> str:

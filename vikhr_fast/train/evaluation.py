@@ -10,7 +10,8 @@ from vikhr_fast.config import TrainConfig
 from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.distributed.sharding import reshard
 from vikhr_fast.errors import InputError
-from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, Question, questions_sha256
+from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, CHANGES, BenchmarkQuestions, Question, questions_sha256
+from vikhr_fast.io.console import logger
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder
@@ -19,7 +20,7 @@ from vikhr_fast.train.signals import Interruption
 from vikhr_fast.train.state import TrainState
 
 
-def open_questions(config: TrainConfig) -> dict[str, list[Question]]:
+def open_questions(config: TrainConfig) -> dict[str, BenchmarkQuestions]:
     """The questions of each benchmark that the configuration names.
 
     Raises:
@@ -38,10 +39,13 @@ def open_questions(config: TrainConfig) -> dict[str, list[Question]]:
         raise InputError(f"evaluation.tasks: needs {error.name}; pip install 'vikhr-fast[eval]'") from None
     if tokenizer_file(config.model) is None:
         raise InputError(f"{config.model}: no tokenizer, which evaluation.tasks needs; copy its tokenizer.model there")
-    return {
-        name: _spread(benchmark_questions(name, source, config.seed), wanted.limit)
-        for name, source in sorted(wanted.tasks.items())
-    }
+    questions = {}
+    for name, source in sorted(wanted.tasks.items()):
+        found = benchmark_questions(name, source, config.seed)
+        if said := ", ".join(f"{count:,} {CHANGES[key]}" for key, count in found.counts.items() if count):
+            logger.info(f"evaluation.tasks {name}: {len(found.asked):,} questions, {said}")
+        questions[name] = found._replace(asked=_spread(found.asked, wanted.limit))
+    return questions
 
 
 def _spread(questions: list[Question], limit: int) -> list[Question]:
@@ -56,7 +60,7 @@ class Evaluations:
     """Asks the model the questions at the steps where that is due."""
 
     config: TrainConfig
-    questions: dict[str, list[Question]]  # see `open_questions`
+    questions: dict[str, BenchmarkQuestions]  # see `open_questions`
     model: Mistral  # in training, on all ranks
     ranks: Ranks
     interruption: Interruption
@@ -87,7 +91,7 @@ class Evaluations:
         from vikhr_fast.evaluate.harness import ShardedModel
 
         config, results = self.config, {}
-        for benchmark, questions in self.questions.items():
+        for benchmark, (questions, counts, _) in self.questions.items():
             for name, description in BENCHMARKS[benchmark].descriptions.items():
                 advance = partial(self._advance, f"evaluation after step {step}: {name}", count(1))
                 model = ShardedModel(
@@ -96,7 +100,8 @@ class Evaluations:
                 )  # fmt: skip
                 result, _ = run_task(harness_task(name, description, questions), model)
                 shown = {key: result[key] for key in ("accuracy", "standard_error", "chance", "questions")}
-                results[name] = {**shown, "sha256": questions_sha256(questions)}
+                changes = {key: count for key, count in counts.items() if count}
+                results[name] = {**shown, "sha256": questions_sha256(questions), **changes}
         return results
 
     def _advance(self, doing: str, forwards: Iterator[int]) -> None:

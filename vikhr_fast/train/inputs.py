@@ -10,7 +10,7 @@ from vikhr_fast.config import TrainConfig, config_values, config_with_gaps, requ
 from vikhr_fast.data.packing import PackedCorpus, num_drawn
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
-from vikhr_fast.evaluate.questions import Question
+from vikhr_fast.evaluate.questions import BenchmarkQuestions
 from vikhr_fast.io.files import sha256_of
 from vikhr_fast.io.run_directory import record_run
 from vikhr_fast.model.config import read_config
@@ -40,7 +40,7 @@ class Inputs:
     corpus: PackedCorpus
     model: ModelConfig
     support: list[bool] | None  # [V] the pieces that adaptation kept from the base, for `kl.support = "shared"`
-    questions: dict[str, list[Question]]  # of the benchmarks that are asked along training
+    questions: dict[str, BenchmarkQuestions]  # of the benchmarks that are asked along training
     num_steps: int
     length: Length  # of the documents, by which attention's tiles are chosen: whatever is in a batch
 
