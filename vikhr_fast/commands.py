@@ -91,7 +91,7 @@ COMMANDS = tuple(
         ("merge", "publish.merge", "Merge", "merge"),
         ("export", "publish.export", "Export", "export_checkpoint"),
         ("plan", "plan.command", "Plan", "plan"),
-        ("doctor", "doctor", "Doctor", "doctor"),
+        ("doctor", "doctor.command", "Doctor", "doctor"),
         ("demo", "experiments.demo.pipeline", "Demo", "run_demo"),
     )
 )

@@ -104,7 +104,7 @@ def test_a_question_whose_cell_cannot_be_read_is_named(tmp_path: Path) -> None:
     when = pa.array([0, 10**16], pa.timestamp("ms"))
     table = pa.table({"question": ["а?", "б?"], "choices": [["в", "г"]] * 2, "answer": [0, 1], "when": when})
     pq.write_table(table, tmp_path / "in.parquet")
-    assert [one["answer"] for one in read_questions(tmp_path / "in.parquet", choice_question)] == [0, 1]
+    assert [one["answer"] for one in read_questions(tmp_path / "in.parquet", choice_question).asked] == [0, 1]
     pq.write_table(table.rename_columns(["question", "choices", "answer", "subject"]), tmp_path / "in.parquet")
     with pytest.raises(InputError, match=r"in\.parquet: row 2: column 'subject': date value out of range"):
         read_questions(tmp_path / "in.parquet", lambda row: {"subject": row["subject"]})

@@ -16,7 +16,7 @@ from corpora import write_jsonl
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
 from vikhr_fast.inference import batch as batch_module
-from vikhr_fast.inference.batch import GenerateBatch, generate_batch
+from vikhr_fast.inference.batch import GenerateBatch, chat_of, generate_batch
 from vikhr_fast.inference.chat import GenerateChat, chat, fitting
 from vikhr_fast.inference.compare import GenerateCompare, compare, latin_share, mean_share
 from vikhr_fast.inference.engine import Engine
@@ -42,11 +42,23 @@ HOSTILE: list[tuple[Any, str | None]] = [
     ({}, "no text in"),
     ({"messages": []}, "no text in"),
     ({"messages": [{"role": "user"}]}, "a message without"),
-    ({"messages": [{"role": "tool", "content": "да"}]}, "a message without"),
+    ({"messages": [{"role": "tool", "content": "да"}]}, "a message of an unknown role, 'tool'"),
     ({"messages": [{"role": "assistant", "content": "да"}]}, "not the user's"),
     ({"messages": [{"role": "user", "content": "а"}, {"role": "user", "content": "б"}]}, None),
-    ({"messages": ["да"]}, "a message without"),
+    ({"messages": ["да"]}, "field 'messages' is no text and no list of messages"),
+    ({"messages": [{"role": "user", "content": None}]}, "a message without text"),
+    ({"prompt": "да", "tools": [{"name": "f"}]}, "the row has 'tools'"),
+    ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "a part that is no text"),
 ]
+
+
+def test_what_stands_beside_a_prompt_belongs_to_the_chat() -> None:
+    system, user = Message("system", "Ты пират."), Message("user", "Кто ты?")
+    assert chat_of({"prompt": "Кто ты?", "system": "Ты пират.", "id": 5}) == [system, user]
+    earlier = [Message("user", "а"), Message("assistant", "б")]
+    assert chat_of({"prompt": "Кто ты?", "history": [["а", "б"]]}) == [*earlier, user]
+    parts = [{"type": "text", "text": "Кто ты?"}]
+    assert chat_of({"messages": [{"role": "User", "content": parts}], "system_prompt": "Ты пират."}) == [system, user]
 
 
 def test_twenty_hostile_prompts(workspace: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,17 @@ def test_reference_of_another_vocabulary_is_refused(workspace: Path, tmp_path: P
         (path / "tokenizer.json").write_text(path.name)
     with pytest.raises(InputError, match=r"kl\.reference: .*another vocabulary"):
         inputs._check_reference(type(config)(**{**vars(config), "model": model}), read_config(model))
+
+
+def test_a_model_whose_files_add_words_is_refused(workspace: Path, tmp_path: Path) -> None:
+    """transformers would give text other ids than the shards have."""
+    model = tmp_path / "model"
+    shutil.copytree(workspace / "model", model)
+    rows = read_config(model).vocab_size
+    (model / "added_tokens.json").write_text(json.dumps({"слово": rows - 1}))
+    config = replace(make_config(workspace, tmp_path / "run"), model=model)
+    with pytest.raises(InputError, match=r"model: .* add 1 tokens .*'слово'"):
+        train(config)
 
 
 def test_shared_support_needs_and_uses_the_record_of_adaptation(workspace: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vikhr_fast.adapt.base import EMBEDDING, HEAD, base_model, has_own_head, is_tied, padding_rows
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.files import json_text, read_json, refuse_existing, sha256_of, write_text
@@ -20,11 +21,10 @@ from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config
 from vikhr_fast.model.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
-from vikhr_fast.tokenizer.added_tokens import AddedTokens, read_added_tokens, refuse_added
+from vikhr_fast.tokenizer.added_tokens import read_added_tokens, refuse_added
 from vikhr_fast.tokenizer.export import (
     CHAT_PIECES,
     CONTROL,
-    MODEL_NAME,
     export_tokenizer,
     find_model,
     read_model,
@@ -32,11 +32,9 @@ from vikhr_fast.tokenizer.export import (
     role_ids,
 )
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 REPORT_NAME = "adapt.json"
 _GENERATION_NAME = "generation_config.json"
 _NO_LONGER_TRUE = ("quantization_config", "rope_scaling")  # the weights are plain, and rope_parameters say the second
-_MULTIPLES = tuple(2**power for power in range(10))  # what people pad the rows of a matrix to
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,13 @@ def adapt(options: Adapt) -> dict[str, Any]:
     if (options.init == "frequency-weighted-mean") != bool(options.text):
         raise InputError("--text: --init frequency-weighted-mean needs it, and nothing else does")
     refuse_existing(options.output)
-    new_file, base_file = find_model(options.tokenizer), _base_model(options.base)
+    new_file, base_file = find_model(options.tokenizer), base_model(options.base)
     new, base = read_model(new_file), read_model(base_file)
     refuse_inexact(new, new_file)
     config, weights = read_config(options.base, may_be_tied=True), WeightFiles(options.base)
     refuse_added(new_file, [piece.piece for piece in new.pieces])
     added = read_added_tokens(base_file, [piece.piece for piece in base.pieces])
-    padding_left_out = _padding_rows(base_file, len(base.pieces), added, config.vocab_size)
+    padding_left_out = padding_rows(base_file, len(base.pieces), added, config.vocab_size)
     heads = _choose_head(options, weights, config)
 
     sources = find_sources(base, base_file, new, added.control)
@@ -135,52 +133,22 @@ def adapt(options: Adapt) -> dict[str, Any]:
     return report
 
 
-def _base_model(base: Path) -> Path:
-    """The base's SentencePiece model; says what the base is where it is known to have none."""
-    if base.is_dir() and not (base / MODEL_NAME).exists():
-        if (base / "tekken.json").exists():
-            kind = "has a tekken vocabulary (Mistral-Nemo and later), no SentencePiece one; give v0.1-3"
-            raise InputError(f"{base}: {kind}")
-        if (base / "tokenizer.json").exists():
-            kind = "its vocabulary is not a SentencePiece one, as Llama-3's is not"
-            raise InputError(f"{base}: no {MODEL_NAME}: {kind}; it can be tuned with its own vocabulary, not adapted")
-    return find_model(base)
-
-
-def _padding_rows(base_file: Path, pieces: int, added: AddedTokens, rows: int) -> int:
-    """How many rows of the base's matrices belong to no token; InputError where these can't be mere padding."""
-    known = 1 + max([pieces - 1, *added.all().values()])
-    if not any(rows == -(-known // multiple) * multiple for multiple in _MULTIPLES):
-        tokens = f"{pieces} pieces" + (f" and {len(added.all())} added tokens" if known > pieces else "")
-        advice = "give the tokenizer that the base was trained with, and its added_tokens.json where it has one"
-        raise InputError(f"{base_file}: {tokens}, but the weights have {rows} rows, which is no padding; {advice}")
-    return rows - pieces - len(added.all())
-
-
 def _choose_head(options: Adapt, weights: WeightFiles, config: ModelConfig) -> dict[str, str]:
-    """The matrices that the adapted model has, and which of the base's each is made of.
-
-    A tied model may hold a head all the same. One that is the embedding matrix is left out; any other is the model's
-    own, which only an untied model keeps.
-    """
-    is_tied = bool(read_json(options.base / CONFIG_NAME).get("tie_word_embeddings", False))
-    if options.untie_head and not is_tied:
+    """The matrices that the adapted model has, and which of the base's each is made of."""
+    tied = is_tied(options.base)
+    if options.untie_head and not tied:
         raise InputError(f"{options.base}: its head is untied already; leave --untie-head out")
     matrix = torch.empty(config.vocab_size, config.hidden_size, device="meta")
-    has_head = not is_tied or HEAD in weights.tensors
-    weights.require(dict.fromkeys((EMBEDDING, HEAD) if has_head else (EMBEDDING,), matrix), alone=False)
-    if is_tied and (not has_head or _are_equal(weights.read(HEAD), weights.read(EMBEDDING))):
+    stored = (EMBEDDING,) if tied and HEAD not in weights.tensors else (EMBEDDING, HEAD)
+    weights.require(dict.fromkeys(stored, matrix), alone=False)
+    if not has_own_head(options.base, weights):
         return {EMBEDDING: EMBEDDING} | ({HEAD: EMBEDDING} if options.untie_head else {})
-    if is_tied and not options.untie_head:
+    if tied and not options.untie_head:
         raise InputError(
             f"{options.base}: {HEAD}: config.json says that the head is tied, but one is stored that isn't the "
             "embedding matrix; --untie-head keeps it, or delete it from the weights"
         )
     return {EMBEDDING: EMBEDDING, HEAD: HEAD}
-
-
-def _are_equal(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matrices: dict[str, str]) -> None:

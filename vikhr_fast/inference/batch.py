@@ -13,11 +13,11 @@ from vikhr_fast.data.text_lines import CutShortError
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.inference.engine import Engine
 from vikhr_fast.inference.sampling import Sampling
+from vikhr_fast.instruct.schemas import said, with_fields_beside
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_file, copied_json, refuse_existing
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.model.devices import Device
-from vikhr_fast.tokenizer.chat_template import ROLES
 
 _OURS = {"answer", "tokens", "complete", "error"}  # an earlier run's are not this one's
 
@@ -26,9 +26,9 @@ _OURS = {"answer", "tokens", "complete", "error"}  # an earlier run's are not th
 class GenerateBatch:
     """Answers the prompts of a file, line by line.
 
-    A line is {"prompt": TEXT} or {"messages": [{"role": ..., "content": ...}, ...]}, the user's last. It comes back
-    with "answer", "tokens" and "complete" (false where --max-tokens or the model's positions broke it off), or with
-    "error" where it cannot be answered.
+    A line is {"prompt": TEXT} or {"messages": [{"role": ..., "content": ...}, ...]}, the user's last; a "system" and a
+    "history" may stand beside it. It comes back with "answer", "tokens" and "complete" (false where --max-tokens or the
+    model's positions broke it off), or with "error" where it cannot be answered.
     """
 
     model: Annotated[Path, Positional]
@@ -102,14 +102,17 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def chat_of(row: Mapping[str, Any]) -> list[Message]:
-    """The chat that a line asks to go on with; InputError where it has none."""
-    if isinstance(row.get("prompt"), str):
-        return [Message("user", row["prompt"])]
-    if not isinstance(row.get("messages"), list) or not row["messages"]:
+    """The chat that a line asks to go on with, a system message or history beside it included; InputError without one.
+
+    What a chat cannot hold (tools, images) is an error, too.
+    """
+    is_chat = not isinstance(row.get("prompt"), str)
+    if is_chat and not row.get("messages"):
         raise InputError('no text in "prompt" and no list in "messages"')
-    for value in row["messages"]:
-        if not (isinstance(value, dict) and value.get("role") in ROLES and isinstance(value.get("content"), str)):
-            raise InputError('a message without a known "role" or without text in "content"')
-    if row["messages"][-1]["role"] != "user":
+    told = said(row, "messages", "user") if is_chat else [{"role": "user", "content": row["prompt"]}]
+    messages = with_fields_beside(row, told, is_chat)
+    if not all(isinstance(message["content"], str) for message in messages):
+        raise InputError("a message without text")
+    if not messages or messages[-1]["role"] != "user":
         raise InputError("the last message is not the user's")
-    return [Message(value["role"], value["content"]) for value in row["messages"]]
+    return [Message(message["role"], message["content"]) for message in messages]

@@ -51,7 +51,9 @@ def record_incident(config: TrainConfig, inputs: Inputs, ranks: Ranks, state: Tr
 
     ranks.on_main(write)
     if in_a_row >= config.incidents.most_in_a_row:
+        advice = "then go on with another incidents.most_in_a_row, or anew with a lower optimizer.learning_rate"
+        if in_a_row == step:  # there never was a good one
+            advice = f"and whether `vikhr-fast doctor {config.model}` finds NaN in the weights"
         raise InputError(
-            f"step {step}: skipped, as {in_a_row} in a row: {reason}; see {INCIDENTS} and --replay-incident, "
-            "then go on with another incidents.most_in_a_row, or anew with a lower optimizer.learning_rate"
+            f"step {step}: skipped, as {in_a_row} in a row: {reason}; see {INCIDENTS} and --replay-incident, {advice}"
         )

@@ -1,51 +1,30 @@
-"""Checks this machine for what vikhr_fast needs: a line each, ok or what to do."""
+"""Whether this machine has what vikhr_fast needs."""
 
 import platform
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from vikhr_fast.errors import ExitCode, InputError
+from vikhr_fast.doctor.findings import Finding, checked
+from vikhr_fast.errors import InputError
 
 _FREE_BYTES = 20 * 10**9
 
 
-@dataclass(frozen=True)
-class Doctor:
-    """Checks Python, compiler, extension, PyTorch, Triton, GPUs and disk. Exits with 3 if anything needs mending."""
-
-    path: Path = Path()
-    """Where runs will be written: its disk is checked."""
-
-
-def doctor(options: Doctor) -> ExitCode:
-    """Prints what each check found; a check that fails unexpectedly is a finding too."""
-    checks: dict[str, Callable[[], str]] = {
-        "Python": _python,
-        "compiler": _compiler,
-        "extension": _extension,
-        "PyTorch": _torch,
-        "Triton": _triton,
-        "GPU": _gpu,
-        "disk": partial(_disk, options.path),
-    }
-    code, console = ExitCode.SUCCESS, Console()
-    for subject, check in checks.items():
-        try:
-            mark, text = "[green]ok  [/]", check()
-        except Exception as error:
-            text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            mark, code = "[red]mend[/]", ExitCode.BAD_INPUT
-        console.print(f"{mark} [bold]{subject:<10}[/]", end="")
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-    return code
+def machine_findings(path: Path) -> Iterator[Finding]:
+    """Of Python, compiler, extension, PyTorch, Triton, GPUs, and the disk of a path."""
+    yield checked("Python", _python)
+    yield checked("compiler", _compiler)
+    yield checked("extension", _extension)
+    yield checked("PyTorch", _torch)
+    yield checked("Triton", _triton)
+    yield checked("GPU", _gpu)
+    yield checked("disk", partial(_disk, path))
 
 
 def _python() -> str:

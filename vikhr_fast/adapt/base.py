@@ -1,0 +1,52 @@
+"""What the base of an adaptation has: a SentencePiece model, rows that are no token's, a head of its own."""
+
+from pathlib import Path
+
+import torch
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import read_json
+from vikhr_fast.model.config import CONFIG_NAME
+from vikhr_fast.model.weights import WeightFiles
+from vikhr_fast.tokenizer.added_tokens import AddedTokens
+from vikhr_fast.tokenizer.export import MODEL_NAME, find_model
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_MULTIPLES = tuple(2**power for power in range(10))  # what people pad the rows of a matrix to
+
+
+def base_model(base: Path) -> Path:
+    """The base's SentencePiece model; says what the base is where it is known to have none."""
+    if base.is_dir() and not (base / MODEL_NAME).exists():
+        if (base / "tekken.json").exists():
+            kind = "has a tekken vocabulary (Mistral-Nemo and later), no SentencePiece one; give v0.1-3"
+            raise InputError(f"{base}: {kind}")
+        if (base / "tokenizer.json").exists():
+            kind = "its vocabulary is not a SentencePiece one, as Llama-3's is not"
+            raise InputError(f"{base}: no {MODEL_NAME}: {kind}; it can be tuned with its own vocabulary, not adapted")
+    return find_model(base)
+
+
+def padding_rows(base_file: Path, pieces: int, added: AddedTokens, rows: int) -> int:
+    """How many rows of the base's matrices belong to no token; InputError where these can't be mere padding."""
+    known = 1 + max([pieces - 1, *added.all().values()])
+    if not any(rows == -(-known // multiple) * multiple for multiple in _MULTIPLES):
+        tokens = f"{pieces} pieces" + (f" and {len(added.all())} added tokens" if known > pieces else "")
+        advice = "give the tokenizer that the base was trained with, and its added_tokens.json where it has one"
+        raise InputError(f"{base_file}: {tokens}, but the weights have {rows} rows, which is no padding; {advice}")
+    return rows - pieces - len(added.all())
+
+
+def is_tied(base: Path) -> bool:
+    """Whether config.json says that the embedding matrix is the head."""
+    return bool(read_json(base / CONFIG_NAME).get("tie_word_embeddings", False))
+
+
+def has_own_head(base: Path, weights: WeightFiles) -> bool:
+    """Whether the head is another matrix than the embedding: a tied model may hold one all the same."""
+    if not is_tied(base):
+        return True
+    if HEAD not in weights.tensors:
+        return False
+    head, embedding = weights.read(HEAD), weights.read(EMBEDDING)
+    return head.dtype != embedding.dtype or not torch.equal(head, embedding)

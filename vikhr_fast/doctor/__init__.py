@@ -1,0 +1,1 @@
+"""What to know before a command is run: of this machine, of a model, of data."""
