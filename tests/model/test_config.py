@@ -144,6 +144,8 @@ def test_a_tied_head_is_read_only_where_it_may_be(tmp_path: Path) -> None:
         {"rope_theta": WITHOUT, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10000}},
         {"rope_scaling": None, "rope_parameters": None},
+        {"rope_scaling": {"rope_type": "default"}},
+        {"rope_scaling": {"type": "default"}},
         {"head_dim": 128},
         {"head_dim": None},
         {"initializer_range": WITHOUT, "bos_token_id": WITHOUT, "eos_token_id": WITHOUT, "hidden_act": WITHOUT},
