@@ -55,7 +55,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[int]:
     """The exit codes of processes that end by themselves."""
     codes = []
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=1800)
         codes.append(process.returncode)
         if process.returncode not in (0, 5, -9):
             print(errors, file=sys.stderr)
