@@ -312,6 +312,13 @@ def test_no_is_also_a_number(mark: Row, tmp_path: Path) -> None:
     assert len(reasons) == 1
 
 
+def test_a_developer_is_the_system(tmp_path: Path) -> None:
+    """As OpenAI calls it since o1."""
+    rows = [{"messages": [{"role": role, "content": "Как дела?"} for role in ("developer", "user", "assistant")]}]
+    [(first, *_)], reasons, _ = converted(tmp_path, *rows)
+    assert (first, reasons) == (Message("system", "Как дела?"), [])
+
+
 def test_no_value_is_also_spelled_nan(tmp_path: Path) -> None:
     nan = float("nan")
     rows = [

@@ -18,7 +18,7 @@ from vikhr_fast.errors import InputError
 Row = Mapping[str, Any]
 Messages = list[dict[str, Any]]
 
-_ROLES = {"system": "system", **dict.fromkeys(("user", "human"), "user")}
+_ROLES = {**dict.fromkeys(("system", "developer"), "system"), **dict.fromkeys(("user", "human"), "user")}
 _ROLES |= dict.fromkeys(("assistant", "gpt", "bot", "chatgpt"), "assistant")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SYSTEM, _HISTORY = ("system", "system_prompt", "system_message"), "history"
