@@ -32,7 +32,10 @@ def of_rows(tmp_path: Path, rows: Iterable[Row]) -> dict[str, Finding]:
 
 USES: dict[str, tuple[list[Row], str, str, str]] = {
     "text": ([{"text": "да"}], "corpus", "ok", "1 texts"),
-    "text and none": ([{"text": "да"}, {"text": None}], "corpus", "note", "1 rows hold no text"),
+    "text and none": (
+        [{"text": "да"}, {"text": ""}, {"text": None}, {"text": 5}],
+        "corpus", "note", "1 texts for `corpus collect` and `corpus shard`; 2 rows hold none; the first: ",
+    ),
     "chat": ([{"messages": CHAT}], "convert", "ok", "1 conversations"),
     "chat with more": ([{"messages": CHAT, "url": "u"}], "convert", "note", "dropped columns: url (1)"),
     "tools": ([{"messages": CHAT}, {"messages": CHAT, "tools": ["f"]}], "convert", "note", "none: the row has 'tools'"),
@@ -43,6 +46,7 @@ USES: dict[str, tuple[list[Row], str, str, str]] = {
     "padding": ([{**ASKED, "choices": ["один", "два", "N/A"]}], "evaluate", "note", "1 with padding options"),
     "letters": ([{**ASKED, "choices": ["один", "два", "и A, и B"]}], "evaluate", "note", "keep their order"),
     "unanswerable": ([ASKED, {**ASKED, "choices": ["два", "два"]}], "evaluate", "note", "1 are left out"),
+    "answered": ([{"text": "да", "answer": "нет"}], "corpus", "ok", "1 texts"),
     "NLI": ([{"premise": "а", "hypothesis": "б", "label": 0}], "evaluate", "ok", "1 questions"),
     "nothing": ([{"doc": {"text": "да"}}], "use", "mend", "no command reads such rows"),
 }  # fmt: skip
@@ -55,6 +59,18 @@ def test_what_commands_would_make_of_it(tmp_path: Path, case: str) -> None:
     assert findings[subject].mark == mark, findings
     assert words in findings[subject].text
     assert {one.mark for name, one in findings.items() if name != subject} <= {"ok"}
+
+
+def test_what_a_command_refuses_is_no_use(tmp_path: Path) -> None:
+    """`corpus` reads no .json, and no column of bytes."""
+    (tmp_path / "a.json").write_text('[{"text": "да"}]')
+    corpus = found(tmp_path / "a.json")["corpus"]
+    assert (corpus.mark, "the name must end in one of .txt" in corpus.text) == ("mend", True)
+    (tmp_path / "b.json").write_text(json.dumps([{"text": "да", "messages": CHAT}]))
+    assert found(tmp_path / "b.json").keys() & {"corpus", "convert", "use"} == {"convert"}
+    pq.write_table(pa.table({"text": [b"a"]}), tmp_path / "c.parquet")
+    corpus = found(tmp_path / "c.parquet")["corpus"]
+    assert (corpus.mark, "holds binary, not text" in corpus.text.replace("large_", "")) == ("mend", True)
 
 
 def test_what_is_wrong_with_rows_is_counted(tmp_path: Path) -> None:

@@ -304,6 +304,32 @@ def test_a_system_message_is_not_said_twice(tmp_path: Path) -> None:
     assert reasons == ["two system messages that differ"]
 
 
+@pytest.mark.parametrize("mark", [{"label": 0}, {"label": 0.0}, {"train": 0}, {"kto_tag": 0}, {"weight": 0}])
+def test_no_is_also_a_number(mark: Row, tmp_path: Path) -> None:
+    rows = [{"prompt": "Как дела?", "completion": answer, **own} for answer, own in (("Плохо.", mark), ("Хорошо.", {}))]
+    found, reasons, _ = converted(tmp_path, *rows)
+    assert found == [(QUESTION, ANSWER)]
+    assert len(reasons) == 1
+
+
+def test_a_developer_is_the_system(tmp_path: Path) -> None:
+    """As OpenAI calls it since o1."""
+    rows = [{"messages": [{"role": role, "content": "Как дела?"} for role in ("developer", "user", "assistant")]}]
+    [(first, *_)], reasons, _ = converted(tmp_path, *rows)
+    assert (first, reasons) == (Message("system", "Как дела?"), [])
+
+
+def test_no_value_is_also_spelled_nan(tmp_path: Path) -> None:
+    nan = float("nan")
+    rows = [
+        {"instruction": "Как дела?", "input": nan, "output": "Хорошо.", "system": nan, "tools": nan, "history": nan},
+        _turns(("system", " "), ("human", "Как дела?"), ("gpt", "Хорошо.")),
+    ]
+    found, reasons, manifest = converted(tmp_path, *rows)
+    assert (found, reasons) == ([(QUESTION, ANSWER)] * 2, [])
+    assert manifest["dropped_columns"] == {}
+
+
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False}, {"train": 0}])
 def test_answers_that_are_not_to_be_learnt_stay_as_context(
     mark: Row, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -286,6 +286,8 @@ SYSTEM = {"role": "system", "content": "Кратко."}
         ({"prompt": "Как?", "chosen": "Так.", "rejected": "Сяк.", "system": "Кратко.", "history": [["Кто?", "Я."]]},
          "Кратко.\n\nКто?\n\nЯ.\n\nКак?"),
         ({"prompt": "\n\nHuman: Как?\n\nAssistant:", "chosen": " Так.", "rejected": " Сяк."}, "Как?"),
+        ({"prompt": "Как?\n", "chosen": "Как?\nТак.", "rejected": "Как?\nСяк."}, "Как?\n"),
+        ({"chosen": [{"role": "system", "content": ""}, *said("Как?", "Так.")], "rejected": "Сяк."}, "Как?"),
     ],
 )  # fmt: skip
 def test_answers_are_what_comes_after_the_prompt(row: dict[str, Any], prompt: str, tmp_path: Path) -> None:
@@ -294,6 +296,14 @@ def test_answers_are_what_comes_after_the_prompt(row: dict[str, Any], prompt: st
         Pair(prompt, "Так.", "Сяк.")
     ]
     assert rejected == []
+
+
+@pytest.mark.parametrize(("given", "prompt"), [("7", "Чему равно?\n\n7"), ("", "Чему равно?"), (None, "Чему равно?")])
+def test_the_input_belongs_to_the_instruction(given: str | None, prompt: str, tmp_path: Path) -> None:
+    path, rejected = tmp_path / "p.jsonl", Rejected()
+    write_jsonl(path, [{"instruction": "Чему равно?", "input": given, "chosen": "Да.", "rejected": "Нет."}])
+    pairs = list(read_pairs([path], ("instruction", "chosen", "rejected"), rejected))
+    assert (pairs, list(rejected)) == ([Pair(prompt, "Да.", "Нет.")], [])
 
 
 def test_an_answer_may_begin_like_the_question(tmp_path: Path) -> None:

@@ -138,6 +138,13 @@ def test_a_tied_head_is_read_only_where_it_may_be(tmp_path: Path) -> None:
     assert read_config(tmp_path, may_be_tied=True).vocab_size == 32000
 
 
+@pytest.mark.parametrize("name", ["tie_word_embeddings", "attention_bias", "mlp_bias", "attention_dropout"])
+def test_null_is_none(tmp_path: Path, name: str) -> None:
+    """As transformers takes it; adapt copies it, and what it wrote must be read."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2 | {name: None}))
+    assert read_config(tmp_path).vocab_size == 32000
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -15,7 +15,7 @@ from vikhr_fast.data.text_lines import CutShortError
 from vikhr_fast.doctor.findings import Finding, Note, checked
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.options import points_at_others
-from vikhr_fast.evaluate.questions import choice_question, inference_question, read_questions
+from vikhr_fast.evaluate.questions import OPTIONS, choice_question, inference_question, read_questions
 from vikhr_fast.inference.batch import chat_of
 from vikhr_fast.instruct.preferences import read_pairs
 from vikhr_fast.instruct.rejected import Rejected
@@ -70,22 +70,22 @@ class _Survey:
         self.path, self.rows = path, 0
         self.kinds: dict[str, Counter[str]] = {}
         """Of each column, how many values are of which kind."""
-        self._bad: list[InputError] = []
+        self.bad: list[InputError] = []
         self._unreadable: dict[str, list[str]] = {}
         self._not_nfc, self._not_finite, self._ids, self._repeated = 0, 0, set[int](), 0
 
     def read(self) -> str:
         """Goes through the file; what is wrong with whole rows."""
         with progress_bar("rows") as advance:
-            for number, row in read_objects(self.path, lambda _path, _number, error: self._bad.append(error)):
+            for number, row in read_objects(self.path, lambda _path, _number, error: self.bad.append(error)):
                 self.rows += 1
                 self._look_at(number, row)
                 advance(1)
-        cut = [error for error in self._bad if isinstance(error, CutShortError)]
+        cut = [error for error in self.bad if isinstance(error, CutShortError)]
         if cut or not self.rows:
-            raise InputError(str(cut[0] if cut else self._bad[0] if self._bad else f"{self.path}: no rows"))
-        text = f"{self.rows + len(self._bad):,}"
-        return _noted(text, [f"{len(self._bad):,} can't be read; the first: {self._bad[0]}"] if self._bad else [])
+            raise InputError(str(cut[0] if cut else self.bad[0] if self.bad else f"{self.path}: no rows"))
+        text = f"{self.rows + len(self.bad):,}"
+        return _noted(text, [f"{len(self.bad):,} can't be read; the first: {self.bad[0]}"] if self.bad else [])
 
     def _look_at(self, number: int, row: Mapping[str, Any]) -> None:
         values, wrong = readable_values(row)
@@ -134,8 +134,6 @@ def _uses(path: Path, survey: _Survey) -> Iterator[Finding]:
     """What each command that reads records would make of these."""
     columns = survey.kinds.keys()
     uses = []
-    if survey.kinds.get("text", Counter())["text"]:
-        uses.append(checked("corpus", partial(_corpus, survey)))
     conversations = checked("convert", partial(_conversations, path, survey.rows))
     prompts = checked("generate", partial(_prompts, path, survey.rows))
     are_pairs = {"chosen", "rejected"} <= columns or {"prompt", "answers"} <= columns
@@ -147,9 +145,13 @@ def _uses(path: Path, survey: _Survey) -> Iterator[Finding]:
         uses.append(prompts)
     elif {"messages", "conversations"} & columns:
         uses += [conversations, prompts]
-    for needed, parse in (({"answer"}, choice_question), ({"premise", "hypothesis"}, inference_question)):
-        if needed <= columns:
-            uses.append(checked("evaluate", partial(_questions, path, parse)))
+    if "answer" in columns and columns & set(OPTIONS):
+        uses.append(checked("evaluate", partial(_questions, path, choice_question)))
+    if {"premise", "hypothesis"} <= columns:
+        uses.append(checked("evaluate", partial(_questions, path, inference_question)))
+    if "text" in columns:
+        corpus = checked("corpus", partial(_corpus, path, {str(error) for error in survey.bad}))
+        uses = uses if uses and corpus.mark == "mend" else [corpus, *uses]
     yield from uses or [Finding("mend", "use", f"{path}: no command reads such rows; {_USES}")]
 
 
@@ -167,10 +169,14 @@ def _others(count: int, words: str) -> list[str]:
     return [f"{count:,} {words}"] if count else []
 
 
-def _corpus(survey: _Survey) -> str:
-    kinds = survey.kinds["text"]
-    texts = kinds["text"]
-    notes = _others(survey.rows - texts, "rows hold no text under 'text'")
+def _corpus(path: Path, told: set[str]) -> str:
+    """What `corpus` would read; nothing of the rows of which it is `told` already that they can't be read."""
+    bad: list[str] = []
+    texts = sum(1 for _ in read_records([path], Columns(), lambda _path, _number, error: bad.append(str(error))))
+    bad = [reason for reason in bad if reason not in told]
+    if not texts:
+        raise InputError(bad[0] if bad else f"{path}: no text under 'text'")
+    notes = [f"{len(bad):,} rows hold none; the first: {bad[0]}"] if bad else []
     return _noted(f"{texts:,} texts for `corpus collect` and `corpus shard`", notes)
 
 

@@ -14,7 +14,8 @@ from vikhr_fast.io.files import json_text
 
 BENCHMARK_NAMES = ("ruxnli", "ru_mmlu", "ru_mmlu_pro")
 LETTERS = ascii_uppercase[:10]
-_OPTIONS = ("options_ru", "choices_ru", "options", "choices")
+OPTIONS = ("options_ru", "choices_ru", "options", "choices")
+"""Fields that may hold the options of a question, the Russian ones before others."""
 _LABELS = ("entailment", "neutral", "contradiction")
 
 Question = dict[str, Any]
@@ -70,7 +71,7 @@ def read_questions(source: Path, parse: Callable[[Mapping[str, Any]], Question])
     def parse_one(record: Mapping[str, Any]) -> Question:
         nonlocal stripped
         question = parse(record)
-        stripped += "choices" in question and len(question["choices"]) < len(_field(record, *_OPTIONS)[1])
+        stripped += "choices" in question and len(question["choices"]) < len(_field(record, *OPTIONS)[1])
         return question
 
     def on_bad(path: Path, number: int, error: InputError) -> None:
@@ -100,7 +101,7 @@ def choice_question(record: Mapping[str, Any]) -> Question:
         UnanswerableError: its answer is such an option, or stands there twice; or one option alone is left.
         InputError: it is no such question.
     """
-    name, options = _field(record, *_OPTIONS)
+    name, options = _field(record, *OPTIONS)
     if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
         raise InputError(f"field {name!r}: must be a list of 2 to {len(LETTERS)} answers")
     answer = _answer(_field(record, "answer")[1], len(options))

@@ -1,5 +1,6 @@
 """`instruct convert`: an instruction set of any known schema becomes conversations of one."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, write_json
 
 CONVERSATIONS = "conversations.jsonl"
+_CYRILLIC, _LATIN = re.compile("[\u0400-\u04ff]"), re.compile("[a-z]")
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,7 @@ def convert(options: Convert) -> None:
 
 def language_of(text: str) -> str:
     """ru where Cyrillic letters prevail, en where Latin ones do, und without either."""
-    cyrillic = sum("\u0400" <= character <= "\u04ff" for character in text)
-    latin = sum("a" <= character <= "z" for character in text.lower())
+    cyrillic, latin = len(_CYRILLIC.findall(text)), len(_LATIN.findall(text.lower()))
     return "und" if not cyrillic + latin else "ru" if cyrillic >= latin else "en"
 
 

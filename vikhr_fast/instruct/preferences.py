@@ -13,6 +13,7 @@ from vikhr_fast.instruct.rejected import Rejected
 from vikhr_fast.instruct.schemas import (
     BESIDE_TURNS,
     Messages,
+    asked_of,
     nectar_prompt,
     ranked_answers,
     said,
@@ -71,6 +72,8 @@ def _pair(row: Mapping[str, Any], *columns: str) -> Pair:
         if row.get(name) is None:
             raise InputError(f"no text in field {name!r}; name the fields with --columns")
     question = row.get(prompt)
+    if isinstance(question, str):
+        question = asked_of(row, prompt)
     answers = _without_the_prompt(question, {name: row[name] for name in (chosen, rejected)})
     asked = [] if question is None else _chat({prompt: question}, prompt, "user")
     better, worse = (_chat(answers, name, "assistant") for name in (chosen, rejected))
@@ -96,7 +99,8 @@ def _without_the_prompt(prompt: object, answers: dict[str, Any]) -> dict[str, An
         return answers
     after = {name: own.removeprefix(prompt) for name, own in answers.items()}
     # What goes on without a space is another word.
-    is_repeated = all(after[name] != own and not after[name][:1].strip() for name, own in answers.items())
+    is_word = not prompt[-1].isspace()
+    is_repeated = all(after[name] != own and not (is_word and after[name][:1].strip()) for name, own in answers.items())
     return {name: own.lstrip() for name, own in after.items()} if is_repeated else answers
 
 

@@ -6,6 +6,7 @@ answers are not to be trained on. With one that it cannot hold, and without whic
 row is refused. What is left, `fields_beside` names.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,7 +18,7 @@ from vikhr_fast.errors import InputError
 Row = Mapping[str, Any]
 Messages = list[dict[str, Any]]
 
-_ROLES = {"system": "system", **dict.fromkeys(("user", "human"), "user")}
+_ROLES = {**dict.fromkeys(("system", "developer"), "system"), **dict.fromkeys(("user", "human"), "user")}
 _ROLES |= dict.fromkeys(("assistant", "gpt", "bot", "chatgpt"), "assistant")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SYSTEM, _HISTORY = ("system", "system_prompt", "system_message"), "history"
@@ -41,7 +42,7 @@ class FieldsBeside(NamedTuple):
 def messages_of(row: Row) -> Messages:
     """The messages of a row of any known schema; `train` is False in answers that are not to be trained on."""
     schema = _schema_of(row)
-    if any(row.get(name) is False for name in ("train", "kto_tag")) or _is_zero(row.get("weight")):
+    if any(_is_zero(row.get(name)) for name in ("train", "kto_tag", "weight")):
         raise InputError("marked as not to be trained on")
     return with_fields_beside(row, schema.read(row), schema.is_chat)
 
@@ -61,7 +62,8 @@ def with_fields_beside(row: Row, messages: Messages, is_chat: bool) -> Messages:
         messages = [*history, *messages]
     told = [_text_of(row[name]) for name in _SYSTEM if _is_filled(row.get(name))]
     if messages and messages[0]["role"] == "system":
-        told.append(messages.pop(0)["content"])
+        first = messages.pop(0)["content"]
+        told += [] if isinstance(first, str) and not first.strip() else [first]
     if any(one != told[0] for one in told):
         raise InputError("two system messages that differ")
     return [*({"role": "system", "content": one} for one in told[:1]), *messages]
@@ -91,6 +93,14 @@ def said(row: Row, name: str, role: str) -> Messages:
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise InputError(f"field {name!r} is no text and no list of messages")
     return [_message(message) for message in value]
+
+
+def asked_of(row: Row, name: str) -> str:
+    """The text of a field; an instruction's with the input beside it."""
+    question = _text(row, name)
+    if name != "instruction" or not row.get("input") or _is_nan(row["input"]):
+        return question
+    return f"{question}\n\n{_text(row, 'input')}"
 
 
 def transcript(text: str) -> Messages:
@@ -140,16 +150,14 @@ def _instruction(row: Row) -> Messages:
     """Alpaca and ru_turbo_alpaca: instruction, input, output; of the latter's two outputs the alternative one."""
     if row.get("label") == "bad":
         raise InputError('labelled "bad" by those who looked at it')
-    question = _text(row, "instruction")
-    if row.get("input"):
-        question = f"{question}\n\n{_text(row, 'input')}"
+    question = asked_of(row, "instruction")
     output = "alternative_output" if row.get("alternative_output") else "output"
     return _turn(question, _text(row, output))
 
 
 def _exchange(question: str, answer: str, row: Row) -> Messages:
     """ruFLAN, OpenOrca, TRL and others: a question and an answer."""
-    if row.get("label") is False:
+    if _is_zero(row.get("label")):  # false, or 0 where a table has no truth values
         raise InputError("labelled as an answer that is not desired")
     return [*said(row, question, "user"), *said(row, answer, "assistant")]
 
@@ -252,7 +260,14 @@ def _refuse_fields(value: Row, names: set[str], what: str) -> None:
 
 
 def _is_filled(value: object) -> bool:
-    return value.strip() not in ("", "[]", "{}", "null") if isinstance(value, str) else bool(value)
+    if isinstance(value, str):
+        return value.strip() not in ("", "[]", "{}", "null")
+    return bool(value) and not _is_nan(value)
+
+
+def _is_nan(value: object) -> bool:
+    """Whether there is no value, as pandas writes it."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_zero(value: object) -> bool:

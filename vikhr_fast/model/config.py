@@ -112,7 +112,8 @@ def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
     values = _DEFAULTS | (_LLAMA_DEFAULTS if kind == "llama" else {}) | values
     for name, only in (_ONLY | ({"mlp_bias": False} if kind == "llama" else {})).items():
         is_tied = name == "tie_word_embeddings"
-        if (value := values.get(name, only)) != only and not (is_tied and may_be_tied):
+        value = values.get(name, only)
+        if value != only and (value is not None or only) and not (is_tied and may_be_tied):  # null is none
             advice = "; untie it with `vikhr-fast adapt --untie-head`" if is_tied else ""
             problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported{advice}")
     if values.get("head_dim") is None:
