@@ -61,6 +61,11 @@ def test_what_commands_would_make_of_it(tmp_path: Path, case: str) -> None:
     assert {one.mark for name, one in findings.items() if name != subject} <= {"ok"}
 
 
+def test_an_id_is_missing_where_collect_finds_none(tmp_path: Path) -> None:
+    rows = [{"text": "да", **own} for own in ({"id": 1}, {"id": ""}, {"id": float("nan")}, {"id": None}, {})]
+    assert of_rows(tmp_path, rows)["ids"].text == "4 missing: the place in the file stands in for them"
+
+
 def test_what_a_command_refuses_is_no_use(tmp_path: Path) -> None:
     """`corpus` reads no .json, and no column of bytes."""
     (tmp_path / "a.json").write_text('[{"text": "да"}]')

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpora import write_jsonl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.errors import InputError
@@ -48,6 +48,7 @@ def test_options_that_do_not(option: str) -> None:
     assert not points_at_others(["Юпитер", "Сатурн", option, "Марс"])
 
 
+@settings(deadline=None)
 @given(data=st.data(), choices=st.lists(st.text("абвг", min_size=1), min_size=2, max_size=6, unique=True))
 def test_padding_goes_wherever_it_is(data: st.DataObject, choices: list[str]) -> None:
     answer = data.draw(st.integers(0, len(choices) - 1))

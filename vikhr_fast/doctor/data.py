@@ -72,7 +72,8 @@ class _Survey:
         """Of each column, how many values are of which kind."""
         self.bad: list[InputError] = []
         self._unreadable: dict[str, list[str]] = {}
-        self._not_nfc, self._not_finite, self._ids, self._repeated = 0, 0, set[int](), 0
+        self._not_nfc, self._not_finite = 0, 0
+        self._ids, self._without_id, self._repeated = set[int](), 0, 0
 
     def read(self) -> str:
         """Goes through the file; what is wrong with whole rows."""
@@ -98,7 +99,10 @@ class _Survey:
         texts, numbers = _leaves(values)
         self._not_nfc += any(not unicodedata.is_normalized("NFC", text) for text in texts)
         self._not_finite += any(not math.isfinite(one) for one in numbers)
-        if (own := values.get("id")) is not None:
+        own = values.get("id")
+        if own is None or own != own or own == "":
+            self._without_id += 1
+        else:
             self._repeated += hash(str(own)) in self._ids
             self._ids.add(hash(str(own)))
 
@@ -124,8 +128,7 @@ class _Survey:
 
     def ids(self) -> str:
         """Which ids are missing or come twice."""
-        missing = self.kinds["id"]["null"]
-        notes = [f"{missing:,} missing: the place in the file stands in for them"] if missing else []
+        notes = _others(self._without_id, "missing: the place in the file stands in for them")
         notes += [f"{self._repeated:,} repeat an earlier one, and stay as they are"] if self._repeated else []
         return _noted("", notes) if notes else "all different"
 
