@@ -160,7 +160,7 @@ names = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.dictionaries(names, values, max_size=4), max_size=4))
 def test_any_rows_are_told_of_without_a_surprise(tmp_path: Path, rows: list[Row]) -> None:
     for finding in of_rows(tmp_path, rows).values():

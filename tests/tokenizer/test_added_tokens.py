@@ -73,21 +73,11 @@ def test_control_tokens_have_their_ids(trained: Path, tmp_path: Path, special: b
         encoder.bpe.decode([3002])
 
 
-@pytest.mark.parametrize(
-    ("tokens", "special", "flags"),
-    [
-        (["перрон", "станцию"], False, {}),
-        (["<|user|>"], True, {"rstrip": True}),  # swallows the white space after it
-        (["<|user|>"], False, {"normalized": True}),  # no ▁ in front of what follows
-    ],
-)
-def test_words_are_refused_by_name(
-    trained: Path, tmp_path: Path, tokens: list[str], special: bool, flags: dict[str, bool]
-) -> None:
-    directory = added(trained, tmp_path / "words", tokens, special, **flags)
+def test_words_are_refused_by_name(trained: Path, tmp_path: Path) -> None:
+    directory = added(trained, tmp_path / "words", ["перрон", "станцию"], False)
     for use in (load_encoder, ChatEncoder):
         with pytest.raises(
-            InputError, match=rf"words: .*add {len(tokens)} tokens .*'{tokens[0][:2]}.*\(3000\)"
+            InputError, match=r"words: .*add 2 tokens .*'перрон' \(3000\), 'станцию' \(3001\)"
         ) as caught:
             use(directory)
         assert "\n" not in str(caught.value)
@@ -95,6 +85,19 @@ def test_words_are_refused_by_name(
         export(ExportTokenizer(directory, tmp_path / "out"))
     # The model alone, elsewhere, is what it was.
     assert load_encoder(trained).vocab_size == 3000
+
+
+@pytest.mark.parametrize("flag", ["rstrip", "normalized"])
+def test_a_token_that_changes_the_text_around_it_is_refused_where_a_chat_has_it(
+    trained: Path, tmp_path: Path, flag: str
+) -> None:
+    """rstrip swallows white space, normalized leaves no ▁ behind it; padding that nobody writes does no harm."""
+    directory = added(trained, tmp_path / "roles", ["<|user|>", "<|bot|>", "[PAD]"], True, **{flag: True})
+    assert load_encoder(directory).vocab_size == 3003
+    with pytest.raises(InputError, match=r"chat_template.jinja: <\|bot\|>, <\|user\|>: lstrip, rstrip"):
+        ChatEncoder(directory)
+    shutil.copy(trained / "chat_template.jinja", directory)
+    assert ChatEncoder(directory).bpe.added["[PAD]"] == 3002
 
 
 def test_files_of_every_age_are_read(trained: Path, tmp_path: Path) -> None:

@@ -54,7 +54,12 @@ class ChatEncoder:
         self._control = own | self.bpe.added
         # What the template's eos_token means to transformers, where the files name another than the model does.
         roles |= {role: piece for role, piece in read_roles(directory).items() if piece in self._control}
-        self.template = ChatTemplate(read_template(template), str(template), self._control.keys(), roles)
+        source = read_template(template)
+        said_of = {piece: role for role, piece in roles.items()}
+        if used := sorted(t for t in self.bpe.changing if t in source or said_of.get(t, t) in source):
+            flags = "lstrip, rstrip, normalized or single_word change the text around it"
+            raise InputError(f"{template}: {', '.join(used)}: {flags}; clear these flags in the tokenizer's files")
+        self.template = ChatTemplate(source, str(template), self._control.keys(), roles)
         bytes_ = {index: int(piece.piece[3:5], 16) for index, piece in enumerate(model.pieces) if piece.type == BYTE}
         # Characters that begin in each piece; a byte in the middle of a character begins none.
         self._characters = np.array([len(piece.piece) for piece in model.pieces])

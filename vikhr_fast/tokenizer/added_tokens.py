@@ -27,8 +27,10 @@ class AddedTokens:
 
     control: dict[str, int] = field(default_factory=dict)
     """Control tokens: marked as special, or of the form of one, <...> or [...]."""
+    changing: frozenset[str] = frozenset()
+    """Those of them that change the text around them, so that a chat with one can't be encoded stretch by stretch."""
     words: dict[str, int] = field(default_factory=dict)
-    """All others: found in text, or changing the text around them."""
+    """All others: transformers finds them in text."""
     without_row: dict[str, int] = field(default_factory=dict)
     """Tokens with an id for which the weights beside them have no row; nothing can be said with these."""
 
@@ -63,16 +65,17 @@ def read_added_tokens(model_file: Path, pieces: Sequence[str]) -> AddedTokens:
         special |= {text} if token.get("special") else set()
         changing |= {text} if any(token.get(flag) for flag in _OWN_WAY) else set()
     rows = read_json(directory / "config.json").get("vocab_size") if (directory / "config.json").is_file() else None
-    added = AddedTokens()
+    added = AddedTokens(changing=frozenset(changing))
     for text, index in sorted(ids.items(), key=lambda item: item[1]):
         if isinstance(rows, int) and index >= rows:
             added.without_row[text] = index
-        elif text not in changing and (text in special or _CONTROL_FORM.fullmatch(text)):
+        elif text in special or _CONTROL_FORM.fullmatch(text):
             added.control[text] = index
         else:
             added.words[text] = index
     if clash := {text: index for text, index in added.control.items() if index < len(pieces)}:
-        raise InputError(f"{directory}: {named_tokens(clash)}: another piece in {TOKENIZER}; fetch the files again")
+        advice = f"give the {TOKENIZER} that the other files were made from"
+        raise InputError(f"{directory}: {named_tokens(clash)}: another piece in {TOKENIZER}; {advice}")
     return added
 
 

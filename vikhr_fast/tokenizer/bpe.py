@@ -13,7 +13,7 @@ from vikhr_fast import _native
 from vikhr_fast.data.native_texts import InvalidUtf8, Texts, as_int64, native_texts, replaces
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import json_text
-from vikhr_fast.tokenizer.added_tokens import read_added_tokens, refuse_words
+from vikhr_fast.tokenizer.added_tokens import AddedTokens, read_added_tokens, refuse_words
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 Offsets: TypeAlias = npt.NDArray[np.int64]
@@ -26,12 +26,14 @@ class BpeEncoder:
     One encoder serves any number of Python threads; the GIL is released while it works.
     """
 
-    def __init__(self, native: _native.BpeEncoder, sha256: str, added: dict[str, int] | None = None):
+    def __init__(self, native: _native.BpeEncoder, sha256: str, added: AddedTokens | None = None):
         self._native = native
         self.sha256 = sha256
         """SHA-256 of the model file, with the added tokens if there are any, in hexadecimal."""
-        self.added = added or {}
+        self.added = added.control if added else {}
         """Ids of control tokens that the files beside the model add to its pieces, by their text."""
+        self.changing = added.changing if added else frozenset[str]()
+        """Those of them that a chat can't have, see `AddedTokens`."""
         self.num_pieces = native.vocab_size
         """Number of the model's own pieces."""
         self.vocab_size = 1 + max([self.num_pieces - 1, *self.added.values()])
@@ -57,7 +59,7 @@ class BpeEncoder:
         added = read_added_tokens(Path(path), [native.piece(index) for index in range(native.vocab_size)])
         refuse_words(Path(path), added)
         control = json_text(added.control, sort_keys=True).encode("utf-8") if added.control else b""
-        return cls(native, hashlib.sha256(data + control).hexdigest(), added.control)
+        return cls(native, hashlib.sha256(data + control).hexdigest(), added)
 
     def encode(self, text: str | bytes, errors: InvalidUtf8 = "strict") -> Ids:
         """Ids of one text, without BOS and EOS: int32 [tokens].
