@@ -18,7 +18,7 @@ from vikhr_fast.io.files import atomic_file, json_text, read_json, write_json
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
-_CHECKED_AT_ONCE = 1 << 24  # numbers
+_CHECKED_AT_ONCE = 1 << 20  # numbers
 
 # Quantised weights are refused: their numbers mean nothing without their scales.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
