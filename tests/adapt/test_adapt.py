@@ -246,14 +246,14 @@ def widen(base: Path, rows: int) -> dict[str, torch.Tensor]:
 
 def test_rows_past_the_pieces_are_added_tokens_or_padding(options: Adapt, tmp_path: Path) -> None:
     tensors = widen(options.base, 512)
-    tokens = {"<|user|>": 500, "<|other|>": 501, "слово": 502}
+    tokens = {"<|user|>": 500, "<|other|>": 501, "слово": 502, "<pad>": 512}
     (options.base / "added_tokens.json").write_text(json.dumps(tokens))
     new = read_model(options.tokenizer / "tokenizer.model")
     new.pieces.add(piece="<|user|>", score=0, type=CONTROL)
     new.trainer_spec.control_symbols.append("<|user|>")
     (tmp_path / "new.model").write_bytes(new.SerializeToString())
     report = adapt(replace(options, tokenizer=tmp_path / "new.model"))
-    left_out = {"added_tokens": ["<|other|>", "слово"], "padding_rows": 9, "buffers": 0, "settings": []}
+    left_out = {"added_tokens": ["<|other|>", "слово", "<pad>"], "padding_rows": 9, "buffers": 0, "settings": []}
     assert report["left_out"] == left_out
     assert base_ids_of(options.output)[1200] == 500
     for name in (EMBEDDING, HEAD):

@@ -107,7 +107,9 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "vocab_size": maker.rows,
         "padding": padding,
         "left_out": {
-            "added_tokens": [text for text, index in added.all().items() if index not in sources.base_ids],
+            "added_tokens": [
+                text for text, index in (added.all() | added.without_row).items() if index not in sources.base_ids
+            ],
             "padding_rows": padding_left_out,
             "buffers": len(weights.ignored),
             "settings": [name for name in _NO_LONGER_TRUE if read_json(options.base / CONFIG_NAME).get(name)],
