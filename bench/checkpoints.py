@@ -21,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from harness import describe_machine, results_directory
 from training_runs import make_config, make_workspace
 
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.files import write_text
 from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.train.checkpoint import CHECKPOINTS, Checkpoints
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 SHAPE = ModelConfig(
     vocab_size=520,

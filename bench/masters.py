@@ -32,11 +32,12 @@ from torch import Tensor
 from vikhr_fast.config import TrainConfig, config_values, read_toml, train_config
 from vikhr_fast.distributed.sharding import local
 from vikhr_fast.experiments.demo.paths import DemoPaths
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.files import write_text
 from vikhr_fast.io.run_directory import environment
 from vikhr_fast.train import assembly, loop
 from vikhr_fast.train.checkpoint import complete_checkpoints
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 from vikhr_fast.train.split_adamw import SplitAdamW
 from vikhr_kernels import join_master, reference, split_master
 

@@ -21,8 +21,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from training_runs import make_config, make_workspace, start_ranks, write_config
 
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.run_directory import environment
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 STEPS = 120
 FORMS: dict[str, dict[str, Any]] = {

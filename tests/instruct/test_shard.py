@@ -19,10 +19,11 @@ from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.instruct.shard import ShardConversations, cut_chat, shard_conversations
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 LENGTH = 300
 

@@ -1,16 +1,21 @@
-"""JSON that every reader takes."""
+"""JSON that every reader takes; files that are written where they are said to be, and nowhere else."""
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import vikhr_fast
-from vikhr_fast.io.files import copied_json, json_text, write_json, write_json_lines
+from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import atomic_file, copied_json, json_text, remove_leftovers, write_json, write_json_lines
+from vikhr_fast.io.resumable import resumable_directory
+from vikhr_fast.io.run_directory import locked
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
@@ -60,3 +65,53 @@ def test_json_is_written_in_one_place() -> None:
     package = Path(vikhr_fast.__file__).parent
     users = [str(file.relative_to(package)) for file in package.rglob("*.py") if "json.dump" in file.read_text()]
     assert users == ["io/files.py"]
+
+
+def test_a_lock_is_not_taken_through_a_symbolic_link(tmp_path: Path) -> None:
+    """The directory may be from somebody else."""
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "thesis.tex")
+    with pytest.raises(InputError, match=r"\.lock: a symbolic link, .*remove it"), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_lock_leaves_what_is_in_its_file(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / ".lock").hardlink_to(tmp_path / "thesis.tex")
+    with locked(tmp_path):
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_leftovers_that_are_links_are_removed_and_what_they_point_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    (tmp_path / ".model.1.partial").symlink_to(tmp_path / "thesis")
+    remove_leftovers(tmp_path)
+    assert not (tmp_path / ".model.1.partial").is_symlink()
+    (tmp_path / "out.partial" / "result").mkdir(parents=True)
+    (tmp_path / "out.partial" / "result" / "part").symlink_to(tmp_path / "thesis")
+    (tmp_path / "out.partial" / "scratch").symlink_to(tmp_path / "thesis")
+    with resumable_directory(tmp_path / "out", {}) as directory:
+        assert not list(directory.iterdir())
+        assert not (directory.parent / "scratch").is_symlink()
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "mine"
+
+
+def test_a_file_is_replaced_and_not_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "config.json").symlink_to(tmp_path / "thesis.tex")
+    with atomic_file(tmp_path / "config.json") as file:
+        file.write(b"{}")
+    assert (tmp_path / "config.json").read_text() == "{}"
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_files_are_opened_for_writing_in_one_place() -> None:
+    """Which follows no symbolic link; shards are opened inside a directory that was just made."""
+    package = Path(vikhr_fast.__file__).parent
+    opens = re.compile(r"""\.open\(["'][wax]|\bopen\([^)]*["'][wax]""")
+    users = {str(file.relative_to(package)) for file in package.rglob("*.py") if opens.search(file.read_text())}
+    assert users == {"io/files.py", "corpus/shard.py"}

@@ -12,8 +12,9 @@ import pytest
 from training_runs import make_config, run_ranks, write_config
 
 from vikhr_fast.config import TrainConfig
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 

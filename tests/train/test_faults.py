@@ -18,9 +18,10 @@ from vikhr_fast.config import ScheduleConfig, TrainConfig
 from vikhr_fast.data.packing import PackedCorpus
 from vikhr_fast.data.token_shards import MANIFEST_NAME
 from vikhr_fast.errors import ExitCode, InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,11 @@ from vikhr_fast.cli import main
 from vikhr_fast.config import IncidentsConfig, TrainConfig, config_values
 from vikhr_fast.data.packing import Batch
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train.incidents import reason_to_skip
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import INCIDENTS, METRICS, read_lines
+from vikhr_fast.train.metrics import INCIDENTS, METRICS
 from vikhr_fast.train.objective import Objective
 from vikhr_fast.train.replay import replay_incident
 

@@ -25,10 +25,11 @@ from vikhr_fast.data import packing
 from vikhr_fast.data.packing import IGNORED, Batch, PackedCorpus, StepLoader, draw
 from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train.batches import step_batches
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 from vikhr_fast.train.signals import Interruption
 from vikhr_fast.train.state import TrainState
 from vikhr_fast.train.step import TrainStep

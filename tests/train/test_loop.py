@@ -16,11 +16,12 @@ from vikhr_fast.data.packing import Batch
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.model.config import read_config
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.train import inputs
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
+from vikhr_fast.train.metrics import METRICS, VALIDATION
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])

@@ -15,11 +15,12 @@ from torch.autograd.profiler_util import EventList
 from training_runs import make_config
 
 from vikhr_fast.data.prefetch import prefetched
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.plan.speed import attention_flops
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 from vikhr_fast.train.profile import summarise
 
 

@@ -9,9 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import make_config
 
 import vikhr_kernels
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.model.mistral import Checkpointing, Mistral, ModelConfig
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,10 @@ from training_runs import make_config, run_ranks
 
 from vikhr_fast.config import config_values
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 

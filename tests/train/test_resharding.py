@@ -7,8 +7,9 @@ import pytest
 from training_runs import make_config, run_ranks, write_config
 
 from vikhr_fast.data.packing import PackedCorpus, StepLoader
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train.inputs import open_inputs
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 

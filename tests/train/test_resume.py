@@ -16,8 +16,9 @@ from training_runs import make_config, start_ranks, write_config
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, VALIDATION, read_lines
+from vikhr_fast.train.metrics import METRICS, VALIDATION
 from vikhr_fast.train.objective import Objective
 from vikhr_fast.train.signals import Interruption
 

@@ -12,10 +12,11 @@ from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.run_directory import locked, record_run
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 
 def short_run(workspace: Path, output: Path, max_steps: int = 1, **changes: Any) -> TrainConfig:

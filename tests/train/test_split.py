@@ -10,7 +10,8 @@ import torch
 from training_runs import make_config, run_ranks
 
 from vikhr_fast.config import config_values
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.io.append_only import read_lines
+from vikhr_fast.train.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,10 @@ from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train.gradients import ReducedGradients
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 
 def small_run(workspace: Path, output: Path, moments: str = "float32", **changes: Any) -> TrainConfig:

@@ -10,8 +10,9 @@ from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 
 def tracked(workspace: Path, output: Path, tracker: str, steps: int = 3) -> TrainConfig:

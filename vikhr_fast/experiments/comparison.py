@@ -9,7 +9,8 @@ from typing import Any
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
-from vikhr_fast.train.metrics import VALIDATION, number, read_lines
+from vikhr_fast.io.append_only import read_lines
+from vikhr_fast.train.metrics import VALIDATION, number
 
 
 @dataclass(frozen=True)

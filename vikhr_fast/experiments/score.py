@@ -7,11 +7,12 @@ from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.experiments.comparison import read_validations
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.files import write_json
 from vikhr_fast.model.devices import device_of
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.export import MODEL_NAME
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 _MICRO_BATCH = 8
 _ANSWER_TOKENS, _ANSWERS = 64, 2

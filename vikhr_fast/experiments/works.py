@@ -18,8 +18,9 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.grid import PLACEHOLDER, SEED, Grid, Stages, names_in
 from vikhr_fast.experiments.inputs import INPUTS
 from vikhr_fast.experiments.score import Score, score
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.stage_runner import Stage
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 SHARED = "shared"
 """Below the output of ablations, what several tables use."""

@@ -1,10 +1,12 @@
 """Files that are either complete or absent: written beside their final name, synced, renamed."""
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +34,24 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def open_here(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+    """Opens a file of a fixed name to be written where it is, in a directory that may be from somebody else.
+
+    Raises:
+        InputError: `path` is a symbolic link: what it points to, which may be anywhere, is not touched.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # the latter for a pipe that nobody reads
+
+    try:
+        return open(path, mode, buffering, opener=opener)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise InputError(f"{path}: a symbolic link, through which nothing is written; remove it") from None
+        raise
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a temporary file beside `path` and renames it into place when the block ends well.
@@ -40,9 +60,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         path: the final name; an existing file is replaced, missing parent directories are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -167,7 +187,15 @@ def remove_leftovers(directory: Path, name: str | None = None) -> None:
     pattern = re.compile(r"\..+\.partial" if name is None else rf"\.{re.escape(name)}\.[^.]+\.partial")
     for leftover in directory.glob(".*.partial"):
         if pattern.fullmatch(leftover.name):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a directory with all that is in it, or a symbolic link; nothing where there is nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:

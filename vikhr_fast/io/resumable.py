@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import json_text, read_json, refuse_existing, sync_directory, write_text
+from vikhr_fast.io.files import json_text, read_json, refuse_existing, remove, sync_directory, write_text
 from vikhr_fast.io.run_directory import locked
 
 _WORK, _RESULT, _SCRATCH = "work.json", "result", "scratch"
@@ -40,8 +41,9 @@ def resumable_directory(path: Path, work: dict[str, Any], settings: Any = None) 
         try:
             _claim(partial, work, settings)
             result.mkdir(exist_ok=True)
-            for leftover in list(result.rglob(".*.partial")):  # of a killed atomic_file or atomic_directory
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            for found in list(partial.rglob("*")):
+                if fnmatch(found.name, ".*.partial") or found.is_symlink():  # a killed writer's; nobody's of ours
+                    remove(found)
             try:
                 yield result
             except InputError:  # mended input is other work

@@ -12,7 +12,7 @@ from typing import Any
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import json_text, read_json, remove_leftovers, write_json, write_text
+from vikhr_fast.io.files import json_text, open_here, read_json, remove_leftovers, write_json, write_text
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "transformers", "triton")
@@ -59,13 +59,13 @@ def locked(directory: Path) -> Iterator[None]:
     """Keeps a second process out of a run directory, and clears what a killed one left half-written.
 
     Raises:
-        InputError: another process works in it, or it is a file.
+        InputError: another process works in it, or it is a file; `.lock` in it is a symbolic link.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise InputError(f"{directory}: a file, not a run directory; use another --output") from None
-    with (directory / ".lock").open("w") as file:
+    with open_here(directory / ".lock", "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import configure_logging, logger
-from vikhr_fast.io.files import remove_leftovers
+from vikhr_fast.io.files import open_here, remove_leftovers
 
 _GRACE_SECONDS = 60
 
@@ -126,7 +126,7 @@ def _child(run: Callable[[], object], log: Path, is_one_of_several: bool) -> Non
     """Runs a stage with what it prints in a file, and exits with one of `errors.ExitCode`."""
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with log.open("wb") as file:
+    with open_here(log, "wb") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())

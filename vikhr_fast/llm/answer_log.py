@@ -1,13 +1,13 @@
 """Every answer of an endpoint on disk, so that none is paid for twice, whatever stops the run."""
 
 import fcntl
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import json_text, sync_directory
+from vikhr_fast.io.append_only import whole_lines, write_line
+from vikhr_fast.io.files import open_here, sync_directory
 
 
 class AnswerLog:
@@ -20,25 +20,19 @@ class AnswerLog:
     def __init__(self, path: Path) -> None:
         self._entries: dict[str, dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        self._file = open_here(path, "a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
             raise InputError(f"{path}: another process writes to it; wait for its end or stop it") from None
-        self._file.seek(0)
         end = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                entry = json.loads(line)
-                key, is_final = entry["request"], entry["final"]
-            except (ValueError, TypeError, KeyError):
-                raise InputError(f"{path}: line {number}: not an answer; remove the file or the line") from None
-            if is_final:
-                self._entries[key] = entry
-            end += len(line)
+        for number, line in enumerate(whole_lines(path), start=1):
+            entry, end = line
+            if not isinstance(entry.get("request"), str) or "final" not in entry:
+                raise InputError(f"{path}: line {number}: not an answer; remove the file or the line")
+            if entry["final"]:
+                self._entries[entry["request"]] = entry
         self._file.truncate(end)
         sync_directory(path.parent)
 
@@ -54,8 +48,7 @@ class AnswerLog:
 
     def add(self, entry: dict[str, Any]) -> None:
         """Writes an answer."""
-        self._file.write((json_text(entry) + "\n").encode("utf-8", "replace"))
-        self._file.flush()
+        write_line(self._file, entry)
         os.fsync(self._file.fileno())
         if entry["final"]:
             self._entries[entry["request"]] = entry

@@ -17,6 +17,7 @@ from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.dedup import REMOVED
 from vikhr_fast.instruct.filter import SCORES
 from vikhr_fast.instruct.rejected import REJECTED
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.files import read_json
 from vikhr_fast.io.html import Table
 from vikhr_fast.io.names import distinct_names
@@ -27,7 +28,6 @@ from vikhr_fast.tokenizer.export import MODEL_NAME
 from vikhr_fast.tokenizer.extend import REPORT_NAME as EXTENSION
 from vikhr_fast.tokenizer.report import vocabularies_table
 from vikhr_fast.train.inputs import ADAPTATION
-from vikhr_fast.train.metrics import read_lines
 
 _SAMPLES = 6
 _REASONS = 20

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.html import Figure, Line, Page, Section, Table, line_plot
 from vikhr_fast.io.provenance import provenance
 from vikhr_fast.report.evaluation import accuracy
-from vikhr_fast.train.metrics import EVALUATIONS, INCIDENTS, METRICS, VALIDATION, number, read_lines
+from vikhr_fast.train.metrics import EVALUATIONS, INCIDENTS, METRICS, VALIDATION, number
 
 _LOSSES = {
     "ce": ("Cross-entropy, mean over the tokens of a step.", "nats a token"),

@@ -11,11 +11,12 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.distributed.sharding import reshard
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, CHANGES, BenchmarkQuestions, Question, questions_sha256
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.console import logger
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder
-from vikhr_fast.train.metrics import EVALUATIONS, MetricsWriter, read_lines
+from vikhr_fast.train.metrics import EVALUATIONS, MetricsWriter
 from vikhr_fast.train.signals import Interruption
 from vikhr_fast.train.state import TrainState
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from vikhr_fast.config import IncidentsConfig, TrainConfig
 from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import append_line, read_lines
 from vikhr_fast.io.console import logger
 from vikhr_fast.train.inputs import Inputs
-from vikhr_fast.train.metrics import INCIDENTS, append_line, read_lines
+from vikhr_fast.train.metrics import INCIDENTS
 from vikhr_fast.train.state import TrainState
 
 _FEWEST = 8  # good losses below which nothing is a spike

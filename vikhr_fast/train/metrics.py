@@ -1,6 +1,5 @@
 """What a run says of itself: one console line a step, JSON lines, TensorBoard events, Weights & Biases."""
 
-import json
 import logging
 import math
 import time
@@ -12,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.distributed.ranks import Ranks
-from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
+from vikhr_fast.io.append_only import append_line, read_lines
 from vikhr_fast.io.console import console, logger
-from vikhr_fast.io.files import json_text, write_json_lines
+from vikhr_fast.io.files import write_json_lines
 from vikhr_fast.train.flops import flops_share, peak_bytes
 from vikhr_fast.train.state import StepResult, TrainState
 from vikhr_fast.train.trackers import Tracker, open_trackers
@@ -122,23 +121,6 @@ class MetricsWriter:
             logger.info(said)
             for tracker in self._trackers:
                 tracker.log(values["step"], tracked)
-
-
-def append_line(path: Path, values: dict[str, Any]) -> None:
-    """Appends a line of JSON to a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json_text(values) + "\n")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete JSON lines of a metrics file; a killed run may have left half of one at the end."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise InputError(f"{path}: damaged: {error}; move it away to go on without it") from None
 
 
 def number(figure: float | None) -> float:

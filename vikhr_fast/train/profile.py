@@ -67,6 +67,8 @@ def profiling(output: Path, steps: int, ranks: Ranks, steps_left: int) -> Iterat
     on_gpu, name = ranks.device.type == "cuda", f"rank-{ranks.rank}"
 
     def write(recorded: profile) -> None:
+        for suffix in ("json", "pickle"):
+            (directory / f"{name}.{suffix}").unlink(missing_ok=True)  # through a symbolic link torch would write
         recorded.export_chrome_trace(str(directory / f"{name}.json"))
         order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
         averages = recorded.key_averages()

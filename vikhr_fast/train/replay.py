@@ -10,12 +10,13 @@ from vikhr_fast.config import TrainConfig
 from vikhr_fast.data.packing import draw
 from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.console import logger
 from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.train.checkpoint import CHECKPOINTS, complete_checkpoints, load_checkpoint, step_of
 from vikhr_fast.train.inputs import Inputs, open_inputs
-from vikhr_fast.train.metrics import INCIDENTS, read_lines
+from vikhr_fast.train.metrics import INCIDENTS
 from vikhr_fast.train.signals import Interruption
 from vikhr_fast.train.state import StepResult, TrainState
 from vikhr_fast.train.step import TrainStep

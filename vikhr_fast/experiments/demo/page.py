@@ -8,10 +8,11 @@ from vikhr_fast.experiments.demo.paths import DemoPaths
 from vikhr_fast.experiments.demo.results import KL_RUNS, LABELS, PROMPT, Results, read_results
 from vikhr_fast.experiments.demo.tuning import TUNED, tuning_section
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.html import Figure, Line, Page, Section, Segments, Table, bar_plot, line_plot
 from vikhr_fast.io.provenance import provenance
 from vikhr_fast.tokenizer.report import EXAMPLE
-from vikhr_fast.train.metrics import METRICS, read_lines
+from vikhr_fast.train.metrics import METRICS
 
 _RUNS = {name: LABELS[name] for name in ("cpt", *KL_RUNS)}
 _TOKENIZERS = {ENGLISH: "base tokenizer", RUSSIAN: "new tokenizer"}

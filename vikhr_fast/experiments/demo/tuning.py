@@ -14,10 +14,11 @@ from vikhr_fast.experiments.demo.paths import DemoPaths
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.reward import SETTINGS
+from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.files import read_json
 from vikhr_fast.io.html import Section, Table
 from vikhr_fast.train.metrics import VALIDATION as VALIDATION_NAME
-from vikhr_fast.train.metrics import number, read_lines
+from vikhr_fast.train.metrics import number
 
 VALIDATION = 0.1
 """Share of the pairs that is held out."""
