@@ -39,8 +39,16 @@ class DataConfig:
     """Held-out token shards by name; each is reported as bits per byte and as loss per token."""
     sequence_length: Annotated[int, Field(ge=2, le=2**20)] = 1024
     """Tokens a sequence; whole documents are packed into it, longer ones become consecutive windows."""
+    validation_window: Annotated[int, Field(ge=0, le=2**20)] = 0
+    """Tokens a window of validation; 0 is sequence_length. Scores compare at one length; `vikhr-fast evaluate` has
+    1,024."""
     epochs: _Count = 1
     """Passes over the documents, each in a new order."""
+
+    @property
+    def window_of_validation(self) -> int:
+        """In tokens."""
+        return self.validation_window or self.sequence_length
 
 
 @dataclass(frozen=True, kw_only=True)

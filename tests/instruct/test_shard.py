@@ -77,7 +77,7 @@ def test_bytes_are_the_answers_and_targets_the_assistants(shards: Path, model: P
     assert sum(one.num_trained for one in opened) == sum(
         sum(trained) for path in sorted(shards.glob("*/*")) for _, trained in documents(path)
     )
-    scored = score_shards(Mistral.from_pretrained(model), opened[0], sequence_length=LENGTH, micro_batch=2)
+    scored = score_shards(Mistral.from_pretrained(model), opened[0], window=LENGTH, micro_batch=2)
     assert scored.tokens == opened[0].num_trained
 
 

@@ -217,6 +217,24 @@ def test_the_best_is_the_best_of_those_with_a_score(tmp_path: Path) -> None:
     assert [checkpoint.step_of(path) for path in superseded] == [1, 3, 4, 5]
 
 
+def test_ranks_save_and_end_when_torchrun_is_killed(workspace: Path, tmp_path: Path) -> None:
+    config = run(workspace, tmp_path / "run", schedule={"max_steps": 100_000}, data={"epochs": 100_000})
+    command = write_config(config, tmp_path / "run.toml")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen([sys.executable, *launcher, *command], stderr=subprocess.DEVNULL)
+    wait_for_steps(config.output, 3, [process])
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    ranks = [Path("/proc") / pid for pid in found.stdout.split()]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 120
+    while any(rank.exists() for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    [saved] = (config.output / "checkpoints").iterdir()
+    assert checkpoint.step_of(saved) == len(read_lines(config.output / METRICS))
+
+
 @pytest.mark.nightly
 def test_torchrun_restarts_what_a_killed_rank_brought_down(workspace: Path, tmp_path: Path) -> None:
     config = run(workspace, tmp_path / "run", schedule={"max_steps": 60, "checkpoint_every": 5})

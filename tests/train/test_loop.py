@@ -114,7 +114,7 @@ def test_shared_support_needs_and_uses_the_record_of_adaptation(workspace: Path,
 def test_score_is_the_plain_cross_entropy(workspace: Path) -> None:
     model = Mistral.from_pretrained(workspace / "model", torch.float64)
     shards = TokenShards.open(workspace / "validation")
-    score = score_shards(model, shards, sequence_length=1000, micro_batch=2, chunk_tokens=64)
+    score = score_shards(model, shards, window=1000, micro_batch=2, chunk_tokens=64)
     nats = 0.0
     with torch.no_grad():
         for number in range(shards.num_documents):
@@ -137,9 +137,49 @@ def test_validation_is_written_at_the_start_when_due_and_at_the_end(workspace: P
     assert [line["step"] for line in lines] == [0, 2, 4, 5]
     trained = Mistral.from_pretrained(model, torch.float64)
     shards = TokenShards.open(workspace / "validation")
-    score = score_shards(trained, shards, sequence_length=96, micro_batch=2)
+    score = score_shards(trained, shards, window=96, micro_batch=2)
     assert lines[-1]["sets"]["held_out"]["bits_per_byte"] == pytest.approx(score.bits_per_byte, rel=1e-9)
     assert lines[-1]["sets"]["seen"]["bits_per_byte"] < lines[0]["sets"]["seen"]["bits_per_byte"]
+
+
+def test_validation_takes_windows_of_its_own_and_says_so(workspace: Path, tmp_path: Path) -> None:
+    """`vikhr-fast evaluate` reads more at once than training does here: the longer the window, the fewer bits."""
+    bits = {}
+    for window in (0, 16, 96):
+        config = make_config(
+            workspace,
+            tmp_path / str(window),
+            data={"validation": {"held_out": workspace / "validation"}, "validation_window": window},
+            schedule={"max_steps": 1},
+        )
+        model = train(config)
+        [line] = read_lines(config.output / VALIDATION)
+        score = score_shards(
+            Mistral.from_pretrained(model, torch.float64),
+            TokenShards.open(workspace / "validation"),
+            window=window or 96,
+            micro_batch=2,
+        )
+        assert line["sets"]["held_out"]["window"] == (window or 96)
+        bits[window] = line["sets"]["held_out"]["bits_per_byte"]
+        assert bits[window] == pytest.approx(score.bits_per_byte, rel=1e-9)
+    assert bits[0] == bits[96] != bits[16]
+
+
+def test_a_validation_window_beyond_the_model_is_refused(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.validation_window: 1024, but .* 512 positions"):
+        train(make_config(workspace, tmp_path / "run", data={"validation_window": 1024}))
+
+
+@pytest.mark.parametrize(("warmup", "warns"), [(3, False), (4, True)])
+def test_a_warm_up_longer_than_the_run_is_said(
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, warmup: int, warns: bool
+) -> None:
+    changes = {"optimizer": {"learning_rate": 2e-3, "warmup_steps": warmup}, "schedule": {"max_steps": 3}}
+    with caplog.at_level("WARNING"):
+        train(make_config(workspace, tmp_path / "run", **changes))
+    said = "optimizer.warmup_steps: 4, longer than the run of 3: the learning rate only comes to 1.50e-03"
+    assert (said in caplog.text) == warns
 
 
 def test_learning_rate_too_high_ends_with_advice(workspace: Path, tmp_path: Path) -> None:

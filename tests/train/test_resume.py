@@ -1,11 +1,14 @@
 """A run killed at any moment and started again gives the bits of one that never stopped."""
 
+import errno
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,11 @@ from safetensors.torch import load_file
 from training_runs import make_config, start_ranks, write_config
 
 from vikhr_fast.config import TrainConfig
+from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.append_only import read_lines
+from vikhr_fast.io.files import remove, sha256_of
+from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, VALIDATION
 from vikhr_fast.train.objective import Objective
@@ -169,13 +175,61 @@ def test_a_finished_run_is_not_done_again(workspace: Path, tmp_path: Path) -> No
     assert model.stat().st_mtime_ns == before
 
 
-def test_a_run_that_is_past_its_end_only_writes_its_model(workspace: Path, tmp_path: Path) -> None:
-    model = train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 3}))
-    before = (model / "model.safetensors").read_bytes()
+def test_a_run_that_is_past_its_end_is_refused_and_left_as_it_was(workspace: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    model = train(small_run(workspace, output, schedule={"max_steps": 3}))
+    refused = pytest.raises(InputError, match=r"schedule.max_steps: 2, but the run has come to step 3; make it 3 or")
+    with refused:
+        train(small_run(workspace, output, schedule={"max_steps": 2}))
     shutil.rmtree(model)
-    assert train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 2})) == model
-    assert (model / "model.safetensors").read_bytes() == before
-    assert len(read_lines(tmp_path / "run" / METRICS)) == 3
+    with refused:
+        train(small_run(workspace, output, schedule={"max_steps": 2}))
+    assert not model.exists()
+    assert len(read_lines(output / METRICS)) == 3
+    assert train(small_run(workspace, output, schedule={"max_steps": 3})) == model
+
+
+def test_a_run_that_ends_where_it_was_stopped_is_validated(workspace: Path, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"data": {"validation": {"held_out": workspace / "validation"}}}
+    schedule = {"max_steps": 4, "checkpoint_every": 2}
+    train(small_run(workspace, tmp_path / "run", schedule=schedule, **shared))
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
+    train(small_run(workspace, tmp_path / "run", schedule={**schedule, "max_steps": 2}, **shared))
+    assert [line["step"] for line in read_lines(tmp_path / "run" / VALIDATION)] == [2]
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 6])  # before the first step, within that, after step 2, after the last
+def test_a_signal_ends_a_validation_which_is_done_again(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    changes: dict[str, Any] = {"batch": {"micro_batch": 1}, "schedule": {"max_steps": 4, "validate_every": 2}}
+    train(small_run(workspace, tmp_path / "whole", **changes))
+    stopped = small_run(workspace, tmp_path / "stopped", **changes)
+    forwards = 0
+    advancing = Interruption.advancing
+
+    def signalling(self: Interruption, doing: str, ranks: Ranks) -> Callable[[], None]:
+        advance = advancing(self, doing, ranks)
+
+        def count_and_advance() -> None:
+            nonlocal forwards
+            forwards += 1
+            if forwards == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            advance()
+
+        return count_and_advance
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "advancing", signalling)
+        with pytest.raises(SystemExit) as ended:
+            train(stopped)
+    assert ended.value.code == 143
+    assert forwards == call
+    assert not (stopped.output / "model").exists()
+    train(stopped)
+    assert_equal_outcomes(stopped.output, tmp_path / "whole")
 
 
 def test_old_checkpoints_are_deleted(workspace: Path, tmp_path: Path) -> None:
@@ -195,33 +249,111 @@ def test_exported_model_is_the_trained_one(workspace: Path, tmp_path: Path) -> N
     assert AutoTokenizer.from_pretrained(model)("Привет")["input_ids"]
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no manifest", "manifest of nothing", "file gone"])
+def _flip_a_bit(checkpoint: Path) -> None:
+    part = next(checkpoint.glob("*.distcp"))
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+
+
+def _cut_short(checkpoint: Path) -> None:
+    part = next(checkpoint.glob("*.distcp"))
+    part.write_bytes(part.read_bytes()[:-100])
+
+
+def _replace(name: str, content: str) -> Callable[[Path], None]:
+    """With a right checksum in the manifest, where it isn't the manifest itself."""
+
+    def damage(checkpoint: Path) -> None:
+        manifest = checkpoint / "manifest.json"
+        digests = json.loads(manifest.read_text())
+        (checkpoint / name).write_text(content)
+        if name != manifest.name:
+            manifest.write_text(json.dumps({**digests, name: sha256_of(checkpoint / name)}))
+
+    return damage
+
+
+def _in_place_of(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def damage(checkpoint: Path) -> None:
+        remove(checkpoint / name)
+        make(checkpoint / name)
+
+    return damage
+
+
+def _become_a_file(checkpoint: Path) -> None:
+    remove(checkpoint)
+    checkpoint.write_text("")
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "flipped bit": _flip_a_bit,
+    "cut short": _cut_short,
+    "part gone": lambda checkpoint: next(checkpoint.glob("*.distcp")).unlink(),
+    "no manifest": lambda checkpoint: (checkpoint / "manifest.json").unlink(),
+    "manifest of nothing": _replace("manifest.json", "{}"),
+    "manifest of a list": _replace("manifest.json", "[]"),
+    "manifest too deep": _replace("manifest.json", "[" * 100_000),
+    "manifest not UTF-8": lambda checkpoint: (checkpoint / "manifest.json").write_bytes(b"{\xff}"),
+    "manifest of other files": _replace("manifest.json", '{"state.json": "", ".metadata": "", "../../../x": ""}'),
+    "manifest a directory": _in_place_of("manifest.json", Path.mkdir),
+    "manifest a loop of links": _in_place_of("manifest.json", lambda path: path.symlink_to(path)),
+    "state a directory": _in_place_of("state.json", Path.mkdir),
+    "state no object": _replace("state.json", "[]"),
+    "state of another step": _replace("state.json", '{"step": 3}'),
+    "state with another type": _replace("state.json", '{"step": 4, "recent_losses": "many"}'),
+    "a file": _become_a_file,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     workspace: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(small_run(workspace, tmp_path / "whole", schedule={"max_steps": 6, "checkpoint_every": 2}))
-    damaged = tmp_path / "damaged"
-    train(small_run(workspace, damaged, schedule={"max_steps": 4, "checkpoint_every": 2}))
-    shutil.rmtree(damaged / "model")
-    last = damaged / "checkpoints" / "step-00000004"
-    part, manifest = next(last.glob("*.distcp")), last / "manifest.json"
-    if damage == "flipped bit":
-        data = bytearray(part.read_bytes())
-        data[len(data) // 2] ^= 1
-        part.write_bytes(data)
-    elif damage == "cut short":
-        part.write_bytes(part.read_bytes()[:-100])
-    elif damage == "no manifest":
-        manifest.unlink()
-    elif damage == "manifest of nothing":
-        manifest.write_text("{}")
-    else:
-        part.unlink()
+    schedule = {"max_steps": 4, "checkpoint_every": 2}
+    run = small_run(workspace, tmp_path / "run", schedule=schedule)
+    model = train(run)
+    before = outcome(run.output)
+    shutil.rmtree(model)
+    last = run.output / "checkpoints" / "step-00000004"
+    DAMAGES[damage](last)
     with caplog.at_level("WARNING"):
-        train(small_run(workspace, damaged, schedule={"max_steps": 6, "checkpoint_every": 2}))
+        train(run)
     assert "step-00000002 goes on" in caplog.text
-    assert_equal_outcomes(damaged, tmp_path / "whole")
+    steps, validations, weights = outcome(run.output)
+    assert (steps, validations) == before[:2]
+    assert all(torch.equal(weight, before[2][name]) for name, weight in weights.items())
     assert last.with_name("step-00000004.damaged").exists()
+
+
+def test_an_unreadable_checkpoint_gives_way_to_the_one_before(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = small_run(workspace, tmp_path / "run", schedule={"max_steps": 4, "checkpoint_every": 2})
+    shutil.rmtree(train(run))
+    real = checkpoint.sha256_of
+
+    def broken(path: Path) -> str:
+        if path.parent.name == "step-00000004" and path.suffix == ".distcp":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "sha256_of", broken)
+    with caplog.at_level("WARNING"):
+        train(run)
+    assert "input/output error" in caplog.text
+    assert "step-00000002 goes on" in caplog.text
+
+
+def test_a_whole_checkpoint_that_is_not_the_runs_is_named_and_stays(workspace: Path, tmp_path: Path) -> None:
+    run = small_run(workspace, tmp_path / "run", schedule={"max_steps": 4, "checkpoint_every": 2})
+    shutil.rmtree(train(run))
+    last = run.output / "checkpoints" / "step-00000004"
+    _replace(".metadata", "no pickle")(last)
+    with pytest.raises(InputError, match="step-00000004: whole, but not of this run"):
+        train(run)
+    assert last.exists()
 
 
 def test_when_the_only_checkpoint_is_damaged_it_is_named(workspace: Path, tmp_path: Path) -> None:

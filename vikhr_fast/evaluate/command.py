@@ -129,11 +129,12 @@ def _print_tables(results: dict[str, Any]) -> None:
             rows = [(subject, *_shares(found), f"{found['questions']:,}") for subject, found in own]
             _print_table((f"{name}: subject", *shares, "questions"), rows)
     if texts:
+        counts = ("tokens", "num_bytes", "window")
         rows = [
-            (name, f"{t['bits_per_byte']:.4f}", f"{t['perplexity']:.2f}", f"{t['tokens']:,}", f"{t['num_bytes']:,}")
-            for name, t in texts.items()
+            (name, f"{own['bits_per_byte']:.4f}", f"{own['perplexity']:.2f}", *(f"{own[key]:,}" for key in counts))
+            for name, own in texts.items()
         ]
-        _print_table(("text", "bits per byte", "perplexity a token", "tokens", "bytes"), rows)
+        _print_table(("text", "bits per byte", "perplexity a token", "tokens", "bytes", "tokens a window"), rows)
 
 
 def changes_of(tasks: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -200,9 +201,9 @@ def _texts(options: Evaluate, files: dict[str, list[Path]], model: Callable[[], 
                 write_shards(Shard(input=tuple(own), tokenizer=options.model, output=shards))
             length = min(options.sequence_length, model().config.max_position_embeddings)
             opened = TokenShards.open(shards)
-            score = score_shards(model(), opened, sequence_length=length, micro_batch=options.batch)
+            score = score_shards(model(), opened, window=length, micro_batch=options.batch)
             write_json(path, {**asdict(score), "perplexity": score.perplexity(f"{options.model}: {name}")})
-        results[name] = read_json(path)
+        results[name] = {"window": options.sequence_length, **read_json(path)}  # earlier versions didn't write it
     return results
 
 

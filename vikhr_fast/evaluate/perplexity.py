@@ -1,6 +1,7 @@
 """Loss per token and bits per byte on held-out shards."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,8 @@ class Score:
     """Predicted tokens."""
     num_bytes: int
     """Bytes of the text in UTF-8."""
+    window: int
+    """Tokens that were read at once: the longer, the more of a document each token is predicted from."""
 
     def perplexity(self, what: str) -> float:
         """Of a token; InputError, which begins with `what`, where the loss is no number or has no exponential."""
@@ -46,33 +49,36 @@ def score_shards(
     model: Mistral,
     shards: TokenShards,
     *,
-    sequence_length: int,
+    window: int,
     micro_batch: int,
     chunk_tokens: int | None = None,
     ranks: Ranks | None = None,
+    advance: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Scores every document once, each on its own; one longer than a sequence in windows without shared context.
+    """Scores every document once, each on its own; one longer than a window in several, which share no context.
 
     Args:
         model: that of the ranks, sharded over them or not.
         shards: the held-out text.
-        sequence_length: tokens a sequence.
+        window: tokens a sequence.
         micro_batch: sequences a forward.
         chunk_tokens: tokens whose logits exist at once; None lets the loss head choose.
         ranks: who shares the work; every rank gets the same score.
+        advance: called before each forward, by all ranks together.
     """
     rank, count = (ranks.rank, ranks.count) if ranks else (0, 1)
     device = next(model.parameters()).device
-    corpus = PackedCorpus({"": shards}, sequence_length, epochs=1, seed=0)
+    corpus = PackedCorpus({"": shards}, window, epochs=1, seed=0)
     length = length_of(corpus.mean_pairs(model.config.sliding_window))
     per_step = micro_batch * count
     loader = StepLoader(corpus, sequences_per_step=per_step, micro_batch=micro_batch, rank=rank, ranks=count)
     total = torch.zeros((), dtype=torch.float64, device=device)
     for _, batches in prefetched(loader.steps(0, -(-corpus.num_sequences // per_step))):
+        advance()
         for batch in (b.to(device) for b in batches):
             hidden = model(batch.tokens, cu_seqlens=batch.cu_seqlens, length=length)
             loss, _, _ = model.lm_head(hidden, targets=batch.targets, reduction="sum", chunk_tokens=chunk_tokens)
             total += loss
     nats = float(ranks.all_reduce_sum(total) if ranks else total)
     tokens = shards.num_trained
-    return Score(nats / tokens, nats / math.log(2) / shards.num_bytes, tokens, shards.num_bytes)
+    return Score(nats / tokens, nats / math.log(2) / shards.num_bytes, tokens, shards.num_bytes, window)

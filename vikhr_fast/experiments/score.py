@@ -60,9 +60,7 @@ def score(options: Score) -> None:
     model = Mistral.from_pretrained(options.model, dtype, place, ops=ops).requires_grad_(False)
     figures: dict[str, float] = {}
     for name, shards in options.held_out.items():
-        found = score_shards(
-            model, TokenShards.open(shards), sequence_length=options.sequence_length, micro_batch=_MICRO_BATCH
-        )
+        found = score_shards(model, TokenShards.open(shards), window=options.sequence_length, micro_batch=_MICRO_BATCH)
         figures[f"{name}.perplexity"] = found.perplexity(f"{options.model}: {name}")
         figures[f"{name}.bits_per_byte"] = found.bits_per_byte
     lines = [read_lines(run / METRICS) for run in options.runs]

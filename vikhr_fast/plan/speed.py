@@ -87,7 +87,8 @@ def attention_flops(model: ModelConfig, pairs: float) -> float:
 
 def seen_keys(model: ModelConfig, length: float) -> float:
     """That a query of a document of so many tokens sees on average."""
-    return min(length / 2, model.sliding_window or length)
+    window = min(length, model.sliding_window or length)
+    return window - window**2 / (2 * length)
 
 
 def flops_per_token(model: ModelConfig, length: float) -> tuple[float, float]:

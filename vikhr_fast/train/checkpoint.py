@@ -7,7 +7,6 @@ pickle: load only checkpoints that you trust.
 """
 
 import errno
-import json
 import math
 import os
 import re
@@ -31,13 +30,14 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.distributed.sharding import local
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import json_text, sha256_of, sync_directory, write_text
+from vikhr_fast.io.files import json_text, read_json, remove, sha256_of, sync_directory, write_text
 from vikhr_fast.train.optimizer import Optimizer
 from vikhr_fast.train.state import TrainState
 
 CHECKPOINTS = "checkpoints"  # of a run directory
 _MANIFEST, _STATE = "manifest.json", "state.json"
 _SPARE_BYTES = 1 << 20  # for what isn't tensors
+_ADVICE = "copy it from elsewhere, or begin in another --output"
 
 
 class Checkpoints:
@@ -109,27 +109,29 @@ class Checkpoints:
     def load_last(self, optimizer: Optimizer) -> TrainState:
         """Fills model and optimiser from the newest checkpoint that is whole, written by any number of ranks.
 
-        Damaged ones are set aside. Without any checkpoint the run begins.
+        Those that are damaged or can't be read are set aside. Without any checkpoint the run begins.
 
         Raises:
-            InputError: there are checkpoints, and all of them are damaged.
+            InputError: there are checkpoints, and none of them is whole; or a whole one doesn't hold this run.
         """
 
         def clear() -> None:
             for leftover in self._directory.glob(".step-*"):  # of a killed run, half-written or half-deleted
-                shutil.rmtree(leftover)
+                remove(leftover)
 
         self._ranks.on_main(clear)
         while checkpoints := complete_checkpoints(self._directory):
+            newest = checkpoints[-1]
             try:
-                state = load_checkpoint(checkpoints[-1], optimizer, self._ranks)
+                self._ranks.run_everywhere(partial(verify, newest, self._ranks.rank, self._ranks.count))
             except InputError as error:  # on every rank
                 if len(checkpoints) == 1:
                     raise
                 if self._ranks.is_main:
                     logger.warning(f"{error}; it is kept as *.damaged, and {checkpoints[-2].name} goes on")
-                self._ranks.on_main(partial(set_aside, checkpoints[-1]))
+                self._ranks.on_main(partial(set_aside, newest))
             else:
+                state = _read_into(optimizer, newest)
                 self._newest = state.step
                 return state
         return TrainState()
@@ -162,38 +164,60 @@ def load_checkpoint(path: Path, optimizer: Optimizer, ranks: Ranks) -> TrainStat
     """Fills model and optimiser from a checkpoint of this run, written by any number of ranks.
 
     Raises:
-        InputError: a file is missing, damaged or cut short.
+        InputError: a file is missing, damaged or cut short, or doesn't hold this run.
     """
     ranks.run_everywhere(lambda: verify(path, ranks.rank, ranks.count))
-    load(_values(optimizer), checkpoint_id=path)  # in place
+    return _read_into(optimizer, path)
+
+
+def _read_into(optimizer: Optimizer, path: Path) -> TrainState:
+    """Fills model and optimiser from a checkpoint that is verified."""
+    try:
+        load(_values(optimizer), checkpoint_id=path)  # in place
+    except CheckpointException as error:
+        reason = next(iter(error.failures.values()))[0]
+        raise InputError(f"{path}: whole, but not of this run: {reason!r}; begin in another --output") from None
     optimizer.refresh()
     return read_state(path)
 
 
 def read_state(path: Path) -> TrainState:
-    """Where the run stood at a checkpoint that is verified."""
-    return pydantic.TypeAdapter(TrainState).validate_json((path / _STATE).read_bytes())
+    """Where the run stood at a checkpoint.
+
+    Raises:
+        InputError: that can't be read, or is of another step than the checkpoint's name says.
+    """
+    file = path / _STATE
+    try:
+        state = pydantic.TypeAdapter(TrainState).validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: {_reason(error)}; {_ADVICE}") from None
+    if state.step != step_of(path):
+        raise InputError(f"{file}: of step {state.step}; {_ADVICE}")
+    return state
 
 
 def verify(path: Path, part: int = 0, parts: int = 1) -> None:
     """Compares the files of a checkpoint with its manifest: all, or the given one of equal parts of them.
 
     Raises:
-        InputError: naming the first file that is missing or differs.
+        InputError: naming the first file that is missing, can't be read or differs; or a state that is none.
     """
-    advice = "copy it from elsewhere, or begin in another --output"
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-        if {_STATE, ".metadata"} - manifest.keys():
-            raise ValueError("incomplete")
-        names = sorted(manifest)[part::parts]
-        damaged = next((name for name in names if sha256_of(path / name) != manifest[name]), None)
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: missing; {advice}") from None
-    except (ValueError, AttributeError):
-        raise InputError(f"{path / _MANIFEST}: damaged; {advice}") from None
-    if damaged is not None:
-        raise InputError(f"{path / damaged}: its checksum differs from the manifest's; {advice}")
+    manifest = read_json(path / _MANIFEST, _ADVICE)
+    if {_STATE, ".metadata"} - manifest.keys() or any(Path(name).name != name for name in manifest):
+        raise InputError(f"{path / _MANIFEST}: damaged: lists other files than a checkpoint's; {_ADVICE}")
+    for file in (path / name for name in sorted(manifest)[part::parts]):
+        try:
+            differs = sha256_of(file) != manifest[file.name]
+        except OSError as error:
+            raise InputError(f"{file}: {_reason(error)}; {_ADVICE}") from None
+        if differs:
+            raise InputError(f"{file}: its checksum differs from the manifest's; {_ADVICE}")
+    read_state(path)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else "damaged"
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
@@ -236,7 +260,7 @@ def _score(checkpoint: Path) -> float:
     """Mean bits per byte of the validation sets; infinite without them, or where that can't be read any more."""
     try:
         score = read_state(checkpoint).validation
-    except (OSError, ValueError):
+    except InputError:
         return math.inf
     return math.inf if score is None or math.isnan(score) else score
 
@@ -246,7 +270,7 @@ def _delete(checkpoints: list[Path]) -> None:
     for path in checkpoints:
         doomed = path.with_name(f".{path.name}.deleted")
         path.rename(doomed)
-        shutil.rmtree(doomed)
+        remove(doomed)
 
 
 def _values(optimizer: Optimizer) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """Benchmarks along training: asked by all ranks together, and nothing of the training changes by it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
 from typing import Any
 
 from vikhr_fast.config import TrainConfig
@@ -94,7 +91,7 @@ class Evaluations:
         config, results = self.config, {}
         for benchmark, (questions, counts, _) in self.questions.items():
             for name, description in BENCHMARKS[benchmark].descriptions.items():
-                advance = partial(self._advance, f"evaluation after step {step}: {name}", count(1))
+                advance = self.interruption.advancing(f"evaluation after step {step}: {name}", self.ranks)
                 model = ShardedModel(
                     self.model, load_encoder(config.model), self.ranks, config.data.sequence_length,
                     config.batch.micro_batch, config.runtime.chunk_tokens or None, advance,
@@ -104,7 +101,3 @@ class Evaluations:
                 changes = {key: count for key, count in counts.items() if count}
                 results[name] = {**shown, "sha256": questions_sha256(questions), **changes}
         return results
-
-    def _advance(self, doing: str, forwards: Iterator[int]) -> None:
-        self.ranks.watch.enter(f"{doing}, forward {next(forwards)}")  # each a phase: together they may take hours
-        self.interruption.check(self.ranks)  # whoever sent a signal won't wait for thousands of questions

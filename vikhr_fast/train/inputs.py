@@ -64,12 +64,12 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
     if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
         raise InputError(f"kl.source_weights: {', '.join(unknown)}: not in data.train")
     model = _check_model(config.model)
-    if data.sequence_length > model.max_position_embeddings:
-        raise InputError(
-            f"data.sequence_length: {data.sequence_length}, but {config.model} was made for "
-            f"{model.max_position_embeddings} positions"
-        )
-    train, validation = (_open_shards(named, config, model, verify) for named in (data.train, data.validation))
+    for name in ("sequence_length", "validation_window"):
+        if (length := getattr(data, name)) > model.max_position_embeddings:
+            made_for = f"{config.model} was made for {model.max_position_embeddings} positions"
+            raise InputError(f"data.{name}: {length}, but {made_for}")
+    train = _open_shards(data.train, config, model, verify)
+    validation = _open_shards(data.validation, config, model, verify, data.validation_window)
     corpus = PackedCorpus(train, data.sequence_length, data.epochs, config.seed)
     steps = -(-corpus.num_sequences // config.batch.sequences_per_step)
     return Inputs(
@@ -142,11 +142,12 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
 
 
 def _open_shards(
-    directories: dict[str, Path], config: TrainConfig, model: ModelConfig, verify: bool
+    directories: dict[str, Path], config: TrainConfig, model: ModelConfig, verify: bool, window: int = 0
 ) -> dict[str, TokenShards]:
     """Opens named shards, which must be made with the model's own tokenizer; conversations of which must fit whole."""
     opened = {name: TokenShards.open(directory, verify) for name, directory in sorted(directories.items())}
-    path, sequence_length = config.model, config.data.sequence_length
+    path, setting = config.model, "validation_window" if window else "sequence_length"
+    window = window or config.data.sequence_length
     tokenizer = tokenizer_file(path)
     digest = load_encoder(path).sha256 if tokenizer else None  # refuses words that tokenizer.model doesn't know
     for shards in opened.values():
@@ -161,10 +162,10 @@ def _open_shards(
                 f"{shards.directory}: made with another tokenizer than {tokenizer}; "
                 f"rebuild with `vikhr-fast corpus shard --tokenizer {path}`"
             )
-        if shards.has_mask and (longest := int(shards.lengths.max()) - 1) > sequence_length:
+        if shards.has_mask and (longest := int(shards.lengths.max()) - 1) > window:
             raise InputError(
-                f"{shards.directory}: a conversation takes {longest} positions, which data.sequence_length "
-                f"{sequence_length} would part from its beginning; make it {longest} or more, or the shards anew"
+                f"{shards.directory}: a conversation takes {longest} positions, which data.{setting} "
+                f"{window} would part from its beginning; make it {longest} or more, or the shards anew"
             )
     return opened
 

@@ -22,6 +22,7 @@ from vikhr_fast.train.checkpoint import CHECKPOINTS, Checkpoints, complete_check
 from vikhr_fast.train.evaluation import Evaluations
 from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
 from vikhr_fast.train.metrics import MetricsWriter, forget_steps_after
+from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import profiling
 from vikhr_fast.train.signals import Interrupted, Interruption
 from vikhr_fast.train.state import TrainState
@@ -46,6 +47,10 @@ def train(config: TrainConfig) -> Path:
         ranks.on_main(lambda: open_inputs(config))  # reads every byte once, on one rank
         inputs = open_inputs(config, verify=False)
         describe(config, inputs, ranks.count)  # its checks, before anything is written
+        if ranks.is_main and (warmup := config.optimizer.warmup_steps) > inputs.num_steps:
+            highest = learning_rate(inputs.num_steps - 1, inputs.num_steps, config.optimizer)
+            reason = f"longer than the run of {inputs.num_steps:,}: the learning rate only comes to {highest:.2e}"
+            logger.warning(f"optimizer.warmup_steps: {warmup:,}, {reason}")
         ranks.on_main(lambda: stack.enter_context(locked(config.output)))
         ranks.on_main(lambda: record_inputs(config, inputs))
         final = config.output / MODEL
@@ -53,6 +58,7 @@ def train(config: TrainConfig) -> Path:
             done = max(map(step_of, complete_checkpoints(config.output / CHECKPOINTS)), default=inputs.num_steps)
             if done < inputs.num_steps:
                 raise InputError(f"{final}: finished at step {done}; remove it to go on to step {inputs.num_steps}")
+            _require_not_past(done, inputs.num_steps)
             return final
         ranks.watch.enter("loading the model")
         return Training(config, inputs, ranks, interruption).run()
@@ -73,6 +79,7 @@ class Training:
         config, ranks = self.config, self.ranks
         self.state = self.checkpoints.load_last(self.step.optimizer)
         first_step = self.state.step
+        _require_not_past(first_step, self.num_steps)
         ranks.on_main(lambda: forget_steps_after(config.output, first_step))
         with (
             MetricsWriter(config, first_step, self.num_steps, ranks) as metrics,
@@ -83,8 +90,8 @@ class Training:
             if ranks.is_main:
                 logger.info(describe(config, self.inputs, ranks.count, first_step))
             try:
-                if first_step == 0 and config.schedule.validate_every:
-                    self._validate(metrics)
+                if self.state.validation is None:  # before the first step, or stopped before it was done
+                    self._validate_if_due(metrics)
                 self._evaluations.run_if_missed(self.state, metrics)
                 while self.state.step < self.num_steps:
                     self._take_step(steps, metrics)
@@ -112,18 +119,17 @@ class Training:
         """Validation, evaluation and a checkpoint, where they are due after a step; all of them after the last one.
 
         Raises:
-            Interrupted: a signal came to any rank. After the last step the run rather ends, with all that is due.
+            Interrupted: a signal came to any rank. One that comes after all that is due at the last step is too late.
         """
-        schedule, is_last = self.config.schedule, self.state.step == self.num_steps
-        if is_last or self.state.is_due(schedule.validate_every):
-            self._validate(metrics)
+        is_last = self.state.step == self.num_steps
+        self._validate_if_due(metrics)
         self._evaluations.run_if_due(self.state, metrics)
         exit_code, has_failed = self.ranks.all_reduce_max(self.interruption.exit_code, self.checkpoints.has_failed)
         if has_failed:
             self.checkpoints.finish()  # raises
         if exit_code and not is_last:
             raise Interrupted
-        if is_last or self.state.is_due(schedule.checkpoint_every):
+        if is_last or self.state.is_due(self.config.schedule.checkpoint_every):
             self.checkpoints.save(self.step.optimizer, self.state)
         if is_last:
             self.checkpoints.finish()
@@ -134,19 +140,35 @@ class Training:
         logger.info(f"stopped by a signal after step {self.state.step}; the same command goes on from there")
         raise SystemExit(self.ranks.all_reduce_max(self.interruption.exit_code)[0])
 
-    def _validate(self, metrics: MetricsWriter) -> None:
-        if not self.inputs.validation:
+    def _validate_if_due(self, metrics: MetricsWriter) -> None:
+        """Scores the validation sets and records it, at the last step and every so many.
+
+        Raises:
+            Interrupted: a signal came before the end, and nothing is recorded.
+        """
+        state, config, model = self.state, self.config, self.step.model
+        is_due = state.step == self.num_steps or state.is_due(config.schedule.validate_every)
+        if not (is_due and self.inputs.validation):
             return
-        config, model = self.config, self.step.model
-        self.ranks.watch.enter(f"validation after step {self.state.step}")
-        scores: dict[str, Score] = {
-            name: score_shards(
-                model, shards, sequence_length=config.data.sequence_length, micro_batch=config.batch.micro_batch,
-                chunk_tokens=config.runtime.chunk_tokens or None, ranks=self.ranks,
-            )
-            for name, shards in self.inputs.validation.items()
-        }  # fmt: skip
-        reshard(model)
+        try:
+            scores: dict[str, Score] = {
+                name: score_shards(
+                    model, shards, window=config.data.window_of_validation, micro_batch=config.batch.micro_batch,
+                    chunk_tokens=config.runtime.chunk_tokens or None, ranks=self.ranks,
+                    advance=self.interruption.advancing(f"validation after step {state.step}: {name}", self.ranks),
+                )
+                for name, shards in self.inputs.validation.items()
+            }  # fmt: skip
+        finally:
+            reshard(model)
         mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
-        self.state = replace(self.state, validation=mean)
-        metrics.validation(self.state.step, self.state.tokens, scores)
+        self.state = replace(state, validation=mean)
+        metrics.validation(state.step, state.tokens, scores)
+
+
+def _require_not_past(step: int, num_steps: int) -> None:
+    if step > num_steps:
+        raise InputError(
+            f"schedule.max_steps: {num_steps}, but the run has come to step {step}; "
+            f"make it {step} or more, or take an earlier model by `vikhr-fast export --step`"
+        )

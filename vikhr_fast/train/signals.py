@@ -8,6 +8,8 @@ steps since the last one are lost. SIGUSR1 it doesn't pass on, but dies of it.
 
 import signal
 import threading
+from collections.abc import Callable
+from itertools import count
 from types import FrameType
 
 from vikhr_fast.distributed.ranks import Ranks
@@ -48,6 +50,16 @@ class Interruption:
         """Raises `Interrupted` if a signal came to any rank; all of them call it together."""
         if ranks.all_reduce_max(self.exit_code)[0]:
             raise Interrupted
+
+    def advancing(self, doing: str, ranks: Ranks) -> Callable[[], None]:
+        """What all ranks call before each forward of long work: a phase of its own for the watch, and as `check`."""
+        forwards = count(1)
+
+        def advance() -> None:
+            ranks.watch.enter(f"{doing}, forward {next(forwards)}")  # together they may take hours
+            self.check(ranks)
+
+        return advance
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature of a signal handler
         self.exit_code = int(_EXIT_CODES[signal.Signals(number)])
