@@ -1,20 +1,26 @@
 """Kills training at random moments until it has ended anyway: are the weights those of a run left in peace?
 
-    python tests/gates/kills.py [--kills 30] [--ranks 1,2,4] [--forms gathered,kept,batched] [--seed 0] [--out FILE]
+    python tests/gates/kills.py [--kills 30] [--ranks 1,2,4] [--forms gathered,kept,batched] [--kinds ...] [--seed 0]
+        [--out FILE]
 
 Each run saves a checkpoint every other step, in the background. SIGKILL hits any rank at any moment, start and saving
-included; the others must end by themselves, and the same command goes on. A run that ends before all kills are done is
-followed by another. The exit code is 1 where one bit differs.
+included, or in validation, or while the model is written; the others must end by themselves, and the same command goes
+on, sometimes without the newest checkpoint, or with a damaged one. Or a rank is stopped for a while, which ends
+nothing. A run that ends before all kills are done is followed by another. The exit code is 1 where one bit differs.
 """
 
 import argparse
+import itertools
 import json
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +29,12 @@ from training_runs import make_config, make_workspace, start_ranks, write_config
 
 from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.run_directory import environment
-from vikhr_fast.train.metrics import METRICS
+from vikhr_fast.train.checkpoint import complete_checkpoints
+from vikhr_fast.train.metrics import METRICS, VALIDATION
 
-STEPS = 120
+STEPS, VALIDATE_EVERY = 120, 20
+Moment = Callable[[Path, int, random.Random], Callable[[], bool]]
+"""Makes of a run's directory, the steps done and a generator what tells whether the moment has come."""
 FORMS: dict[str, dict[str, Any]] = {
     "gathered": {},
     "kept": {"runtime": {"keep_gathered": True, "whole_reference": True}},
@@ -47,7 +56,7 @@ def start(workspace: Path, output: Path, ranks: int, form: str) -> list[subproce
         batch={"micro_batch": 1 if changes else 2, "sequences_per_step": 8},
         kl=changes.get("kl", {}),
         runtime={"dtype": "float32", "timeout_seconds": 20, **changes.get("runtime", {})},
-        schedule={"max_steps": STEPS, "checkpoint_every": 2, "validate_every": 20},
+        schedule={"max_steps": STEPS, "checkpoint_every": 2, "validate_every": VALIDATE_EVERY},
     )
     return start_ranks(write_config(config, output.with_suffix(".toml")), ranks)
 
@@ -70,39 +79,113 @@ def outcome(output: Path) -> tuple[list[Any], bytes]:
     return steps, (output / "model" / "model.safetensors").read_bytes()
 
 
+def steps_of(output: Path) -> int:
+    return len(read_lines(output / METRICS))
+
+
+def any_moment(output: Path, done: int, chance: random.Random) -> Callable[[], bool]:
+    """The start included."""
+    if chance.random() < 0.25:
+        moment = time.monotonic() + chance.uniform(0, 8)
+        return lambda: time.monotonic() > moment
+    delay, stepped = chance.uniform(0, 1.5), []
+
+    def has_come() -> bool:
+        if not stepped and steps_of(output) > done:
+            stepped.append(time.monotonic())
+        return bool(stepped) and time.monotonic() > stepped[0] + delay
+
+    return has_come
+
+
+def in_validation(output: Path, done: int, chance: random.Random) -> Callable[[], bool]:
+    """After a step that is validated, before that is recorded."""
+    delay = chance.uniform(0, 0.05)
+
+    def has_come() -> bool:
+        steps = steps_of(output)
+        is_due = steps > done and steps % VALIDATE_EVERY == 0
+        if not is_due or any(line["step"] == steps for line in read_lines(output / VALIDATION)):
+            return False
+        time.sleep(delay)
+        return True
+
+    return has_come
+
+
+def in_the_model(output: Path, done: int, chance: random.Random) -> Callable[[], bool]:  # noqa: ARG001  as the others
+    """While the trained model is written."""
+    return lambda: any(output.glob(".model.*.partial"))
+
+
+def delete(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint)
+
+
+def damage(checkpoint: Path) -> None:
+    manifest = checkpoint / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-9] + b"\xff")
+
+
+STOPPED = "stopped for a while"
+KINDS: dict[str, tuple[Moment, Callable[[Path], None] | None]] = {
+    "killed": (any_moment, None),
+    STOPPED: (any_moment, None),
+    "killed in validation": (in_validation, None),
+    "killed while the model is written": (in_the_model, None),
+    "killed, newest checkpoint deleted": (any_moment, delete),
+    "killed, newest manifest damaged": (any_moment, damage),
+}
+"""When it happens, and what happens to the newest of several checkpoints before the run goes on."""
+
+
 def kill_until_done(
-    workspace: Path, output: Path, ranks: int, form: str, kills: int, chance: random.Random
+    workspace: Path, output: Path, ranks: int, form: str, kinds: Sequence[str], chance: random.Random
 ) -> tuple[Counter[str], Counter[int]]:
-    """Runs to the end through at most so many kills; what they hit, and how the other ranks ended."""
+    """Runs to the end through these kinds of kills; what was done, when, and how the other ranks ended."""
     hit: Counter[str] = Counter()
     others: Counter[int] = Counter()
-    while True:
-        done = len(read_lines(output / METRICS))
-        processes = start(workspace, output, ranks, form)
-        if sum(hit.values()) == kills:
-            assert set(finish(processes)) == {0}
-            return hit, others
-        if chance.random() < 0.25:
-            time.sleep(chance.uniform(0, 8))
-        else:
-            while len(read_lines(output / METRICS)) <= done and all(p.poll() is None for p in processes):
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, 1.5))
-        victim = chance.randrange(ranks)
+    waiting = list(kinds)
+    processes: list[subprocess.Popen[str]] = []
+    while waiting:
+        done = steps_of(output)
+        processes = processes or start(workspace, output, ranks, form)
+        kind, victim = waiting[0], chance.randrange(ranks)
+        moment, spoil = KINDS[kind]
+        has_come = moment(output, done, chance)
+        while not has_come() and all(process.poll() is None for process in processes):
+            time.sleep(0.002)
+        has_ended = any(process.poll() is not None for process in processes)
+        if kind == STOPPED and not has_ended:
+            processes[victim].send_signal(signal.SIGSTOP)
+            time.sleep(chance.uniform(1, 5))
+            processes[victim].send_signal(signal.SIGCONT)
+            hit[waiting.pop(0)] += 1
+            continue
         is_saving = any((output / "checkpoints").glob(".step-*.partial"))
-        has_stepped = len(read_lines(output / METRICS)) > done
+        has_stepped = steps_of(output) > done
         processes[victim].kill()
-        codes = finish(processes)
+        codes, processes = finish(processes), []
         if codes[victim] == 0:
             assert set(codes) == {0}
             return hit, others  # it was too late
-        hit["while saving" if is_saving else "between steps" if has_stepped else "before the first step"] += 1
+        checkpoints = complete_checkpoints(output / "checkpoints")
+        if spoil and len(checkpoints) > 1:
+            spoil(checkpoints[-1])
+        if not spoil or len(checkpoints) > 1:
+            when = "while saving" if is_saving else "between steps" if has_stepped else "before the first step"
+            hit[f"{waiting.pop(0)}, {when}"] += 1
         others.update(code for rank, code in enumerate(codes) if rank != victim)
+    processes = processes or start(workspace, output, ranks, form)
+    assert set(finish(processes)) == {0}
+    return hit, others
 
 
-def measure(ranks: int, form: str, kills: int, seed: int) -> dict[str, Any]:
-    """Kills runs of so many ranks."""
+def measure(ranks: int, form: str, kills: int, seed: int, names: Sequence[str]) -> dict[str, Any]:
+    """Kills runs of so many ranks, by each kind in turn."""
     chance = random.Random(f"{seed} {ranks} {form}")
+    kinds = list(itertools.islice(itertools.cycle(names), kills))
+    chance.shuffle(kinds)
     hit: Counter[str] = Counter()
     others: Counter[int] = Counter()
     runs, are_equal = 0, True
@@ -114,7 +197,7 @@ def measure(ranks: int, form: str, kills: int, seed: int) -> dict[str, Any]:
         assert set(finish(start(workspace, whole, ranks, form))) == {0}
         while sum(hit.values()) < kills:
             killed = Path(directory) / f"killed-{runs}"
-            found, ended = kill_until_done(workspace, killed, ranks, form, kills - sum(hit.values()), chance)
+            found, ended = kill_until_done(workspace, killed, ranks, form, kinds[sum(hit.values()) :], chance)
             hit += found
             others += ended
             runs += 1
@@ -137,11 +220,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30, help="for each number of ranks")
     parser.add_argument("--ranks", default="1,2,4")
     parser.add_argument("--forms", default="gathered", help=f"of {', '.join(FORMS)}")
+    parser.add_argument("--kinds", default=";".join(KINDS), help="separated by semicolons, in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results = [
-        measure(int(ranks), form, options.kills, options.seed)
+        measure(int(ranks), form, options.kills, options.seed, options.kinds.split(";"))
         for form in options.forms.split(",")
         for ranks in options.ranks.split(",")
     ]
