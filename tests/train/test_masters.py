@@ -41,11 +41,17 @@ def test_split_masters_are_float32_ones(
     assert results["losses"]["split"][-1] < 0.95 * results["losses"]["split"][0]
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("masters") / "demo"
+    run_demo(Demo(output=output))
+    return output
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_over_200_steps_of_the_demo(tmp_path: Path, pytestconfig: pytest.Config, ranks: int) -> None:
-    run_demo(Demo(output=tmp_path / "demo"))
-    arguments = ("--demo", tmp_path / "demo", "--steps", 200, "--ranks", ranks, "--ways", "fused")
+def test_over_200_steps_of_the_demo(demo: Path, tmp_path: Path, pytestconfig: pytest.Config, ranks: int) -> None:
+    arguments = ("--demo", demo, "--steps", 200, "--ranks", ranks, "--ways", "fused")
     results = compare(pytestconfig.rootpath, tmp_path / "out", *arguments)
     assert results["steps"] == 200
     assert results["largest_relative_loss_difference"]["split, fused"] < 1e-2  # 200 steps of bf16's rounding noise
