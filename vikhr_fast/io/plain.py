@@ -5,7 +5,7 @@ import re
 # Control characters but for line breaks and tabs; what turns the direction of the text around it; halves of characters.
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # An underscore within a word is one to Markdown, too.
-_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&#]|\b_|_\b|(?<=\W)_(?=\W)")
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def plain(text: str) -> str:
@@ -21,6 +21,6 @@ def one_line(text: str) -> str:
     return plain(" ".join(line.strip() for line in text.splitlines()))
 
 
-def markdown(text: object) -> str:
+def as_markdown(text: object) -> str:
     """A value in one line of Markdown, a table's cell say, that reads as it is."""
     return _MARKDOWN.sub(r"\\\g<0>", one_line(str(text)))
