@@ -30,7 +30,8 @@ SECONDS = 1
 MOST_BYTES = 300 << 20  # what the limit of 256 MiB of address space leaves room for, and what Python has before it
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 CHANGING = ("random", "lipsum", "strftime_now", "urlize", "pprint", " object at 0x", "|map", "|select", "|reject")
-"""What gives another text each time: chance, the time, addresses in memory."""
+"""What gives another text each time: chance, the time, addresses. What looks at a generation block from outside
+sees our marks, too."""
 
 NUMBERS = ("0", "1", "2", "-1", "7", "2.5", "99", "99999", "10**9", "10**10", "9**9**9", "1e308", "true", "none")
 TEXTS = (
@@ -158,7 +159,8 @@ def check(chance: random.Random) -> str:
         _check_line(found, source)
         return "out of bounds" if "takes more" in str(found) or "more than" in str(found) else "refused"
     assert len(found) <= (len(chat) + 1) * (len(source) + 2_000), f"{len(found):,} characters: {source[:200]!r}"
-    if any(word in source or word in found for word in CHANGING):
+    is_seen = "generation" in source and any(f"{{% {word}" in source for word in ("filter", "macro", "call"))
+    if is_seen or any(word in source or word in found for word in CHANGING):
         return "rendered"
     expected = _of_transformers(source, chat)
     if expected is not None:
