@@ -12,7 +12,8 @@ where the template can't be compiled.
 
 import sys
 
-sys.path.extend(sys.argv[1:])
+if __name__ == "__main__":
+    sys.path.extend(sys.argv[1:])
 
 import json
 import resource

@@ -23,7 +23,7 @@ _RENDERER = Path(__file__).with_name("chat_renderer.py")
 _MOST_BYTES = 1 << 20  # of a template; those with tools and a long system message have 30,000
 _SECONDS = 5  # of computing, for a template and all the chats that are rendered at once, which takes 0.1
 _MEMORY_BYTES = 256 << 20
-_PATIENCE = 60  # seconds until an answer, on a machine that is busy with other things
+_PATIENCE = 600  # seconds until an answer, on a machine that is busy with other things
 _SHOWN_ROLES = 4
 _ADVICE = "mend the template, or take another"
 
@@ -58,7 +58,7 @@ def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> 
     """
     limits = {"seconds": _SECONDS, "memory_bytes": _MEMORY_BYTES}
     request = json_text({"source": source, "marks": (BEGIN, END), "chats": chats, **limits}, ensure_ascii=True)
-    command = [sys.executable, "-I", str(_RENDERER), *filter(None, sys.path)]
+    command = [sys.executable, "-IS", str(_RENDERER), *filter(None, sys.path)]
     try:
         ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=_PATIENCE, check=False)
         answer = json.loads(ended.stdout) if ended.returncode == 0 else {"error": _death(ended)}
