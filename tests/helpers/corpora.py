@@ -46,8 +46,8 @@ def write_documents(directory: Path, sources: Iterable[str], **counted: int) -> 
     directory.mkdir(parents=True)
     names = [source.replace("\ud800", "") for source in sources]
     rows = [{"id": "1", "text": "текст", "source": name, "meta": "{}"} for name in names]
-    write_part(directory / part_name(0), pa.Table.from_pylist(rows), {})
     counts = {name: {"documents": 1, "bytes": 9, **counted} for name in names}
+    write_part(directory / part_name(0), pa.Table.from_pylist(rows), {"counts": counts})
     write_manifest(directory, "collect", {"inputs": names}, counts)
     return directory
 
