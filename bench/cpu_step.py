@@ -14,12 +14,12 @@ from pathlib import Path
 import machine
 import torch
 from findings import Findings
-from rich.console import Console
 from schema import Results
 from stopwatch import Stopwatch
 from tables import print_table
 from training import TrainBench, TrainSizes
 
+from vikhr_fast.io.console import PlainConsole
 from vikhr_fast.model.config import ModelConfig
 
 SHAPES = {
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             **vars(findings),
         )
         options.out.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    print_table(results, Console(width=None if sys.stdout.isatty() else 120))
+    print_table(results, PlainConsole(width=None if sys.stdout.isatty() else 120))
     return int(bool(results.skipped))
 
 

@@ -32,11 +32,12 @@ from cases import all_cases
 from findings import Findings
 from kernel_bench import KernelBench
 from measuring import Case, Sizes
-from rich.console import Console
 from schema import Ceilings, Results
 from stopwatch import Stopwatch
 from tables import plot, plot_training, print_table
 from training import TrainBench, TrainSizes, layers_that_fit, unlike
+
+from vikhr_fast.io.console import PlainConsole
 
 HERE = Path(__file__).parent
 
@@ -188,8 +189,8 @@ def write(
 def report(results: Results, options: argparse.Namespace, axes: dict[str, str], dtype: torch.dtype) -> int:
     """Tables and plots; the exit code."""
     with (options.out / "results.txt").open("w", encoding="utf-8") as file:
-        print_table(results, Console(file=file, width=120))
-    print_table(results, Console(width=None if sys.stdout.isatty() else 120))
+        print_table(results, PlainConsole(file=file, width=120))
+    print_table(results, PlainConsole(width=None if sys.stdout.isatty() else 120))
     plot(results, axes, options.out)
     if results.training:
         plot_training(results, options.out)

@@ -100,7 +100,7 @@ def plot_training(results: Results, directory: Path) -> None:
     peak.barh(names, [(t.peak_bytes or 0) / 2**30 for t in results.training], height=0.4, label="measured")
     peak.set(xlabel="GiB at the peak", yticklabels=[])
     peak.legend()
-    figure.suptitle(f"training, {results.device}" + (" (dry run)" if results.dry_run else ""))
+    figure.suptitle(f"training, {results.device}" + (" (dry run)" if results.dry_run else ""), parse_math=False)
     figure.savefig(directory / "training.svg")
     pyplot.close(figure)
 
@@ -125,6 +125,8 @@ def plot(results: Results, axes: dict[str, str], directory: Path) -> None:
             time_axes.set(xlabel=unit, ylabel="milliseconds", xscale="log", yscale="log")
         memory_axes.set(xlabel=unit, ylabel="GiB beyond the inputs", xscale="log")
         time_axes.legend()
-        figure.suptitle(f"{kernel}, {results.dtype}, {results.device}" + (" (dry run)" if results.dry_run else ""))
+        figure.suptitle(
+            f"{kernel}, {results.dtype}, {results.device}" + (" (dry run)" if results.dry_run else ""), parse_math=False
+        )
         figure.savefig(directory / f"{kernel}.svg")
         pyplot.close(figure)

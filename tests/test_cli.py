@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from hostile import WORST, is_seen
 
 import vikhr_fast
 from vikhr_fast.cli import main
@@ -307,6 +308,23 @@ def test_wrong_flags_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "train")[0] == 2
     assert run(capsys, "no-such-command")[0] == 2
     assert run(capsys, "doctor", "--log-level", "loud")[0] == 2
+
+
+@pytest.mark.parametrize("name", [*WORST, "[/x]\udcff"])
+def test_an_error_is_one_line_of_plain_text_whatever_it_names(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, output, errors = run(capsys, "report", name)
+    assert (code, output) == (3, "")
+    assert len(errors.splitlines()) == 1
+    assert is_seen(name, errors)
+    assert errors.removesuffix("\n").isprintable()
+
+
+def test_a_run_of_a_name_that_is_not_utf8_is_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["ru\udcff" if word == "ru" else word for word in training(workspace)]
+    code, _, errors = run(capsys, *arguments)
+    assert code == 3
+    assert len(errors.splitlines()) == 1
+    assert "config.json: would hold what is not UTF-8" in errors
 
 
 def test_print_config_shows_the_papers_table_3(capsys: pytest.CaptureFixture[str]) -> None:

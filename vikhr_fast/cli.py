@@ -11,6 +11,7 @@ from vikhr_fast.commands import parse
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import LogLevel, configure_logging
 from vikhr_fast.io.files import json_text
+from vikhr_fast.io.plain import one_line, plain
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(result, dict):
             print(json_text(result, indent=2))
         elif result is not None and not isinstance(result, ExitCode):
-            print(result)
+            print(plain(str(result)))
         sys.exit(result if isinstance(result, ExitCode) else ExitCode.SUCCESS)
     except InputError as error:
         _fail(ExitCode.BAD_INPUT, str(error), level)
@@ -70,5 +71,7 @@ def _fail(code: ExitCode, message: str, level: str) -> NoReturn:
         traceback.print_exc()
     among_others = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
     rank = f"rank {os.environ['RANK']}: " if among_others else ""
-    sys.stderr.write(f"vikhr-fast: {rank}error: {' '.join(message.split())}\n")  # at once: ranks share the terminal
+    sys.stderr.write(
+        f"vikhr-fast: {rank}error: {one_line(' '.join(message.split()))}\n"
+    )  # at once: ranks share the terminal
     sys.exit(code)

@@ -252,7 +252,7 @@ def plot(results: Results, file: Path) -> None:
     growth.set(xlabel="MB of text: once, 4 times, 16 times", ylabel="seconds (solid)", xscale="log", yscale="log")
     memory.set(ylabel="MB of memory beyond input and output (dashed)", ylim=(0, None))
     growth.legend(fontsize="small")
-    figure.suptitle(f"BPE encoding, {results.machine.cpu}")
+    figure.suptitle(f"BPE encoding, {results.machine.cpu}", parse_math=False)
     figure.savefig(file)
     pyplot.close(figure)
 

@@ -236,7 +236,7 @@ def plot(results: Results, file: Path) -> None:
     memory = growing.twinx()
     memory.plot(sizes, [m.peak_bytes / 1e6 for m in growth(results)], marker="o", linestyle="--", color="tab:orange")
     memory.set(ylabel="MB beyond the text (dashed)", ylim=(0, None))
-    figure.suptitle(f"Near-duplicate removal, {results.machine.cpu}")
+    figure.suptitle(f"Near-duplicate removal, {results.machine.cpu}", parse_math=False)
     figure.savefig(file)
     pyplot.close(figure)
 

@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         length: measure_on_gpu(dtype, options.head_size, options.tokens, tokens)
         for length, tokens in zip(LENGTHS, options.lengths, strict=True)
     }
-    return tune(gpu, architecture, dtype, options.head_size, compile_for(architecture), measures, Console())
+    return tune(gpu, architecture, dtype, options.head_size, compile_for(architecture), measures, Console(markup=False))
 
 
 def compile_for(architecture: int) -> Compile:

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vikhr_fast.chat import template
 from vikhr_fast.chat.encode import TEMPLATE_NAME, ChatEncoder, EncodedChat
 from vikhr_fast.chat.template import ChatTemplate, Message
 from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer.chat_template import render_chats
 from vikhr_fast.tokenizer.export import read_model
 
 CONTROL = ("<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<|tool|>")
@@ -151,6 +153,11 @@ def test_a_question_is_where_its_answer_goes_on(encoders: dict[str, ChatEncoder]
             "{% endfor %}",
             "changes, moves or leaves out messages",
         ),
+        ("{{ 1/0 }}{% generation %}{% endgeneration %}", "^file: refuses a chat of user: ZeroDivisionError: .*; mend"),
+        (
+            "{{ 'a'|center(10**10) }}{% generation %}{% endgeneration %}",
+            "^file: .* takes more than 256 MiB of memory; m",
+        ),
         ("{{ raise_exception('никогда') }}{% generation %}{% endgeneration %}", "refuses a chat of user: никогда"),
     ],
 )
@@ -159,14 +166,48 @@ def test_unusable_templates_are_refused(source: str, reason: str) -> None:
         ChatTemplate(source, "file", ["</s>"], {"eos_token": "</s>"}).parts(["user"], False)
 
 
+def test_one_process_renders_a_batch_and_none_what_was_rendered(
+    encoders: dict[str, ChatEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(source: str, name: str, chats: list[dict[str, Any]]) -> list[str | InputError]:
+        calls.append(len(chats))
+        return render_chats(source, name, chats)
+
+    monkeypatch.setattr(template, "render_chats", counted)
+    encoder = encoders["chatml"]
+    monkeypatch.setattr(encoder.template, "_rendered", {})
+    monkeypatch.setattr(encoder.template, "_parts", {})
+    turn = [Message("user", "а"), Message("assistant", "б")]
+    chats = [turn * count for count in (1, 2, 3, 1, 2)]
+    first = encoder.encode(chats)
+    assert calls == [3]
+    assert [one.ids.tolist() for one in encoder.encode(chats)] == [one.ids.tolist() for one in first]
+    encoder.encode([turn * 4, turn], add_generation_prompt=True)
+    assert calls == [3, 2]
+
+
+def test_a_chat_that_was_refused_is_refused_again_without_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "{% if messages|length > 1 %}{{ 1/0 }}{% endif %}{{ messages[0].content }}{% generation %}{% endgeneration %}"
+    )
+    refusing = ChatTemplate(source, "file", [], {})
+    assert len(refusing.parts(["user"], False)) == 1
+    for _ in range(2):
+        with pytest.raises(InputError, match="division by zero"):
+            refusing.parts(["user", "assistant"], False)
+        monkeypatch.setattr(template, "render_chats", None)
+
+
 def test_a_directory_without_what_is_needed(tokenizers: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or directory"):
         ChatEncoder(tmp_path / "absent")
     (tmp_path / "tokenizer.model").write_bytes((tokenizers["chatml"] / "tokenizer.model").read_bytes())
     with pytest.raises(InputError, match=r"chat_template\.jinja: no such file"):
         ChatEncoder(tmp_path)
-    template = tmp_path / "chat_template.jinja"
-    template.write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
+    file = tmp_path / "chat_template.jinja"
+    file.write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
     with pytest.raises(InputError, match="no control piece of this vocabulary ends"):
         ChatEncoder(tmp_path)
 

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from corpora import directory_bytes, make_documents
+from corpora import directory_bytes, make_documents, write_documents
+from hostile import file_names
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vikhr_fast.config import read_toml
 from vikhr_fast.corpus import mix as module
-from vikhr_fast.corpus.mix import Mix, mix
+from vikhr_fast.corpus.mix import Mix, mix, train_toml
 from vikhr_fast.corpus.settings import MixStage
 from vikhr_fast.corpus.stage import read_work
 from vikhr_fast.data.documents import Documents
@@ -134,6 +137,34 @@ def test_impossible_mixtures_are_refused(documents: Documents, tokenizer: Path, 
         with pytest.raises(InputError, match=complaint):
             mix(options)
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../../out", "/tmp/out", "a/../b", "", "a" * 300, "b\0"])
+def test_a_source_that_is_no_directory_below_the_output_is_refused(tokenizer: Path, tmp_path: Path, name: str) -> None:
+    made = write_documents(tmp_path / "in", [name])
+    with pytest.raises(InputError, match=r"^source .*: cannot be the name of a directory; give it another name$"):
+        mix(Mix(made, tmp_path / "b" / "out", MixStage(tokenizer=tokenizer)))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_source_inside_of_another_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    made = write_documents(tmp_path / "in", ["a/b/c", "a"])
+    with pytest.raises(InputError, match=r"^source 'a/b/c': would be inside of source 'a'; give it another name$"):
+        mix(Mix(made, tmp_path / "out", MixStage(tokenizer=tokenizer)))
+
+
+@settings(deadline=None)
+@given(sources=st.lists(file_names, min_size=1, max_size=3, unique=True), output=file_names)
+def test_training_reads_every_name_of_a_source_as_it_is(
+    sources: list[str], output: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shards = [f"{split}/{name}" for split in ("train", "validation") for name in sources]
+    file = tmp_path_factory.mktemp("toml") / "train.toml"
+    file.write_text(train_toml(Path(output), shards, dict.fromkeys(sources, 0.5)), encoding="utf-8")
+    values = read_toml(file)
+    for split in ("train", "validation"):
+        assert values["data"][split] == {name: str(Path(output) / split / name) for name in sources}
+    assert values["kl"]["source_weights"] == dict.fromkeys(sources, 0.5)
 
 
 def test_a_source_without_documents_stays_in_the_record(documents: Documents, tokenizer: Path, tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     ),
     "no row": (lambda m: (m / "added_tokens.json").write_text('{"<pad>": 520}'), "added", "note", "no row"),
     "no template": (lambda m: (m / "chat_template.jinja").unlink(), "chat", "note", "tokenizer export"),
+    "a template that never ends": (
+        lambda m: (m / "chat_template.jinja").write_text("{% if 3**(10**8) > 0 %}{% endif %}"),
+        "chat", "note", "chat_template.jinja: rendering takes more than",
+    ),
     "no tokenizer": (lambda m: [f.unlink() for f in m.glob("tokenizer*")], "tokenizer", "mend", "neither tok"),
 }  # fmt: skip
 

@@ -258,7 +258,7 @@ def test_lines_that_are_no_conversations(tmp_path: Path, line: str, reason: str)
         list(read_conversations([tmp_path / "in.jsonl"]))
 
 
-@pytest.mark.parametrize("source", ["..", "../../a", "/tmp/a", "", "a//b", "a\0b", "."])
+@pytest.mark.parametrize("source", ["..", "../../a", "/tmp/a", "", "a//b", "a\0b", ".", "б" * 120])
 def test_a_source_that_is_no_directory_below_the_output_is_refused(
     options: ShardConversations, tmp_path: Path, source: str
 ) -> None:

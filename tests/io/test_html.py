@@ -1,43 +1,14 @@
 """The page holds everything in itself, says in words what it shows, and lets no text become markup."""
 
+import html
 import re
-from html.parser import HTMLParser
 
 import pytest
+from hostile import WORST, Page, is_seen
 
 from vikhr_fast.io.html import Figure, Line, Section, Segments, Table, bar_plot, line_plot, write_report
 
 HOSTILE = "<script>alert(\"x\")</script> & 'quoted' <img src=x onerror=y>"
-VOID = {"meta", "path", "use", "img", "br", "rect"}
-
-
-class Page(HTMLParser):
-    """Elements with their attributes, and the text outside of styles; fails on tags that don't match."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self._open:
-            self.text += data
 
 
 def figures() -> list[Figure]:
@@ -101,3 +72,31 @@ def test_ids_are_unique_and_plots_repeatable(page: Page) -> None:
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids)) > 0
     assert figures() == figures()
+
+
+def drawn_texts(figure: Figure) -> list[str]:
+    return [html.unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", figure.svg)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_plots_show_every_name_as_it_is() -> None:
+    lines = line_plot("A.", "B.", WORST[0], WORST[1], [Line(name, [0, 1], [2.0, 1.0]) for name in WORST])
+    bars = bar_plot("A.", "B.", WORST[0], WORST, {name: [1.0] * len(WORST) for name in WORST})
+    for figure, times in ((lines, 1), (bars, 2)):
+        texts = drawn_texts(figure)
+        assert WORST[0] in texts
+        for name in WORST:
+            assert sum(is_seen(name, text) for text in texts) >= times
+        Page(figure.svg)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_name_that_is_too_long_for_a_plot_is_cut() -> None:
+    texts = drawn_texts(bar_plot("A.", "B.", "count", ["б" * 300, "short\nand " + "в" * 300], {"г" * 300: [1, 2]}))
+    assert {f"{letter * 63}…" for letter in "бг"} <= set(texts)
+    assert any(text.startswith("and ввв") and text.endswith("…") for text in texts)
+
+
+def test_an_empty_name_has_its_place_in_the_legend() -> None:
+    texts = drawn_texts(line_plot("A.", "B.", "x", "y", [Line(name, [0, 1], [2.0, 1.0]) for name in ("", "second")]))
+    assert "second" in texts

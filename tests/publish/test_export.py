@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from safetensors.torch import load_file
 from training_runs import make_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -43,6 +44,27 @@ def test_the_last_checkpoint_is_the_final_model(workspace: Path, tmp_path: Path,
     card = (tmp_path / "model" / "README.md").read_text()
     assert "4 steps" in card
     assert "frozen copy of itself" in card
+
+
+def test_the_card_shows_every_name_as_it_is(workspace: Path, tmp_path: Path) -> None:
+    train(small_run(workspace, tmp_path / "run"))
+    record = tmp_path / "run" / "config.json"
+    settings = json.loads(record.read_text())
+    model, reference = tmp_path / "__base__ `$x_{$` <b>", "a|b*c*&lt;"
+    model.symlink_to(settings["model"])
+    settings |= {"model": str(model), "kl": {**settings["kl"], "reference": reference}}
+    settings["data"]["train"] = dict.fromkeys(["| `a` |", "[x](y)", "_z_\n\n# heading"], "")
+    record.write_text(json.dumps(settings))
+    export_checkpoint(Export(tmp_path / "run", tmp_path / "model"))
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    tokens = parser.parse(card.split("---\n", 2)[2])
+    said = ["".join(child.content for child in token.children or []) for token in tokens if token.type == "inline"]
+    assert any(f"All weights of {model.name} were trained further" in text for text in said)
+    assert any(f"KL divergence to {reference}" in text for text in said)
+    assert "| `a` |, [x](y), _z_ # heading".replace(" # ", "  # ") in said
+    assert [token.content for token in tokens if token.type.startswith("html")] == []
+    assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1", "h2", "h2"]
 
 
 def test_it_is_trained_on_from_there(workspace: Path, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class ChatEncoder:
             InputError: the template refuses a chat.
             ValueError: a message that is not valid Unicode.
         """
+        self.template.render((tuple(message.role for message in chat) for chat in chats), add_generation_prompt)
         structures = [self._stretches(chat, add_generation_prompt) for chat in chats]
         texts = [
             "".join(part.value for part in parts) for stretches in structures for parts in stretches if _is_text(parts)

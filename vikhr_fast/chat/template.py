@@ -6,13 +6,11 @@ What stands between `{% generation %}` and `{% endgeneration %}` is what the ass
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jinja2
-
 from vikhr_fast.errors import InputError
-from vikhr_fast.tokenizer.chat_template import BEGIN, END, Role, parse_template
+from vikhr_fast.tokenizer.chat_template import BEGIN, END, Role, named_roles, render_chats
 
 # With spaces around: a template that trims messages would change them, and is found out.
 _MESSAGE = " \x02{}\x03 "
@@ -43,26 +41,35 @@ class Part(NamedTuple):
 
 
 class ChatTemplate:
-    """A chat template.
+    """A chat template. It is rendered once for each sequence of roles, whatever their messages say.
 
     Args:
         source: in Jinja.
         name: for messages: the file it is from.
         control: the vocabulary's control pieces.
         roles: what bos_token, eos_token and so on stand for.
-
-    Raises:
-        InputError: not a template, or one without a generation block.
     """
 
     def __init__(self, source: str, name: str, control: Collection[str], roles: dict[str, str]) -> None:
-        self._name, self._roles, self._control = name, roles, frozenset(control)
-        self._template = parse_template(source, name)
-        if "endgeneration" not in source:
-            raise InputError(f"{name}: has no generation block, so nobody can tell what the assistant says; add one")
+        self._source, self._name, self._roles, self._control = source, name, roles, frozenset(control)
         pieces = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
         self._cut = re.compile(f"({_MESSAGE_PATTERN}|[{BEGIN}{END}]|{pieces})")
+        self._rendered: dict[tuple[tuple[Role, ...], bool], str | InputError] = {}
         self._parts: dict[tuple[tuple[Role, ...], bool, frozenset[int]], list[Part]] = {}
+
+    def render(self, chats: Iterable[tuple[Role, ...]], add_generation_prompt: bool) -> None:
+        """Prepares for `parts` of chats by their roles: a process starts for those that are new, not for each."""
+        new = [roles for roles in dict.fromkeys(chats) if (roles, add_generation_prompt) not in self._rendered]
+        values = [
+            {
+                "messages": [{"role": role, "content": _MESSAGE.format(index)} for index, role in enumerate(roles)],
+                "add_generation_prompt": add_generation_prompt,
+                **self._roles,
+            }
+            for roles in new
+        ]
+        for roles, rendered in zip(new, render_chats(self._source, self._name, values) if new else (), strict=True):
+            self._rendered[roles, add_generation_prompt] = rendered
 
     def parts(
         self, roles: Sequence[Role], add_generation_prompt: bool, untrained: frozenset[int] = frozenset()
@@ -75,20 +82,21 @@ class ChatTemplate:
             untrained: numbers of answers, from 0, that are not trained on, nor what ends them.
 
         Raises:
-            InputError: the template refuses such a chat, or changes or leaves out a message.
+            InputError: not a template, or one that has no generation block, takes too much time or memory, refuses such
+                a chat, or changes or leaves out a message.
         """
         key = (tuple(roles), add_generation_prompt, untrained)
         if key not in self._parts:
-            self._parts[key] = self._render(*key)
+            self._parts[key] = self._split(*key)
         return self._parts[key]
 
-    def _render(self, roles: tuple[Role, ...], add_generation_prompt: bool, untrained: frozenset[int]) -> list[Part]:
-        messages = [{"role": role, "content": _MESSAGE.format(index)} for index, role in enumerate(roles)]
-        values = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._roles}
-        try:
-            rendered = self._template.render(values)
-        except (jinja2.TemplateError, TypeError) as error:
-            raise InputError(f"{self._name}: refuses a chat of {', '.join(roles)}: {error}") from None
+    def _split(self, roles: tuple[Role, ...], add_generation_prompt: bool, untrained: frozenset[int]) -> list[Part]:
+        self.render([roles], add_generation_prompt)
+        rendered = self._rendered[roles, add_generation_prompt]
+        if isinstance(rendered, InputError):
+            raise rendered
+        if "endgeneration" not in self._source:
+            raise InputError(f"{self._name}: has no generation block, which tells what the assistant says; add one")
         parts: list[Part] = []
         is_trained, begin = False, 0
         for piece in filter(None, self._cut.split(rendered)):
@@ -106,5 +114,5 @@ class ChatTemplate:
                 parts.append(Part("text", piece, is_trained))
         found = [int(part.value) for part in parts if part.kind == "message"]
         if found != list(range(len(roles))):
-            raise InputError(f"{self._name}: changes, moves or leaves out messages of a chat of {', '.join(roles)}")
+            raise InputError(f"{self._name}: changes, moves or leaves out messages of {named_roles(roles)}; mend it")
         return parts

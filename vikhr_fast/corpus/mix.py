@@ -17,6 +17,7 @@ from vikhr_fast.data.splits import is_within
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, json_text, read_json, write_json, write_text
+from vikhr_fast.io.names import refuse_as_directories
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 
@@ -55,6 +56,7 @@ def mix(options: Mix) -> None:
     """
     documents, settings, output = Documents.open(options.input), options.settings, options.output
     names = options.sources or tuple(documents.counts)
+    refuse_as_directories({**dict.fromkeys(names), **documents.counts})
     require(options, threads=(0 <= options.threads <= 4096, "0 to 4096"))
     for flag, values in (("weights", options.weights), ("kl-weights", options.kl_weights)):
         for name, value in values.items():
@@ -136,13 +138,17 @@ def _summary(directory: Path) -> dict[str, Any]:
 
 def train_toml(output: Path, shards: Collection[str], kl_weights: dict[str, float]) -> str:
     """The shards, by split/source, and KL weights by source as a training configuration names them."""
+
+    def quoted(text: str) -> str:  # as JSON does, but for the one control character that it leaves alone
+        return json_text(text).replace("\x7f", "\\u007f")
+
     lines = ["# For the configuration of `vikhr-fast train`.", ""]
     for split in SPLITS:
         lines.append(f"[data.{split}]")
         for name in kl_weights:
             if f"{split}/{name}" in shards:
-                lines.append(f"{json_text(name)} = {json_text(str(output / split / name))}")
+                lines.append(f"{quoted(name)} = {quoted(str(output / split / name))}")
         lines.append("")
     lines.append("[kl.source_weights]")
-    lines += [f"{json_text(name)} = {weight}" for name, weight in kl_weights.items() if f"train/{name}" in shards]
+    lines += [f"{quoted(name)} = {weight}" for name, weight in kl_weights.items() if f"train/{name}" in shards]
     return "\n".join([*lines, ""])

@@ -11,7 +11,7 @@ from vikhr_fast.config import STRICT, read_toml, validated
 from vikhr_fast.errors import InputError
 from vikhr_fast.llm.settings import EndpointSettings
 
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
 _Count = Annotated[int, Field(ge=1)]

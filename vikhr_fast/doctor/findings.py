@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-from rich.console import Console
-
 from vikhr_fast.errors import ExitCode, InputError
+from vikhr_fast.io.console import PlainConsole
+from vikhr_fast.io.plain import one_line
 
 
 class Note(str):
@@ -35,12 +35,12 @@ def checked(subject: str, check: Callable[[], str]) -> Finding:
 
 def show_findings(findings: Iterable[Finding], heading: str = "") -> ExitCode:
     """Prints a line each as it comes; the exit code tells whether anything needs mending."""
-    code, console = ExitCode.SUCCESS, Console()
+    code, console = ExitCode.SUCCESS, PlainConsole()
     if heading:
-        console.print(heading, markup=False, highlight=False, soft_wrap=True)
+        console.print(one_line(heading), soft_wrap=True)
     for mark, subject, text in findings:
-        console.print(f"[{_COLOURS[mark]}]{mark:<4}[/] ", end="")
-        console.print(f"{subject:<10} ", style="bold", markup=False, highlight=False, end="")
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{mark:<4} ", style=_COLOURS[mark], end="")
+        console.print(f"{subject:<10} ", style="bold", end="")
+        console.print(one_line(text), soft_wrap=True)
         code = ExitCode.BAD_INPUT if mark == "mend" else code
     return code

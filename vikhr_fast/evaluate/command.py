@@ -7,8 +7,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich
-from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
 
@@ -19,6 +17,7 @@ from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, CHANGES, BenchmarkQuestions, questions_sha256
+from vikhr_fast.io.console import PlainConsole
 from vikhr_fast.io.files import read_json, sha256_of, write_json, write_json_lines
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.run_directory import locked, record_run
@@ -147,9 +146,9 @@ def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> No
     table = Table(header[0])
     for column in header[1:]:
         table.add_column(column, justify="right")
-    for name, *figures in rows:
-        table.add_row(escape(name), *figures)
-    rich.print(table)
+    for row in rows:
+        table.add_row(*row)
+    PlainConsole().print(table)
 
 
 def _shares(result: dict[str, Any]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.inference.engine import Engine, shown_text
 from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.io.console import logger
+from vikhr_fast.io.plain import plain
 from vikhr_fast.model.devices import Device
 
 
@@ -90,8 +91,8 @@ def _print_answer(engine: Engine, prompt: list[int], sampling: Sampling, number:
         if step[0] not in stop:
             ids.append(step[0])
             text = shown_text(engine.encoder, ids)
-            print(text[len(shown) :], end="", flush=True)
+            print(plain(text[len(shown) :]), end="", flush=True)
             shown = text
     whole = engine.encoder.bpe.decode(ids)
-    print(whole[len(shown) :], flush=True)
+    print(plain(whole[len(shown) :]), flush=True)
     return whole

@@ -19,6 +19,7 @@ from vikhr_fast.data.splits import is_within
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, refuse_existing, write_text
+from vikhr_fast.io.names import refuse_as_directories
 
 _BATCH = 1024  # conversations
 _SHARD_TOKENS = 1 << 28  # after which a new file is begun
@@ -86,9 +87,7 @@ def shard_conversations(options: ShardConversations) -> None:
     sources = list(dict.fromkeys(one.source for one in read_conversations(options.input)))
     if unknown := sorted(options.weights.keys() - set(sources)):
         raise InputError(f"--weights {', '.join(unknown)}: no such source; there are {', '.join(sources)}")
-    for source in sources:  # from a file that others may have written
-        if "\0" in source or {"", ".", ".."} & set(source.split("/")):
-            raise InputError(f"source {source!r}: cannot be the name of a directory; give it another name")
+    refuse_as_directories(sources)
     counts: dict[str, Counter[str]] = {}
     with atomic_directory(options.output) as directory:
         shards = []

@@ -17,6 +17,7 @@ from typing import IO, Any
 from vikhr_fast.errors import InputError
 
 _CHUNK_BYTES = 1 << 20
+_SHOWN = 40  # characters of a text in an error
 
 
 def sync_directory(path: Path) -> None:
@@ -73,9 +74,14 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole UTF-8 text file atomically."""
+    """Writes a whole UTF-8 text file atomically; InputError where a name in it, of a file say, isn't UTF-8."""
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        place = text[max(0, error.start - _SHOWN) : error.end]
+        raise InputError(f"{path}: would hold what is not UTF-8, {place!r}; give that file another name") from None
     with atomic_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(content)
 
 
 def read_json(path: Path, advice: str = "") -> dict[str, Any]:

@@ -5,8 +5,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from warnings import catch_warnings, filterwarnings
 
+from vikhr_fast.io.console import PlainConsole
 from vikhr_fast.io.files import write_text
+from vikhr_fast.io.plain import one_line, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#3b82c4", "#e07b39", "#4f9d69", "#b05fc6", "#c9a227")  # told apart on white and on black
 _STYLES = ("-", "--", "-.", ":")
 _FIGURE_CHARACTERS = 30  # that the longest figure in a table takes
-_TEXT_CHARACTERS = 64  # of a text in a terminal's line; a SHA-256 has as many
+_TEXT_CHARACTERS = 64  # of a text in a terminal's line, and of a name in a plot; a SHA-256 has as many
 _PIPE_CHARACTERS = 10_000  # in a line, for programs: no figure is cut there
 _LABEL_CHARACTERS = 48  # that fit side by side under a plot
 _INK = "#010203"  # stands for the page's own text colour, which is light in a dark room
@@ -86,11 +89,10 @@ class Line(NamedTuple):
 
 def print_tables(tables: Iterable[Table]) -> None:
     """Prints the tables that have rows on standard output, as wide as the terminal; in a pipe, as wide as they are."""
-    from rich.console import Console
     from rich.table import Table as TerminalTable
 
-    width = None if Console().is_terminal else _PIPE_CHARACTERS
-    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    width = None if PlainConsole().is_terminal else _PIPE_CHARACTERS
+    console = PlainConsole(width=width)
     for table in (table for table in tables if table.rows):
         console.print(table.caption, style="italic", soft_wrap=True)
         shown = TerminalTable(show_lines=any(len(cell) > _TEXT_CHARACTERS for row in table.rows for cell in row))
@@ -104,11 +106,17 @@ def print_tables(tables: Iterable[Table]) -> None:
 
 
 def write_report(path: Path, title: str, summary: str, sections: Sequence[Section]) -> None:
-    """Writes the page, complete or not at all. Every text in it is escaped."""
+    """Writes the page, complete or not at all. Every text in it is plain, and escaped."""
     import jinja2
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return value if isinstance(value, Markup) else plain(str(value))
 
     template = (Path(__file__).parent.parent / "templates" / "report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=shown
+    )
     write_text(path, environment.from_string(template).render(title=title, summary=summary, sections=sections))
 
 
@@ -116,12 +124,14 @@ def line_plot(caption: str, alt: str, x_label: str, y_label: str, lines: Sequenc
     """Lines over one pair of axes."""
 
     def draw(axes: "Axes") -> None:
+        drawn = []
         for line in lines:
             colour, style = _COLOURS[line.colour % len(_COLOURS)], _STYLES[line.style % len(_STYLES)]
             marker = "o" if line.markers else ""
-            axes.plot(line.x, line.y, style, label=line.name, c=colour, marker=marker, markersize=3, linewidth=1.6)
-        axes.set(xlabel=x_label, ylabel=y_label)
-        axes.legend()
+            drawn += axes.plot(line.x, line.y, style, c=colour, marker=marker, markersize=3, linewidth=1.6)
+        axes.set_xlabel(_label(x_label), parse_math=False)
+        axes.set_ylabel(_label(y_label), parse_math=False)
+        _add_legend(axes, drawn, [line.name for line in lines])
 
     return Figure(caption, alt, _svg(draw, caption))
 
@@ -135,18 +145,39 @@ def bar_plot(
 
 def draw_bars(axes: "Axes", y_label: str, groups: Sequence[str], bars: Values, errors: Values | None = None) -> None:
     """Draws for each name in `bars` a bar a group, and its standard error if given."""
-    width = 0.8 / len(bars)
+    width, all_drawn = 0.8 / len(bars), []
     for index, (name, values) in enumerate(bars.items()):
         places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
         colour, error = _COLOURS[index % len(_COLOURS)], (errors or {}).get(name)
-        drawn = axes.bar(places, values, width * 0.92, label=name, color=colour, yerr=error, ecolor=_INK, capsize=3)
+        drawn = axes.bar(places, values, width * 0.92, color=colour, yerr=error, ecolor=_INK, capsize=3)
         axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize=8)
-    axes.set(ylabel=y_label)
-    is_crowded = sum(max(map(len, group.split("\n"))) for group in groups) > _LABEL_CHARACTERS
+        all_drawn.append(drawn)
+    axes.set_ylabel(_label(y_label), parse_math=False)
+    labels = ["\n".join(map(_label, group.split("\n"))) for group in groups]
+    is_crowded = sum(max(map(len, label.split("\n"))) for label in labels) > _LABEL_CHARACTERS
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(groups)), groups, **(slanted if is_crowded else {}))
+    axes.set_xticks(range(len(labels)), labels, parse_math=False, **(slanted if is_crowded else {}))
     axes.margins(y=0.15)
-    axes.legend()
+    _add_legend(axes, all_drawn, list(bars))
+
+
+def _add_legend(axes: "Axes", drawn: Sequence[Any], names: Sequence[str]) -> None:
+    """A legend with every name as it is: matplotlib leaves out `_name`, and takes `$a$` for a formula.
+
+    Args:
+        axes: that it is for.
+        drawn: lines or groups of bars.
+        names: of each.
+    """
+    legend = axes.legend(drawn, [str(number) for number in range(len(drawn))])
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=_label(name), parse_math=False)
+
+
+def _label(name: str) -> str:
+    """A name in a plot: one line, and a beginning of it where there is no room for it all."""
+    name = one_line(name)
+    return name if len(name) <= _TEXT_CHARACTERS else f"{name[: _TEXT_CHARACTERS - 1]}…"
 
 
 def _svg(draw: Callable[["Axes"], None], salt: str) -> str:
@@ -161,8 +192,10 @@ def _svg(draw: Callable[["Axes"], None], salt: str) -> str:
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
     left_out = ("axes.spines.top", "axes.spines.right", "legend.frameon")
-    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "axes.grid": True, "grid.alpha": 0.2}
-    with rc_context({**settings, **dict.fromkeys(inked, _INK), **dict.fromkeys(left_out, False)}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": plain(salt), "axes.grid": True, "grid.alpha": 0.2}
+    with rc_context({**settings, **dict.fromkeys(inked, _INK), **dict.fromkeys(left_out, False)}), catch_warnings():
+        # The page's fonts have more than the one that measures; very long names leave little room for the curves.
+        filterwarnings("ignore", "Glyph .* missing|constrained_layout not applied", UserWarning)
         canvas = Canvas(figsize=(5.2, 3.2), layout="constrained")
         draw(canvas.subplots())
         file, unnamed = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vikhr_fast.io.console import console
+from vikhr_fast.io.plain import one_line
 
 
 def tracked(description: str, parts: list[Path]) -> Iterator[Path]:
@@ -20,7 +21,7 @@ def tracked(description: str, parts: list[Path]) -> Iterator[Path]:
 @contextmanager
 def progress_bar(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Gives a function that moves a progress bar on by so many; nothing is shown where standard error is a file."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(one_line(description), total=total)
         yield lambda count: bar.advance(task, count)

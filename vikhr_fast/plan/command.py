@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Column, Table
 
 from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml, require_consistent
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.console import PlainConsole
 from vikhr_fast.io.files import json_text
 from vikhr_fast.model.config import ModelConfig, read_config
 from vikhr_fast.plan.choices import Choice, changed_settings, fastest_of_each, nearest_fit
@@ -166,7 +166,7 @@ def _hardware(options: Plan) -> Hardware:
 
 
 def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[str, Any]) -> None:
-    console, batch = Console(highlight=False), config.batch
+    console, batch = PlainConsole(), config.batch
     accumulation = batch.sequences_per_step // (batch.micro_batch * options.gpus)
     title = f"{options.config} on {options.gpus} x {hardware.name}"
     table = Table("of one GPU's memory", Column("GiB", justify="right"), title=title)
@@ -177,7 +177,11 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         table.add_row(name, f"{result[f'{name}_bytes'] / GIB:.2f}")
     console.print(table)
     nearest = result["nearest_fit"] or "nothing that this trainer can change"
-    console.print("Fits." if result["fits"] else f"[red]Does not fit.[/] Nearest that does: {nearest}")
+    if result["fits"]:
+        console.print("Fits.")
+    else:
+        console.print("Does not fit.", style="red", end=" ")
+        console.print(f"Nearest that does: {nearest}")
     rates = result["speed"]
     fastest, slowest = result["gpu_hours_range"]
     console.print(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jinja2 import StrictUndefined, Template
+from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_directory, read_json, write_text
+from vikhr_fast.io.plain import as_markdown
 from vikhr_fast.model.config import read_config, write_config
 from vikhr_fast.model.weights import write_weights
 from vikhr_fast.tokenizer.files import companions
@@ -78,7 +79,8 @@ def export_checkpoint(options: Export) -> Path:
         write_weights(temporary, tensors, value_of)
         for path in companions(base):
             shutil.copyfile(path, temporary / path.name)
-        card = Template(_CARD.read_text(encoding="utf-8"), undefined=StrictUndefined, trim_blocks=True)
+        environment = Environment(undefined=StrictUndefined, trim_blocks=True, finalize=as_markdown)
+        card = environment.from_string(_CARD.read_text(encoding="utf-8"))
         write_text(temporary / "README.md", card.render(settings=settings, state=read_state(checkpoint)))
     return options.output
 

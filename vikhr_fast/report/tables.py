@@ -98,7 +98,7 @@ def _scores(lines: list[dict[str, Any]]) -> Table:
 
 def shard_tables(directory: Path) -> list[Table]:
     """Of shards by split and source, as `corpus mix` and `instruct shard` write them, or of one directory of shards."""
-    directories = [file.parent for file in sorted(directory.glob(f"*/*/{MANIFEST_NAME}"))] or [directory]
+    directories = [file.parent for file in sorted(directory.glob(f"*/**/{MANIFEST_NAME}"))] or [directory]
     rows, checksums = [], {}
     for path in directories:
         shards = TokenShards.open(path, verify=False)

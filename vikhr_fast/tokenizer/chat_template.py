@@ -1,16 +1,16 @@
-"""The Jinja source of a chat template, which is a file of the tokenizer: those that come with this package, and any."""
+"""Chat templates in Jinja, which are files of the tokenizer: those that come with this package, and any."""
 
-from collections.abc import Callable
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import json_text
+from vikhr_fast.io.plain import one_line
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -18,46 +18,88 @@ TEMPLATES = Path(__file__).parent.parent / "templates"
 CHAT_TEMPLATES = {name: TEMPLATES / f"{name}.jinja" for name in ("chatml", "mistral-instruct")}
 """The templates that come with this package, by name."""
 BEGIN, END = "\x04", "\x05"
-"""What a parsed template leaves around what the assistant says."""
-
-
-class _Generation(Extension):
-    """The `{% generation %}` block, as in transformers; leaves marks around what is in it."""
-
-    tags = {"generation"}  # noqa: RUF012  as the base class declares it
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
-
-    def _marked(self, caller: Callable[[], str]) -> str:
-        return f"{BEGIN}{caller()}{END}"
-
-
-def parse_template(source: str, name: str) -> jinja2.Template:
-    """Compiles a template as transformers does; InputError, with the line, where it is none."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-
-    def refuse(message: str) -> Any:
-        raise jinja2.TemplateError(message)
-
-    environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"{name}: line {error.lineno}: not a Jinja template: {error.message}") from None
+"""What stands in a rendered chat around what the assistant says."""
+_RENDERER = Path(__file__).with_name("chat_renderer.py")
+_MOST_BYTES = 1 << 20  # of a template; those with tools and a long system message have 30,000
+_SECONDS = 5  # of computing, for a template and all the chats that are rendered at once, which takes 0.1
+_MEMORY_BYTES = 256 << 20
+_PATIENCE = 600  # seconds until an answer, on a machine that is busy with other things
+_SHOWN_ROLES = 4
+_ADVICE = "mend the template, or take another"
 
 
 def read_template(file: Path) -> str:
-    """The source of a template; InputError where it cannot be read or is none."""
+    """The source of a template; InputError where it cannot be read, is too long, or no text."""
     try:
-        source = file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:
+            source = stream.read(_MOST_BYTES + 1)
+        if len(source) > _MOST_BYTES:
+            raise InputError(f"{file}: longer than {_MOST_BYTES:,} bytes; give a file with a chat template")
+        return source.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: byte {error.start}: not UTF-8") from None
+        raise InputError(f"{file}: byte {error.start}: not UTF-8; give a file with a chat template") from None
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; give a file with a chat template") from None
-    parse_template(source, str(file))
-    return source
+
+
+def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> list[str | InputError]:
+    """Renders chats as transformers does, in a process that is limited in time and memory, see `chat_renderer`.
+
+    One process starts for all of them, and takes a tenth of a second.
+
+    Args:
+        source: of the template.
+        name: for errors: the file it is from.
+        chats: of each the template's values: `messages`, each with its `role`, `add_generation_prompt`, `bos_token` and
+            so on.
+
+    Returns:
+        For each chat its text, what the assistant says between `BEGIN` and `END`, or why there is none.
+    """
+    limits = {"seconds": _SECONDS, "memory_bytes": _MEMORY_BYTES}
+    request = json_text({"source": source, "marks": (BEGIN, END), "chats": chats, **limits}, ensure_ascii=True)
+    command = [sys.executable, "-IS", str(_RENDERER), *filter(None, sys.path)]
+    try:
+        ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=_PATIENCE, check=False)
+        answer = json.loads(ended.stdout) if ended.returncode == 0 else {"error": _death(ended)}
+    except subprocess.TimeoutExpired:
+        answer = {"error": f"rendering takes more than {_PATIENCE} s"}
+
+    def refused(why: str) -> InputError:
+        return InputError(f"{name}: {one_line(why)}; {_ADVICE}")
+
+    if "error" in answer:
+        return [refused(answer["error"])] * len(chats)
+    rendered: list[str | InputError] = []
+    for chat, one in zip(chats, answer["chats"], strict=True):
+        chat_of = named_roles([message["role"] for message in chat["messages"]])
+        rendered.append(one["text"] if "text" in one else refused(f"refuses {chat_of}: {one['error']}"))
+    return rendered
+
+
+def _death(process: "subprocess.CompletedProcess[bytes]") -> str:
+    """Why the renderer gave no answer."""
+    if process.returncode == -signal.SIGKILL:
+        return f"rendering takes more than {_SECONDS} s"
+    last = process.stderr.decode("utf-8", "replace").strip().rpartition("\n")[-1]
+    return f"rendering ends with exit code {process.returncode} {last}".rstrip()
+
+
+def try_template(source: str, name: str, roles: Mapping[str, str]) -> None:
+    """Raises InputError unless a template renders a question with its answer.
+
+    Args:
+        source: of the template.
+        name: for errors: the file it is from.
+        roles: what bos_token, eos_token and so on stand for.
+    """
+    messages = [{"role": role, "content": role} for role in ("user", "assistant")]
+    rendered = render_chats(source, name, [{"messages": messages, "add_generation_prompt": False, **roles}])[0]
+    if isinstance(rendered, InputError):
+        raise rendered
+
+
+def named_roles(roles: Sequence[Role]) -> str:
+    """A chat for an error, by its first few roles."""
+    more = f" and {len(roles) - _SHOWN_ROLES:,} more" if len(roles) > _SHOWN_ROLES else ""
+    return f"a chat of {', '.join(roles[:_SHOWN_ROLES])}{more}"

@@ -18,8 +18,8 @@ from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_text
-from vikhr_fast.tokenizer.added_tokens import refuse_added
-from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, TEMPLATES, read_template
+from vikhr_fast.tokenizer.added_tokens import read_roles, refuse_added
+from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, TEMPLATES, read_template, try_template
 
 MODEL_NAME = "tokenizer.model"
 CHAT_PIECES = ("<|im_start|>", "<|im_end|>")
@@ -47,6 +47,8 @@ def export(options: ExportTokenizer) -> None:
     source = None if template is None else read_template(CHAT_TEMPLATES.get(str(template), template))
     with atomic_directory(options.output) as directory:
         export_tokenizer(find_model(options.model), directory, source)
+        if source is not None:
+            try_template(source, str(template), read_roles(directory))
 
 
 def find_model(path: Path) -> Path:

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from vikhr_fast.data.sources import read_texts
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.bpe import BpeEncoder
-from vikhr_fast.tokenizer.chat_template import ROLES
+from vikhr_fast.tokenizer.chat_template import BEGIN, END, render_chats
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read_model
 
 _BATCH = 256  # texts
@@ -59,9 +59,10 @@ def verify(options: VerifyTokenizer) -> dict[str, int]:
         while batch := list(islice(texts, _BATCH)):
             counts["tokens"] += encoders.compare(batch, place, counts[kind])
             counts[kind] += len(batch)
-    for _ in range(options.chats if encoders.exported.chat_template is not None else 0):
-        counts["tokens"] += encoders.compare_chat(strings.chat(), counts["chats"])
-        counts["chats"] += 1
+    chats = (strings.chat() for _ in range(options.chats if encoders.exported.chat_template is not None else 0))
+    while some := list(islice(chats, _BATCH)):
+        counts["tokens"] += encoders.compare_chats(some, counts["chats"])
+        counts["chats"] += len(some)
     return counts
 
 
@@ -102,16 +103,29 @@ class _Encoders:
                 raise InputError(f"{self.directory}: {place}: decoded differently: {decoded[number][:_SHOWN]!r}")
         return len(ids)
 
-    def compare_chat(self, messages: list[dict[str, str]], number: int) -> int:
-        """Raises InputError unless a chat is its segments encoded apart; returns the number of tokens."""
-        rendered = self.exported.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        expected: list[int] = []
-        for segment in re.split(f"({'|'.join(map(re.escape, self.control))})", rendered):
-            is_control = segment in self.control
-            expected += [self.peer.piece_to_id(segment)] if is_control else self.peer.encode(segment)
-        found = self.exported.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
-        self._same(expected, found, f"generated chat {number + 1}", rendered, "transformers")
-        return len(expected)
+    def compare_chats(self, chats: list[list[dict[str, str]]], first: int) -> int:
+        """Raises InputError unless each chat is its segments encoded apart; returns the number of tokens."""
+        try:
+            template = self.exported.get_chat_template()
+        except ValueError as error:
+            raise InputError(f"{self.directory}: no chat template to use: {error}") from None
+        if not isinstance(template, str):
+            raise InputError(f"{self.directory}: its chat template is a {type(template).__name__}, not text; mend it")
+        values = {"add_generation_prompt": True, **self.exported.special_tokens_map}
+        rendered = render_chats(template, str(self.directory), [{"messages": chat, **values} for chat in chats])
+        tokens = 0
+        for number, marked in enumerate(rendered, start=first + 1):
+            if isinstance(marked, InputError):
+                raise marked
+            text = marked.replace(BEGIN, "").replace(END, "")
+            expected: list[int] = []
+            for segment in re.split(f"({'|'.join(map(re.escape, self.control))})", text):
+                is_control = segment in self.control
+                expected += [self.peer.piece_to_id(segment)] if is_control else self.peer.encode(segment)
+            found = self.exported(text, add_special_tokens=False)["input_ids"]
+            self._same(expected, found, f"generated chat {number}", text, "transformers")
+            tokens += len(expected)
+        return tokens
 
     def _same(self, expected: list[int], found: list[int], place: str, text: str, name: str) -> None:
         if expected == found:
@@ -139,15 +153,17 @@ class _Strings:
         return "".join(parts)
 
     def chat(self) -> list[dict[str, str]]:
-        """One to five messages, of which none contains a control piece as text."""
-        messages = []
-        for _ in range(self._random.randint(1, 5)):
+        """A system message or none, then up to three questions with their answers, and no control piece as text."""
+        roles = ["system"] * self._random.randint(0, 1) + ["user", "assistant"] * self._random.randint(1, 3)
+        return [{"role": role, "content": self._without_control()} for role in roles]
+
+    def _without_control(self) -> str:
+        while True:
             content = self.any()
             for control in self._control:
                 content = content.replace(control, "")
             if not any(control in content for control in self._control):
-                messages.append({"role": self._random.choice(ROLES), "content": content})
-        return messages
+                return content
 
     def _of_pieces(self) -> str:
         return "".join(self._random.choices(self._pieces, k=self._random.randint(0, 20)))

@@ -61,11 +61,10 @@ def run_training(options: Train) -> str | Path | None:
     if options.dry_run:
         return describe(settings, open_inputs(settings), int(os.environ.get("WORLD_SIZE", 1)))
     if options.replay_incident is not None:
-        import rich
-
+        from vikhr_fast.io.console import PlainConsole
         from vikhr_fast.train.replay import replay_incident, replay_table
 
-        rich.print(replay_table(replay_incident(settings, options.replay_incident)))
+        PlainConsole().print(replay_table(replay_incident(settings, options.replay_incident)))
         return None
     model = train(settings)
     return model if int(os.environ.get("RANK", 0)) == 0 else None

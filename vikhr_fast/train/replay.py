@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 from rich.table import Table
-from rich.text import Text
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.data.packing import draw
@@ -74,7 +73,7 @@ def replay_table(rows: list[Replayed]) -> Table:
     for row in rows:
         kl = "not asked" if row.kl is None else f"{row.kl:.4f}"
         numbers = (f"{row.ce:.4f}", kl, f"{row.kl_factor:g}", f"{row.grad_norm:.4f}")
-        table.add_row(str(row.sequence), *numbers, *map(Text, (" ".join(row.documents), row.beginning)))
+        table.add_row(str(row.sequence), *numbers, " ".join(row.documents), row.beginning)
     return table
 
 

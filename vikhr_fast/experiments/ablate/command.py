@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rich.console import Console
 from tyro.conf import Positional
 
 from vikhr_fast.config import PRESETS
@@ -16,7 +15,7 @@ from vikhr_fast.experiments.ablate.collect import collect
 from vikhr_fast.experiments.grid import Grid, names_in, read_grid
 from vikhr_fast.experiments.results import ABLATION, Ablation, write_ablation
 from vikhr_fast.experiments.works import SHARED, Work, check_commands, parse, works_of
-from vikhr_fast.io.console import logger
+from vikhr_fast.io.console import PlainConsole, logger
 from vikhr_fast.io.files import json_text, write_text
 from vikhr_fast.io.run_directory import locked, record_run
 from vikhr_fast.io.stage_runner import run_stages_at_once
@@ -133,37 +132,37 @@ def _write(ablation: Ablation, directory: Path) -> None:
     write_ablation(directory / ABLATION, ablation)
     write_text(directory / "table.md", markdown(ablation))
     write_report(directory / "report.html", *ablation_page(directory))
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
     for table in tables(ablation):
-        console.print(f"{table.caption}:", highlight=False, markup=False)
+        console.print(f"{table.caption}:")
         console.print(terminal(table))
     for note in ablation.notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note)
     logger.info(f"{directory / 'report.html'}: the same as a page, with plots")
 
 
 def _show_plan(grids: list[Grid], works: Mapping[str, Mapping[Path, Work]]) -> None:
     """Prints every command, done or to do, and what the trainings would cost where the grid says how large they are."""
-    console = Console(soft_wrap=True)
+    console = PlainConsole(soft_wrap=True)
     shown: set[Path] = set()
     total = 0.0
     for grid in grids:
         table = "" if grid.table is None else f", table {grid.table}"
-        console.print(f"{grid.name}{table}: {grid.title}. Perplexity on {grid.text}.", markup=False)
+        console.print(f"{grid.name}{table}: {grid.title}. Perplexity on {grid.text}.")
         for name, one in grid.inputs.items():
             default = "" if one.default is None else f" (default: {one.default})"
-            console.print(f"  input {name}: {one.help}{default}", markup=False)
+            console.print(f"  input {name}: {one.help}{default}")
         for note in grid.notes:
-            console.print(f"  {note}", markup=False)
+            console.print(f"  {note}")
         for done, work in works[grid.name].items():
             if done not in shown:
                 shown.add(done)
                 hours = _gpu_hours(grid, work)
                 total += hours
                 cost = f" [{hours:,.0f} GPU-hours]" if hours else ""
-                console.print(f"  {work.described(cost)}", markup=False, highlight=False)
+                console.print(f"  {work.described(cost)}")
     if total:
         console.print(f"{total:,.0f} GPU-hours of trainings in all, on A100-80GB as `vikhr-fast plan` reckons")
     console.print(f"{len(shown)} commands in all")

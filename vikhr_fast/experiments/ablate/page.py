@@ -8,6 +8,7 @@ from rich.table import Table as Terminal
 
 from vikhr_fast.experiments.results import ABLATION, Ablation, Arm, Column, Comparison, Figure, read_ablation
 from vikhr_fast.io.html import Page, Section, Table, bar_plot
+from vikhr_fast.io.plain import as_markdown, one_line
 
 _MISSING = "–"
 _TICK_CHARACTERS = 16
@@ -32,9 +33,10 @@ def markdown(ablation: Ablation) -> str:
     """The tables in Markdown, with the notes."""
     lines: list[str] = []
     for table in tables(ablation):
-        rows = (table.header, ("---",) * len(table.header), *table.rows)
-        lines += [f"{table.caption}:", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
-    lines += [f"{note}\n" for note in ablation.notes]
+        header, *rows = (tuple(map(as_markdown, row)) for row in (table.header, *table.rows))
+        cells = (header, ("---",) * len(header), *rows)
+        lines += [f"{as_markdown(table.caption)}:", "", *(f"| {' | '.join(row)} |" for row in cells), ""]
+    lines += [f"{one_line(note)}\n" for note in ablation.notes]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

@@ -15,6 +15,7 @@ from vikhr_fast.experiments.works import Works, check_commands
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import sha256_of
 from vikhr_fast.io.html import write_report
+from vikhr_fast.io.plain import plain
 from vikhr_fast.io.run_directory import CONFIG, record_run
 from vikhr_fast.io.stage_runner import run_stages
 
@@ -88,7 +89,7 @@ def run_demo(options: Demo) -> None:
         values, defaults = ({**one, **presets} for one in (_settings(options, sources), _settings(Demo(), {})))
         record_run(options.output, values, may_change=("output", "seeds"), defaults=defaults)
     if options.dry_run:
-        print("\n".join(work.described() for work in works.works.values()))
+        print(plain("\n".join(work.described() for work in works.works.values())))
         return
     run_stages(work.as_stage() for work in works.works.values())
     paths = DemoPaths(options.output)
@@ -97,7 +98,7 @@ def run_demo(options: Demo) -> None:
     write_report(paths.report, *demo_page(options.output))
     print_results(results)
     logger.info(f"demo: took {time.monotonic() - started:.0f} s in all")
-    print(f"Report: {paths.report}")
+    print(plain(f"Report: {paths.report}"))
 
 
 def demo_works(options: Demo, sequence_length: int) -> Works:

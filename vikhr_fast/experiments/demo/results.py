@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pydantic
-from rich.console import Console
 
 from vikhr_fast.config import validated
 from vikhr_fast.experiments.ablate.page import terminal
@@ -13,6 +12,7 @@ from vikhr_fast.experiments.demo.paths import DemoPaths
 from vikhr_fast.experiments.demo.tuning import Tuning, collect_tuning
 from vikhr_fast.experiments.results import Figure
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN, TextUse, read_usage
+from vikhr_fast.io.console import PlainConsole
 from vikhr_fast.io.files import read_json, write_json
 from vikhr_fast.io.html import Table
 from vikhr_fast.tokenizer import BpeEncoder
@@ -134,7 +134,7 @@ def read_results(path: Path) -> Results:
 
 def print_results(results: Results) -> None:
     """Prints the table, tokens per word and the verdict to standard output."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = PlainConsole(soft_wrap=True)
     console.print(results.table().caption)
     console.print(terminal(results.table()))
     for sentence in results.words():

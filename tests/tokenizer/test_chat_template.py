@@ -1,0 +1,181 @@
+"""A chat template comes from anywhere: it renders as in transformers, within limits, or is refused in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer import chat_template
+from vikhr_fast.tokenizer.chat_template import BEGIN, CHAT_TEMPLATES, END, read_template, render_chats
+from vikhr_fast.tokenizer.export import ExportTokenizer, export
+
+CHAT = [{"role": "user", "content": "Сколько?"}, {"role": "assistant", "content": "<b>'42'</b>"}]
+VALUES = {"bos_token": "<s>", "eos_token": "</s>"}
+TAIL = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+TIME, MEMORY = "takes more than 1 s", "takes more than 256 MiB of memory"
+
+HARMLESS = {
+    "an attribute": "{{ raise_exception.__globals__ }}{{ '{x.__class__}'.format_map({'x': 1}) }}",
+    "an attribute by filter": "{{ ''|attr('__class__') }}",
+    "a format by filter": "{% set f = '{0.__class__}'|attr('format') %}{{ f('x') }}",
+    "attributes by map": "{{ [1, 'a']|map(attribute='__class__')|map('string')|join(',') }}",
+    "a large constant": "{% if 9**9**9 > 0 %}yes{% endif %}",
+    "messages as they are": "{{ messages }}{# endgeneration #}",
+    "JSON": "{{ messages|tojson }}{{ messages[1]|tojson(indent=2, sort_keys=true) }}",
+    "no tools": "{{ tools is none }}{{ documents is none }}{{ tools is defined }}",
+    "loop control": "{% for m in [1, 2, 3] %}{% if m == 1 %}{% continue %}{% endif %}{{ m }}{% break %}{% endfor %}",
+    "what is undefined": "{{ absent }}{{ absent is defined }}{{ messages[0].absent }}",
+    "another codec": "{{ 'я'.encode('cp1251') }}",
+    "a macro": "{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') }}{{ f(messages[0].content) }}",
+    "a namespace": "{% set n = namespace(a=0) %}{% for m in messages %}{% set n.a = n.a + 1 %}{% endfor %}{{ n.a }}",
+    "lines": "a\n{% if true %}\n  b\n{% endif %}\nc\n",
+    "nothing": "",
+}
+UNENDING = {
+    "a range in a range": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "a power": "{% set n = 10 %}{{ (2**(n**9))|string|length }}",
+    "a power folded while it is compiled": "{% if 3**(10**8) > 0 %}{% endif %}",
+    "two macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "a sum of sums": "{% for i in range(99999) %}{% set x = range(99999)|sum %}{% endfor %}",
+}
+LARGE = {
+    "a string": "{% set n=10 %}{{ ('a'*(n**10))|length }}",
+    "a string folded while it is compiled": "{{ ('a'*10**10)|length }}",
+    "a list": "{{ ([0]*10**9)|length }}",
+    "strings joined": "{{ (['a'*100000]*5000)|join|length }}",
+    "a width": "{{ '%1000000000d' % 1 }}",
+    "a precision": "{{ '%.1000000000f' % 1 }}",
+    "a width of format": "{{ '{:>1000000000}'.format(1) }}",
+    "center": "{{ 'a'|center(10**9) }}",
+    "indent": "{{ 'a\nb'|indent(10**9) }}",
+    "JSON": "{{ messages|tojson(indent=10**9) }}",
+    "batch": "{{ [1]|batch(10**9, 0)|list|length }}",
+    "replace": "{{ ('a'*10**5).replace('a', 'b'*10**5)|length }}",
+    "zfill": "{{ 'a'.zfill(10**9) }}",
+    "ljust": "{{ 'a'.ljust(10**9) }}",
+    "lists of ranges": "{% set n = namespace(x=[0]) %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "doubling": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+}
+REFUSED = {
+    "a division": ("{{ 1/0 }}", "ZeroDivisionError: division by zero"),
+    "a message that isn't there": ("{{ messages[7]['role'] }}", "list object has no element 7"),
+    "a field that isn't there": ("{{ messages[0]['x']['y'] }}", "'dict object' has no attribute 'x'"),
+    "a change of a list": ("{{ [].pop() }}", "access to attribute 'pop' of 'list' object is unsafe"),
+    "a change of a message": ("{{ messages[0].update({'content': ''}) }}", "is unsafe"),
+    "an undefined attribute": ("{{ x.y.z }}", "'x' is undefined"),
+    "JSON of nothing": ("{{ x|tojson }}", "TypeError: Object of type Undefined"),
+    "a long range": ("{% for i in range(10**9) %}{% endfor %}", "OverflowError: Range too big"),
+    "a macro in itself": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+    "a file": ("{% include '/etc/passwd' %}", "no loader"),
+    "an import": ("{% import '/etc/passwd' as x %}", "no loader"),
+    "a parent": ("{% extends '/etc/passwd' %}", "no loader"),
+    "globals of a class": ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "is unsafe"),
+    "globals of a function": ("{{ lipsum.__globals__['os'].popen('id').read() }}", "is unsafe"),
+    "globals of ours": ("{{ raise_exception.__globals__.jinja2 }}", "is unsafe"),
+    "a format": ("{{ '{0.__class__.__mro__}'.format('x') }}", "is unsafe"),
+    "a format that is kept": ("{% set ns=namespace(f='{0.__class__.__base__}'.format) %}{{ ns.f('') }}", "is unsafe"),
+    "a format_map": ("{{ '{x.__class__.__base__}'.format_map({'x': 1}) }}", "is unsafe"),
+    "what a method is bound to": ("{{ (''|attr('format')|attr('__self__')).x }}", "has no attribute '__self__'"),
+    "frames of a generator": ("{{ (messages|map('string')).gi_frame.f_globals }}", "is unsafe"),
+    "an unknown filter": ("{{ 1|nosuch }}", "line 1: not a Jinja template: No filter named 'nosuch'"),
+    "many parentheses": ("{{ " + "(" * 10_000 + "1" + ")" * 10_000 + " }}", "can be compiled: RecursionError"),
+    "many blocks": ("{% if true %}" * 300 + "{% endif %}" * 300, "can be compiled: "),
+    "too many lines of an error": ("{{ raise_exception('a\n' * 1000) }}", "a a a"),
+    "half of a surrogate pair": (r"{{ '\ud83d' }}", "UnicodeEncodeError"),
+    "a long text": ("{% for i in range(999) %}{{ range(99)|join }}{% endfor %}", "which is more than"),
+}  # fmt: skip
+
+
+def rendered(source: str, chat: list[dict[str, str]] = CHAT) -> str | InputError:
+    return render_chats(source, "file", [{"messages": chat, "add_generation_prompt": True, **VALUES}])[0]
+
+
+def of_transformers(source: str, chat: list[dict[str, str]] = CHAT) -> Any:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    return render_jinja_template([chat], chat_template=source, add_generation_prompt=True, **VALUES)[0][0]
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_harmless_renders_as_in_transformers(name: str) -> None:
+    assert rendered(HARMLESS[name] + TAIL) == of_transformers(HARMLESS[name] + TAIL)
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_our_own_render_as_in_transformers_but_for_the_marks(name: str) -> None:
+    source = read_template(CHAT_TEMPLATES[name])
+    found = rendered(source)
+    assert isinstance(found, str)
+    assert (found.count(BEGIN), found.count(END)) == (1, 1)
+    assert found.replace(BEGIN, "").replace(END, "") == of_transformers(source)
+
+
+def test_the_date_is_that_of_transformers() -> None:
+    assert rendered("{{ strftime_now('%Y') }}") == of_transformers("{{ strftime_now('%Y') }}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*UNENDING, *LARGE])
+def test_what_has_no_bounds_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(chat_template, "_SECONDS", 1)
+    found = rendered({**UNENDING, **LARGE}[name] + TAIL)
+    assert isinstance(found, InputError), found
+    assert TIME in str(found) or (name in LARGE and MEMORY in str(found))
+    assert str(found).startswith("file: ")
+    assert str(found).endswith("; mend the template, or take another")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_fails_is_refused_in_one_line(name: str) -> None:
+    source, reason = REFUSED[name]
+    found = rendered(source + TAIL)
+    assert isinstance(found, InputError), found
+    with pytest.raises(InputError, match=rf"^file: .*({reason}).*; mend the template, or take another$"):
+        raise found
+    assert len(str(found)) < 400
+
+
+def test_a_chat_that_is_refused_leaves_the_others() -> None:
+    source = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}" + TAIL
+    values = [{"messages": CHAT * count, **VALUES} for count in (1, 4, 1)]
+    first, second, third = render_chats(source, "file", values)
+    assert first == third == "[user]Сколько?[assistant]<b>'42'</b>"
+    roles = "user, assistant, user, assistant and 4 more"
+    assert str(second) == f"file: refuses a chat of {roles}: too long; mend the template, or take another"
+
+
+def test_a_machine_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "_PATIENCE", 0.001)
+    assert "takes more than 0.001 s" in str(rendered(TAIL))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xd0\xaf{{ x }}\xff", "byte 9: not UTF-8"),
+        (b"a" * (2 << 20), r"longer than 1,048,576 bytes"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "t.jinja").write_bytes(content)
+    with pytest.raises(InputError, match=rf"t\.jinja: {reason}; give a file with a chat template$"):
+        read_template(tmp_path / "t.jinja")
+    with pytest.raises(InputError, match=r"Is a directory; give a file with a chat template$"):
+        read_template(tmp_path)
+
+
+def test_only_the_beginning_of_an_endless_file_is_read() -> None:
+    with pytest.raises(InputError, match="/dev/zero: longer than"):
+        read_template(Path("/dev/zero"))
+
+
+def test_an_export_tries_the_template_with_the_tokens_of_the_vocabulary(trained: Path, tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    for source, reason in (("{{ 1/0 }}", "division by zero"), ("{{ pad_token + 'a' }}", "'pad_token' is undefined")):
+        template.write_text(source)
+        with pytest.raises(InputError, match=rf"t\.jinja: refuses a chat of user, assistant: .*{reason}"):
+            export(ExportTokenizer(trained, tmp_path / "out", chat_template=template))
+        assert not (tmp_path / "out").exists()
+    template.write_text("{{ bos_token + eos_token }}")
+    export(ExportTokenizer(trained, tmp_path / "out", chat_template=template))

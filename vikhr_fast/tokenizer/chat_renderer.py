@@ -1,0 +1,115 @@
+"""The program that renders chats with a Jinja template: a request on standard input, the texts on standard output.
+
+A template comes with a model, from whoever made it, and Jinja computes what it asks for: `9 ** 9 ** 9`, a range in a
+range, `'a' * 10 ** 10`, `center(10 ** 9)`, some of it while it is only compiled. No list of such places is complete, so
+this is a process of its own, whose time and memory the operating system limits.
+
+`chat_template.render_chats` runs this file, with its own import path as arguments. The request is a JSON object:
+`source` of the template, `marks` to put around what the assistant says, `seconds` of computing, `memory_bytes`, and for
+each of `chats` the values for the template. The answer has for each of `chats` its `text` or an `error`; or one `error`
+where the template can't be compiled.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    sys.path.extend(sys.argv[1:])
+
+import json
+import resource
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_FRAME_CHARACTERS = 1_000  # a message: control pieces, and what a short template repeats
+_ERROR_CHARACTERS = 200
+
+
+def main() -> None:
+    """Answers one request."""
+    request = json.load(sys.stdin)
+    memory_bytes: int = request["memory_bytes"]
+    _limit(resource.RLIMIT_CPU, request["seconds"])
+    _limit(resource.RLIMIT_AS, memory_bytes)
+
+    def error_of(error: Exception) -> dict[str, str]:
+        if isinstance(error, MemoryError):
+            return {"error": f"it takes more than {memory_bytes >> 20} MiB of memory"}
+        kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+        return {"error": " ".join(f"{kind}{error}".split())[:_ERROR_CHARACTERS].rstrip(".")}
+
+    answer: dict[str, Any] = {"chats": []}
+    try:
+        template = _environment(*request["marks"]).from_string(request["source"])
+    except jinja2.TemplateSyntaxError as error:
+        answer = {"error": f"line {error.lineno}: not a Jinja template: {error_of(error)['error']}"}
+    except Exception as error:
+        answer = {"error": f"not a Jinja template that can be compiled: {error_of(error)['error']}"}
+    else:
+        for chat in request["chats"]:
+            try:
+                answer["chats"].append({"text": _rendered(template, chat, len(request["source"]))})
+            except Exception as error:
+                answer["chats"].append(error_of(error))
+    json.dump(answer, sys.stdout)
+
+
+def _limit(kind: int, most: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
+def _rendered(template: jinja2.Template, chat: dict[str, Any], source_characters: int) -> str:
+    """A chat as text; an error for a text that is longer than template and chat said again for each message."""
+    text = template.render({"tools": None, "documents": None, **chat})
+    text.encode("utf-8")
+    each = source_characters + len(json.dumps(chat, ensure_ascii=False)) + _FRAME_CHARACTERS
+    if len(text) > (most := (len(chat["messages"]) + 1) * each):
+        raise ValueError(f"it makes {len(text):,} characters of it, which is more than {most:,}")
+    return text
+
+
+def _environment(begin: str, end: str) -> ImmutableSandboxedEnvironment:
+    """Jinja as transformers sets it up for chats, but for the marks that `{% generation %}` leaves."""
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012  as the base class declares it
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
+
+        def _marked(self, caller: Callable[[], str]) -> str:
+            return f"{begin}{caller()}{end}"
+
+    def tojson(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+if __name__ == "__main__":
+    main()
