@@ -34,7 +34,7 @@ from vikhr_fast.tokenizer.report import ReportTokenizers, report_tokenizers
 from vikhr_fast.train.replay import Replayed, replay_table
 
 TASK = {"accuracy": 0.5, "standard_error": 0.25, "chance": 0.25, "questions": 4, "sha256": "a"}
-TEXT = {"loss": 2.0, "bits_per_byte": 1.2345, "tokens": 1000, "num_bytes": 4321, "perplexity": 7.389}
+TEXT = {"loss": 2.0, "bits_per_byte": 1.2345, "tokens": 1000, "num_bytes": 4321, "window": 1024, "perplexity": 7.389}
 STEP = {
     "tokens": 9, "seconds": 1.0, "data_seconds": 0.1, "memory_bytes": 9, "kl": 0.5, "loss": 2.0, "ce": 1.5,
     "grad_norm": 1.0, "learning_rate": 0.1, "tokens_per_second": 9.0, "mfu": None,

@@ -111,9 +111,10 @@ def _texts(found: _Results) -> list[Section]:
     for text in dict.fromkeys(text for results in found.values() for text in results["texts"]):
         for name, own in ((name, results["texts"].get(text)) for name, results in found.items()):
             if own:
-                counts = (f"{own['tokens']:,}", f"{own['num_bytes']:,}")
+                window = f"{own['window']:,}" if "window" in own else ""  # earlier versions didn't write it
+                counts = (f"{own['tokens']:,}", f"{own['num_bytes']:,}", window)
                 rows.append((text, name, f"{own['bits_per_byte']:.4f}", f"{own['perplexity']:.2f}", *counts))
-    header = ("text", "model", "bits per byte", "perplexity", "tokens", "bytes")
-    said = "Bits per byte compare between vocabularies; the perplexity of a token does only within one."
+    header = ("text", "model", "bits per byte", "perplexity", "tokens", "bytes", "tokens a window")
+    said = "Bits per byte compare between vocabularies, in windows of one length; a token's perplexity only within one."
     table = Table("How well texts are predicted, lower is better.", header, tuple(rows))
     return [Section("Texts", (said,), (table,))] if rows else []

@@ -91,8 +91,11 @@ def _validations(runs: dict[str, _Run]) -> list[Section]:
         curves = {run: curve for run, curve in found.items() if curve[0]}
         plots.append(_plot(f"Bits per byte of held-out {text}, lower is better.", "bits per byte", curves))
         for run, (steps, values) in curves.items():
-            rows.append((text, run, *(f"{v:.4f}" for v in (values[0], min(values), values[-1])), f"{steps[-1]:,}"))
-    table = Table("Bits per byte.", ("set", "run", "first", "best", "last", "at step"), tuple(rows))
+            window = lines[run][-1]["sets"][text].get("window", "")  # earlier versions didn't write it
+            figures = (f"{v:.4f}" for v in (values[0], min(values), values[-1]))
+            rows.append((text, run, *figures, f"{steps[-1]:,}", str(window)))
+    header = ("set", "run", "first", "best", "last", "at step", "tokens a window")
+    table = Table("Bits per byte.", header, tuple(rows))
     return [Section("Validation", parts=(*plots, table))] if rows else []
 
 
