@@ -104,7 +104,7 @@ def test_curves_are_read_from_a_run(tmp_path: Path) -> None:
 
 
 def test_a_score_that_was_not_finite_is_no_number_of_a_curve(tmp_path: Path) -> None:
-    score = Score(math.nan, math.inf, tokens=1, num_bytes=1)
+    score = Score(math.nan, math.inf, tokens=1, num_bytes=1, window=1)
     append_line(
         tmp_path / "validation.jsonl", {"step": 4, "sets": dict.fromkeys(("russian", "english"), asdict(score))}
     )
