@@ -29,7 +29,7 @@ from vikhr_fast.tokenizer.chat_template import BEGIN, END, read_template, render
 SECONDS = 1
 MOST_BYTES = 300 << 20  # what the limit of 256 MiB of address space leaves room for, and what Python has before it
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
-CHANGING = ("random", "lipsum", "strftime_now", "urlize", "pprint", " object at 0x", "|map", "|select", "|reject")
+CHANGING = ("random", "lipsum", "strftime_now", "urlize", "pprint", " at 0x", "|map", "|select", "|reject")
 """What gives another text each time: chance, the time, addresses. What looks at a generation block from outside
 sees our marks, too."""
 

@@ -114,8 +114,9 @@ def assert_seen(found: list[str], text: str) -> None:
 @pytest.mark.parametrize("kind", PAGES)
 def test_pages_show_the_worst_names(kind: str, tmp_path: Path) -> None:
     directories = [re.sub("[/\x00]", "", name) for name in WORST[:2]] if kind != "a run" else ["[x]$"]
-    text = page_of(kind, tmp_path, list(WORST), directories)
-    assert_seen([*WORST, *(directories if kind in PAGES[:2] else [])], text)
+    found = list(WORST[:5])
+    text = page_of(kind, tmp_path, found, directories)
+    assert_seen([*found, *(directories if kind in PAGES[:2] else [])], text)
 
 
 @pytest.mark.slow
