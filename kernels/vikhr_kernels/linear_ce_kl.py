@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vikhr_kernels.arguments import require, require_like, require_shape
-from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.dispatch import custom_op, runs_on_triton
 from vikhr_kernels.gradient_sum import GradientSum, multiply_into
 from vikhr_kernels.reference import accumulation_dtype
 from vikhr_kernels.scale import scale_into
@@ -271,7 +271,7 @@ def _divergence(
     return weighted.sub_(excess).sum(-1, keepdim=True), log_ratio.sub_(mean_log_ratio).mul_(p)
 
 
-@torch.library.custom_op("vikhr::linear_ce_kl", mutates_args=())
+@custom_op("vikhr::linear_ce_kl")
 def _chunked_loss(
     hidden: Tensor,
     weight: Tensor,
