@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vikhr_kernels import reference
 from vikhr_kernels.arguments import require, require_shape
-from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.dispatch import custom_op, runs_on_triton
 
 
 def adamw(
@@ -98,7 +98,7 @@ def _require_place(name: str, tensor: Tensor, parameter: Tensor) -> None:
     )
 
 
-@torch.library.custom_op("vikhr::adamw", mutates_args=("parameters", "remainders", "first_moments", "second_moments"))
+@custom_op("vikhr::adamw", mutates_args=("parameters", "remainders", "first_moments", "second_moments"))
 def _adamw(
     parameters: list[Tensor],
     remainders: list[Tensor],
@@ -114,7 +114,7 @@ def _adamw(
     weight_decay: float,
     rounding_seed: int,
 ) -> None:
-    if runs_on_triton(parameters[0]):
+    if runs_on_triton(parameters[0]) and runs_on_triton(gradients[0]):
         from vikhr_kernels.gpu import adamw as gpu
 
         factors = reference.adamw_factors(step, learning_rate, (beta1, beta2), weight_decay)

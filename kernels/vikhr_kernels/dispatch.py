@@ -1,4 +1,4 @@
-"""Which block size and how many warps each Triton kernel runs with, by architecture and dtype.
+"""Where operations run, and which block size and how many warps each Triton kernel has, by architecture and dtype.
 
 The table is the only list of what is compiled: launchers ask `choose`, and the static gate (`aot`) enumerates it.
 """
@@ -6,12 +6,13 @@ The table is the only list of what is compiled: launchers ask `choose`, and the 
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton decides when a kernel is decorated, so once
 
@@ -157,6 +158,23 @@ def choose(kernel: str, dtype: torch.dtype, device: torch.device, width: int, *,
     if not loops:
         raise ValueError(f"{kernel}: rows of {width} elements are wider than the largest block, {entries[-1].block}")
     return entries[-1]
+
+
+def custom_op(name: str, mutates_args: Iterable[str] = ()) -> Callable[[Callable[..., object]], CustomOpDef]:
+    """`torch.library.custom_op` that autocast doesn't reach into.
+
+    Autocast would change the dtypes of products inside, and of results: fake kernels and gradients know nothing of it.
+    """
+
+    def register(function: Callable[..., object]) -> CustomOpDef:
+        @functools.wraps(function)
+        def run(*arguments: Any, **keywords: Any) -> object:
+            with torch._C._DisableAutocast():  # on every device, in a fraction of the time that torch.autocast takes
+                return function(*arguments, **keywords)
+
+        return torch.library.custom_op(name, run, mutates_args=mutates_args)
+
+    return register
 
 
 _allowed = True

@@ -11,7 +11,7 @@ from torch import Tensor
 from vikhr_kernels import reference
 from vikhr_kernels.arguments import require, require_floating, require_like, require_shape
 from vikhr_kernels.attention_dispatch import HEAD_SIZES, Length, length_of, seen_pairs
-from vikhr_kernels.dispatch import is_for_triton, runs_on_triton
+from vikhr_kernels.dispatch import custom_op, is_for_triton, runs_on_triton
 from vikhr_kernels.packed_documents import PackedDocuments
 from vikhr_kernels.reference import accumulation_dtype
 
@@ -95,7 +95,7 @@ def _documents(q: Tensor, cu_seqlens: Tensor | None, window: int | None) -> Pack
     return PackedDocuments.of(bounds, count * tokens, window, length)
 
 
-@torch.library.custom_op("vikhr::flash_attention", mutates_args=())
+@custom_op("vikhr::flash_attention")
 def _flash_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, first: Tensor, end: Tensor, order: Tensor, window: int,
     length: str, softmax_scale: float,
@@ -127,7 +127,7 @@ def _(
     return q.new_empty(q.shape), _empty_statistics(q)
 
 
-@torch.library.custom_op("vikhr::flash_attention_backward", mutates_args=())
+@custom_op("vikhr::flash_attention_backward")
 def _flash_attention_backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, first: Tensor, end: Tensor, order: Tensor,
     out: Tensor, logsumexp: Tensor, window: int, length: str, softmax_scale: float,

@@ -17,7 +17,7 @@ def linear(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
 
     Weights that lie one after another in memory (see `stack`) are multiplied at once, and what is returned are slices
     of the one result. The gradient of a weight with a `GradientSum` is added to that by the product that makes it;
-    autograd then gets none. A compiler traces the plain products instead.
+    autograd then gets none. A compiler, and autocast, which changes dtypes, get the plain products instead.
 
     Args:
         x: [..., K].
@@ -26,7 +26,7 @@ def linear(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     Returns:
         [..., N_i] for each weight.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
         return reference.linear(x, *weights)
     if not torch.is_grad_enabled():
         return _products(x, weights)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from vikhr_kernels.arguments import require, require_like, require_shape
-from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.dispatch import custom_op, runs_on_triton
 from vikhr_kernels.gradient_sum import GradientSum, multiply_into
-from vikhr_kernels.reference import accumulation_dtype
+from vikhr_kernels.reference import accumulation_dtype, loss_factors, masked_product
 from vikhr_kernels.scale import scale_into
 
 # Both models' logits of a default chunk, at most. On a GPU they are all that the kernels hold beyond inputs and
@@ -60,10 +60,8 @@ def linear_ce_kl(
     require(chunk_tokens is None or chunk_tokens > 0, f"linear_ce_kl: chunk_tokens is {chunk_tokens}")
     wide = accumulation_dtype(hidden.dtype)
     kept = targets != ignore_index
-    coefficient = kept.to(wide) if token_weights is None else kept * token_weights.to(wide)  # [N]
-    if reduction == "mean":
-        coefficient = coefficient / (kept.sum().clamp(min=1) if num_tokens is None else num_tokens)
-    ce_coefficient, kl_coefficient, z_coefficient = ((coefficient * w).to(wide) for w in (ce_weight, kl_weight, z_loss))
+    weights = (ce_weight, kl_weight, z_loss)
+    coefficients = loss_factors(kept, weights, token_weights, reduction, num_tokens, wide)
     if chunk_tokens is None:
         token_bytes = (1 if ref_hidden is None else 2) * weight.shape[0] * wide.itemsize
         chunk_tokens = default_chunk(hidden.shape[0], token_bytes, on_gpu=hidden.is_cuda)
@@ -74,15 +72,13 @@ def linear_ce_kl(
         targets.where(kept, 0),
         None if ref_hidden is None else ref_hidden.detach(),
         None if ref_weight is None else ref_weight.detach(),
-        ce_coefficient.detach(),
-        kl_coefficient.detach(),
-        z_coefficient.detach(),
+        *(coefficient.detach() for coefficient in coefficients),
         None if kl_support is None else kl_support.contiguous(),
         kl_forward=kl_direction == "forward",
         chunk_tokens=chunk_tokens,
         with_gradient=wants_gradient and reduction != "none",
     )
-    return losses if reduction == "none" else total, ce.detach() * kept, kl.detach() * kept
+    return losses if reduction == "none" else total, ce.detach().where(kept, 0), kl.detach().where(kept, 0)
 
 
 def default_chunk(tokens: int, token_bytes: int, *, on_gpu: bool) -> int:
@@ -183,6 +179,8 @@ def eager_row_step(
 ) -> Tensor:
     """Losses of a chunk of tokens and the gradient of their weighted sum by the logits.
 
+    A term with a factor of 0 is left out of both, whatever it is: 0 times NaN would be NaN.
+
     Args:
         logits: [n, V] student logits, float32 or float64; overwritten.
         ref_logits: [n, V] reference logits, or None.
@@ -208,14 +206,23 @@ def eager_row_step(
         softmax = (p, largest, log_sum) if kl_support is None else None
         divergence, kl_gradient = _divergence(logits, ref_logits, softmax, kl_support, kl_forward)
         kl.copy_(divergence.squeeze(-1))
-    losses.copy_(ce_coefficient * ce + kl_coefficient * kl + z_coefficient * log_partition.square())
+    z_slope = masked_product(2 * z_coefficient, log_partition)
+    losses.copy_(masked_product(ce_coefficient, ce) + masked_product(kl_coefficient, kl))
+    losses.add_(masked_product(z_slope, log_partition), alpha=0.5)  # not z · x², whose square could overflow
     if gradient_dtype is None:
         return logits
-    gradient = torch.mul(p, (ce_coefficient + 2 * z_coefficient * log_partition)[:, None], out=logits)
+    gradient = torch.mul(p, (ce_coefficient + z_slope)[:, None], out=logits)
     if ref_logits is not None:
+        _clear_rows(kl_gradient, kl_coefficient == 0)
         gradient.addcmul_(kl_gradient, kl_coefficient[:, None])
     gradient.scatter_add_(-1, targets[:, None], -ce_coefficient[:, None])
+    _clear_rows(gradient, (ce_coefficient == 0) & (kl_coefficient == 0) & (z_coefficient == 0))
     return gradient.to(gradient_dtype)
+
+
+def _clear_rows(x: Tensor, rows: Tensor) -> None:
+    """Zeros rows [n] of x [n, V], looking at no other, for which a mask would cost three passes; a GPU waits here."""
+    x.index_fill_(0, rows.nonzero().squeeze(-1), 0)
 
 
 def _eager_row_steps(logits: Tensor, *arguments: Any) -> Tensor:
@@ -271,7 +278,7 @@ def _divergence(
     return weighted.sub_(excess).sum(-1, keepdim=True), log_ratio.sub_(mean_log_ratio).mul_(p)
 
 
-@torch.library.custom_op("vikhr::linear_ce_kl", mutates_args=())
+@custom_op("vikhr::linear_ce_kl")
 def _chunked_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -286,7 +293,10 @@ def _chunked_loss(
     chunk_tokens: int,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Total weighted loss [], weighted losses [N], CE [N], KL [N], and the total's dHidden and dWeight (or empty)."""
+    """Total weighted loss [], weighted losses [N], CE [N], KL [N], and the total's dHidden and dWeight (or empty).
+
+    Rows whose three coefficients are 0 have no influence but on their own CE and KL, whatever they hold.
+    """
     count, vocabulary, wide = hidden.shape[0], weight.shape[0], accumulation_dtype(hidden.dtype)
     losses, ce, kl = (hidden.new_empty(count, dtype=wide) for _ in range(3))
     d_hidden = torch.empty(hidden.shape if with_gradient else (0, 0), dtype=hidden.dtype, device=hidden.device)
@@ -297,6 +307,8 @@ def _chunked_loss(
     longest = min(chunk_tokens, count)
     logits_memory = hidden.new_empty(longest, vocabulary, dtype=wide)
     ref_logits_memory = None if ref_hidden is None else torch.empty_like(logits_memory)
+    counted = ((ce_coefficient != 0) | (kl_coefficient != 0) | (z_coefficient != 0))[:, None]
+    zero = hidden.new_zeros(())
     for start in range(0, count, chunk_tokens):
         rows = slice(start, min(start + chunk_tokens, count))
         logits = logits_memory[: rows.stop - start]  # [n, V]
@@ -313,9 +325,14 @@ def _chunked_loss(
             hidden.dtype if with_gradient else None,
         )  # fmt: skip
         if with_gradient:
-            torch.mm(gradient, weight, out=d_hidden[rows])
+            # Gradients of 0 times hidden states of NaN would make all of dWeight NaN. Such rows are 0 in a copy, which
+            # lies where dHidden comes next: n · H narrow elements read and written. The logits of both models, written
+            # once and read twice, wide, are 60 times as many bytes where V is 10 H. To look for NaN first would read as
+            # much, and wait for the GPU.
+            trained = torch.where(counted[rows], hidden[rows], zero, out=d_hidden[rows])
             # In the hidden states' dtype, sums over chunks would lose small contributions.
-            multiply_into(d_weight, gradient.T, hidden[rows], beta=int(start > 0))
+            multiply_into(d_weight, gradient.T, trained, beta=int(start > 0))
+            torch.mm(gradient, weight, out=d_hidden[rows])
     return losses.sum(), losses, ce, kl, d_hidden, d_weight
 
 
@@ -358,7 +375,7 @@ def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor |
             return d_hidden, None, *without_gradient
         return d_hidden, _scaled(d_weight, d_total, ctx.dtype), *without_gradient
     *head, ce_coefficient, kl_coefficient, z_coefficient, support = ctx.saved_tensors
-    coefficients = (c * d_losses for c in (ce_coefficient, kl_coefficient, z_coefficient))
+    coefficients = (masked_product(c, d_losses) for c in (ce_coefficient, kl_coefficient, z_coefficient))
     *_, d_hidden, d_weight = _chunked_loss(*head, *coefficients, support, *ctx.settings, True)
     if ctx.sum is not None:
         ctx.sum.add(d_weight)

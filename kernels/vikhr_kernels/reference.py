@@ -157,6 +157,11 @@ def linear_ce_kl(
     With logits z = hidden · weightᵀ, reference logits r, p = softmax(z), q = softmax(r), token t costs
     `token_weights[t] · (ce_weight · CE + kl_weight · KL + z_loss · logsumexp(z)²)`, nothing where it is ignored.
 
+    What is multiplied by 0 is left out, whatever it is: an ignored token, one of weight 0, a KL of weight 0 has no
+    influence on the loss and the gradients, even where its hidden states hold infinity or NaN; an ignored token's own
+    weights may be NaN, too. Elsewhere such values, of a weight as well, make the loss infinite or NaN; a negative
+    weight subtracts.
+
     Args:
         hidden: [N, H] student hidden states.
         weight: [V, H] student LM head.
@@ -170,8 +175,8 @@ def linear_ce_kl(
         token_weights: [N] further factor of each token.
         ignore_index: target of the tokens that don't count.
         reduction: "sum"; "mean" over `num_tokens`; "none" for the [N] costs.
-        num_tokens: divisor of "mean", the global count under gradient accumulation or several ranks;
-            None counts the tokens of this call that aren't ignored.
+        num_tokens: divisor of "mean", the global count under gradient accumulation or several ranks; None counts the
+            tokens of this call that aren't ignored. Where it is 0, so are the loss and the gradients.
         z_loss: factor of the squared log-partition function.
         chunk_tokens: tokens whose logits exist at once in the kernel.
 
@@ -181,11 +186,16 @@ def linear_ce_kl(
     """
     wide = accumulation_dtype(hidden.dtype)
     kept = targets != ignore_index
-    log_p = (hidden @ weight.T).to(wide)
-    log_partition = log_p.logsumexp(-1)
-    ce = (log_partition - log_p.gather(-1, targets.where(kept, 0)[:, None]).squeeze(-1)).where(kept, 0)
+    weights = (ce_weight, kl_weight, z_loss)
+    ce_factor, kl_factor, z_factor = loss_factors(kept, weights, token_weights, reduction, num_tokens, wide)
+    counted = ((ce_factor != 0) | (kl_factor != 0) | (z_factor != 0))[:, None]
+    # Autograd multiplies a 0, too: rows that don't count give it nothing to multiply.
+    logits = (hidden.where(counted, 0) @ weight.T).where(counted, (hidden @ weight.T).detach()).to(wide)
+    log_partition = logits.logsumexp(-1)
+    ce = (log_partition - logits.gather(-1, targets.where(kept, 0)[:, None]).squeeze(-1)).where(kept, 0)
     kl = torch.zeros_like(ce)
     if ref_hidden is not None and ref_weight is not None:
+        log_p = logits.where((kl_factor != 0)[:, None], logits.detach())
         log_q = (ref_hidden @ ref_weight.T).to(wide)
         if kl_support is not None:
             log_p, log_q = log_p[:, kl_support], log_q[:, kl_support]
@@ -193,14 +203,33 @@ def linear_ce_kl(
         if kl_direction == "forward":
             log_p, log_q = log_q, log_p
         kl = (log_p.exp() * (log_p - log_q)).sum(-1).where(kept, 0)
-    loss = ce_weight * ce + kl_weight * kl + z_loss * log_partition.square().where(kept, 0)
-    if token_weights is not None:
-        loss = loss * token_weights
-    if reduction != "none":
-        loss = loss.sum()
+    z_term = masked_product(masked_product(z_factor, log_partition), log_partition)  # where a square could overflow
+    losses = masked_product(ce_factor, ce) + masked_product(kl_factor, kl) + z_term
+    return losses if reduction == "none" else losses.sum(), ce.detach(), kl.detach()
+
+
+def loss_factors(
+    kept: Tensor,
+    weights: Sequence[float | Tensor],
+    token_weights: Tensor | None,
+    reduction: str,
+    num_tokens: int | Tensor | None,
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """What each term of each token is multiplied by in `linear_ce_kl`, [N] in `dtype` for each of `weights`.
+
+    0 where a token isn't kept or the number of tokens is 0, whatever the weights are there.
+    """
+    factor = kept.to(dtype) if token_weights is None else token_weights.to(dtype)
     if reduction == "mean":
-        loss = loss / (kept.sum().clamp(min=1) if num_tokens is None else num_tokens)
-    return loss, ce.detach(), kl.detach()
+        divisor = kept.sum().clamp(min=1) if num_tokens is None else num_tokens
+        kept, factor = kept & (divisor != 0), factor / divisor
+    return [(factor * weight).to(dtype).where(kept, 0) for weight in weights]
+
+
+def masked_product(factor: Tensor, x: Tensor) -> Tensor:
+    """`factor * x`, but 0 where the factor is 0: infinity or NaN times 0 would be NaN."""
+    return (factor * x).where(factor != 0, 0)
 
 
 @torch.no_grad()

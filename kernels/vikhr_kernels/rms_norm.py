@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vikhr_kernels import reference
 from vikhr_kernels.arguments import require_floating, require_like, require_shape
-from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.dispatch import custom_op, runs_on_triton
 from vikhr_kernels.reference import accumulation_dtype
 
 
@@ -39,7 +39,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = No
     return normalised if residual is None else (normalised, summed)
 
 
-@torch.library.custom_op("vikhr::rms_norm", mutates_args=())
+@custom_op("vikhr::rms_norm")
 def _rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """[N, H] -> normalised [N, H], x + residual [N, H] (empty without a residual), 1 / root mean square [N]."""
     if runs_on_triton(x):
@@ -61,7 +61,7 @@ def _(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> tuple[T
     return x.new_empty(rows, width), summed, x.new_empty(rows, dtype=accumulation_dtype(x.dtype))
 
 
-@torch.library.custom_op("vikhr::rms_norm_backward", mutates_args=())
+@custom_op("vikhr::rms_norm_backward")
 def _rms_norm_backward(
     d_normalised: Tensor, d_summed: Tensor | None, summed: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vikhr_kernels import reference
 from vikhr_kernels.arguments import require, require_floating, require_like, require_shape
-from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.dispatch import custom_op, runs_on_triton
 
 
 def rope(q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def rope(q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor,
     return rotated_q, rotated_k
 
 
-@torch.library.custom_op("vikhr::rope", mutates_args=())
+@custom_op("vikhr::rope")
 def _rope(q: Tensor, k: Tensor, positions: Tensor, theta: float, inverse: bool) -> tuple[Tensor, Tensor]:
     """The rotation by each position's angles, or by the opposite ones; results are contiguous."""
     if runs_on_triton(q):

@@ -1,11 +1,10 @@
 """Scaling as a registered operation: one pass over memory from one dtype to another, or onto what is there."""
 
-import torch
 from torch import Tensor
 
 from vikhr_kernels import reference
 from vikhr_kernels.arguments import require, require_floating, require_shape
-from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.dispatch import custom_op, runs_on_triton
 from vikhr_kernels.reference import accumulation_dtype
 
 
@@ -36,7 +35,7 @@ def scale_into(out: Tensor, x: Tensor, factor: Tensor, *, accumulate: bool) -> N
     _scale_into(out, x, factor, accumulate)
 
 
-@torch.library.custom_op("vikhr::scale_into", mutates_args=("out",))
+@custom_op("vikhr::scale_into", mutates_args=("out",))
 def _scale_into(out: Tensor, x: Tensor, factor: Tensor, accumulate: bool) -> None:
     if runs_on_triton(x):
         from vikhr_kernels.gpu import scale as gpu

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vikhr_kernels import reference
 from vikhr_kernels.arguments import require, require_floating, require_like, require_shape
-from vikhr_kernels.dispatch import runs_on_triton
+from vikhr_kernels.dispatch import custom_op, runs_on_triton
 from vikhr_kernels.reference import accumulation_dtype
 
 
@@ -31,7 +31,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 # Compiled graphs on a user's disk are found by this name alone: an operation whose backward returns other tensors than
 # it did needs a new one.
-@torch.library.custom_op("vikhr::swiglu_rows", mutates_args=())
+@custom_op("vikhr::swiglu_rows")
 def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
     if runs_on_triton(gate):
         from vikhr_kernels.gpu import swiglu as gpu
@@ -45,7 +45,7 @@ def _(gate: Tensor, up: Tensor) -> Tensor:
     return gate.new_empty(gate.shape)
 
 
-@torch.library.custom_op("vikhr::swiglu_backward", mutates_args=())
+@custom_op("vikhr::swiglu_backward")
 def _swiglu_backward(d_output: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     """The gradients of gate and up [..., F] side by side, [..., 2F]."""
     if runs_on_triton(gate):

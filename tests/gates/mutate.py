@@ -54,6 +54,8 @@ LENGTH_TESTS, ORDER_TESTS = (
     f"interpreter/test_flash_attention.py {name}" for name in ("whole_rows", "own_tiles and float32-80-64")
 )
 HEAD_TESTS = f"{LOSS_TESTS} the_head"
+IGNORED_TESTS = "interpreter/test_ignored_tokens.py"
+FAKES_TESTS = "interpreter/test_fakes.py"
 HEAD_BLOCKS = "test_linear_ce_kl.py blocks"
 
 MUTATIONS = [
@@ -66,7 +68,7 @@ MUTATIONS = [
     Mutation(LOSS, "_SERIES_LIMIT = tl.constexpr(1.0)", "_SERIES_LIMIT = tl.constexpr(100.0)", LOSS_TESTS),
     Mutation(LOSS, "ce = (largest - tl.load(p_logits + target)) + tl.log(total)",
              "ce = (largest + tl.load(p_logits + target)) + tl.log(total)", LOSS_TESTS),
-    Mutation(LOSS, "z_slope = 2 * z_coefficient", "z_slope = z_coefficient", LOSS_TESTS),
+    Mutation(LOSS, "(2 * z_coefficient, log_partition)", "(z_coefficient, log_partition)", LOSS_TESTS),
     Mutation(LOSS, "b_softmax - 1, b_softmax", "b_softmax, b_softmax", LOSS_TESTS),
     Mutation(LOSS, "(blocks - 1 - i_step) * BLOCK", "i_step * BLOCK", f"{LOSS_TESTS} narrow"),
     Mutation(LOSS, "blocks = tl.cdiv(V, BLOCK)", "blocks = V // BLOCK", LOSS_TESTS),
@@ -77,16 +79,40 @@ MUTATIONS = [
     Mutation(LOSS, "+ (tl.log(p_sum) - tl.log(q_sum))", "", LOSS_TESTS),
     Mutation(LOSS, "tl.exp(b_z - p_largest) * p_share, 0.0)", "tl.exp(b_z - largest) * p_share, 0.0)",
              f"{LOSS_TESTS} support"),
-    Mutation(LOSS, "b_gradient += kl_coefficient * b_kl_gradient", "b_gradient += b_kl_gradient", LOSS_TESTS),
-    Mutation(LOSS, "z_coefficient * log_partition * log_partition", "z_coefficient * log_partition", LOSS_TESTS),
+    Mutation(LOSS, "b_gradient + kl_coefficient * b_kl_gradient", "b_gradient + b_kl_gradient", LOSS_TESTS),
+    Mutation(LOSS, "(z_slope, log_partition) / 2", "(z_slope, log_partition)", LOSS_TESTS),
+    Mutation(LOSS, "tl.where(factor != 0, factor * x, 0.0)", "factor * x", f"{IGNORED_TESTS} kernel"),
+    Mutation(LOSS, "tl.where(counts, b_gradient, 0.0)", "b_gradient", f"{IGNORED_TESTS} kernel"),
+    Mutation(LOSS, "tl.where(has_kl, b_gradient + kl_coefficient * b_kl_gradient, b_gradient)",
+             "b_gradient + kl_coefficient * b_kl_gradient", f"{IGNORED_TESTS} kernel and kl_of_weight_0"),
     Mutation(LOSS, "logits.dtype)[:, -vocabulary:]", "logits.dtype)[:, :vocabulary]", f"{LOSS_TESTS} narrow"),
     # The chunked head
     Mutation("linear_ce_kl.py", "beta=int(start > 0)", "beta=0", HEAD_TESTS),
     Mutation("linear_ce_kl.py", "beta=int(start > 0)", "beta=1", HEAD_TESTS),
-    Mutation("linear_ce_kl.py", "coefficient = kept.to(wide)", "coefficient = torch.ones_like(kept).to(wide)",
-             HEAD_TESTS),
-    Mutation("linear_ce_kl.py", "ce.detach() * kept", "ce.detach()", HEAD_TESTS),
-    Mutation("linear_ce_kl.py", "coefficients = (c * d_losses for", "coefficients = (c for", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "ce.detach().where(kept, 0)", "ce.detach()", HEAD_TESTS),
+    Mutation("linear_ce_kl.py", "masked_product(c, d_losses) for", "c for", HEAD_TESTS),
+    # What has no influence
+    Mutation("linear_ce_kl.py", "masked_product(c, d_losses) for", "c * d_losses for",
+             f"{IGNORED_TESTS} eager and ignored"),
+    Mutation("linear_ce_kl.py", "torch.where(counted[rows], hidden[rows], zero, out=d_hidden[rows])", "hidden[rows]",
+             f"{IGNORED_TESTS} eager"),
+    Mutation("linear_ce_kl.py", "_clear_rows(kl_gradient, kl_coefficient == 0)", "pass", f"{IGNORED_TESTS} eager"),
+    Mutation("linear_ce_kl.py", "_clear_rows(gradient, (ce", "(gradient, (ce", f"{IGNORED_TESTS} eager"),
+    Mutation("linear_ce_kl.py", "log_partition), alpha=0.5)", "log_partition))", "test_linear_ce_kl.py plain_formula"),
+    Mutation("reference.py", "(factor * x).where(factor != 0, 0)", "factor * x", f"{IGNORED_TESTS} eager"),
+    Mutation("reference.py", "(factor * weight).to(dtype).where(kept, 0)", "(factor * weight).to(dtype)",
+             f"{IGNORED_TESTS} eager"),
+    Mutation("reference.py", "kept & (divisor != 0)", "kept", f"{IGNORED_TESTS} no_tokens"),
+    Mutation("reference.py", "(hidden.where(counted, 0) @ weight.T)", "(hidden @ weight.T)",
+             f"{IGNORED_TESTS} reference"),
+    Mutation("reference.py", ".where(counted, (hidden @ weight.T).detach())", "", f"{IGNORED_TESTS} reference"),
+    Mutation("reference.py", "logits.where((kl_factor != 0)[:, None], logits.detach())", "logits",
+             f"{IGNORED_TESTS} reference"),
+    # Autocast
+    Mutation("dispatch.py", "with torch._C._DisableAutocast():", "with contextlib.nullcontext():",
+             f"{FAKES_TESTS} eager and flash_attention"),
+    Mutation("linear.py", " or torch.is_autocast_enabled(x.device.type)", "", "test_operations.py autocast"),
+    Mutation("adamw.py", " and runs_on_triton(gradients[0])", "", f"{FAKES_TESTS} adamw"),
     Mutation("linear_ce_kl.py", "dtype=wide, device=hidden.device)", "dtype=hidden.dtype, device=hidden.device)",
              "test_linear_ce_kl.py float32_whatever"),
     Mutation("linear_ce_kl.py", "            gradient[block] = made", "            gradient = made", HEAD_BLOCKS),

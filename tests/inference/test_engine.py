@@ -1,5 +1,6 @@
 """Answers are token by token those of transformers; draws follow the distribution asked for, and the seed alone."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -86,6 +87,18 @@ def test_cached_logits_are_the_models_own(engine: Engine) -> None:
         further = [[token + row] for row in range(len(prompts))]
         prompts = [prompt + more for prompt, more in zip(prompts, further, strict=True)]
         hidden = engine.model.extend(further, cache)
+
+
+def test_what_fills_rows_up_may_hold_nan(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vikhr_fast.model.mistral._CHUNK", 5)
+    prompts = [prompt[1:] for prompt in map(engine.prompt, chats())]
+    assert not any(0 in prompt for prompt in prompts)
+    model, cache = copy.deepcopy(engine.model), KeyValueCache(len(prompts), 200)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[0] = torch.nan
+    found = [torch.cat(both) for both in zip(model.extend(prompts, cache), model.extend(prompts, cache), strict=True)]
+    for own, prompt in zip(found, prompts, strict=True):
+        torch.testing.assert_close(own, engine.model(torch.tensor([prompt * 2]))[0], rtol=1e-9, atol=1e-12)
 
 
 def test_prompts_longer_than_a_chunk(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,27 @@ def test_attention_beyond_two_billion_elements() -> None:
         torch.testing.assert_close(a[-length:], e)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("head")])
+def test_ignored_tokens_have_no_influence(name: str) -> None:
+    operation, inputs, results = CASES[name][0](vikhr_kernels), inputs_of(name), []
+    for value in (0.0, torch.nan, torch.inf):
+        inputs[0][::5] = value
+        if len(inputs) > 2:
+            inputs[2][::5] = value
+        results.append(run(operation, inputs))
+    for other in results[1:]:
+        assert all(torch.equal(a, e) for a, e in zip(other, results[0], strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_changes_nothing(name: str) -> None:
+    operation, inputs = CASES[name][0](vikhr_kernels), inputs_of(name)
+    expected = run(operation, inputs)
+    with torch.autocast("cuda", torch.float16):
+        results = run(operation, inputs)
+    assert all(torch.equal(a, e) for a, e in zip(results, expected, strict=True))
+
+
 def test_head_memory_does_not_grow_with_the_tokens() -> None:
     weight, ref_weight = (normal(40000, 512, seed=i, scale=0.05).requires_grad_(i == 0) for i in range(2))
     peaks = []

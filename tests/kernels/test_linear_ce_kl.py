@@ -6,6 +6,7 @@ every reduction, chunk sizes that divide N, don't, and exceed it.
 
 import itertools
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -147,6 +148,40 @@ def test_kl_of_equal_models_is_exactly_zero_in_float32() -> None:
     assert torch.equal(kl, torch.zeros(TOKENS))
     for gradient in gradients(loss, inputs):
         assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+LARGE = {torch.float64: 1e160, torch.float32: 1e30, torch.bfloat16: 1e30, torch.float16: 1e4}
+
+
+@pytest.mark.parametrize("has_z_loss", [False, True])
+@pytest.mark.parametrize(
+    ("operation", "dtype"),
+    [
+        *((linear_ce_kl, dtype) for dtype in LARGE),
+        *((reference.linear_ce_kl, d) for d in (torch.float64, torch.float32)),
+    ],
+)
+def test_logits_whose_square_overflows(operation: Callable, dtype: torch.dtype, has_z_loss: bool) -> None:
+    """One piece has all probability: the float64 truth needs no exponential."""
+    inputs, z_loss = make_inputs(), has_z_loss / LARGE[dtype]
+    for name in ("hidden", "ref_hidden"):
+        inputs[name] = inputs[name].detach().clamp(-2, 2) * LARGE[dtype]
+    inputs |= {name: inputs[name].detach().to(dtype) for name in ("hidden", "weight", "ref_hidden", "ref_weight")}
+    hidden, weight, ref_hidden, ref_weight = (x.double() for x in inputs.values() if x.is_floating_point())
+    logits, ref_logits, kept = hidden @ weight.T, ref_hidden @ ref_weight.T, inputs["targets"] >= 0
+    largest, likeliest = logits.max(-1)
+    ce = largest - logits.gather(-1, inputs["targets"].clamp(min=0)[:, None]).squeeze(-1)
+    kl = ref_logits.amax(-1) - ref_logits.gather(-1, likeliest[:, None]).squeeze(-1)
+    expected = (ce + kl + z_loss * largest * largest)[kept].mean()
+    d_logits = torch.nn.functional.one_hot(likeliest, VOCABULARY) * (1 + 2 * z_loss * largest)[:, None]
+    d_logits -= torch.nn.functional.one_hot(inputs["targets"].clamp(min=0), VOCABULARY)
+    d_logits *= kept[:, None] / kept.sum()
+    inputs |= {name: inputs[name].requires_grad_() for name in ("hidden", "weight")}
+    loss, *_ = operation(**inputs, z_loss=z_loss, chunk_tokens=7)
+    assert relative_error(loss, expected) < 1e-5
+    for a, e in zip(gradients(loss, inputs), (d_logits @ weight, d_logits.T @ hidden), strict=True):
+        # scaled, as the norm squares: and a near tie between two pieces is decided by a rounding of one part in V
+        assert relative_error(a.double() / e.abs().max(), e / e.abs().max()) < 4 * torch.finfo(dtype).eps + 1e-6
 
 
 def test_without_a_reference_it_is_cross_entropy() -> None:

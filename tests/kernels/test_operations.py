@@ -80,9 +80,12 @@ def by_name(name: str, operations: object = Operations) -> tuple[Callable, list[
     return operation(operations), [x.clone().requires_grad_() for x in inputs]
 
 
+def in_a_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
 def total(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return sum((y.square() * torch.arange(1, y.numel() + 1).view(y.shape)).sum() for y in outputs)
+    return sum((y.square() * torch.arange(1, y.numel() + 1).view(y.shape)).sum() for y in in_a_tuple(outputs))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -114,6 +117,30 @@ def test_compiles_without_a_graph_break(name: str) -> None:
     expected = torch.autograd.grad(total(operation(*inputs)), inputs)
     for a, e in zip(torch.autograd.grad(compiled(*inputs), inputs), expected, strict=True):
         torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "linear"])
+def test_autocast_changes_nothing(name: str) -> None:
+    """An operation computes in its inputs' dtypes, which its fake kernel and its gradient rely on."""
+    operation, inputs = by_name(name)
+    inputs = [x.detach().float().requires_grad_() for x in inputs]
+    expected = operation(*inputs)
+    expected_gradients = torch.autograd.grad(total(expected), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        results = operation(*inputs)
+        found = torch.autograd.grad(total(results), inputs)
+    pairs = zip((*in_a_tuple(results), *found), (*in_a_tuple(expected), *expected_gradients), strict=True)
+    assert all(torch.equal(a, e) and a.dtype == e.dtype for a, e in pairs)
+
+
+def test_linear_is_pytorch_s_own_under_autocast() -> None:
+    operation, inputs = by_name("linear")
+    inputs = [x.detach().float().requires_grad_() for x in inputs]
+    with torch.autocast("cpu", torch.bfloat16):
+        results, expected = operation(*inputs), reference.linear(*inputs)
+    assert all(torch.equal(a, e) and a.dtype == torch.bfloat16 for a, e in zip(results, expected, strict=True))
+    pairs = zip(*(torch.autograd.grad(total(outputs).float(), inputs) for outputs in (results, expected)), strict=True)
+    assert all(torch.equal(a, e) for a, e in pairs)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -1,6 +1,7 @@
 """CE + KL as trained: equal to the plain formula in float64, exactly 0 at step 0, right for a perturbed reference."""
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -106,6 +107,28 @@ def test_float64_equals_the_plain_formula(case: dict[str, Any], perturbation: fl
     torch.testing.assert_close(torch.stack(actual), expected, rtol=1e-9, atol=1e-12)
     for ours, theirs in zip(model.parameters(), plain_model.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("combine", ["sum", "slerp"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_a_reference_that_is_not_asked_has_no_influence(combine: str, value: float) -> None:
+    """Sequences outside `kl.fraction`, and sources of weight 0; the KL of these is reported all the same."""
+    config = KLConfig(combine=combine, source_weights={"a": 0.0})
+    drawn, results = (torch.arange(TOKENS) % 3 > 0).double(), []
+    inputs = dataclasses.replace(batch(), kl_factor=drawn)
+    for fill in (0.0, value):
+        for rows in (drawn == 0, inputs.sources == 0):
+            model, frozen = models(torch.float64, 0.1)
+            objective = Objective(config, model, frozen, sources=["a", "b"])
+            [(_, compared)] = objective.with_reference([inputs])
+            compared.ref_hidden[rows] = fill
+            loss, losses = objective(inputs, compared, num_tokens=torch.tensor(34), weights=(0.4, 0.6))
+            loss.backward()
+            reported = [] if rows[drawn > 0].any() else [losses.kl]
+            gradients = [parameter.grad for parameter in model.parameters()]
+            results.append([loss, losses.ce, losses.ce_ce, losses.kl_kl, losses.ce_kl, *reported, *gradients])
+    for expected, found in zip(results[:2], results[2:], strict=True):
+        assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(expected, found, strict=True))
 
 
 def test_kl_is_exactly_zero_against_itself_in_float32() -> None:

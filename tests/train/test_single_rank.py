@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from training_runs import make_config
 
 from vikhr_fast.config import TrainConfig
-from vikhr_fast.data.packing import Batch
+from vikhr_fast.data.packing import IGNORED, Batch
 from vikhr_fast.distributed.ranks import Ranks, process_group
 from vikhr_fast.model.config import read_config
 from vikhr_fast.model.mistral import Mistral
@@ -47,6 +47,13 @@ def opened(config: TrainConfig) -> Iterator[tuple[TrainStep, Iterator[list[Batch
 def config_of(workspace: Path, output: Path, dtype: str, master: str) -> TrainConfig:
     runtime, optimizer = {"dtype": dtype}, {"master": master, "warmup_steps": 0}
     return make_config(workspace, output, runtime=runtime, optimizer=optimizer)
+
+
+def test_a_step_without_a_trained_token_comes_to_0(workspace: Path, tmp_path: Path) -> None:
+    with opened(config_of(workspace, tmp_path / "run", "float32", "float32")) as (train_step, steps):
+        batches = [dataclasses.replace(batch, targets=torch.full_like(batch.targets, IGNORED)) for batch in next(steps)]
+        result = train_step.measure(TrainState(), batches)
+    assert (result.tokens, result.loss, result.ce, result.kl, result.grad_norm) == (0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("window", "length"), [(None, "long"), (3, "short")])

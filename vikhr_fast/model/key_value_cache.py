@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class KeyValueCache:
     """What a model, run with `cache`, has read: rows of tokens of different lengths.
 
-    A row's slot in the cache is its position, so a shorter row leaves slots behind it that are never looked at before
-    they are written.
+    A row's slot in the cache is its position. Slots behind a shorter row are zeros: they are masked, but 0 times what
+    the tokens that fill rows up might leave there could be NaN. Those write to a slot behind all others.
 
     Args:
         rows: how many.
@@ -20,14 +20,20 @@ class KeyValueCache:
     """
 
     def __init__(self, rows: int, positions: int) -> None:
-        self.lengths = [0] * rows
+        self.lengths, self._ends = [0] * rows, [0] * rows
         self._room = positions
         self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
+    def expect(self, counts: list[int]) -> None:
+        """Says how many tokens each row will get; whatever `advance` adds beyond them fills rows up."""
+        self._ends = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+
     def advance(self, count: int, window: int | None, device: torch.device) -> Tensor:
-        """Makes every row longer by `count` tokens and returns their positions, [T = rows * count] int64."""
-        self._positions = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(count, device=device)
-        self.lengths = [length + count for length in self.lengths]
+        """Adds `count` tokens to every row and returns their positions, [T = rows * count] int64."""
+        lengths, ends = (torch.tensor(x, device=device)[:, None] for x in (self.lengths, self._ends))
+        self._positions = lengths + torch.arange(count, device=device)
+        self._slots = self._positions.where(self._positions < ends, self._room)
+        self.lengths = [min(length + count, end) for length, end in zip(self.lengths, self._ends, strict=True)]
         seen = torch.arange(max(self.lengths), device=device)
         self._mask = seen <= self._positions[..., None]  # [rows, count, S]
         if window is not None:
@@ -38,11 +44,11 @@ class KeyValueCache:
         """What q [T, Hq, D] of the tokens last added sees, in its shape; k and v [T, Hkv, D] are kept for the layer."""
         q, k, v = (x.unflatten(0, self._positions.shape) for x in (q, k, v))
         if layer not in self._kept:
-            shape = (len(k), self._room, *k.shape[2:])
+            shape = (len(k), self._room + 1, *k.shape[2:])
             self._kept[layer] = k.new_zeros(shape), v.new_zeros(shape)
         keys, values = self._kept[layer]
         rows = torch.arange(len(k), device=k.device)[:, None]
-        keys[rows, self._positions], values[rows, self._positions] = k, v
+        keys[rows, self._slots], values[rows, self._slots] = k, v
         seen = self._mask.shape[-1]
         q, k, v = (x.transpose(1, 2) for x in (q, keys[:, :seen], values[:, :seen]))  # [rows, heads, tokens, D]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask[:, None], enable_gqa=True)

@@ -283,13 +283,13 @@ class Mistral(nn.Module):
     def extend(self, rows: Sequence[list[int]], cache: KeyValueCache) -> list[Tensor]:
         """Final hidden states [tokens, H] of each row's next tokens, of which it may have none.
 
-        Shorter rows are filled up, so the cache must have room for the longest of `rows` after any of its own.
+        Shorter rows are filled up, which nothing depends on.
         """
-        lengths, longest, weight = cache.lengths, max(map(len, rows)), self.lm_head.weight
+        cache.expect([len(row) for row in rows])
+        longest, weight = max(map(len, rows)), self.lm_head.weight
         tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.int64).to(weight.device)
         hidden = [weight.new_zeros((len(rows), 0, self.config.hidden_size))]
         hidden += [self(tokens[:, at : at + _CHUNK], cache=cache) for at in range(0, longest, _CHUNK)]
-        cache.lengths = [before + len(row) for before, row in zip(lengths, rows, strict=True)]
         return [found[: len(row)] for found, row in zip(torch.cat(hidden, dim=1), rows, strict=True)]
 
     def set_checkpointing(self, checkpointing: Checkpointing) -> None:

@@ -27,6 +27,7 @@ from vikhr_fast.config import KLConfig
 from vikhr_fast.data.packing import Batch
 from vikhr_fast.model.mistral import Head, Mistral
 from vikhr_kernels import Length
+from vikhr_kernels.reference import masked_product
 
 _PARALLEL = 1e-6  # sin Ω under which spherical weights are replaced by their limit, the linear ones
 
@@ -98,25 +99,26 @@ class Objective:
             weights: w_ce and w_kl.
         """
         source_weights = self._source_weights[batch.sources]  # [T]
+        kl_factor = batch.kl_factor * torch.ones_like(source_weights)  # [T]
         hidden = self._model(batch.tokens, cu_seqlens=batch.cu_seqlens, length=self._length)
         loss, ce, kl = self._model.lm_head(
             hidden,
             targets=batch.targets,
             **({} if reference is None else reference._asdict()),
             ce_weight=weights[0],
-            kl_weight=weights[1] * batch.kl_factor * source_weights,
+            kl_weight=weights[1] * kl_factor * source_weights,
             kl_direction=self._config.direction,
             kl_support=self._support,
             num_tokens=num_tokens,
             chunk_tokens=self._chunk_tokens,
         )
-        counted, weighted = batch.kl_factor * kl, source_weights * kl
+        counted, weighted = masked_product(kl_factor, kl), masked_product(source_weights, kl)
         return loss, Losses(
             ce=ce.sum(),
             kl=counted.sum(),
             ce_ce=ce.square().sum(),
-            kl_kl=(batch.kl_factor * weighted.square()).sum(),
-            ce_kl=(ce * source_weights * counted).sum(),
+            kl_kl=masked_product(kl_factor, weighted.square()).sum(),
+            ce_kl=(ce * masked_product(source_weights, counted)).sum(),
         )
 
     def with_reference(

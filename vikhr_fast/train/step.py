@@ -93,8 +93,9 @@ class TrainStep:
         sums = self._ranks.all_reduce_sum(torch.cat((sums, work)))
         values = torch.cat((sums, num_tokens[None], grad_norm[None])).tolist()
         loss, *losses, flops, reference_flops, tokens, norm = values
+        ce, kl = (total / max(tokens, 1) for total in losses[:2])
         return StepResult(
-            loss=loss, ce=losses[0] / tokens, kl=losses[1] / tokens, losses=tuple(losses), tokens=int(tokens),
+            loss=loss, ce=ce, kl=kl, losses=tuple(losses), tokens=int(tokens),
             grad_norm=norm, learning_rate=self.optimizer.param_groups[0]["lr"],
             flops=flops, reference_flops=reference_flops,
         )  # fmt: skip

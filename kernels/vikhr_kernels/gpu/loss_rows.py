@@ -48,6 +48,12 @@ def _exponential_remainder(b_x):
 
 
 @triton.jit
+def _masked_product(factor, x):
+    """factor * x, but 0 where the factor is 0: infinity or NaN times 0 would be NaN."""
+    return tl.where(factor != 0, factor * x, 0.0)
+
+
+@triton.jit
 def _load_logits(p_logits, o_v, m_v):
     return tl.load(p_logits + o_v, mask=m_v, other=_LOWEST)
 
@@ -77,7 +83,8 @@ def loss_rows_kernel(
     """One row of V logits a program. `p_gradient` may lie over the logits: at their place or in their upper half.
 
     z are the student's logits, r the reference's, p and q their softmaxes (over the support where one is given) and
-    d = log p - log q. Statistics are kept for each position of the block and joined at the end of the pass.
+    d = log p - log q. Statistics are kept for each position of the block and joined at the end of the pass. What is
+    multiplied by a coefficient of 0 may be NaN: it is selected away.
     """
     i_row = tl.program_id(0).to(tl.int64)
     p_logits += i_row * V
@@ -140,8 +147,10 @@ def loss_rows_kernel(
     z_coefficient = tl.load(p_z_coefficient + i_row)
     log_partition = largest + tl.log(total)
     ce = (largest - tl.load(p_logits + target)) + tl.log(total)
-    z_slope = 2 * z_coefficient * log_partition
+    z_slope = _masked_product(2 * z_coefficient, log_partition)
     share = 1 / total
+    has_kl = kl_coefficient != 0
+    counts = (ce_coefficient != 0) | has_kl | (z_coefficient != 0)
 
     b_kl = tl.zeros([BLOCK], tl.float32)
     if HAS_REFERENCE or WITH_GRADIENT:
@@ -176,16 +185,17 @@ def loss_rows_kernel(
                     b_kl_gradient = tl.where(small, b_remainder - b_p * b_log_ratio, b_q - b_p)
                 else:
                     b_kl_gradient = b_p * (b_difference - mean_difference)
-                b_gradient += kl_coefficient * b_kl_gradient
+                b_gradient = tl.where(has_kl, b_gradient + kl_coefficient * b_kl_gradient, b_gradient)
             if WITH_GRADIENT:
+                b_gradient = tl.where(counts, b_gradient, 0.0)
                 tl.debug_barrier()  # every warp has read this block, and the target's logit, before one overwrites it
                 tl.store(p_gradient + o_v, b_gradient.to(p_gradient.dtype.element_ty), mask=m_v)
 
     kl = tl.sum(b_kl, 0)
     tl.store(p_ce + i_row, ce)
     tl.store(p_kl + i_row, kl)
-    loss = ce_coefficient * ce + kl_coefficient * kl + z_coefficient * log_partition * log_partition
-    tl.store(p_losses + i_row, loss)
+    loss = _masked_product(ce_coefficient, ce) + _masked_product(kl_coefficient, kl)
+    tl.store(p_losses + i_row, loss + _masked_product(z_slope, log_partition) / 2)
 
 
 def loss_rows(

@@ -86,8 +86,7 @@ def rms_norm_weight_gradient_kernel(p_partial, p_d_weight, P, H, BLOCK: tl.const
 def forward(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Contiguous x [N, H], weight [H], residual [N, H] or None -> normalised, sum (or empty) [N, H] and scale [N]."""
     rows, width = x.shape
-    normalised = torch.empty_like(x)
-    summed = torch.empty_like(x if residual is not None else x[:0])
+    normalised, summed = x.new_empty(x.shape), x.new_empty(0 if residual is None else rows, width)
     scale = x.new_empty(rows, dtype=torch.float32)
     chosen = dispatch.choose("rms_norm_forward_kernel", x.dtype, x.device, width)
     if rows:
@@ -112,7 +111,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Contiguous upstream gradients and what forward made -> gradient of the sum [N, H] and of the weight [H]."""
     rows, width = summed.shape
-    d_x, d_weight = torch.empty_like(summed), torch.empty_like(weight)
+    d_x, d_weight = summed.new_empty(summed.shape), weight.new_empty(weight.shape)
     chosen = dispatch.choose("rms_norm_backward_kernel", summed.dtype, summed.device, width)
     programs = max(1, min(rows, dispatch.multiprocessors(summed.device) * chosen.programs))
     partial = weight.new_empty(programs, width, dtype=torch.float32)

@@ -119,6 +119,15 @@ def test_a_small_kl_keeps_its_digits(forward: bool, difference: float) -> None:
     assert (kl >= 0).all()
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 1e-30])
+def test_logits_whose_square_overflows(z_loss: float) -> None:
+    logits = torch.tensor([[1e30, -2e30, 5e29, 0.0]])
+    one, z = torch.ones(1), torch.full((1,), z_loss)
+    loss, ce, _, gradient = kernel_rows(logits, None, torch.tensor([2]), one, one, z, None, False, dtype=torch.float32)
+    torch.testing.assert_close(loss, ce + 1e30 if z_loss else ce)
+    torch.testing.assert_close(gradient, torch.tensor([[1.0 + 2 * z_loss * 1e30, 0, -1, 0]]))
+
+
 @pytest.mark.parametrize("shift", [0.0, 1e4, -1e4])
 def test_equal_models_have_no_kl_at_all(shift: float) -> None:
     logits, _, targets, coefficients = rows(LARGEST + 9, 1.0, 0.0)
