@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import write_text
 from vikhr_fast.io.stage_runner import Stage, run_stages, run_stages_at_once
 
@@ -47,3 +48,14 @@ def test_leftovers_of_a_killed_stage_go_and_nothing_else(tmp_path: Path, at_once
     assert done.read_text() == "before"
     assert output.read_text() == "made"
     assert sorted(output.parent.iterdir()) == sorted([output, *others])
+
+
+def refuse() -> None:
+    raise InputError("source first\n\x1b[2Jsecond: no such file")
+
+
+@pytest.mark.slow
+def test_the_error_of_a_stage_is_told_whole_whatever_it_names(tmp_path: Path) -> None:
+    stages = [Stage("one", tmp_path / "one", refuse)]
+    with pytest.raises(InputError, match=r"^one: ended with exit code 3: error: source first \\x1b\[2Jsecond: no such"):
+        run_stages_at_once(stages, tmp_path / "logs", jobs=1)

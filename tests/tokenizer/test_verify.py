@@ -89,6 +89,25 @@ def test_a_template_of_ones_own(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (5, "its chat template is of type int; give text"),
+        ([{"name": "other", "template": "a"}], "no chat template: This model has multiple chat templates"),
+        ([{"name": "default", "template": 5}], "its chat template is of type int; give text"),
+        (["a"], "transformers cannot load it"),
+        ([{"name": "default", "template": "{{ 1/0 }}"}], "refuses a chat of .*division by zero; mend the template"),
+    ],
+)
+def test_a_template_that_is_none_is_named(exported: Path, template: object, reason: str) -> None:
+    (exported / "chat_template.jinja").unlink()
+    config = json.loads((exported / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (exported / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    with pytest.raises(InputError, match=f"^{re.escape(str(exported))}: {reason}") as caught:
+        verify(VerifyTokenizer(exported, generated=0, chats=3))
+    assert "\n" not in str(caught.value)
+
+
 def test_gguf_reads_the_same_pieces_and_scores(trained: Path) -> None:
     """The vocabulary reader of llama.cpp's converter."""
     gguf = pytest.importorskip("gguf", reason="gguf is not installed")

@@ -18,6 +18,7 @@ from typing import NoReturn
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import configure_logging, logger
 from vikhr_fast.io.files import open_here, remove_leftovers
+from vikhr_fast.io.plain import one_line
 
 _GRACE_SECONDS = 60
 
@@ -138,14 +139,14 @@ def _child(run: Callable[[], object], log: Path, is_one_of_several: bool) -> Non
     try:
         run()
     except (InputError, RankLostError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {one_line(str(error))}\n")
         sys.exit(ExitCode.BAD_INPUT if isinstance(error, InputError) else ExitCode.RANK_LOST)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(ExitCode.NO_SPACE)
         if error.filename is None:
             raise
-        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        sys.stderr.write(f"error: {one_line(str(error.filename))}: {error.strerror}\n")
         sys.exit(ExitCode.BAD_INPUT)
 
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from vikhr_fast.data.sources import read_texts
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.plain import one_line
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.chat_template import BEGIN, END, render_chats
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read_model
@@ -108,9 +109,9 @@ class _Encoders:
         try:
             template = self.exported.get_chat_template()
         except ValueError as error:
-            raise InputError(f"{self.directory}: no chat template to use: {error}") from None
+            raise InputError(f"{self.directory}: no chat template: {one_line(str(error))}") from None
         if not isinstance(template, str):
-            raise InputError(f"{self.directory}: its chat template is a {type(template).__name__}, not text; mend it")
+            raise InputError(f"{self.directory}: its chat template is of type {type(template).__name__}; give text")
         values = {"add_generation_prompt": True, **self.exported.special_tokens_map}
         rendered = render_chats(template, str(self.directory), [{"messages": chat, **values} for chat in chats])
         tokens = 0
