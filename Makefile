@@ -38,9 +38,11 @@ gates: setup
 	$(BIN)/python tests/gates/mutate.py
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing: clang++ is not installed'; fi
 
-# What takes too long for every run, or needs a package that few users want: a Ray cluster, kills of training by the dozen.
+# What takes too long for every run, or needs a package that few users want: a Ray cluster, kills of training by the dozen,
+# and every law that a test states tried on examples that no run before has seen.
 nightly: setup build/nightly/.installed
 	$(BIN)/python -m pytest -m nightly
+	$(BIN)/python -m pytest -m 'not nightly' --hypothesis-profile=explore --numprocesses 2 --dist loadfile
 	$(BIN)/python tests/gates/kills.py --kills 6
 
 build/nightly/.installed: pyproject.toml

@@ -40,7 +40,7 @@ def peers(tokenizers: dict[str, Path]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None)
 @given(chat=conversations(plain), prompt=st.booleans())
 @example(chat=[Message("user", "Сколько?"), Message("assistant", "42")], prompt=False)
 @example(chat=[Message("user", ""), Message("assistant", "")], prompt=False)
@@ -67,7 +67,7 @@ def control_pieces(name: str, chat: list[Message]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None)
 @given(chat=conversations(hostile))
 def test_exactly_what_the_assistant_says_is_trained_whatever_it_looks_like(
     encoders: dict[str, ChatEncoder], name: str, chat: list[Message]
@@ -94,7 +94,7 @@ def test_exactly_what_the_assistant_says_is_trained_whatever_it_looks_like(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None)
 @given(chat=conversations(hostile), data=st.data())
 def test_an_answer_that_is_not_to_be_learnt_is_masked_with_its_end(
     encoders: dict[str, ChatEncoder], name: str, chat: list[Message], data: st.DataObject

@@ -20,7 +20,7 @@ from vikhr_fast.errors import InputError
 
 needs_data = pytest.mark.skipif(not planted.paragraphs(), reason=f"no text in {planted.DATA}")
 CLUSTERINGS = ["star", "transitive"]
-deterministic = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+deterministic = settings(max_examples=60, deadline=None)
 # Texts over few words, so that every kind of overlap occurs; some are edits of others.
 texts_strategy = st.lists(st.lists(st.sampled_from("абвгде"), max_size=14).map(" ".join), min_size=1, max_size=40)
 

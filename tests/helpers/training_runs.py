@@ -1,7 +1,9 @@
 """What tests of training share: a small configuration, and processes started as torchrun would."""
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -66,9 +68,7 @@ def make_config(workspace: Path, output: Path, **changes: dict[str, Any]) -> Tra
 
 def start_ranks(command: Sequence[str], ranks: int) -> list[subprocess.Popen[str]]:
     """Starts a Python command once a rank, as torchrun would; a single rank starts without a process group."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = []
     for rank in range(ranks):
@@ -80,6 +80,14 @@ def start_ranks(command: Sequence[str], ranks: int) -> list[subprocess.Popen[str
             )
         )
     return processes
+
+
+def _free_port() -> int:
+    """A port that nothing listens on, below those that the system gives to connections while the ranks start."""
+    while True:
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, 32_768)))
+            return int(free.getsockname()[1])
 
 
 def run_ranks(command: Sequence[str], ranks: int) -> None:

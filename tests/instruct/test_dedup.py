@@ -79,7 +79,7 @@ def changed(chance: random.Random, text: str) -> str:
     return chance.choice(["  ", " "]).join(words) + chance.choice(["", ".", "?", " …", "!"])
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_the_policy_pair_by_pair(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     chance = random.Random(seed)

@@ -81,7 +81,7 @@ def test_bytes_are_the_answers_and_targets_the_assistants(shards: Path, model: P
     assert scored.tokens == opened[0].num_trained
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None)
 @given(mask=st.lists(st.booleans(), max_size=30), tokens=st.integers(0, 40))
 def test_a_long_conversation_is_cut_after_its_last_answer_that_fits(mask: list[bool], tokens: int) -> None:
     chat = EncodedChat(np.arange(len(mask), dtype=np.int32), np.array(mask, bool))

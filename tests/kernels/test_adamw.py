@@ -15,7 +15,7 @@ def as_bits(x: torch.Tensor) -> torch.Tensor:
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=50))
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None)
 def test_split_round_trip_of_any_bits(bits: list[int]) -> None:
     master = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
     upper, remainder = split_master(master)

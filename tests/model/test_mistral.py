@@ -31,7 +31,7 @@ TINY = ModelConfig(
 )
 SAME_IN_FLOAT32 = 1e-5
 
-differential = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+differential = settings(max_examples=12, deadline=None)
 
 
 @st.composite

@@ -38,7 +38,7 @@ BYTES = [
 ]
 byte_strategy = st.lists(st.one_of(st.sampled_from(BYTES), st.binary(max_size=3)), max_size=20).map(b"".join)
 # Every run tries the same cases; timing on a busy machine is no failure.
-deterministic = settings(max_examples=50, derandomize=True, deadline=None, database=None)
+deterministic = settings(max_examples=50, deadline=None)
 
 
 @pytest.mark.slow

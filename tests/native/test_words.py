@@ -40,7 +40,7 @@ FRAGMENTS = [
     "Соединительный" * 3,
 ]
 text_strategy = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=4)), max_size=60).map("".join)
-deterministic = settings(max_examples=300, derandomize=True, deadline=None, database=None)
+deterministic = settings(max_examples=300, deadline=None)
 
 
 def hashes(texts: list[str], isa: str | None = None) -> list[list[int]]:

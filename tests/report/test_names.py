@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from corpora import write_documents, write_jsonl
 from hostile import WORST, Page, file_names, is_seen, names, squeezed
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.chat.template import Message
@@ -98,7 +98,8 @@ def page_of(kind: str, scratch: Path, found: list[str], directories: list[str]) 
     else:
         directory = write_documents(scratch / "scrubbed", found, email=1)
         sample = {"kind": "email", "before": found[0], "found": found[-1], "after": ""}
-        write_jsonl(directory / REPLACED, [{**sample, "source": name.replace("\ud800", "")} for name in found])
+        samples = [{**sample, "source": name.replace("\ud800", "")} for name in found]
+        (directory / REPLACED).write_text("".join(json.dumps(sample) + "\n" for sample in samples))
         report_run(Report((directory,), output))
     return Page(output.read_text(encoding="utf-8")).text
 
@@ -126,6 +127,7 @@ def test_pages_show_the_worst_names(kind: str, tmp_path: Path) -> None:
     found=st.lists(names, min_size=1, max_size=4, unique=True),
     directories=st.lists(file_names, min_size=1, max_size=2, unique=True),
 )
+@example(found=["\ud800"], directories=["$x_{$"])
 def test_pages_show_any_names(
     kind: str, found: list[str], directories: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

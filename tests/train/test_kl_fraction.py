@@ -115,7 +115,7 @@ def test_the_expected_gradient_is_the_full_one(
     count=st.integers(1, 50),
     fractions=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
 )
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None)
 def test_draws_are_of_the_size_asked_for_and_nested(seed: int, first: int, count: int, fractions: list[float]) -> None:
     sequences = range(first, first + count)
     small, large = (draw(seed, sequences, fraction) for fraction in fractions)
@@ -144,7 +144,7 @@ def corpus(workspace: Path) -> PackedCorpus:
     shape=st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 3]), st.integers(1, 4)),
     share=st.integers(1, 48),
 )
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(deadline=None, max_examples=25)
 def test_all_ranks_ask_the_reference_as_often(corpus: PackedCorpus, shape: tuple[int, int, int], share: int) -> None:
     """And together they have every token of the step once, with the factor of its own sequence."""
     ranks, micro_batch, accumulation = shape

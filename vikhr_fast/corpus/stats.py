@@ -93,19 +93,20 @@ def _sources_table(directory: Path, stages: dict[str, Documents]) -> Table:
         {name: shards.get(f"{split}/{name}", {}).get("tokens", 0) for name in first}
         for split in ("train", "validation")
     )
+    trained = sum(train.values())  # may be none: all of a small corpus held out, or shards of other sources
     rows = []
     for name in first:
         documents, size = (last.get(name, {}).get(key, 0) for key in ("documents", "bytes"))
         row = [name, f"{first[name].get('documents', 0):,}", f"{documents:,}", f"{size / _MEGA:,.2f}"]
         if shards:
             row += [f"{tokens.get(name, 0):,}" for tokens in (before, after, train, held_out)]
-            row.append(f"{train[name] / sum(train.values()):.1%}")
+            row.append(f"{train[name] / trained:.1%}" if trained else "")
             row.append(f"{size / after[name]:.2f}" if after.get(name) else "")
         rows.append(tuple(row))
     header = ["source", "documents read", "left", "MB left"]
     if shards:
         header += ["tokens read", "left", "to train on", "held out", "share of training", "bytes a token"]
-    caption = "By source." if not shards else f"By source; {sum(train.values()):,} tokens to train on, weights applied."
+    caption = "By source." if not shards else f"By source; {trained:,} tokens to train on, weights applied."
     return Table(caption, tuple(header), tuple(rows))
 
 
