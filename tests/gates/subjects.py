@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -28,6 +29,9 @@ from vikhr_fast.corpus.train_filter import _read as read_annotations
 from vikhr_fast.data.documents import Documents
 from vikhr_fast.data.read import Columns, read_objects, read_records, readable_values
 from vikhr_fast.data.token_shards import TokenShards
+from vikhr_fast.doctor.data import data_findings
+from vikhr_fast.doctor.findings import Finding
+from vikhr_fast.doctor.model import model_findings
 from vikhr_fast.encoder.classifier import Classifier, Scorer
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate import command as evaluation
@@ -103,12 +107,21 @@ def _models(root: Path) -> list[Subject]:
     generation.write_text('{"bos_token_id": 1, "eos_token_id": [2, 3], "max_length": 20}')
     return [
         Subject("model config", root / "model" / "config.json", config),
+        Subject(
+            "doctor of a model", root / "model" / "config.json", lambda file: _expected(model_findings(file.parent))
+        ),
         Subject("index of weights", root / "sharded" / "model.safetensors.index.json", _read_model),
         Subject("config of a base", root / "model" / "config.json", adapted),
         Subject("generation config", generation, adapted),
         Subject("config of an encoder", root / "encoder" / "config.json", _read_encoder),
         Subject("tokenizer of an encoder", root / "encoder" / "tokenizer.json", _read_encoder),
     ]
+
+
+def _expected(findings: Iterable[Finding]) -> None:
+    """Goes through what the doctor finds, which has a text of its own for whatever was foreseen."""
+    for finding in findings:
+        assert not re.match(r"\w*(Error|Exception|Interrupt): ", finding.text), finding
 
 
 def _read_model(file: Path) -> None:
@@ -310,6 +323,7 @@ def _rows(root: Path) -> list[Subject]:
 
     return [
         Subject("rows of json", whole, read),
+        Subject("doctor of rows", lines, lambda file: _expected(data_findings(file)), "lines"),
         Subject("rows of jsonl", lines, read, "lines"),
         Subject("annotations", notes, lambda file: read_annotations(file, 3.0), "lines"),
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import Environment, StrictUndefined, TemplateError
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_directory, write_text
 from vikhr_fast.io.guarded import read_json
+from vikhr_fast.io.plain import as_markdown
 from vikhr_fast.model.config import read_config, write_config
 from vikhr_fast.model.weights import write_weights
 from vikhr_fast.tokenizer.files import companions
