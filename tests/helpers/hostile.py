@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from vikhr_fast.io.plain import plain
 
@@ -32,8 +33,8 @@ file_names = names.map(lambda name: re.sub("[/\x00\ud800]", "", name)).filter(
 
 
 def squeezed(text: str) -> str:
-    """Without white space, and the strokes of a table for the terminal."""
-    return re.sub(r"[\s\u200b\u2500-\u257f]", "", text)
+    """Without white space, the strokes of a terminal's table, and what has no width there, which it may leave out."""
+    return "".join(c for c in re.sub(r"[\s\u200b\u2500-\u257f]", "", text) if cell_len(c))
 
 
 def is_seen(name: str, text: str) -> bool:

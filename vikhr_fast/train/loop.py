@@ -47,10 +47,6 @@ def train(config: TrainConfig) -> Path:
         ranks.on_main(lambda: open_inputs(config))  # reads every byte once, on one rank
         inputs = open_inputs(config, verify=False)
         describe(config, inputs, ranks.count)  # its checks, before anything is written
-        if ranks.is_main and (warmup := config.optimizer.warmup_steps) > inputs.num_steps:
-            highest = learning_rate(inputs.num_steps - 1, inputs.num_steps, config.optimizer)
-            reason = f"longer than the run of {inputs.num_steps:,}: the learning rate only comes to {highest:.2e}"
-            logger.warning(f"optimizer.warmup_steps: {warmup:,}, {reason}")
         ranks.on_main(lambda: stack.enter_context(locked(config.output)))
         ranks.on_main(lambda: record_inputs(config, inputs))
         final = config.output / MODEL
@@ -89,6 +85,10 @@ class Training:
         ):
             if ranks.is_main:
                 logger.info(describe(config, self.inputs, ranks.count, first_step))
+                if (warmup := config.optimizer.warmup_steps) > self.num_steps:
+                    highest = learning_rate(self.num_steps - 1, self.num_steps, config.optimizer)
+                    reason = f"longer than the run of {self.num_steps:,}: the learning rate only comes to {highest:.2e}"
+                    logger.warning(f"optimizer.warmup_steps: {warmup:,}, {reason}")
             try:
                 if self.state.validation is None:  # before the first step, or stopped before it was done
                     self._validate_if_due(metrics)

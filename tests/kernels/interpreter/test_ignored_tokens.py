@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -105,6 +105,12 @@ def cases(draw: st.DrawFn) -> tuple[Case, Tensor]:
     return Case(dtype, inputs, options, draw(st.booleans()), torch.rand(tokens, generator=generator)), rows
 
 
+def few_examples(count: int) -> settings:
+    """As they are: they are small, and to look for smaller ones takes minutes in the interpreter."""
+    phases = (Phase.explicit, Phase.generate)
+    return settings(max_examples=count, deadline=None, derandomize=True, phases=phases)
+
+
 poisons = st.sampled_from([torch.nan, torch.inf, -torch.inf, 1e30])
 
 
@@ -116,7 +122,7 @@ def assert_equal_bits(results: dict[str, Tensor], expected: dict[str, Tensor]) -
 
 @for_each_implementation
 @given(cases(), poisons)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@few_examples(40)
 def test_an_ignored_token_has_no_influence(implementation: str, drawn: tuple[Case, Tensor], value: float) -> None:
     case, rows = drawn
     case.inputs["targets"][rows] = -100
@@ -132,7 +138,7 @@ def test_an_ignored_token_has_no_influence(implementation: str, drawn: tuple[Cas
 
 @for_each_implementation
 @given(cases(), poisons)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@few_examples(25)
 def test_a_token_of_weight_0_has_no_influence_but_on_its_own_ce_and_kl(
     implementation: str, drawn: tuple[Case, Tensor], value: float
 ) -> None:
@@ -151,7 +157,7 @@ def test_a_token_of_weight_0_has_no_influence_but_on_its_own_ce_and_kl(
 
 @for_each_implementation
 @given(cases(), poisons)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@few_examples(25)
 def test_a_kl_of_weight_0_has_no_influence(implementation: str, drawn: tuple[Case, Tensor], value: float) -> None:
     case, rows = drawn
     case.poison(rows, 0.0, "kl_weight", "ref_hidden")
@@ -164,7 +170,7 @@ def test_a_kl_of_weight_0_has_no_influence(implementation: str, drawn: tuple[Cas
 
 @for_each_implementation
 @given(cases(), poisons, st.sampled_from(["hidden", "ref_hidden", "token_weights", "ce_weight", "kl_weight"]))
-@settings(max_examples=25, deadline=None, derandomize=True)
+@few_examples(25)
 def test_a_trained_token_shows_what_it_holds(
     implementation: str, drawn: tuple[Case, Tensor], value: float, name: str
 ) -> None:
