@@ -31,12 +31,13 @@ test: setup
 
 # What belongs before every merge: the slow tests, a file in one process since many share a start of several ranks; then every
 # kernel compiles for A100 and H100 within its recorded cost, and every planted mistake in a kernel makes a test fail, neither
-# of which needs a GPU; then fuzzing, where there is clang.
+# of which needs a GPU; then fuzzing of readers, and of the C++ where there is clang.
 gates: setup
 	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m vikhr_kernels.aot
 	$(BIN)/python tests/gates/mutate.py
-	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing: clang++ is not installed'; fi
+	$(BIN)/python tests/gates/fuzz_readers.py --seconds 90
+	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing of C++: clang++ is not installed'; fi
 
 # What takes too long for every run, or needs a package that few users want: a Ray cluster, kills of training by the dozen,
 # and every law that a test states tried on examples that no run before has seen.

@@ -1,4 +1,4 @@
-"""One thread a test process: bit-exact sums, and no fighting over cores between workers; the same examples every time."""
+"""Same examples every time; one thread a test process: bit-exact sums, and no fighting over cores between workers."""
 
 import signal
 from pathlib import Path

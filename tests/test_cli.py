@@ -20,6 +20,7 @@ import vikhr_fast
 from vikhr_fast.cli import main
 from vikhr_fast.commands import COMMANDS, Command
 from vikhr_fast.corpus.shard import Shard, write_shards
+from vikhr_fast.errors import InputError
 from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
@@ -93,9 +94,30 @@ def write_toml(text: str) -> Callable[[Path], None]:
     return lambda workspace: (workspace / "run.toml").write_text(text) and None
 
 
+def change_config(**changes: Any) -> Callable[[Path], object]:
+    def change(workspace: Path) -> None:
+        file = workspace / "model" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+    return change
+
+
+def odd_index(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+
+
 BAD_TRAINING: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
     # name: (damage, further flags, what the line must name)
     "missing config": (lambda _: None, ["--config", "no-such.toml"], ["no-such.toml"]),
+    "odd count": (write_toml("seed = true\n"), ["--config", "run.toml"], ["run.toml", "seed: True: input should"]),
+    "float count": (write_toml("[batch]\nmicro_batch = 2.0\n"), ["--config", "run.toml"], ["batch.micro_batch: 2.0"]),
+    "text count": (write_toml('[data]\nepochs = "3"\n'), ["--config", "run.toml"], ["data.epochs: '3': input should"]),
+    "endless epochs": (write_toml("[data]\nepochs = 1000000\n"), ["--config", "run.toml"], ["data.epochs: 1000000"]),
+    "huge seed": (write_toml(f"seed = {2**63}\n"), ["--config", "run.toml"], ["run.toml: not valid TOML: an integer"]),
+    "odd flag": (write_toml('tensorboard = "no"\n'), ["--config", "run.toml"], ["tensorboard: 'no': input should"]),
+    "deep TOML": (write_toml(f"a = {'[' * 9000}\n"), ["--config", "run.toml"], ["run.toml: not valid TOML: nested"]),
+    "NUL": (write_toml('model = "a\\u0000"\n'), ["--config", "run.toml"], ["run.toml: not valid TOML: a string with"]),
     "unknown key": (write_toml("[data]\nbogus = 1\n"), ["--config", "run.toml"], ["run.toml", "data.bogus"]),
     "broken toml": (write_toml("[data\n"), ["--config", "run.toml"], ["run.toml", "line 1"]),
     "impossible value": (lambda _: None, ["--batch.micro-batch", "0"], ["batch.micro_batch", "0"]),
@@ -105,6 +127,11 @@ BAD_TRAINING: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
     "truncated shard": (lambda w: os.truncate(token_file(w), 100), [], [".bin", "100"]),
     "broken manifest": (lambda w: os.truncate(w / "shards" / "manifest.json", 50), [], ["manifest.json"]),
     "missing model": (lambda w: shutil.rmtree(w / "model"), [], ["model", "config.json"]),
+    "deep config": (lambda w: (w / "model" / "config.json").write_text("[" * 100_000), [], ["config.json", "nested"]),
+    "endless layers": (change_config(num_hidden_layers=10**9), [], ["config.json", "num_hidden_layers is 1000000000"]),
+    "absent layers": (change_config(num_hidden_layers=4096), [], ["num_hidden_layers is 4,096, but there are only"]),
+    "absurd vocabulary": (change_config(vocab_size=10**12), [], ["config.json", "vocab_size is 1000000000000"]),
+    "odd index": (lambda w: odd_index(w / "model"), [], ["model.safetensors.index.json: weight_map: must be"]),
     "missing weights": (lambda w: (w / "model" / "model.safetensors").unlink(), [], ["model.safetensors"]),
     "truncated weights": (lambda w: os.truncate(w / "model" / "model.safetensors", 500), [], ["model.safetensors"]),
     "other vocabulary": (other_vocabulary, [], ["shards", "520", "500"]),
@@ -383,3 +410,12 @@ def test_a_rank_names_itself_where_it_knows_its_number(
     monkeypatch.setenv("RANK", "1")
     code, _, error = run(capsys, *command)
     assert (code, error.startswith("vikhr-fast: rank 1: error: ")) == (3, True)
+
+
+def test_an_error_is_one_line_of_bounded_length_whatever_it_quotes() -> None:
+    assert str(InputError("a: 'b\nc\r\nd\u2028e': what to do")) == "a: 'b c d e': what to do"
+    long = str(InputError(f"file: {'x' * 1_000_000}: what to do"))
+    assert long.startswith("file: xxx")
+    assert long.endswith("xxx: what to do")
+    assert len(long) < 5000
+    assert str(InputError("  two  spaces  ")) == "  two  spaces  "

@@ -11,7 +11,7 @@ import vikhr_fast
 
 ROOT = Path(vikhr_fast.__file__).parent
 LAYERS = (
-    "errors", "config", "io",
+    "errors", "io", "config",
     "model", "data", "distributed",
     "tokenizer", "chat",
     "adapt", "llm", "encoder", "corpus", "instruct", "inference", "evaluate", "plan", "train", "publish",

@@ -1,6 +1,5 @@
 """The training configuration: nested frozen dataclasses, filled from a TOML preset, then from the command line."""
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,21 +9,19 @@ from pydantic import Field
 from pydantic_core import ErrorDetails
 
 from vikhr_fast.errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from vikhr_fast.io import guarded
 
 PRESETS = Path(__file__).parent / "presets"
 
 _Config = TypeVar("_Config")
 
-_Positive = Annotated[float, Field(gt=0)]
-_NotNegative = Annotated[float, Field(ge=0)]
-_Fraction = Annotated[float, Field(ge=0, le=1)]
-_Count = Annotated[int, Field(ge=1)]
-_CountOrZero = Annotated[int, Field(ge=0)]
+_Flag = Annotated[bool, Field(strict=True)]
+_Positive = Annotated[float, Field(strict=True, gt=0)]
+_NotNegative = Annotated[float, Field(strict=True, ge=0)]
+_Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+_Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
+_CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Sequences = Annotated[int, Field(strict=True, ge=1, le=2**20)]
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -37,12 +34,12 @@ class DataConfig:
     """Token shards by source name; every document of every source once an epoch."""
     validation: dict[str, Path] = field(default_factory=dict)
     """Held-out token shards by name; each is reported as bits per byte and as loss per token."""
-    sequence_length: Annotated[int, Field(ge=2, le=2**20)] = 1024
+    sequence_length: Annotated[int, Field(strict=True, ge=2, le=2**20)] = 1024
     """Tokens a sequence; whole documents are packed into it, longer ones become consecutive windows."""
-    validation_window: Annotated[int, Field(ge=0, le=2**20)] = 0
+    validation_window: Annotated[int, Field(strict=True, ge=0, le=2**20)] = 0
     """Tokens a window of validation; 0 is sequence_length. Scores compare at one length; `vikhr-fast evaluate` has
     1,024."""
-    epochs: _Count = 1
+    epochs: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1
     """Passes over the documents, each in a new order."""
 
     @property
@@ -55,9 +52,9 @@ class DataConfig:
 class BatchConfig:
     """How many sequences a step takes. Accumulation is sequences_per_step / (micro_batch x ranks)."""
 
-    micro_batch: _Count = 3
+    micro_batch: _Sequences = 3
     """Sequences a rank runs through the model at once."""
-    sequences_per_step: _Count = 3072
+    sequences_per_step: _Sequences = 3072
     """Sequences an optimiser step, over all ranks and micro-batches: the run is the same on any number of ranks."""
 
 
@@ -67,9 +64,9 @@ class OptimizerConfig:
 
     learning_rate: _Positive = 1e-3
     """Peak learning rate."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta1: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
     """Decay of the gradient's running mean."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    beta2: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.95
     """Decay of the squared gradient's running mean."""
     eps: _Positive = 1e-8
     """Added to the square root of the squared gradient's mean."""
@@ -107,10 +104,10 @@ class KLConfig:
     """slerp interpolates spherically between the vectors of per-token CE and KL."""
     slerp_factor: _Fraction = 0.5
     """0 is all cross-entropy, 1 all KL."""
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    fraction: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
     """Share of each step's sequences whose KL is taken, times its inverse, drawn by the seed: the expected gradient is
     that of the whole KL (under slerp, given its weights). The reference runs in the micro-batches that have them."""
-    source_weights: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
+    source_weights: dict[str, Annotated[float, Field(strict=True, ge=0)]] = field(default_factory=dict)
     """Further factor of the KL on documents of the named training sources; 1 where not named."""
 
     @property
@@ -127,7 +124,7 @@ class RuntimeConfig:
     """auto is CUDA where there is a GPU."""
     dtype: Literal["float32", "bfloat16", "float64"] = "bfloat16"
     """Dtype of forward and backward. Master weights are float32, or float64 when this is."""
-    threads: Annotated[int, Field(ge=0, le=4096)] = 0
+    threads: Annotated[int, Field(strict=True, ge=0, le=4096)] = 0
     """CPU threads a rank; 0 shares the cores among the ranks. Bit-exact repeats need the same number."""
     chunk_tokens: _CountOrZero = 0
     """Tokens whose logits exist at once; 0 lets the loss head choose."""
@@ -135,15 +132,15 @@ class RuntimeConfig:
     """Groups of ranks, each with all weights sharded inside it (HSDP): as many as nodes keeps gathering in a node."""
     checkpointing: Literal["none", "selective", "full"] = "none"
     """What backward computes again of each layer, to keep less: nothing, all but attention, or all."""
-    keep_gathered: bool = False
+    keep_gathered: _Flag = False
     """Gather the trained weights once a step, not twice a micro-batch: more memory; no effect on one rank."""
-    whole_reference: bool = False
+    whole_reference: _Flag = False
     """Each rank has the whole reference, which is never gathered: more memory; no effect on one rank."""
     reference_micro_batches: _Count = 1
     """Micro-batches that one forward of the reference takes; a sharded reference is gathered once for all of them."""
-    reduce_each_micro_batch: bool = False
+    reduce_each_micro_batch: _Flag = False
     """Reduce gradients each micro-batch, not once a step: more communication, less memory; no effect on one rank."""
-    timeout_seconds: Annotated[int, Field(ge=1, le=10**7)] = 1800
+    timeout_seconds: Annotated[int, Field(strict=True, ge=1, le=10**7)] = 1800
     """How long a rank waits for the others before the run fails."""
 
 
@@ -161,7 +158,7 @@ class ScheduleConfig:
     """How many of the newest checkpoints stay on disk."""
     keep_every: _CountOrZero = 0
     """Checkpoints of steps that are multiples of this stay, too."""
-    keep_best: bool = False
+    keep_best: _Flag = False
     """So does the one with the fewest bits per byte, over all validation sets; it needs validation at its step."""
 
 
@@ -219,9 +216,9 @@ class TrainConfig:
     """Seed of the data order."""
     profile: _CountOrZero = 0
     """Record this many steps after the second into OUTPUT/profile: trace, operations by time, memory on a GPU."""
-    tensorboard: bool = False
+    tensorboard: _Flag = False
     """Also write TensorBoard events (extra `tensorboard`)."""
-    wandb: bool = False
+    wandb: _Flag = False
     """Also log to Weights & Biases (extra `wandb`), by its own variables: WANDB_PROJECT, WANDB_MODE=offline, ..."""
 
 
@@ -236,15 +233,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     preset = PRESETS / f"{path}.toml"
     file = preset if not path.suffix and preset.is_file() else path
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
-        raise InputError(f"{path}: no such config; give a TOML file or one of the presets {names}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from None
+        raise InputError(f"{path}: no such config; give a TOML file or one of the presets {names}")
+    return guarded.read_toml(file)
 
 
 def train_config(values: dict[str, Any], source: str) -> TrainConfig:
@@ -256,12 +248,17 @@ def train_config(values: dict[str, Any], source: str) -> TrainConfig:
     return validated(_ADAPTER, values, source)
 
 
-def validated(adapter: pydantic.TypeAdapter[_Config], values: object, source: str) -> _Config:
-    """What the adapter makes of the values; InputError, one line, as `train_config`."""
+def validated(adapter: pydantic.TypeAdapter[_Config], values: object, source: str, advice: str = "") -> _Config:
+    """What the adapter makes of the values; InputError, one line, as `train_config`, which ends in the advice."""
     try:
         return adapter.validate_python(values)
     except pydantic.ValidationError as error:
-        raise InputError(f"{source}: {_describe(error.errors())}") from None
+        raise InputError(f"{source}: {_describe(error.errors())}{advice and f'; {advice}'}") from None
+
+
+def read_record(path: Path, adapter: pydantic.TypeAdapter[_Config], advice: str = "") -> _Config:
+    """What the adapter makes of the JSON in a file; InputError where it can't be read or is something else."""
+    return validated(adapter, guarded.read_json_value(path, advice), f"{path}: damaged", advice)
 
 
 def config_with_gaps(values: dict[str, Any], source: str, gap: Any) -> TrainConfig:
@@ -307,6 +304,6 @@ def _describe(problems: list[ErrorDetails]) -> str:
     known = {"unexpected_keyword_argument": "unknown key", "missing": "missing", "missing_argument": "missing"}
     described = []
     for problem in problems:
-        sentence = f"{problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-        described.append(f"{'.'.join(map(str, problem['loc']))}: {known.get(problem['type'], sentence)}")
+        said = known.get(problem["type"]) or f"{problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        described.append(": ".join([*filter(None, [".".join(map(str, problem["loc"]))]), said]))
     return "; ".join(described)

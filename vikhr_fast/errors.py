@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+_SHOWN_CHARACTERS = 2000  # of a long message, at its beginning and at its end
+
 
 class ExitCode(IntEnum):
     """Exit codes of every `vikhr-fast` command."""
@@ -17,7 +19,17 @@ class ExitCode(IntEnum):
 
 
 class InputError(Exception):
-    """Something the user gave is wrong. The message is one line: what, where, and what to do."""
+    """Something the user gave is wrong. The message is one line: what, where, and what to do.
+
+    Args:
+        message: line breaks in it, as what it quotes may have, become spaces, and the middle of a long one three dots.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.splitlines())
+        if len(line) > 2 * _SHOWN_CHARACTERS:
+            line = f"{line[:_SHOWN_CHARACTERS]} ... {line[-_SHOWN_CHARACTERS:]}"
+        super().__init__(line)
 
 
 class RankLostError(Exception):

@@ -1,5 +1,6 @@
 #include "bpe/model.hpp"
 
+#include <cmath>
 #include <cstring>
 
 #include "text/scan.hpp"
@@ -111,7 +112,10 @@ Piece parse_piece(FieldReader fields) {
   while (fields.next()) {
     switch (fields.number()) {
       case 1: piece.text = fields.text(); break;
-      case 2: piece.score = fields.real(); break;
+      case 2:
+        piece.score = fields.real();
+        if (!std::isfinite(piece.score)) fields.fail("a score that is no finite number");
+        break;
       case 3:
         if (fields.integer() < 1 || fields.integer() > 6) fields.fail("an unknown type of piece");
         piece.type = static_cast<PieceType>(fields.integer());

@@ -284,3 +284,56 @@ def test_a_cell_that_is_kept_is_read_to_its_last_digit_or_rejected(tmp_path: Pat
         ("bad/1", '{"day": "1970-01-01"}'),
     ]
     assert documents.counts["bad"]["rejected"] == 1
+
+
+def test_long_lines_are_rejected_and_counted(tmp_path: Path) -> None:
+    rows = [{"text": "раз"}, {"text": "два " * 1000}, {"text": "три"}]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    (tmp_path / "b.txt").write_text("четыре\n\n" + "пять пять пять\n" * 500 + "\n\nшесть")
+    sources = {"s": SourceSettings(input=(str(tmp_path / "a.jsonl.gz"), str(tmp_path / "b.txt")))}
+    config = write_config(tmp_path / "corpus.toml", sources)
+    config.write_text(config.read_text() + "\n[collect]\nmax_line = 0.005\n")
+    collect(Collect(config, tmp_path / "out"))
+    documents = Documents.open(tmp_path / "out")
+    assert texts_of(documents) == ["раз", "три", "четыре", "шесть"]
+    assert (documents.counts["s"]["read"], documents.counts["s"]["rejected"]) == (4, 2)
+    notes = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(Path(note["file"]).name, note["line"]) for note in notes] == [("a.jsonl.gz", 2), ("b.txt", 3)]
+    assert all("more than 0.005 MB; cut it up" in note["reason"] for note in notes)
+    assert documents.manifest["work"]["settings"]["max_line"] == 0.005
+    config.write_text(config.read_text().replace("0.005", "1.0"))
+    with pytest.raises(InputError, match="made of other input or settings"):
+        collect(Collect(config, tmp_path / "out"))
+    config.write_text(config.read_text().replace("1.0", "64.0"))
+    collect(Collect(config, tmp_path / "whole"))
+    assert "max_line" not in Documents.open(tmp_path / "whole").manifest["work"]["settings"]
+    for impossible in ("0", "-1.0", "nan", "inf", "true"):
+        config.write_text(config.read_text().replace("64.0", impossible))
+        with pytest.raises(InputError, match=r"collect\.max_line: "):
+            read_settings(config)
+        config.write_text(config.read_text().replace(f"= {impossible}", "= 64.0"))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("top = 3", "top = true", "sources.s.top: True: input should be a valid integer"),
+        ("top = 3", "top = 3.0", "sources.s.top: 3.0: input should be a valid integer"),
+        ("top = 3", 'top = "3"', "sources.s.top: '3': input should be a valid integer"),
+        ("top = 3", "top = 0", "sources.s.top: 0: input should be greater"),
+        ("top = 3", "descending = 1", "sources.s.descending: 1: input should be a valid boolean"),
+        ("weight = 1.0", "weight = true", "sources.s.weight: True: input should be a valid number"),
+        ("weight = 1.0", "weight = nan", "sources.s.weight: nan: input should be"),
+        ("top = 3", "where = 5", "sources.s.where: 5: input should be a valid string"),
+        ("top = 3", f'where = "{"-" * 100_000}1"', "where: '---.* not an expression: more than 10,000 characters"),
+    ],
+)
+def test_values_of_another_kind_are_one_line(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"text": "раз"}])
+    text = f'[sources.s]\ninput = ["{file}"]\nsort_by = "1"\ntop = 3\nweight = 1.0\n'
+    (tmp_path / "corpus.toml").write_text(text.replace(right, wrong))
+    with pytest.raises(InputError, match=complaint) as caught:
+        collect(Collect(tmp_path / "corpus.toml", tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "corpus.toml").write_text(text)
+    collect(Collect(tmp_path / "corpus.toml", tmp_path / "out"))

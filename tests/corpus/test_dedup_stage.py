@@ -197,9 +197,14 @@ def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_pa
         with pytest.raises(InputError, match=complaint):
             dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(), machine))
     state = tmp_path / "passes.json"
-    state.write_text('{"phase": "ad')
-    with pytest.raises(InputError, match=r"passes\.json: damaged"):
-        multipass_dedup.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)
+    for damaged in ('{"phase": "ad', "[]", '{"phase": "other"}', '{"part": -1}', '{"index": "../x"}', "[" * 100_000):
+        state.write_text(damaged)
+        with pytest.raises(InputError, match=r"passes\.json: damaged: .*; remove .* and begin anew"):
+            multipass_dedup.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)
+    for damaged_array in (b"", b"\x93NUMPY", b"x" * 200):
+        multipass_dedup.owners_file(tmp_path, 0).write_bytes(damaged_array)
+        with pytest.raises(InputError, match=r"owners-00000\.npy: damaged: .*; remove .* and begin anew"):
+            multipass_dedup.read_owners(tmp_path, 0)
 
 
 def test_a_cluster_that_is_not_there_costs_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

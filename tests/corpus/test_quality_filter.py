@@ -177,7 +177,15 @@ def test_what_cannot_be_learnt_is_one_clear_error(root: Path, tmp_path: Path) ->
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / ANNOTATIONS).write_text('{"text": "раз", "scores": {"a": 5}}\n{"text": 5}\n')
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / ANNOTATIONS).write_text('{"text": "раз", "scores": {"a": 1e400}}\n')
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    (deep / ANNOTATIONS).write_text('{"text": "раз", "scores": {"a": 5}}\n' + "[" * 100_000)
     for options, complaint in (
+        (TrainFilter(odd, tmp_path / "out"), "line 1: not an annotation: scores.a: inf"),
+        (TrainFilter(deep, tmp_path / "out"), "line 2: not valid JSON: nested"),
         (TrainFilter(few, tmp_path / "out"), "5 annotations; 20 or more"),
         (TrainFilter(broken, tmp_path / "out"), "line 2: not an annotation"),
         (TrainFilter(tmp_path, tmp_path / "out"), "no such file"),
@@ -191,6 +199,11 @@ def test_what_cannot_be_learnt_is_one_clear_error(root: Path, tmp_path: Path) ->
         assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="no classifier"):
         Classifier.load(tmp_path, "cpu")
+    settings = {"slope": 1.0, "offset": 0.0, "threshold": 0.5, "maximum_tokens": 8}
+    for name, value in (("slope", None), ("offset", float("nan")), ("threshold", "high"), ("maximum_tokens", True)):
+        (tmp_path / "filter.json").write_text(json.dumps(settings | {name: value}))
+        with pytest.raises(InputError, match=rf"filter\.json: damaged: {name}: .*no classifier"):
+            Classifier.load(tmp_path, "cpu")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no GPU"):
             device_of("cuda")

@@ -2,6 +2,7 @@ import errno
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from vikhr_fast.corpus import TokenShards, read_documents, shard
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import sha256_of
+from vikhr_fast.io.manifest import manifest_sha256
 
 texts = st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min_size=1, max_size=8)
 
@@ -215,6 +217,62 @@ def test_bad_manifest_is_named(copied: Path, content: bytes, complaint: str) -> 
         InputError, match=rf"manifest\.json: {complaint}; rebuild the shards with `vikhr-fast corpus shard`"
     ):
         TokenShards.open(copied)
+
+
+Manifest = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("lie", "complaint"),
+    [
+        (lambda manifest: manifest.update(bos_id="1"), "bos_id: '1': input should be a valid integer"),
+        (lambda manifest: manifest.update(vocab_size=700.0), "vocab_size: 700.0: input should be a valid integer"),
+        (lambda manifest: manifest.update(num_tokens=True), "num_tokens: True: input should"),
+        (lambda manifest: manifest.update(num_bytes=-1), "num_bytes: -1: input should"),
+        (lambda manifest: manifest.update(dtype="<u8"), "dtype: '<u8': input should"),
+        (lambda manifest: manifest.update(files=None), "files: None: input should"),
+        (lambda manifest: manifest["files"][0].update(name="../x.bin"), "files.0.name: '../x.bin': string should"),
+        (lambda manifest: manifest["files"][1].pop("sha256"), "files.1.sha256: missing"),
+        (lambda manifest: manifest.pop("index"), "index: missing"),
+        (lambda manifest: manifest.update(num_documents=1), "sizes that don't fit each other"),
+        (lambda manifest: manifest["files"].pop(), "sizes that don't fit each other"),
+        (lambda manifest: manifest["files"][0].update(tokens=3), "sizes that don't fit each other"),
+        (
+            lambda manifest: manifest["files"][0].update(trained={**manifest["index"]}),
+            "sizes that don't fit each other",
+        ),
+        (lambda manifest: manifest["index"].update(name="tokens-00000.bin"), "sizes that don't fit each other"),
+    ],
+)
+def test_a_manifest_that_lies_under_its_own_checksum_is_refused(
+    copied: Path, lie: Callable[[Manifest], object], complaint: str
+) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    lie(manifest)
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "sha256": manifest_sha256(manifest)}))
+    with pytest.raises(InputError, match=rf"manifest\.json: damaged: .*{re.escape(complaint)}.*; rebuild the shards"):
+        TokenShards.open(copied)
+
+
+def test_documents_that_are_shared_out_otherwise_than_the_index_says_are_refused(copied: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    first, second = manifest["files"][:2]
+    first["documents"], second["documents"] = first["documents"] - 1, second["documents"] + 1
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "sha256": manifest_sha256(manifest)}))
+    with pytest.raises(InputError, match=r"documents\.bin: damaged: not increasing as it must"):
+        TokenShards.open(copied)
+
+
+def test_a_long_line_is_refused_or_allowed(tokenizer: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "раз"}\n' + json.dumps({"text": "два " * 500}))
+    with pytest.raises(InputError, match=r"a\.jsonl: line 2: more than 0.001 MB; cut it up"):
+        write_shards(Shard((file,), tokenizer, tmp_path / "out", max_line=0.001))
+    write_shards(Shard((file,), tokenizer, tmp_path / "out", max_line=0.02))
+    assert TokenShards.open(tmp_path / "out").num_documents == 2
+    for impossible in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"--max-line .*: must be a number of MB"):
+            write_shards(Shard((file,), tokenizer, tmp_path / "other", max_line=impossible))
 
 
 def test_directory_without_shards_is_named(tmp_path: Path, russian: Path) -> None:

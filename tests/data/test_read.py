@@ -1,6 +1,9 @@
 import gzip
 import json
+import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from vikhr_fast.corpus import read_documents
 from vikhr_fast.data.parquet_rows import NanosecondTime
 from vikhr_fast.data.read import Columns, read_objects, read_records, readable_values
-from vikhr_fast.data.text_lines import CutShortError
+from vikhr_fast.data.text_lines import CutShortError, numbered_lines
 from vikhr_fast.errors import InputError
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -397,3 +400,104 @@ def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     for read in (texts, lambda file: list(read_objects(file))):
         with pytest.raises(InputError, match="2 columns are called 'text'"):
             read(tmp_path / "a.parquet")
+
+
+def lines_of(content: bytes) -> list[bytes]:
+    """The lines of a text without their ends, as bytes."""
+    lines = content.split(b"\n")
+    return [line.removesuffix(b"\r") for line in (lines[:-1] if lines[-1] == b"" else lines)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    content=st.lists(st.text("ax\r", max_size=30).map(str.encode), max_size=8).map(b"\n".join),
+    max_line=st.integers(1, 30),
+    packing=st.sampled_from(list(PACKERS)),
+)
+def test_lines_beyond_the_limit_are_bad_and_all_others_as_they_were(
+    folder: Path, content: bytes, max_line: int, packing: str
+) -> None:
+    file = write(folder, f"limited.txt{packing}", PACKERS[packing](content))
+    bad: list[int] = []
+    found = list(numbered_lines(file, lambda _path, number, _error: bad.append(number), max_line))
+    whole = list(numbered_lines(file, lambda *_: pytest.fail("no line is bad")))
+    sizes = [len(line) for line in content.split(b"\n")]
+    assert [number for number, _ in found] == [number for number, _ in whole]
+    assert [line for _, line in whole] == [line.decode() for line in lines_of(content)]
+    assert bad == [number for number, _ in whole if sizes[number - 1] > max_line]
+    assert found == [(number, None if number in bad else line) for number, line in whole]
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+def test_a_long_line_is_named_with_its_place_and_costs_itself_alone(tmp_path: Path, packing: str) -> None:
+    rows = [json.dumps({"text": text}).encode() for text in ("one", "x" * 5_000_000, "three")]
+    content = b"\n".join([*rows, b'{"text": "\xff"}', rows[0]])
+    file = write(tmp_path, f"a.jsonl{packing}", PACKERS[packing](content))
+    bad: list[str] = []
+    found = list(read_records([file], Columns(), lambda _path, _number, error: bad.append(str(error)), 2_000_000))
+    assert [(document.text, document.number) for document in found] == [("one", 1), ("three", 3), ("one", 5)]
+    advice = "cut it up; corpus.toml and the commands that have it take a larger max_line"
+    assert bad == [
+        f"{file}: line 2: more than 2 MB; {advice}",
+        f"{file}: line 4, byte {content.index(255)}: invalid UTF-8; convert the file to UTF-8",
+    ]
+    with pytest.raises(InputError, match=r"line 2: more than 2 MB"):
+        list(read_objects(file, max_line=2_000_000))
+    assert len(list(read_objects(file, lambda *_: None))) == 4
+
+
+def test_a_document_of_many_lines_has_the_limit_of_one(tmp_path: Path) -> None:
+    paragraphs = ["first\nparagraph", "\n".join(["word " * 10] * 50), "x" * 600, "last"]
+    file = write(tmp_path, "a.txt", "\n\n".join(paragraphs).encode())
+    bad: list[tuple[int, str]] = []
+    found = list(read_records([file], Columns(), lambda _, number, error: bad.append((number, str(error))), 500))
+    assert [(document.text, document.number) for document in found] == [("first\nparagraph", 1), ("last", 57)]
+    assert [number for number, _ in bad] == [4, 55]
+    assert bad[0][1].startswith(f"{file}: line 4: more than 0.0005 MB; ")
+
+
+def test_a_line_cut_short_beyond_the_limit_is_both(tmp_path: Path) -> None:
+    packed = gzip.compress(json.dumps({"text": random.Random(0).randbytes(300_000).hex()}).encode())
+    bad: list[InputError] = []
+    file = write(tmp_path, "a.jsonl.gz", packed[: len(packed) // 2])
+    assert list(read_objects(file, lambda _path, _number, error: bad.append(error), 1000)) == []
+    assert [type(error) for error in bad] == [InputError, CutShortError]
+    assert "line 1: more than 0.001 MB" in str(bad[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_a_line_of_a_gigabyte_takes_little_memory(tmp_path: Path, packing: str) -> None:
+    file = tmp_path / f"bomb.jsonl{packing}"
+    with gzip.open(file, "wb") if packing == ".gz" else zstandard.open(file, "wb") as bomb:
+        bomb.write(b'{"text": "')
+        for _ in range(1000):
+            bomb.write(b"x" * 1_000_000)
+        bomb.write(b'"}\n{"text": "after"}\n')
+    program = f"""
+import resource, sys
+from pathlib import Path
+from vikhr_fast.data.read import read_objects
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000,) * 2)
+print(list(read_objects(Path({str(file)!r}), lambda _path, number, _error: print(number))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n[(2, {'text': 'after'})]\n"
+
+
+def test_a_json_list_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(CutShortError, match=r"larger than 2048 MiB, .*; make JSON lines of it$"):
+        list(read_objects(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize("record", [b"[" * 100_000, b'{"a": ' * 100_000, b'{"a": ' + b"1" * 1_000_000 + b"}"])
+def test_a_record_that_explodes_costs_itself_alone(tmp_path: Path, record: bytes) -> None:
+    bad: list[int] = []
+    for name in ("a.jsonl", "a.json"):
+        file = write(tmp_path, name, b'{"n": 1}\n' + record + b'\n{"n": 3}\n')
+        found = list(read_objects(file, lambda _path, number, _error: bad.append(number)))
+        assert found == [(1, {"n": 1}), (3, {"n": 3})]
+    assert bad == [2, 2]

@@ -17,6 +17,7 @@ from vikhr_fast.cli import main
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate import harness
 from vikhr_fast.evaluate.command import Evaluate, evaluate
+from vikhr_fast.evaluate.options import option_texts
 from vikhr_fast.report.command import Report, report_run
 
 QUESTION = {"question": "Где дом?", "choices": ["там", "тут", "нигде"], "answer": 1}
@@ -194,3 +195,19 @@ def test_a_model_whose_answers_are_no_numbers_is_refused(workspace: Path, tmp_pa
 def test_a_directory_that_is_no_model(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model with its tokenizer; give a Hugging Face directory"):
         evaluate(Evaluate(tmp_path, tmp_path / "run", text=(f"a={workspace / 'validation.txt'}",)))
+
+
+@pytest.mark.parametrize(
+    "damaged", ["[]", "null", "{}", '{"accuracy": "0.5"}', "[" * 100_000, '{"accuracy": ' + "1" * 5000 + "}"]
+)
+def test_a_result_of_another_shape_is_one_line(workspace: Path, tmp_path: Path, damaged: str) -> None:
+    write_jsonl(tmp_path / "mmlu.jsonl", [QUESTION] * 2)
+    options = Evaluate(workspace / "model", tmp_path / "run", (f"ru_mmlu={tmp_path / 'mmlu.jsonl'}",), device="cpu")
+    evaluate(options)
+    (tmp_path / "run" / "ru_mmlu.json").write_text(damaged)
+    with pytest.raises(InputError, match=r"ru_mmlu\.json: damaged: .*; remove it and run the same command again"):
+        evaluate(options)
+
+
+def test_options_that_are_numbers_of_any_size_are_read() -> None:
+    assert option_texts([10**400, 0.5, "да"])[0] == str(10**400)

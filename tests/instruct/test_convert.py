@@ -435,3 +435,24 @@ def test_properties_of_a_conversation() -> None:
     messages = (Message("system", "с"), Message("user", "в"), Message("assistant", "о"))
     one = Conversation("1", "s", "ru", messages)
     assert (one.prompt, one.answer, one.text) == ("в", "о", "в\n\nо")
+
+
+def test_a_long_line_is_a_rejected_row(tmp_path: Path) -> None:
+    rows = [{"inputs": "Раз?", "targets": answer} for answer in ("Два.", "Три. " * 5000, "Четыре.")]
+    file = write_jsonl(tmp_path / "a.jsonl", rows)
+    convert(Convert((file,), "s", tmp_path / "out", max_line=0.02))
+    assert [one.answer for one in read_conversations([tmp_path / "out" / CONVERSATIONS])] == ["Два.", "Четыре."]
+    (rejected,) = map(json.loads, (tmp_path / "out" / REJECTED).read_text().splitlines())
+    assert (rejected["number"], json.loads((tmp_path / "out" / MANIFEST).read_text())["rejected"]) == (2, 1)
+    assert rejected["reason"].startswith(f"{file}: line 2: more than 0.02 MB; cut it up")
+    convert(Convert((file,), "s", tmp_path / "whole"))
+    assert len(list(read_conversations([tmp_path / "whole" / CONVERSATIONS]))) == 3
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", "null", '"x"', "[]"])
+def test_a_line_of_any_json_is_a_rejected_row(tmp_path: Path, line: str) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"inputs": "Раз?", "targets": "Два."}])
+    file.write_text(f"{line}\n{file.read_text()}")
+    convert(Convert((file,), "s", tmp_path / "out"))
+    (rejected,) = map(json.loads, (tmp_path / "out" / REJECTED).read_text().splitlines())
+    assert rejected["number"] == 1

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from preferring import make_encoder, pairs_of
 
 from vikhr_fast.chat.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.chat.template import Message
+from vikhr_fast.encoder.classifier import Scorer
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.dedup import DedupConversations, dedup_conversations
@@ -29,7 +31,7 @@ from vikhr_fast.instruct.filter import SCORES, FilterConversations, filter_conve
 from vikhr_fast.instruct.preferences import Pair, read_pairs
 from vikhr_fast.instruct.rejected import REJECTED, Rejected
 from vikhr_fast.instruct.reward import Answered, RewardModel
-from vikhr_fast.instruct.reward_report import reward_report, wilson
+from vikhr_fast.instruct.reward_report import reward_page, reward_report, wilson
 from vikhr_fast.instruct.train_reward import TrainReward, train_reward
 from vikhr_fast.report.command import Report, report_run
 
@@ -73,6 +75,43 @@ def test_scores_that_are_no_numbers_are_refused(root: Path) -> None:
         own.data.fill_(float("nan"))
     with pytest.raises(InputError, match="2 of 2 scores are no finite numbers: the encoder's weights hold NaN"):
         model.score([Answered("да", "нет"), Answered("а", "б")])
+
+
+def test_settings_of_another_shape_are_one_line(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "reward.json"
+    values = json.loads((root / "reward" / "reward.json").read_text())
+    for name, value in (("maximum_tokens", 0), ("maximum_tokens", "64"), ("held_out", []), ("rejected", {})):
+        file.write_text(json.dumps(values | {name: value}))
+        with pytest.raises(InputError, match=rf"reward\.json: damaged: {name}"):
+            RewardModel.load(tmp_path, "cpu") if name == "maximum_tokens" else reward_page(tmp_path)
+    file.write_text(json.dumps(values | {"held_out": values["held_out"] | {"calibration": []}}))
+    with pytest.raises(InputError, match=r"reward\.json: damaged: held_out\.calibration"):
+        reward_page(tmp_path)
+    file.write_text("[" * 100_000)
+    for read in (RewardModel.load, reward_page):
+        with pytest.raises(InputError, match=r"reward\.json: damaged: nested more than 100 deep"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, must be 1 to 1,000"),
+        ("config.json", {"num_attention_heads": -1}, ""),
+        ("config.json", {"hidden_size": "64"}, ""),
+        ("config.json", {"model_type": ["bert"]}, ""),
+        ("tokenizer.json", {"model": None}, ""),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, ""),
+    ],
+)
+def test_an_encoder_of_any_content_is_loaded_or_refused(
+    root: Path, tmp_path: Path, name: str, changes: dict[str, Any], reason: str
+) -> None:
+    shutil.copytree(root / "encoder", tmp_path / "encoder")
+    values = json.loads((tmp_path / "encoder" / name).read_text())
+    (tmp_path / "encoder" / name).write_text(json.dumps(values | changes))
+    with pytest.raises(InputError, match=rf"encoder: no encoder that can be loaded: .*{reason}"):
+        Scorer.load(str(tmp_path / "encoder"), device="cpu")
 
 
 def test_the_report_can_be_made_again(root: Path, tmp_path: Path) -> None:
@@ -437,3 +476,10 @@ def test_impossible_filters(root: Path, tmp_path: Path, changes: dict[str, Any],
     with pytest.raises(InputError, match=reason):
         filter_conversations(replace(options, **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_ranks_of_any_size_are_compared(tmp_path: Path) -> None:
+    answers = [{"answer": "лучший", "rank": 1}, {"answer": "худший", "rank": 10**400}]
+    write_jsonl(tmp_path / "a.jsonl", [{"prompt": "\n\nHuman: Да?\n\nAssistant:", "answers": answers}])
+    pairs = list(read_pairs([tmp_path / "a.jsonl"], ("prompt", "chosen", "rejected"), Rejected()))
+    assert pairs == [Pair("Да?", "лучший", "худший")]

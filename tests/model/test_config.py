@@ -136,6 +136,10 @@ def test_refuses_llamas_it_would_not_compute(tmp_path: Path, changes: dict[str, 
 def test_a_tied_head_is_read_only_where_it_may_be(tmp_path: Path) -> None:
     assert "`vikhr-fast adapt --untie-head`" in refusal(write(tmp_path, tie_word_embeddings=True))
     assert read_config(tmp_path, may_be_tied=True).vocab_size == 32000
+    for odd in ("no", 1, [True]):
+        write(tmp_path, tie_word_embeddings=odd)
+        with pytest.raises(InputError, match=r"tie_word_embeddings is .*, only false is supported"):
+            read_config(tmp_path, may_be_tied=True)
 
 
 @pytest.mark.parametrize("name", ["tie_word_embeddings", "attention_bias", "mlp_bias", "attention_dropout"])
@@ -208,6 +212,11 @@ def test_writes_both_spellings(tmp_path: Path) -> None:
         ({"vocab_size": True}, "vocab_size is true, must be a positive integer"),
         ({"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5, must be a positive integer"),
         ({"num_attention_heads": "32"}, 'num_attention_heads is "32", must be a positive integer'),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, must be a positive integer, 4,096 at most"),
+        ({"vocab_size": 10**12}, "vocab_size is 1000000000000, must be a positive integer, 16,777,216 at most"),
+        ({"hidden_size": 2**40, "head_dim": 128}, "hidden_size is 1099511627776, must be a positive integer"),
+        ({"sliding_window": 2**31}, "sliding_window is 2147483648, must be a positive integer, or null"),
+        ({"intermediate_size": 1e4}, "intermediate_size is 10000.0, must be a positive integer"),
         ({"head_dim": 127}, "head_dim is 127, must be even"),
         ({"num_key_value_heads": 5}, "num_key_value_heads is 5, must be a divisor of num_attention_heads (32)"),
         ({"rms_norm_eps": -1e-5}, "rms_norm_eps is -1e-05, must be a positive number"),

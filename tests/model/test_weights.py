@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.model import mistral
 from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.model.weights import WeightFiles, write_weights
 
@@ -201,6 +202,11 @@ def several(tensors: dict[str, Tensor]) -> None:
     tensors["model.embed_tokens.weight"] = torch.ones(50, 24, 1)
 
 
+def turn_into_a_directory(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").mkdir()
+
+
 @pytest.mark.parametrize(
     ("damage", "complaints"),
     [
@@ -223,6 +229,7 @@ def several(tensors: dict[str, Tensor]) -> None:
             lambda directory: (directory / "model.safetensors").unlink(),
             ["single: neither model.safetensors nor model.safetensors.index.json; only safetensors are read"],
         ),
+        (turn_into_a_directory, ["model.safetensors: "]),
         (
             lambda directory: (directory / "model.safetensors").write_bytes(b""),
             ["model.safetensors: damaged or cut short: "],
@@ -283,6 +290,13 @@ def lose_two_shards(directory: Path) -> None:
             edit_index(lambda places: places.update({"lm_head.weight": "../elsewhere.safetensors"})),
             [f'{INDEX}: weight_map: lm_head.weight: "../elsewhere.safetensors" is not the name of a file beside it'],
         ),
+        *(
+            (
+                edit_index(lambda places, name=name: places.update({"lm_head.weight": name})),
+                ["is not the name of a file"],
+            )
+            for name in ("..", "a\0.safetensors", "\ud800.safetensors", "pytorch_model.bin", "")
+        ),
         (edit_index(dict.clear), [f"{INDEX}: weight_map: must be an object of tensor names and file names"]),
         (lambda directory: (directory / INDEX).write_text("{"), [f"{INDEX}: damaged: line 1, column 2: not JSON"]),
     ],
@@ -297,3 +311,28 @@ def test_headers_tell_shapes_and_dtypes_without_reading(sharded: Path) -> None:
     expected = {name: value.shape for name, value in Mistral(CONFIG).state_dict().items()}
     assert {name: tensor.shape for name, tensor in files.tensors.items()} == expected
     assert {(tensor.dtype, tensor.device.type) for tensor in files.tensors.values()} == {(torch.float32, "meta")}
+
+
+def test_layers_that_the_files_have_not_are_refused_before_any_is_built(
+    single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object) -> None:
+        raise AssertionError("a layer is built")
+
+    values = json.loads((single / "config.json").read_text())
+    (single / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 4096}))
+    monkeypatch.setattr(mistral.DecoderLayer, "__init__", build)
+    tensors = len(load_file(single / "model.safetensors"))
+    assert_refused(single, [f"num_hidden_layers is 4,096, but there are only {tensors} tensors"])
+
+
+def test_an_index_of_many_files_is_read_in_little_time(tmp_path: Path) -> None:
+    """Once it took the product of files and tensors, hours here; what is missing is named up to a line's length."""
+    count = 20_000
+    places = {f"{number}.weight": f"model-{number}.safetensors" for number in range(count)}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(
+        InputError, match=r"model-0\.safetensors: no such file.* \.\.\. .*model-9999\.safetensors"
+    ) as caught:
+        WeightFiles(tmp_path)
+    assert len(str(caught.value)) < 5000

@@ -65,7 +65,7 @@ def retype(share: float, piece_type: int) -> Callable[[protobuf.ModelProto], Non
 def tie_scores(message: protobuf.ModelProto) -> None:
     draw = random.Random(2)
     for piece in message.pieces:
-        piece.score = draw.choice([-1.0, -2.0, -3.0, 0.0, -0.0, 2.5, float("inf")])
+        piece.score = draw.choice([-1.0, -2.0, -3.0, 0.0, -0.0, 2.5, 3e38])
 
 
 def drop_space(message: protobuf.ModelProto) -> None:

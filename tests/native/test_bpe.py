@@ -54,7 +54,7 @@ def test_ids_and_text_are_sentencepieces(pairs: Pairs, model_name: str, text: st
 
 
 @pytest.mark.nightly
-@settings(deadline=None, database=None, max_examples=2500)  # of each model: more than 50,000
+@settings(deadline=None, max_examples=2500)  # of each model: more than 50,000
 @given(text=text_strategy)
 def test_many_ids_and_texts_are_sentencepieces(pairs: Pairs, model_name: str, text: str) -> None:
     check_ids_and_text(pairs, model_name, text)

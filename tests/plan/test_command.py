@@ -159,9 +159,11 @@ def test_measured_rates_replace_the_data_sheet(tmp_path: Path, capsys: pytest.Ca
     assert assumed["gpu_hours"] < slow < measured["gpu_hours"]
     with pytest.raises(InputError, match="give --measured or --matrix-rate, not both"):
         plan(Plan(measured=file, matrix_rate=132))
-    for damaged in (b"{}", b"\xff\x00", b'{"ceilings": {"gemm_flops_per_second": 0, "copy_bytes_per_second": 1}}'):
+    rates = b'{"ceilings": {"gemm_flops_per_second": %b, "copy_bytes_per_second": 1}}'
+    odd = [rates % rate for rate in (b"0", b"null", b"1e400", b"1" * 5000)]
+    for damaged in (b"{}", b"[]", b"\xff\x00", b"[" * 100_000, *odd):
         file.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"results.json: no results.json of bench/gpu.py, or a damaged one$"):
+        with pytest.raises(InputError, match=r"results.json: damaged: .*; give a results.json of bench/gpu.py$"):
             plan(Plan(measured=file))
 
 

@@ -156,7 +156,9 @@ def test_what_is_not_there_is_named(workspace: Path, tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(InputError, match="its checksum differs"):
         export_checkpoint(Export(tmp_path / "run", tmp_path / "model"))
-    (tmp_path / "run" / "config.json").write_text(json.dumps({}))
-    with pytest.raises(InputError, match=r"config.json: damaged"):
-        export_checkpoint(Export(tmp_path / "run", tmp_path / "model"))
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    for damaged in ({}, settings | {"kl": None}, settings | {"inputs": {"train": []}}, {"model": settings["model"]}):
+        (tmp_path / "run" / "config.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match=r"config.json: damaged"):
+            export_checkpoint(Export(tmp_path / "run", tmp_path / "model", step=2))
     assert not (tmp_path / "model").exists()

@@ -131,6 +131,9 @@ def test_an_id_past_the_weights_is_no_token(trained: Path, tmp_path: Path) -> No
         ({"added_tokens": {"<a>": 17}}, r"'<a>' \(17\): another piece"),
         ({"added_tokens": {"<a>": "x"}}, "'<a>' has the id 'x'"),
         ({"tokenizer_config": {"added_tokens_decoder": {"x": {"content": "<a>"}}}}, "'<a>' has the id 'x'"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"9" * 5000: {"content": "<a>"}}}}, "'<a>' has the id '9999"),
+        *(({"added_tokens": {"<a>": index}}, f"'<a>' has the id {index}") for index in (-1, 2**31, 10**300, True, 1.5)),
+        ({"added_tokens": {"<\ud800>": 3000}}, r"'<\\ud800>' has the id 3000"),
     ],
 )
 def test_files_that_disagree_are_refused(trained: Path, tmp_path: Path, files: Any, complaint: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import export_tokenizer, read_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -189,3 +190,15 @@ def test_file_that_is_no_model_is_refused(trained: Path, tmp_path: Path, content
     file.write_bytes((trained / "tokenizer.model").read_bytes()[:-1000] if content is None else content)
     with pytest.raises(InputError, match=f"{re.escape(str(file))}: not a SentencePiece model"):
         export_tokenizer(file, tmp_path / "out")
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_no_numbers_are_refused(trained: Path, tmp_path: Path, score: float) -> None:
+    model = read_model(trained / "tokenizer.model")
+    model.pieces[1000].score = score
+    file = tmp_path / "odd.model"
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=rf"^{file}: piece 1000 \(.*\) has the score {score:g}, no finite number"):
+        read_model(file)
+    with pytest.raises(InputError, match=rf"^{file}: byte \d+: a score that is no finite number"):
+        BpeEncoder.from_file(file)

@@ -1,7 +1,9 @@
 """Tokenizers of other libraries behind the interface of ours."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,3 +97,37 @@ def test_other_kinds_are_refused(tmp_path: Path) -> None:
         JsonEncoder.from_file(path)
     with pytest.raises(InputError, match="No such file"):
         JsonEncoder.from_file(tmp_path / "absent.json")
+
+
+def change(file: Path, directory: Path, edit: Callable[[Any], object], config: Any = None) -> Path:
+    """A copy of a tokenizer.json, changed."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    edit(content)
+    (directory / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(json.dumps(config or {}))
+    return directory / "tokenizer.json"
+
+
+def test_ids_that_no_array_holds_are_refused(file: Path, tmp_path: Path) -> None:
+    changed = change(file, tmp_path, lambda content: content["model"]["vocab"].update(far=2**31))
+    with pytest.raises(InputError, match=r"tokenizer\.json: an id of 2,147,483,648 or more"):
+        JsonEncoder.from_file(changed)
+
+
+@pytest.mark.parametrize("form", [list, " ".join])
+def test_merges_that_end_the_process_are_refused(file: Path, tmp_path: Path, form: Callable[[list[str]], Any]) -> None:
+    """tokenizers 0.23 panics on them, twice in transformers, which aborts."""
+
+    def edit(content: Any) -> None:
+        content["model"]["continuing_subword_prefix"] = "##"
+        content["model"]["merges"] = [form(list(merge)) for merge in content["model"]["merges"]]
+
+    with pytest.raises(InputError, match=r"tokenizer\.json: the merge .* lacks the continuing_subword_prefix"):
+        JsonEncoder.from_file(change(file, tmp_path, edit))
+
+
+@pytest.mark.parametrize("name", [["<|end|>"], 3, {"content": None}, "\ud800", {"content": {"a": 1}}])
+def test_a_role_that_is_no_text_is_none(file: Path, tmp_path: Path, name: Any) -> None:
+    changed = change(file, tmp_path, lambda _: None, {"eos_token": name, "bos_token": "<|begin|>"})
+    encoder = JsonEncoder.from_file(changed)
+    assert (encoder.bos_id, encoder.eos_id) == (0, -1)

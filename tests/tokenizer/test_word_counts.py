@@ -88,3 +88,11 @@ def test_weights_are_shares_of_the_whole(tmp_path: Path) -> None:
             count_words(sources, weights, "text", 1000)
     with pytest.raises(InputError, match=r"^--max-words 10: must be 1000 or more"):
         count_words(sources, (), "text", 10)
+
+
+def test_a_document_that_is_too_long_is_refused_or_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("раз два\n\n" + "три четыре\n" * 100)
+    with pytest.raises(InputError, match=r"a\.txt: line 3: more than 0.0005 MB; cut it up"):
+        count_words((file,), (), "text", 1000, max_line=500)
+    assert len(count_words((file,), (), "text", 1000, max_line=2000)) == 4

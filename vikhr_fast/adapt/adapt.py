@@ -16,7 +16,8 @@ from torch import Tensor
 from vikhr_fast.adapt.base import EMBEDDING, HEAD, base_model, has_own_head, is_tied, padding_rows
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.io.files import json_text, read_json, refuse_existing, sha256_of, write_text
+from vikhr_fast.io.files import json_text, refuse_existing, sha256_of, write_text
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.model.config import CONFIG_NAME
 from vikhr_fast.model.weights import WeightFiles
 from vikhr_fast.tokenizer.added_tokens import AddedTokens

@@ -14,6 +14,7 @@ from vikhr_fast.corpus.settings import AnnotateStage
 from vikhr_fast.corpus.stage import is_finished, work_of
 from vikhr_fast.data.documents import Documents, read_part
 from vikhr_fast.io.files import json_text
+from vikhr_fast.io.guarded import parse_json
 from vikhr_fast.llm.ask import Ask, ask_of_each
 from vikhr_fast.llm.endpoint import Messages
 
@@ -141,4 +142,4 @@ def _messages(text: str) -> Messages:
 
 def _validate(answer: str) -> dict[str, int]:
     """The scores in an answer, which may stand in a code block."""
-    return _Scores.model_validate_json(answer[answer.index("{") : answer.rindex("}") + 1]).model_dump()
+    return _Scores.model_validate(parse_json(answer[answer.index("{") : answer.rindex("}") + 1])).model_dump()

@@ -58,7 +58,7 @@ def build(options: Build) -> None:
         _check_late_stages(options, settings)
         if options.machine.threads:
             torch.set_num_threads(options.machine.threads)
-        times = layout.read_notes(output / layout.TIMES)
+        times = layout.read_times(output)
 
         def note_time(stage: Stage, seconds: float) -> None:
             times[stage.name] = round(seconds, 2)

@@ -1,28 +1,30 @@
 """From named sources of every kind to documents with one schema."""
 
-import json
 import unicodedata
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pydantic
 from tyro.conf import Positional
 
+from vikhr_fast.config import validated
 from vikhr_fast.corpus.expressions import Expression
 from vikhr_fast.corpus.settings import CorpusSettings, SourceSettings, read_settings
 from vikhr_fast.corpus.stage import document_stage, gather, is_finished, work_of
 from vikhr_fast.data.documents import SCHEMA, Counts, add_counts, count_documents, part_name, read_footer, write_part
 from vikhr_fast.data.read import Columns, Document
 from vikhr_fast.data.sources import checksums, read_source
-from vikhr_fast.data.text_lines import CutShortError
+from vikhr_fast.data.text_lines import MAX_MEGABYTES, CutShortError, line_bytes
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import copied_json, write_json_lines
+from vikhr_fast.io.guarded import parse_json
 from vikhr_fast.io.progress import progress_bar
 
 REJECTED = "rejected.jsonl"
@@ -52,6 +54,21 @@ class Collect:
     """Directory to make."""
 
 
+@dataclass(frozen=True)
+class _Footer:
+    """What a part says of itself."""
+
+    source: str
+    selected: int
+    """Records."""
+    is_last: bool
+    """Whether its source ends with it."""
+    counts: Counts
+
+
+_FOOTER = pydantic.TypeAdapter(_Footer)
+
+
 class _Selected(NamedTuple):
     id: str
     text: str
@@ -71,15 +88,15 @@ def collect(options: Collect) -> None:
         return
     with document_stage(output, work, kinds) as (directory, scratch, counts), progress_bar("collect") as advance:
         parts = sorted(directory.glob("part-*.parquet"))
-        done = [read_footer(part) for part in parts]
-        advance(sum(sum(c.get("documents", 0) for c in footer["counts"].values()) for footer in done))
+        done = [validated(_FOOTER, read_footer(part), f"{part}: damaged", "remove it") for part in parts]
+        advance(sum(sum(c.get("documents", 0) for c in footer.counts.values()) for footer in done))
         number = len(parts)
         for name, source in settings.sources.items():
-            own = [footer for footer in done if footer["source"] == name]
-            if own and own[-1]["is_last"]:
+            own = [footer for footer in done if footer.source == name]
+            if own and own[-1].is_last:
                 continue
             reader = _SourceReader(name, source, scratch, settings)
-            for table, footer in reader.parts(sum(footer["selected"] for footer in own)):
+            for table, footer in reader.parts(sum(footer.selected for footer in own)):
                 # Written first: a part that exists has its notes.
                 write_json_lines(scratch / f"{Path(part_name(number)).stem}.jsonl", reader.take_notes())
                 write_part(directory / part_name(number), table, footer)
@@ -102,7 +119,7 @@ def _why_none(counts: Counts, rejected: Path) -> str:
     """A line about sources without any document."""
     with rejected.open(encoding="utf-8") as file:
         first = file.readline()
-    bad = f"; bad records, the first: {json.loads(first)['reason']}" if first else ""
+    bad = f"; bad records, the first: {parse_json(first)['reason']}" if first else ""
     left_out = sum(source["filtered_out"] for source in counts.values())
     return f"{', '.join(counts)}: no document in all sources together; {left_out:,} filtered out by `where`{bad}"
 
@@ -115,8 +132,10 @@ def _work(settings: CorpusSettings) -> dict[str, Any]:
         del values["weight"], values["kl_weight"]  # they say what becomes of the documents later
         sources[name] = {"settings": values, "files": checksums(source.input)}
     own: dict[str, Any] = {"part_bytes": settings.part_bytes}
-    if settings.collect.normalise:  # records of earlier versions lack it
+    if settings.collect.normalise:  # records of earlier versions lack both
         own["normalise"] = settings.collect.normalise
+    if settings.collect.max_line != MAX_MEGABYTES:
+        own["max_line"] = settings.collect.max_line
     return {"stage": "collect", "settings": own, "sources": sources}
 
 
@@ -126,6 +145,7 @@ class _SourceReader:
     def __init__(self, name: str, settings: SourceSettings, scratch: Path, corpus: CorpusSettings) -> None:
         self._name, self._settings, self._part_bytes = name, settings, corpus.part_bytes
         self._is_normalised = corpus.collect.normalise is not None
+        self._max_line = line_bytes(corpus.collect)
         self._spool = scratch / "spool.arrow"
         self._where = Expression(settings.where, f"sources.{name}.where") if settings.where is not None else None
         self._key = Expression(settings.sort_by, f"sources.{name}.sort_by") if settings.sort_by is not None else None
@@ -166,14 +186,13 @@ class _SourceReader:
         counts: Counts = {self._name: self._counts}
         add_counts(counts, count_documents(table))
         self._counts = dict.fromkeys(_COUNTS, 0)
-        footer = {"source": self._name, "selected": len(rows), "is_last": is_last, "counts": counts}
-        return table, footer
+        return table, asdict(_Footer(self._name, len(rows), is_last, counts))
 
     def _taken(self) -> Iterator[tuple[int, Document]]:
         """Records that the filter takes, numbered from 1 in the source."""
         number = 0
         for pattern in self._settings.input:
-            for record in read_source(Path(pattern), self._columns, self._reject):
+            for record in read_source(Path(pattern), self._columns, self._reject, self._max_line):
                 number += 1
                 self._counts["read"] += 1
                 has_nfc = unicodedata.is_normalized("NFC", record.text)
@@ -240,7 +259,7 @@ class _SourceReader:
             return float("nan")
         value = self._key(fields)
         if not isinstance(value, (int, float)):
-            raise InputError(f"{self._key.place}: {value!r}: not a number")
+            raise InputError(f"{self._key.place}: {type(value).__name__}, not a number")
         try:
             return -float(value) if self._settings.descending else float(value)
         except OverflowError:

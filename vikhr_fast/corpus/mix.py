@@ -14,9 +14,10 @@ from vikhr_fast.corpus.stage import is_finished, show_counts, work_of
 from vikhr_fast.data.documents import MANIFEST, Documents, read_footer, read_part
 from vikhr_fast.data.read import Document
 from vikhr_fast.data.splits import is_within
+from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_directory, json_text, read_json, write_json, write_text
+from vikhr_fast.io.files import atomic_directory, json_text, write_json, write_text
 from vikhr_fast.io.names import refuse_as_directories
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
@@ -131,9 +132,9 @@ class _Texts:
 
 def _summary(directory: Path) -> dict[str, Any]:
     """What a shard directory holds."""
-    manifest = read_json(directory / MANIFEST)
-    names = {"documents": "num_documents", "tokens": "num_tokens", "bytes": "num_bytes", "sha256": "sha256"}
-    return {name: manifest[key] for name, key in names.items()}
+    shards = TokenShards.open(directory, verify=False)
+    counts = {"documents": shards.num_documents, "tokens": shards.num_tokens, "bytes": shards.num_bytes}
+    return {**counts, "sha256": shards.sha256}
 
 
 def train_toml(output: Path, shards: Collection[str], kl_weights: dict[str, float]) -> str:

@@ -6,15 +6,17 @@ it matches an earlier one that was kept, whichever pass that one was in: the res
 reading the text once more for each time the memory is used up. Decisions and index are on disk, to be gone on with.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import pydantic
+from pydantic import Field
 
+from vikhr_fast.config import read_record
 from vikhr_fast.corpus.dedup import DedupIndex, DedupSettings
 from vikhr_fast.corpus.paragraphs import numbers_of, paragraphs_of
 from vikhr_fast.corpus.settings import DedupStage
@@ -42,14 +44,28 @@ def owners_file(scratch: Path, part: int) -> Path:
 
 
 def read_owners(scratch: Path, part: int) -> IntArray:
-    """A part's decisions."""
-    owners: IntArray = np.load(owners_file(scratch, part))
-    return owners
+    """A part's decisions; InputError where the file is damaged."""
+    return load_array(owners_file(scratch, part))
 
 
 def write_owners(scratch: Path, part: int, owners: IntArray) -> None:
     """Writes a part's decisions."""
     save_array(owners_file(scratch, part), owners)
+
+
+def load_array(path: Path) -> IntArray:
+    """The integers of an .npy file that `save_array` wrote; InputError where it is damaged."""
+    try:
+        values: IntArray = np.load(path)
+        if values.dtype != np.int64 or values.ndim != 1:
+            raise ValueError(f"{values.dtype} {list(values.shape)}")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: damaged: {error}; {_advice(path.parent)}") from None
+    return values
+
+
+def _advice(scratch: Path) -> str:
+    return f"remove {scratch.parent} and begin anew"
 
 
 def save_array(path: Path, values: IntArray) -> None:
@@ -58,17 +74,23 @@ def save_array(path: Path, values: IntArray) -> None:
         np.save(file, values)
 
 
+_Number = Annotated[int, Field(ge=0)]
+
+
 @dataclass
 class _State:
     """How far the search is, as it is kept in a file."""
 
     phase: Literal["add", "decide", "match", "done"] = "add"
-    part: int = 0
+    part: _Number = 0
     """The first part that isn't done in this phase."""
-    index: str | None = None
+    index: Annotated[str, Field(pattern=r"^index-[0-9]+$")] | None = None
     """The file of the index so far, and of its texts' numbers."""
-    saved: int = 0
-    passes: int = 1
+    saved: _Number = 0
+    passes: _Number = 1
+
+
+_STATE = pydantic.TypeAdapter(_State)
 
 
 class Passes:
@@ -94,7 +116,7 @@ class Passes:
         self._index = DedupIndex(index_settings(settings))
         if self._state.index:
             self._index = DedupIndex.load(scratch / f"{self._state.index}.bin")
-            self._numbers = [np.load(scratch / f"{self._state.index}.npy")]
+            self._numbers = [load_array(scratch / f"{self._state.index}.npy")]
 
     def run(self) -> None:
         """Decides; afterwards every part has its file of owners without any that is undecided."""
@@ -160,10 +182,10 @@ class Passes:
     def _undecided(self, part: int) -> Iterator[tuple[IntArray, list[str]]]:
         """Numbers and texts of the paragraphs that no pass has decided about, in batches."""
         path = owners_file(self._scratch, part)
-        if path.exists() and not (np.load(path) == UNDECIDED).any():
+        if path.exists() and not (load_array(path) == UNDECIDED).any():
             return
         texts = paragraphs_of(read_part(self._parts[part]), self._settings)
-        owners = np.load(path) if path.exists() else np.full(len(texts), UNDECIDED)
+        owners = load_array(path) if path.exists() else np.full(len(texts), UNDECIDED)
         left = np.flatnonzero(owners == UNDECIDED)
         numbers = numbers_of(part, len(texts))[left]
         if not path.exists():
@@ -208,7 +230,4 @@ class Passes:
     def _read(self) -> _State:
         if not self._file.exists():
             return _State()
-        try:
-            return _State(**json.loads(self._file.read_bytes()))
-        except (ValueError, TypeError):
-            raise InputError(f"{self._file}: damaged; remove {self._scratch.parent} and begin anew") from None
+        return read_record(self._file, _STATE, _advice(self._scratch))

@@ -8,15 +8,17 @@ import pydantic
 from pydantic import Field
 
 from vikhr_fast.config import STRICT, read_toml, validated
+from vikhr_fast.data.text_lines import MAX_MEGABYTES
 from vikhr_fast.errors import InputError
 from vikhr_fast.llm.settings import EndpointSettings
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
-_Positive = Annotated[float, Field(gt=0)]
-_NotNegative = Annotated[float, Field(ge=0)]
-_Count = Annotated[int, Field(ge=1)]
-_CountOrZero = Annotated[int, Field(ge=0)]
-_Bytes = Annotated[int, Field(ge=1 << 10)]
+_Flag = Annotated[bool, Field(strict=True)]
+_Positive = Annotated[float, Field(strict=True, gt=0)]
+_NotNegative = Annotated[float, Field(strict=True, ge=0)]
+_Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
+_CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Bytes = Annotated[int, Field(strict=True, ge=1 << 10)]
 
 
 class _Strict:
@@ -40,11 +42,11 @@ class SourceSettings(_Strict):
     """Records to take: an expression over the fields and `text`, such as "language == 'ru' and votes > 10"."""
     sort_by: str | None = None
     """A numeric expression; records come in its order, those without a value last."""
-    descending: bool = True
+    descending: _Flag = True
     """Whether the greatest value comes first."""
     top: _Count | None = None
     """How many records to take, in that order."""
-    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    weight: Annotated[float, Field(strict=True, gt=0, le=1000)] = 1.0
     """How often each document goes into the shards: 0.5 is half of them, 2 is each of them twice."""
     kl_weight: _NotNegative = 1.0
     """Factor of the KL on this source's documents in training."""
@@ -57,17 +59,19 @@ class CollectStage(_Strict):
     normalise: Literal["NFC"] | None = None
     """NFC puts texts into Unicode's normal form C before `where` sees them, so that й is one character, not two.
     Without it they stay as they are, and those in another form are counted."""
+    max_line: Annotated[float, Field(strict=True, ge=1e-6, lt=1e9)] = MAX_MEGABYTES
+    """MB that a line, or a document of a .txt file, may take; a longer one is rejected without being held."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DedupStage(_Strict):
     """Removes paragraphs that are near-duplicates of an earlier one, and puts the documents together again."""
 
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    threshold: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.8
     """Least Jaccard similarity of two paragraphs' shingles."""
-    num_perm: Annotated[int, Field(ge=1, le=4096)] = 120
+    num_perm: Annotated[int, Field(strict=True, ge=1, le=4096)] = 120
     """Permutations of a signature."""
-    bands: Annotated[int, Field(ge=1, le=4096)] = 20
+    bands: Annotated[int, Field(strict=True, ge=1, le=4096)] = 20
     """LSH bands; divides num_perm."""
     shingle: Annotated[str, Field(pattern=r"^(word|char):[1-9][0-9]{0,2}$")] = "word:5"
     """word:N or char:N."""
@@ -107,7 +111,7 @@ class DecontaminateStage(_Strict):
 
     sets: Annotated[dict[_Name, EvaluationSet], Field(min_length=1)]
     """The evaluation sets by name."""
-    words: Annotated[int, Field(ge=1, le=1000)] = 13
+    words: Annotated[int, Field(strict=True, ge=1, le=1000)] = 13
     """Length of an n-gram in words."""
     action: Literal["drop", "mark"] = "drop"
     """drop removes the documents, mark adds the sets' names to their `meta`."""
@@ -137,13 +141,13 @@ class TrainFilterStage(_Strict):
     """A transformers encoder: a directory, or a name on the Hub."""
     revision: str | None = None
     """Commit of the encoder on the Hub."""
-    good_score: Annotated[float, Field(ge=1, le=5)] = 3.0
+    good_score: Annotated[float, Field(strict=True, ge=1, le=5)] = 3.0
     """Mean of the five scores from which on a document is good."""
-    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    held_out: Annotated[float, Field(strict=True, gt=0, lt=0.5)] = 0.1
     """Share of documents for early stopping, calibration and threshold; the same share again is for the report."""
-    retention: Annotated[float, Field(gt=0, le=1)] | None = None
+    retention: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
     """Share of documents to keep; sets the threshold."""
-    precision: Annotated[float, Field(gt=0, le=1)] | None = None
+    precision: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
     """Or: share of good ones among those kept. With neither given the threshold is a probability of 0.5."""
     epochs: _Count = 10
     """Passes at most."""
@@ -153,7 +157,7 @@ class TrainFilterStage(_Strict):
     """Documents a step."""
     learning_rate: _Positive = 5e-5
     """Peak; falls linearly to 0."""
-    maximum_tokens: Annotated[int, Field(ge=8)] = 512
+    maximum_tokens: Annotated[int, Field(strict=True, ge=8)] = 512
     """Tokens of a document that the classifier sees."""
     seed: _CountOrZero = 0
     """Of initialisation and order."""
@@ -163,7 +167,7 @@ class TrainFilterStage(_Strict):
 class FilterStage(_Strict):
     """Keeps the documents that the classifier finds good."""
 
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    threshold: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
     """Least probability of a document to be kept; without it, the one that the classifier was trained for."""
     batch_tokens: _Count = 16_384
     """Tokens a forward, padding included."""
@@ -177,7 +181,7 @@ class MixStage(_Strict):
 
     tokenizer: Path
     """A directory with tokenizer.model or tokenizer.json, or such a file."""
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.005
+    validation: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.005
     """Share of documents held out, by the hash of their text."""
     shard_tokens: _Count = 1 << 28
     """Tokens after which a new file is begun."""
@@ -207,7 +211,7 @@ class CorpusSettings(_Strict):
 class Machine:
     """How a stage runs; changes nothing about its result, but for the last digits of what the classifier learns."""
 
-    threads: Annotated[int, Field(ge=0, le=4096)] = 0
+    threads: Annotated[int, Field(strict=True, ge=0, le=4096)] = 0
     """CPU threads; 0 is one a core."""
     memory: _Positive = 4.0
     """GiB that dedup's index may take; what doesn't fit is looked at in further passes over the text."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vikhr_fast.data.read import Document, read_documents
+from vikhr_fast.data.text_lines import MAX_MEGABYTES, line_bytes
 from vikhr_fast.data.token_shards import (
     FORMAT,
     INDEX_DTYPE,
@@ -54,6 +55,8 @@ class Shard:
     """Directory to make."""
     text_field: str = "text"
     """JSONL field or Parquet column that holds the text."""
+    max_line: float = MAX_MEGABYTES
+    """MB that a line, or a document of a .txt file, may take; a longer one is refused."""
     shard_tokens: int = 1 << 28
     """Tokens after which a new file is begun; a document longer than that is a file of its own."""
     threads: int = 0
@@ -73,7 +76,7 @@ def write_shards(options: Shard) -> None:
     )
     refuse_existing(options.output)
     encoder = encoder_for_shards(options.tokenizer)
-    documents = read_documents(options.input, options.text_field)
+    documents = read_documents(options.input, options.text_field, line_bytes(options))
     with atomic_directory(options.output) as directory, progress_bar("shard") as advance:
         encode_documents(directory, documents, encoder, options.shard_tokens, options.threads, advance)
 

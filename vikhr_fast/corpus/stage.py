@@ -24,7 +24,8 @@ from vikhr_fast.data.documents import (
 )
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import console, logger
-from vikhr_fast.io.files import atomic_file, read_json, write_json_lines
+from vikhr_fast.io.files import atomic_file, write_json_lines
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.progress import tracked
 from vikhr_fast.io.resumable import is_same_work, resumable_directory, scratch_of
 

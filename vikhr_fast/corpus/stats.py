@@ -7,7 +7,15 @@ from typing import Annotated
 from rich.table import Table as ConsoleTable
 from tyro.conf import Positional
 
-from vikhr_fast.corpus.layout import CLASSIFIER, DOCUMENT_STAGES, SCRUBBED, SHARDS, TIMES, TOKENS, read_notes
+from vikhr_fast.corpus.layout import (
+    DOCUMENT_STAGES,
+    SCRUBBED,
+    TOKENS,
+    read_quality,
+    read_shard_tokens,
+    read_times,
+    read_token_counts,
+)
 from vikhr_fast.corpus.scrub import REPLACED
 from vikhr_fast.data.documents import MANIFEST, Documents
 from vikhr_fast.data.read import read_objects
@@ -47,7 +55,7 @@ def corpus_page(directory: Path) -> Page:
         Section("Stages", parts=(_stages_table(directory, stages), _stages_plot(stages))),
         Section("What was found", said, tuple(counts_table(name, own) for name, own in stages.items())),
     ]
-    if quality := read_notes(directory / CLASSIFIER / MANIFEST).get("quality"):
+    if quality := read_quality(directory):
         rows = tuple((name.replace("_", " "), f"{value:.4g}") for name, value in quality.items())
         sections.append(Section("Quality filter", parts=(Table("On held-out documents.", ("", ""), rows),)))
     total = list(stages.values())[-1].total
@@ -86,13 +94,11 @@ def _finished(directory: Path) -> dict[str, Documents]:
 def _sources_table(directory: Path, stages: dict[str, Documents]) -> Table:
     """Table 2: by source what was read, what is left of it, and what of that is in the shards."""
     first, last = next(iter(stages.values())).counts, list(stages.values())[-1].counts
-    counted = read_notes(directory / TOKENS)
-    before, after = (counted.get(name, {}).get("tokens", {}) for name in (next(iter(stages)), list(stages)[-1]))
-    shards = read_notes(directory / SHARDS / MANIFEST).get("shards", {})
-    train, held_out = (
-        {name: shards.get(f"{split}/{name}", {}).get("tokens", 0) for name in first}
-        for split in ("train", "validation")
-    )
+    counted = read_token_counts(directory / TOKENS)
+    ends = (next(iter(stages)), list(stages)[-1])
+    before, after = (counted[name].tokens if name in counted else {} for name in ends)
+    shards = read_shard_tokens(directory)
+    train, held_out = ({name: shards.get(f"{split}/{name}", 0) for name in first} for split in ("train", "validation"))
     trained = sum(train.values())  # may be none: all of a small corpus held out, or shards of other sources
     rows = []
     for name in first:
@@ -111,17 +117,17 @@ def _sources_table(directory: Path, stages: dict[str, Documents]) -> Table:
 
 
 def _tokens_plot(directory: Path) -> tuple[Figure, ...]:
-    shards = read_notes(directory / SHARDS / MANIFEST).get("shards", {})
+    shards = read_shard_tokens(directory)
     train = {name.removeprefix("train/"): own for name, own in shards.items() if name.startswith("train/")}
     if not train:
         return ()
-    values = [own["tokens"] / _MEGA for own in train.values()]
+    values = [tokens / _MEGA for tokens in train.values()]
     alt = "Bars: millions of training tokens of each source."
     return (bar_plot("Training tokens by source.", alt, "million tokens", list(train), {"tokens": values}),)
 
 
 def _stages_table(directory: Path, stages: dict[str, Documents]) -> Table:
-    times = read_notes(directory / TIMES)
+    times = read_times(directory)
     first = next(iter(stages.values())).total
     rows = []
     for name in sorted({*stages, *times}):
@@ -130,7 +136,7 @@ def _stages_table(directory: Path, stages: dict[str, Documents]) -> Table:
             name,
             f"{total['documents']:,}" if total else "",
             f"{total['bytes'] / _MEGA:,.2f}" if total else "",
-            f"{total['bytes'] / first['bytes']:.1%}" if total else "",
+            f"{total['bytes'] / max(first['bytes'], 1):.1%}" if total else "",
             f"{times[name]:,.1f}" if name in times else "",
         )
         rows.append(row)

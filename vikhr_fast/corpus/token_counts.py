@@ -1,11 +1,12 @@
 """Tokens of the documents before and after the stages, which the shards alone don't tell (table 2 of the paper)."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from vikhr_fast.corpus.layout import read_notes
+from vikhr_fast.corpus.layout import TokenCounts, read_token_counts
 from vikhr_fast.corpus.shard import encoder_for_shards
 from vikhr_fast.data.documents import Documents
 from vikhr_fast.io.files import write_json
@@ -23,15 +24,15 @@ def write_token_counts(path: Path, stages: dict[str, Documents], tokenizer: Path
         threads: 0 is one a core.
     """
     encoder = encoder_for_shards(tokenizer)
-    earlier = read_notes(path)
+    earlier = read_token_counts(path)
     counts = {}
     for name, documents in stages.items():
-        what = [documents.sha256, encoder.sha256]
-        known = earlier.get(name, {})
-        tokens = known["tokens"] if known.get("of") == what else count_tokens(documents, encoder, threads)
-        counts[name] = {"of": what, "tokens": tokens}
+        what, known = [documents.sha256, encoder.sha256], earlier.get(name)
+        if known is None or known.of != what:
+            known = TokenCounts(what, count_tokens(documents, encoder, threads))
+        counts[name] = known
     if counts != earlier:
-        write_json(path, counts)
+        write_json(path, {name: asdict(own) for name, own in counts.items()})
 
 
 def count_tokens(documents: Documents, encoder: Encoder, threads: int) -> dict[str, int]:

@@ -1,19 +1,23 @@
 """`corpus train-filter`: a small encoder learns from the annotations which documents are good (paper, section 3.2)."""
 
-import json
+import statistics
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import pydantic
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from tyro.conf import Positional, arg
 
+from vikhr_fast.config import validated
 from vikhr_fast.corpus.annotate import ANNOTATIONS
 from vikhr_fast.corpus.settings import TrainFilterStage
 from vikhr_fast.corpus.stage import is_finished, work_of
 from vikhr_fast.data.documents import MANIFEST
+from vikhr_fast.data.read import read_objects
 from vikhr_fast.encoder.classifier import (
     SETTINGS,
     Labels,
@@ -43,6 +47,19 @@ class TrainFilter:
     """Directory to make: a transformers model, its calibration and threshold, README.md."""
     settings: Annotated[TrainFilterStage, arg(name="")] = field(default_factory=TrainFilterStage)
     """Encoder, training and threshold."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is read of a line of annotations."""
+
+    __pydantic_config__ = pydantic.ConfigDict(allow_inf_nan=False)
+
+    text: str
+    scores: Annotated[dict[str, float], Field(min_length=1)]
+
+
+_RECORD = pydantic.TypeAdapter(_Record)
 
 
 class _Annotated(NamedTuple):
@@ -128,14 +145,10 @@ def _train(scorer: Scorer, parts: list[_Annotated], settings: TrainFilterStage, 
 def _read(path: Path, good_score: float) -> _Annotated:
     texts: list[str] = []
     labels: list[bool] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                record = json.loads(line)
-                labels.append(sum(record["scores"].values()) / len(record["scores"]) >= good_score)
-                texts.append(record["text"])
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
-        raise InputError(f"{path}: line {len(texts) + 1}: not an annotation; make it again") from None
+    for number, record in read_objects(path):
+        one = validated(_RECORD, record, f"{path}: line {number}: not an annotation", "make it again")
+        labels.append(statistics.fmean(one.scores.values()) >= good_score)
+        texts.append(one.text)
     return _Annotated(texts, np.array(labels, bool))
 
 

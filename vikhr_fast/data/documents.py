@@ -3,18 +3,21 @@
 A part carries its own summary in its footer, so that a stage that was killed takes up its finished parts as they are.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pydantic
+from pydantic import Field
 
+from vikhr_fast.config import validated
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_file, json_text, sha256_of, write_json
+from vikhr_fast.io.guarded import parse_json
 from vikhr_fast.io.manifest import manifest_sha256, read_manifest
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string()), ("meta", pa.string())])
@@ -27,6 +30,30 @@ MANIFEST = "manifest.json"
 _FORMAT, _VERSION = "vikhr-fast documents", 1
 _FOOTER = b"vikhr-fast"
 _ADVICE = "give what a corpus stage wrote, or have it write that again"
+
+_Count = Annotated[int, Field(strict=True, ge=0)]
+_Counts = dict[str, dict[str, _Count]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: Annotated[str, Field(pattern=r"^part-[0-9]+\.parquet$")]
+    file_bytes: _Count
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    parts: list[_Part]
+    counts: _Counts
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Footer:
+    counts: _Counts
+
+
+_MANIFEST, _PART_FOOTER = pydantic.TypeAdapter(_Manifest), pydantic.TypeAdapter(_Footer)
 
 
 def part_name(number: int) -> str:
@@ -50,18 +77,22 @@ def read_footer(path: Path) -> dict[str, Any]:
     """The JSON values of a part's footer; InputError where it is no part."""
     try:
         metadata = pq.read_schema(path).metadata or {}
-        footer: dict[str, Any] = json.loads(metadata[_FOOTER])
+        footer: dict[str, Any] = parse_json(metadata[_FOOTER])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         raise InputError(f"{path}: not a part of a document directory; {_ADVICE}") from None
+    validated(_PART_FOOTER, footer, f"{path}: damaged", _ADVICE)
     return footer
 
 
 def read_part(path: Path) -> pa.Table:
     """A part as a table of `SCHEMA`; InputError where it is damaged."""
     try:
-        return pq.read_table(path, partitioning=None).cast(SCHEMA)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(path, partitioning=None).cast(SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged: {' '.join(str(error).split())}; {_ADVICE}") from None
+    if empty := [name for name in SCHEMA.names if table[name].null_count]:
+        raise InputError(f"{path}: damaged: a row without {' and without '.join(empty)}; {_ADVICE}")
+    return table
 
 
 def count_documents(table: pa.Table) -> Counts:
@@ -78,7 +109,10 @@ def with_meta(table: pa.Table, more: Mapping[int, Mapping[str, Any]]) -> pa.Tabl
     """The documents with more in their `meta`, by row."""
     metas = table["meta"].to_pylist()
     for row, values in more.items():
-        metas[row] = json_text({**json.loads(metas[row]), **values}, sort_keys=True)
+        try:
+            metas[row] = json_text({**parse_json(metas[row]), **values}, sort_keys=True)
+        except (ValueError, TypeError):
+            raise InputError(f"document {table['id'][row]}: its `meta` is no JSON object; {_ADVICE}") from None
     return table.set_column(3, "meta", pa.array(metas, pa.string()))
 
 
@@ -105,6 +139,7 @@ class Documents:
             InputError: it is missing, unfinished, damaged or something else.
         """
         manifest = read_manifest(directory / MANIFEST, _FORMAT, _VERSION, _ADVICE)
+        validated(_MANIFEST, manifest, f"{directory / MANIFEST}: damaged", _ADVICE)
         for part in manifest["parts"]:
             file = directory / part["name"]
             if not file.is_file() or file.stat().st_size != part["file_bytes"]:
@@ -130,7 +165,7 @@ class Documents:
     @property
     def total(self) -> dict[str, int]:
         """`counts` of all sources together."""
-        total: Counts = {"": {}}
+        total: Counts = {"": {"documents": 0, "bytes": 0}}
         for counts in self.counts.values():
             add_counts(total, {"": counts})
         return total[""]

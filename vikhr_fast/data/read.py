@@ -1,18 +1,21 @@
 """Documents out of text, JSONL and Parquet files, one at a time and in order.
 
-Memory is bounded by the longest document (for Parquet: by a batch of rows). Whatever is wrong with a record is one
-`InputError` that names the file and the line or row; the caller decides whether it ends the reading.
+Memory is bounded by the longest line or document that is allowed; for Parquet by a batch of rows, which are as long as
+the file's writer made them; a .json file is read whole. Whatever is wrong with a record is one `InputError` that names
+the file and the line or row; the caller decides whether it ends the reading.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vikhr_fast.data.parquet_rows import parquet_rows
-from vikhr_fast.data.text_lines import CutShortError, OnBad, numbered_lines, one_line
+from vikhr_fast.data.text_lines import MAX_LINE, CutShortError, OnBad, numbered_lines, one_line, too_long
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.guarded import parse_json, read_bytes
 
+_MOST_LIST_BYTES = 2 << 30
 _SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
@@ -43,7 +46,7 @@ def refuse(path: Path, number: int, error: InputError) -> None:  # noqa: ARG001 
     raise error
 
 
-def read_documents(paths: Iterable[Path], text_field: str = "text") -> Iterator[Document]:
+def read_documents(paths: Iterable[Path], text_field: str = "text", max_line: int = MAX_LINE) -> Iterator[Document]:
     """Streams the documents of several files, file by file.
 
     In .txt files paragraphs are separated by blank lines and each is a document; in .jsonl files a line is, in
@@ -52,20 +55,24 @@ def read_documents(paths: Iterable[Path], text_field: str = "text") -> Iterator[
     Args:
         paths: the files. That each exists and has a known kind is checked before the first is read.
         text_field: name of the JSONL field or Parquet column that holds the text.
+        max_line: bytes of a line, and characters of a document of a .txt file.
 
     Raises:
         InputError: a missing file, an unknown suffix, invalid UTF-8 (with its byte offset in the uncompressed
-            text), a broken or cut file, a line or row without the text, or no document in all files together.
+            text), a broken or cut file, a line that is too long, a line or row without the text, or no document in all
+            files together.
     """
     paths = tuple(paths)
     document = None
-    for document in read_records(paths, Columns((text_field,))):
+    for document in read_records(paths, Columns((text_field,)), max_line=max_line):
         yield document
     if document is None:
         raise InputError(f"{named(paths)}: no text at all; give at least one document")
 
 
-def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse) -> Iterator[Document]:
+def read_records(
+    paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse, max_line: int = MAX_LINE
+) -> Iterator[Document]:
     """As `read_documents`, with further fields, and with a say in what becomes of bad records.
 
     A file that cannot be read on (cut short, damaged) counts as one bad record, a `CutShortError`, after which the next
@@ -78,15 +85,17 @@ def read_records(paths: Iterable[Path], columns: Columns, on_bad: OnBad = refuse
     kinds = [_kind(path) for path in paths]
     for path, kind in zip(paths, kinds, strict=True):
         if kind == ".txt":
-            yield from _paragraphs(path, on_bad)
+            yield from _paragraphs(path, on_bad, max_line)
         elif kind == ".jsonl":
-            yield from documents_of(path, _json_lines(path, on_bad), columns, ("line", "field"), on_bad)
+            yield from documents_of(path, _json_lines(path, on_bad, max_line), columns, ("line", "field"), on_bad)
         else:
             rows = parquet_rows(path, on_bad, columns.text, columns.others)
             yield from documents_of(path, rows, columns, ("row", "column"), on_bad)
 
 
-def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def read_objects(
+    path: Path, on_bad: OnBad = refuse, max_line: int = MAX_LINE
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Streams a file's records whole, each with its line (.jsonl) or row (.parquet, .json) from 1.
 
     A .json file is one list of objects, or JSON lines. What is bad goes to `on_bad`, as in `read_records`; but a bad
@@ -97,11 +106,11 @@ def read_objects(path: Path, on_bad: OnBad = refuse) -> Iterator[tuple[int, Mapp
         InputError: a missing file or an unknown suffix; and what `on_bad` raises.
     """
     if path.name.lower().endswith(".json") and path.is_file():
-        return _json_list(path, on_bad)
+        return _json_list(path, on_bad, max_line)
     kind = _kind(path)
     if kind == ".txt":
         raise InputError(f"{path}: text has no records; give .jsonl, .json or .parquet")
-    return _json_lines(path, on_bad) if kind == ".jsonl" else parquet_rows(path, on_bad)
+    return _json_lines(path, on_bad, max_line) if kind == ".jsonl" else parquet_rows(path, on_bad)
 
 
 def readable_values(record: Mapping[str, Any]) -> tuple[dict[str, Any], InputError | None]:
@@ -135,18 +144,22 @@ def documents_of(
             yield Document(text, source, number, others)
 
 
-def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]]:
-    content = path.read_bytes()
+def _json_list(path: Path, on_bad: OnBad, max_line: int) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        records = json.loads(content)
-        if not isinstance(records, list):
-            raise ValueError("not a list")
-    except (ValueError, RecursionError) as error:
-        is_none = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
-        if is_none and content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-            yield from _json_lines(path, on_bad)
-            return
-        on_bad(path, 1, CutShortError(f"{path}: not a JSON list of objects: {one_line(error)}"))
+        content = read_bytes(path, _MOST_LIST_BYTES)
+    except InputError as error:
+        on_bad(path, 1, CutShortError(f"{error}; make JSON lines of it"))
+        return
+    try:
+        records = parse_json(content)
+    except ValueError as error:
+        if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            yield from _json_lines(path, on_bad, max_line)
+        else:
+            on_bad(path, 1, CutShortError(f"{path}: not a JSON list of objects: {one_line(error)}"))
+        return
+    if not isinstance(records, list):
+        on_bad(path, 1, CutShortError(f"{path}: not a JSON list of objects: not a list"))
         return
     for row, record in enumerate(records, start=1):
         if isinstance(record, dict):
@@ -155,14 +168,14 @@ def _json_list(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]
             on_bad(path, row, InputError(f"{path}: row {row}: not a JSON object"))
 
 
-def _json_lines(path: Path, on_bad: OnBad) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in numbered_lines(path, on_bad):
+def _json_lines(path: Path, on_bad: OnBad, max_line: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in numbered_lines(path, on_bad, max_line):
         if line is None or not line.strip():
             continue
         reason = "not a JSON object; every line must be one"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             record, reason = None, f"not valid JSON: {one_line(error)}; mend or remove the line"
         if isinstance(record, dict):
             yield number, record
@@ -189,22 +202,23 @@ def _kind(path: Path) -> str:
     return suffix.removesuffix(".gz").removesuffix(".zst")
 
 
-def _paragraphs(path: Path, on_bad: OnBad) -> Iterator[Document]:
-    lines: list[str | None] = []
-    number = 0
-
-    def paragraph(first: int) -> Iterator[Document]:
-        text = "\n".join(line for line in lines if line is not None)
-        if lines and None not in lines:
-            yield Document(text, path, first)
-        lines.clear()
-
-    for number, line in numbered_lines(path, on_bad):
-        if line is None or line.strip():
+def _paragraphs(path: Path, on_bad: OnBad, max_line: int) -> Iterator[Document]:
+    lines: list[str] = []
+    first = size = 0  # the paragraph's first line, and its characters: more than there may be where a line is bad
+    for number, line in chain(numbered_lines(path, on_bad, max_line), [(0, "")]):
+        if line is not None and not line.strip():
+            if lines:
+                yield Document("\n".join(lines), path, first)
+            lines, first, size = [], 0, 0
+            continue
+        first, was_good = first or number, size <= max_line
+        size += max_line + 1 if line is None else len(line)
+        if line is not None and size <= max_line:
             lines.append(line)
         else:
-            yield from paragraph(number - len(lines))
-    yield from paragraph(number - len(lines) + 1)
+            lines.clear()
+            if line is not None and was_good:
+                on_bad(path, first, too_long(path, first, max_line))
 
 
 def _text(record: Mapping[str, Any], columns: Columns, what: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.data.read import Columns, Document, documents_of, read_documents, read_records, refuse
-from vikhr_fast.data.text_lines import OnBad
+from vikhr_fast.data.text_lines import MAX_LINE, OnBad
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import sha256_of
 
@@ -18,7 +18,7 @@ _HUB_FILES = r"hf:([\w.-]+/[\w.-]+)@([0-9a-f]{40}):(.+)$"
 _HUB_FORM = f"{_HUB}OWNER/NAME@COMMIT[/CONFIG[/SPLIT]], or :PATTERN after COMMIT for its raw files"
 
 
-def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
+def read_texts(source: Path, text_field: str = "text", max_line: int = MAX_LINE) -> Iterator[str]:
     """Streams the documents of one source, always in the same order.
 
     Args:
@@ -27,6 +27,7 @@ def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
             (the split is "train" if not given), streamed, which needs the extra `datasets` and never runs code of the
             set; or its raw files, hf:OWNER/NAME@COMMIT:PATTERN.
         text_field: JSONL field, or column of Parquet files and data sets, that holds the text.
+        max_line: see `read_documents`; a row of a data set may be of any length.
 
     Raises:
         InputError: nothing to read there, or something that cannot be read.
@@ -34,15 +35,15 @@ def read_texts(source: Path, text_field: str = "text") -> Iterator[str]:
     if _is_rows(source):
         yield from (record.text for record in _hub_records(str(source), Columns((text_field,)), refuse))
     else:
-        yield from (document.text for document in read_documents(source_files(source), text_field))
+        yield from (document.text for document in read_documents(source_files(source), text_field, max_line))
 
 
-def read_source(source: Path, columns: Columns, on_bad: OnBad = refuse) -> Iterator[Document]:
+def read_source(source: Path, columns: Columns, on_bad: OnBad = refuse, max_line: int = MAX_LINE) -> Iterator[Document]:
     """As `read_texts`, with further fields, and `on_bad` decides what becomes of bad records; see `read_records`."""
     if _is_rows(source):
         yield from _hub_records(str(source), columns, on_bad)
     else:
-        yield from read_records(source_files(source), columns, on_bad)
+        yield from read_records(source_files(source), columns, on_bad, max_line)
 
 
 def source_files(source: Path) -> list[Path]:

@@ -1,17 +1,23 @@
-"""The lines of text files, compressed or not, one at a time and numbered."""
+"""The lines of text files, compressed or not, one at a time and numbered, in memory that no file can exceed."""
 
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import zstandard
 
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import InputError, require
 
+MAX_MEGABYTES = 64.0
+"""Of a line, unless told otherwise."""
+MAX_LINE = int(MAX_MEGABYTES * 1e6)
+"""The same in bytes."""
 _READ_BYTES = 1 << 20
+_ZSTD_BYTES = 1 << 12  # become 128 MiB at most: a block of 128 KiB can take 4 bytes
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
@@ -26,6 +32,26 @@ OnBad = Callable[[Path, int, InputError], None]
 def one_line(error: BaseException) -> str:
     """What an error says, for messages."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class HasMaxLine(Protocol):
+    """Options of a command."""
+
+    @property
+    def max_line(self) -> float:
+        """MB of a line."""
+
+
+def line_bytes(options: HasMaxLine) -> int:
+    """How many bytes a line may have by a command's options; InputError where that cannot be."""
+    require(options, max_line=(1e-6 <= options.max_line < 1e9, "a number of MB"))
+    return int(options.max_line * 1e6)
+
+
+def too_long(path: Path, number: int, max_line: int) -> InputError:
+    """What is wrong with a line, or a document of lines from this one on, that has more than `max_line` bytes."""
+    advice = "cut it up; corpus.toml and the commands that have it take a larger max_line"
+    return InputError(f"{path}: line {number}: more than {max_line / 1e6:,g} MB; {advice}")
 
 
 class _ZstdStream(io.RawIOBase):
@@ -44,7 +70,7 @@ class _ZstdStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:  # collections.abc.Buffer, once Python 3.12 is the oldest
         while not self._pending:
-            compressed = self._compressed or self._file.read(_READ_BYTES)
+            compressed = self._compressed or self._file.read(_ZSTD_BYTES)
             self._compressed = b""
             if not compressed:
                 if self._frame is not None:
@@ -62,29 +88,50 @@ class _ZstdStream(io.RawIOBase):
         return count
 
 
-def numbered_lines(path: Path, on_bad: OnBad) -> Iterator[tuple[int, str | None]]:
-    """Numbered lines (from 1) of a text file, without their ends (LF or CRLF); None for a bad one."""
+def numbered_lines(path: Path, on_bad: OnBad, max_line: int = MAX_LINE) -> Iterator[tuple[int, str | None]]:
+    """Numbered lines (from 1) of a text file, without their ends (LF or CRLF); None for a bad one.
+
+    Args:
+        path: the file.
+        on_bad: gets what is wrong.
+        max_line: bytes of a line; a longer one is bad, and is passed over without being held.
+    """
     number, offset = 0, 0
     try:
         with path.open("rb") as file:
-            stream: Iterable[bytes] = file
+            stream: io.BufferedIOBase = file
             if path.name.lower().endswith(".gz"):
                 stream = gzip.GzipFile(fileobj=file)
             elif path.name.lower().endswith(".zst"):
                 stream = io.BufferedReader(_ZstdStream(file), _READ_BYTES)
-            for line in stream:
+            for line in iter(partial(stream.readline, max_line + 1), b""):
                 number += 1
-                start = len(_UTF8_MARK) if number == 1 and line.startswith(_UTF8_MARK) else 0
+                size = len(line)
                 text: str | None = None
-                try:
-                    text = line[start:].decode("utf-8").removesuffix("\n").removesuffix("\r")
-                except UnicodeDecodeError as error:
-                    place = f"line {number}, byte {offset + start + error.start}"
-                    bad = InputError(f"{path}: {place}: invalid UTF-8; convert the file to UTF-8")
-                    on_bad(path, number, bad)
-                offset += len(line)
+                if size > max_line and not line.endswith(b"\n"):
+                    on_bad(path, number, too_long(path, number, max_line))
+                    size += _pass_over(stream)
+                else:
+                    start = len(_UTF8_MARK) if number == 1 and line.startswith(_UTF8_MARK) else 0
+                    try:
+                        text = line[start:].decode("utf-8").removesuffix("\n").removesuffix("\r")
+                    except UnicodeDecodeError as error:
+                        place = f"line {number}, byte {offset + start + error.start}"
+                        bad = InputError(f"{path}: {place}: invalid UTF-8; convert the file to UTF-8")
+                        on_bad(path, number, bad)
+                offset += size
                 yield number, text
     except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
         place = f"after line {number}: " if number else ""
         reason = f"{path}: {place}cannot be read on: {one_line(error)}; fetch or make it again"
         on_bad(path, number + 1, CutShortError(reason))
+
+
+def _pass_over(stream: io.BufferedIOBase) -> int:
+    """Reads to the end of a line; returns how many bytes that were."""
+    size = 0
+    for part in iter(partial(stream.readline, _READ_BYTES), b""):
+        size += len(part)
+        if part.endswith(b"\n"):
+            break
+    return size

@@ -13,11 +13,14 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
+from pydantic import Field
 
+from vikhr_fast.config import validated
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import sha256_of
 from vikhr_fast.io.manifest import read_manifest
@@ -32,6 +35,55 @@ _ADVICE = "rebuild the shards with `vikhr-fast corpus shard`"
 
 _COUNTS = ("num_documents", "num_tokens", "num_trained", "num_bytes")
 _COPIED = ("vocab_size", "bos_id", "eos_id", "tokenizer_sha256", *_COUNTS, "sha256")
+
+_Size = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+_Name = Annotated[str, Field(pattern=r"^[a-z]+(-[0-9]+)?\.bin$")]
+
+
+@dataclass(frozen=True)
+class _File:
+    name: _Name
+    bytes: _Size
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TokenFile(_File):
+    documents: _Size
+    tokens: _Size
+    trained: _File | None = None
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    vocab_size: Annotated[int, Field(strict=True, ge=1, le=2**32)]
+    bos_id: _Size
+    eos_id: _Size
+    tokenizer_sha256: str
+    dtype: Literal["<u2", "<u4"]
+    num_documents: Annotated[int, Field(strict=True, ge=1, lt=2**63)]
+    num_tokens: _Size
+    num_trained: _Size
+    num_bytes: _Size
+    sha256: str
+    index: _File
+    files: tuple[_TokenFile, ...]
+
+    def has_fitting_sizes(self) -> bool:
+        """Whether files, documents and tokens are as many as the sizes say; what is in the index is another matter."""
+        masks = [file.trained for file in self.files if file.trained]
+        return (
+            self.index.name == INDEX_NAME
+            and self.index.bytes == INDEX_DTYPE.itemsize * (self.num_documents + 1)
+            and self.num_documents == sum(file.documents for file in self.files)
+            and self.num_tokens == sum(file.tokens for file in self.files)
+            and all(file.bytes == np.dtype(self.dtype).itemsize * file.tokens > 0 for file in self.files)
+            and len(masks) in (0, len(self.files))
+            and all(mask.bytes == file.tokens for mask, file in zip(masks, self.files, strict=False))
+        )
+
+
+_MANIFEST = pydantic.TypeAdapter(_Manifest)
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
@@ -77,24 +129,29 @@ class TokenShards:
         Raises:
             InputError: anything in it is missing, cut short, changed, or of another version.
         """
-        manifest = read_manifest(directory / MANIFEST_NAME, FORMAT, VERSION, _ADVICE)
-        masks = [entry["trained"] for entry in manifest["files"] if "trained" in entry]
-        entries = (manifest["index"], *manifest["files"], *masks)
+        path = directory / MANIFEST_NAME
+        values = read_manifest(path, FORMAT, VERSION, _ADVICE)
+        manifest = validated(_MANIFEST, values, f"{path}: damaged", _ADVICE)
+        masks = [file.trained for file in manifest.files if file.trained]
+        entries = (manifest.index, *manifest.files, *masks)
+        if not manifest.has_fitting_sizes():
+            raise InputError(f"{path}: damaged: sizes that don't fit each other; {_ADVICE}")
         for entry in entries:
-            _check_file(directory / entry["name"], entry, verify)
+            _check_file(directory / entry.name, entry, verify)
+        first_documents = tuple(accumulate((file.documents for file in manifest.files), initial=0))
         offsets = _mapped(directory / INDEX_NAME, INDEX_DTYPE)
-        lengths = np.diff(offsets)
-        if offsets[0] != 0 or offsets[-1] != manifest["num_tokens"] or (lengths < 2).any():
+        lengths, sizes = np.diff(offsets), np.diff(offsets[list(first_documents)])
+        if offsets[0] != 0 or (lengths < 2).any() or sizes.tolist() != [file.tokens for file in manifest.files]:
             raise InputError(f"{directory / INDEX_NAME}: damaged: not increasing as it must; {_ADVICE}")
         return cls(
             directory=directory,
-            **{name: manifest[name] for name in _COPIED},
+            **{name: getattr(manifest, name) for name in _COPIED},
             lengths=lengths,
             _offsets=offsets,
-            _files=tuple(_mapped(directory / e["name"], np.dtype(manifest["dtype"])) for e in manifest["files"]),
-            _masks=tuple(_mapped(directory / entry["name"], np.dtype(np.uint8)) for entry in masks),
-            _first_documents=tuple(accumulate((e["documents"] for e in manifest["files"]), initial=0)),
-            _identities={path: _identity(path) for path in (directory / entry["name"] for entry in entries)},
+            _files=tuple(_mapped(directory / file.name, np.dtype(manifest.dtype)) for file in manifest.files),
+            _masks=tuple(_mapped(directory / mask.name, np.dtype(np.uint8)) for mask in masks),
+            _first_documents=first_documents,
+            _identities={path: _identity(path) for path in (directory / entry.name for entry in entries)},
         )
 
     def require_unchanged(self) -> None:
@@ -133,12 +190,12 @@ class TokenShards:
         return number, slice(self._offsets[index] - file_start, self._offsets[index + 1] - file_start)
 
 
-def _check_file(path: Path, entry: dict[str, Any], verify: bool) -> None:
+def _check_file(path: Path, entry: _File, verify: bool) -> None:
     if not path.is_file():
         raise InputError(f"{path}: missing, but {MANIFEST_NAME} names it; {_ADVICE}")
-    if (size := path.stat().st_size) != entry["bytes"]:
-        raise InputError(f"{path}: damaged: {size} bytes, must be {entry['bytes']}; {_ADVICE}")
-    if verify and sha256_of(path) != entry["sha256"]:
+    if (size := path.stat().st_size) != entry.bytes:
+        raise InputError(f"{path}: damaged: {size} bytes, must be {entry.bytes}; {_ADVICE}")
+    if verify and sha256_of(path) != entry.sha256:
         raise InputError(f"{path}: damaged: its checksum does not fit {MANIFEST_NAME}; {_ADVICE}")
 
 

@@ -16,9 +16,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from vikhr_fast.config import RuntimeConfig
 from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.io.files import atomic_directory
-from vikhr_fast.model.config import read_config, write_config
+from vikhr_fast.model.config import write_config
 from vikhr_fast.model.mistral import Mistral, Operations
-from vikhr_fast.model.weights import WeightFiles, write_weights
+from vikhr_fast.model.weights import write_weights
 
 
 def load_model(
@@ -52,7 +52,7 @@ def load_model(
             or `reshard`.
     """
     whole = whole or ranks.count == 1
-    model = Mistral(read_config(directory), ops=ops, device="meta", dtype=compute if whole else storage or compute)
+    model, files = Mistral.without_values(directory, ops=ops, dtype=compute if whole else storage or compute)
     if not whole:
         _shard(model, ranks, compute, keep_gathered)
     model.to_empty(device=ranks.device)
@@ -60,9 +60,7 @@ def load_model(
         model.stack_weights()
         if ranks.device.type == "cuda":
             torch.cuda.empty_cache()  # of the places where they lay apart
-    files, parameters = WeightFiles(directory), dict(model.named_parameters())
-    files.require(parameters)
-    for name, parameter in parameters.items():
+    for name, parameter in model.named_parameters():
         own = local(parameter.detach())
         wide = torch.promote_types(own.dtype, torch.float32)
         value = shard_of(files.read(name, own.dtype if masters is None else wide, ranks.device), parameter)

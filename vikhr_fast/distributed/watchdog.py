@@ -6,7 +6,6 @@ earlier phase than the others' hangs there.
 """
 
 import itertools
-import json
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]  # public, but
 from vikhr_fast.errors import ExitCode
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import json_text
+from vikhr_fast.io.guarded import parse_json
 
 _BEAT_SECONDS = 1.0
 _SILENT_BEATS = 3
@@ -100,7 +100,7 @@ class Watch:
     def _read(self) -> list[_Beat]:
         assert self._store is not None
         keys = [f"watch/{rank}" for rank in range(self._count)]
-        return [_Beat(**json.loads(self._store.get(key))) if self._store.check([key]) else _Beat() for key in keys]
+        return [_Beat(**parse_json(self._store.get(key))) if self._store.check([key]) else _Beat() for key in keys]
 
     def _blame(self, only_silent: bool = False) -> str | None:
         """Whose fault it is that this rank can't go on, by two looks at all; none where nobody stands out."""

@@ -5,17 +5,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from vikhr_fast.adapt.base import HEAD, has_own_head, is_tied, padding_rows
 from vikhr_fast.chat.encode import TEMPLATE_NAME, ChatEncoder
 from vikhr_fast.doctor.findings import Finding, Note, checked
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.progress import progress_bar
-from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config
+from vikhr_fast.model.config import CONFIG_NAME, read_config
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.model.weights import WeightFiles
+from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.tokenizer.added_tokens import named_tokens, read_added_tokens, refuse_words
 from vikhr_fast.tokenizer.export import read_model, refuse_inexact
 from vikhr_fast.tokenizer.files import TOKENIZER, tokenizer_file
@@ -52,7 +51,7 @@ def model_findings(directory: Path) -> Iterator[Finding]:
 
 def _config(directory: Path) -> str:
     config, values = read_config(directory, may_be_tied=True), read_json(directory / CONFIG_NAME)
-    count = sum(parameter.numel() for parameter in _parameters(config).values())
+    count = Parameters.of(config).total
     window = f"window {config.sliding_window:,}" if config.sliding_window else "no window"
     text = f"{values['model_type']}, {count:,} parameters, {config.vocab_size:,} rows, "
     text += f"{config.max_position_embeddings:,} positions, {window}"
@@ -62,8 +61,9 @@ def _config(directory: Path) -> str:
 
 
 def _weights(directory: Path) -> str:
-    files = WeightFiles(directory)
-    expected = _parameters(read_config(directory, may_be_tied=True))
+    config, files = read_config(directory, may_be_tied=True), WeightFiles(directory)
+    files.require_layers(config.num_hidden_layers)
+    expected = dict(Mistral(config, device="meta").named_parameters())
     if is_tied(directory) and HEAD not in files.tensors:
         del expected[HEAD]
     files.require(expected)
@@ -136,7 +136,3 @@ def _chat(directory: Path) -> str:
     except InputError as error:
         return Note(f"no tuning and no generation with it: {error}")
     return f"answers end with {encoder.bpe.piece(encoder.end_id)}"
-
-
-def _parameters(config: ModelConfig) -> dict[str, torch.Tensor]:
-    return dict(Mistral(config, device="meta").named_parameters())

@@ -6,21 +6,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 
+from vikhr_fast.config import read_record
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json, sync_file
+from vikhr_fast.io.files import sync_file
 from vikhr_fast.model.devices import Device, device_of
+from vikhr_fast.tokenizer.files import TOKENIZER_JSON
+from vikhr_fast.tokenizer.json_encoder import library_errors, refuse_fatal
 
 SETTINGS = "filter.json"
 _CHARACTERS_A_TOKEN = 16
 _BINS = 10
+_MOST_LAYERS, _LEAST_TOKENS = 1000, 8
 
+MaximumTokens = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+"""Of a text, that an encoder sees."""
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 
@@ -50,9 +58,10 @@ class Scorer:
         Raises:
             InputError: there is no such encoder, or no GPU for `cuda`.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils import logging
 
+        place, dtype = device_of(device)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         options: dict[str, Any] = {
@@ -60,15 +69,18 @@ class Scorer:
             "trust_remote_code": False,
             "local_files_only": Path(name).is_dir(),
         }
-        try:
+        refuse_fatal(Path(name) / TOKENIZER_JSON)
+        with library_errors(f"{name}: no encoder that can be loaded", "give a transformers encoder"):
+            config = AutoConfig.from_pretrained(name, num_labels=1, **options)
+            if not 1 <= config.num_hidden_layers <= _MOST_LAYERS:  # all are built before weights are looked for
+                raise ValueError(f"num_hidden_layers is {config.num_hidden_layers}, must be 1 to {_MOST_LAYERS:,}")
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
             options["ignore_mismatched_sizes"] = has_new_head
-            model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{name}: no encoder that can be loaded: {reason[:300]}") from None
-        place, dtype = device_of(device)
-        return cls(tokenizer, model.to(place).eval(), place, dtype)
+            model = AutoModelForSequenceClassification.from_pretrained(name, config=config, **options)
+            scorer = cls(tokenizer, model.to(place).eval(), place, dtype)
+            with torch.no_grad():
+                scorer.logits(scorer.encode(_LEAST_TOKENS, [" "]))  # whether what could be loaded computes
+        return scorer
 
     def save(self, directory: Path) -> None:
         """Writes both as transformers does. A full disk is the OSError that it is, where other libraries hide it."""
@@ -118,6 +130,21 @@ class Scorer:
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """What is read of SETTINGS."""
+
+    __pydantic_config__ = pydantic.ConfigDict(allow_inf_nan=False)
+
+    slope: float
+    offset: float
+    threshold: float
+    maximum_tokens: MaximumTokens
+
+
+_SETTINGS = pydantic.TypeAdapter(_Settings)
+
+
+@dataclass(frozen=True)
 class Classifier:
     """A trained classifier of documents.
 
@@ -137,13 +164,9 @@ class Classifier:
         Raises:
             InputError: it is missing or something else, or there is no GPU for `cuda`.
         """
-        try:
-            settings = read_json(directory / SETTINGS)
-            slope, offset, threshold = (float(settings[name]) for name in ("slope", "offset", "threshold"))
-            maximum_tokens = int(settings["maximum_tokens"])
-        except (InputError, ValueError, KeyError, TypeError):
-            raise InputError(f"{directory}: no classifier; make one with `vikhr-fast corpus train-filter`") from None
-        return cls(Scorer.load(str(directory), device=device), slope, offset, threshold, maximum_tokens)
+        advice = "no classifier without it; make one with `vikhr-fast corpus train-filter`"
+        found = read_record(directory / SETTINGS, _SETTINGS, advice)
+        return cls(Scorer.load(str(directory), device=device), **vars(found))
 
     def probabilities(self, texts: Sequence[str], batch_tokens: int) -> Scores:
         """float64 [texts]: how probably each is good."""

@@ -7,10 +7,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import pydantic
+from pydantic import StrictFloat, StrictInt
 from rich.table import Table
 from tyro.conf import Positional
 
 import vikhr_kernels
+from vikhr_fast.config import validated
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.data.sources import checksum, source_files
 from vikhr_fast.data.token_shards import TokenShards
@@ -18,7 +21,8 @@ from vikhr_fast.errors import InputError, require
 from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, CHANGES, BenchmarkQuestions, questions_sha256
 from vikhr_fast.io.console import PlainConsole
-from vikhr_fast.io.files import read_json, sha256_of, write_json, write_json_lines
+from vikhr_fast.io.files import sha256_of, write_json, write_json_lines
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.run_directory import locked, record_run
 from vikhr_fast.llm.answer_log import AnswerLog
@@ -62,6 +66,36 @@ class Evaluate:
     """Questions, or windows, computed at once."""
     device: Device = "auto"
     """auto is CUDA, in bfloat16, where there is a GPU."""
+
+
+_ADVICE = "remove it and run the same command again"
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    accuracy: StrictFloat
+    standard_error: StrictFloat | None
+    questions: StrictInt
+
+
+@dataclass(frozen=True)
+class _Task(_Accuracy):
+    chance: StrictFloat
+    subjects: dict[str, _Accuracy]
+    kept_in_order: StrictInt = 0
+    stripped: StrictInt = 0
+    rejected: StrictInt = 0
+
+
+@dataclass(frozen=True)
+class _Text:
+    bits_per_byte: StrictFloat
+    perplexity: StrictFloat
+    tokens: StrictInt
+    num_bytes: StrictInt
+
+
+_TASK, _TEXT = pydantic.TypeAdapter(_Task), pydantic.TypeAdapter(_Text)
 
 
 def evaluate(options: Evaluate) -> None:
@@ -185,7 +219,7 @@ def _tasks(options: Evaluate, questions: dict[str, BenchmarkQuestions], model: C
                         result, chosen = run_task(harness_task(name, description, own), harness)
                     write_json_lines(options.output / f"{name}.answers.jsonl", chosen)
                     write_json(path, {**result, **counts})
-                results[name] = read_json(path)
+                results[name] = _read(path, _TASK)
     return results
 
 
@@ -202,8 +236,15 @@ def _texts(options: Evaluate, files: dict[str, list[Path]], model: Callable[[], 
             opened = TokenShards.open(shards)
             score = score_shards(model(), opened, window=length, micro_batch=options.batch)
             write_json(path, {**asdict(score), "perplexity": score.perplexity(f"{options.model}: {name}")})
-        results[name] = {"window": options.sequence_length, **read_json(path)}  # earlier versions didn't write it
+        results[name] = {"window": options.sequence_length, **_read(path, _TEXT)}  # earlier versions didn't write it
     return results
+
+
+def _read(path: Path, kind: pydantic.TypeAdapter[Any]) -> dict[str, Any]:
+    """A result, all of it; InputError where it lacks what the table shows."""
+    values = read_json(path, _ADVICE)
+    validated(kind, values, f"{path}: damaged", _ADVICE)
+    return values
 
 
 def _named(flag: str, values: tuple[str, ...]) -> dict[str, Path]:

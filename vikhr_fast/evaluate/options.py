@@ -47,7 +47,7 @@ def option_texts(options: Sequence[object]) -> list[str | None]:
 def _text(value: object) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) != math.inf:
         return str(value)
     if not isinstance(value, str):
         raise InputError(f"{value!r}: neither text nor a number")

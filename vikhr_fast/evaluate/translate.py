@@ -1,6 +1,5 @@
 """`evaluate translate`: a language model makes Ru-MMLU and Ru-MMLU-pro of the English originals, as for the paper."""
 
-import json
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from tyro.conf import Positional, arg
 from vikhr_fast.evaluate.questions import Question, choice_question, read_questions
 from vikhr_fast.instruct.translate import refuse_lost
 from vikhr_fast.io.files import json_text
+from vikhr_fast.io.guarded import parse_json
 from vikhr_fast.llm.ask import Ask, ask_of_each
 from vikhr_fast.llm.endpoint import GivenUpError
 from vikhr_fast.llm.settings import EndpointSettings
@@ -77,7 +77,7 @@ async def _translated(question: Question, ask: Ask) -> Question:
 def translated_question(original: Question, text: str) -> Question:
     """The question with text and choices of an answer; ValueError where it is no longer the same question."""
     start, end = text.find("{"), text.rfind("}")
-    value: Any = json.loads(text[start : end + 1])
+    value: Any = parse_json(text[start : end + 1])
     if not isinstance(value, dict) or not isinstance(value.get("choices"), list):
         raise ValueError("it is no object with a question and choices")
     question, choices = value.get("question"), value["choices"]

@@ -29,6 +29,7 @@ steps, at as many tokens a step as the run of stage OTHER took, in which one tra
 import re
 import shlex
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,13 +42,14 @@ from vikhr_fast.experiments.results import Column, Pair
 from vikhr_fast.model.config import ModelConfig
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9/-]*$")]
-_Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 
 PLACEHOLDER = re.compile(r"\{(?:steps:(?P<run>[a-z0-9/-]+):(?P<other>[a-z0-9/-]+)|(?P<name>[^{}]*))\}")
 SEED = "seed"
 EQUAL_RUSSIAN = "english_at_equal_russian"
 """English bits per byte where both runs of a comparison have first reached the same Russian, interpolated."""
 _OTHER_COLUMNS = (EQUAL_RUSSIAN, "reward", "tokens", "teraflop", "tokens_per_word")
+_MOST_IN_A_ROW = 100
 _MEASURES = ("perplexity", "bits_per_byte")  # of each held-out text
 
 
@@ -67,7 +69,7 @@ class StageSettings:
 
     run: Annotated[str, Field(min_length=1)]
     """Its words, as a shell would read them; `inputs ...` are those of `ablate.inputs`."""
-    tokens: Annotated[float, Field(gt=0)] | None = None
+    tokens: Annotated[float, Field(strict=True, gt=0)] | None = None
     """Of a training, for its plan: tokens over all epochs."""
     shape: ModelConfig | None = None
     """Likewise: the model."""
@@ -110,8 +112,8 @@ class Grid(Stages):
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
     table: _Count | None = None
     """Of the paper, if it has one."""
-    seeds: _Count = 3
-    sequence_length: Annotated[int, Field(ge=2)] = 1024
+    seeds: Annotated[int, Field(strict=True, ge=1, le=1000)] = 3
+    sequence_length: Annotated[int, Field(strict=True, ge=2)] = 1024
     """Tokens of a held-out text that are read at once."""
     include: tuple[str, ...] = ()
     comparisons: tuple[Pair, ...] = ()
@@ -191,18 +193,28 @@ def _check(grid: Grid, path: Path) -> None:
             shlex.split(stage.run)
         except ValueError as error:
             raise InputError(f"{path}: stages.{name}: {error}") from None
-        _refuse_circle(grid, name, (), path)
         runs = {run for match in PLACEHOLDER.finditer(stage.run) for run in match.group("run", "other") if run}
         if wrong := sorted(run for run in runs if not grid.stages[run].run.startswith("train ")):
             raise InputError(f"{path}: stages.{name}: steps: {', '.join(wrong)} is no training")
+    _check_order(grid, path)
     held_out = {name for arm in grid.arms.values() for name in arm.held_out}
     possible = {*_OTHER_COLUMNS, *(f"{name}.{measure}" for name in held_out for measure in _MEASURES)}
     if wrong := [column.name for column in grid.columns if column.name not in possible]:
         raise InputError(f"{path}: columns: no {', '.join(wrong)}; there are {', '.join(sorted(possible))}")
 
 
-def _refuse_circle(grid: Grid, name: str, above: tuple[str, ...], path: Path) -> None:
-    if name in above:
-        raise InputError(f"{path}: stages.{name}: needs itself, by {' <- '.join((*above, name))}")
-    for needed in sorted(names_in(grid.stages[name].run) & grid.stages.keys()):
-        _refuse_circle(grid, needed, (*above, name), path)
+def _check_order(grid: Grid, path: Path) -> None:
+    """Refuses a stage that needs itself, and more stages one after another than anybody means."""
+    needs = {name: names_in(stage.run) & grid.stages.keys() for name, stage in grid.stages.items()}
+    try:
+        order = tuple(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        circle: list[str] = error.args[1][:0:-1]  # each needs the next, the last one the first
+        start = circle.index(min(circle, key=list(grid.stages).index))
+        named = " <- ".join([*circle[start:], *circle[: start + 1]])
+        raise InputError(f"{path}: stages.{circle[start]}: needs itself, by {named}") from None
+    depths: dict[str, int] = {}
+    for name in order:
+        depths[name] = 1 + max((depths[needed] for needed in needs[name]), default=0)
+        if depths[name] > _MOST_IN_A_ROW:
+            raise InputError(f"{path}: stages.{name}: needs more than {_MOST_IN_A_ROW} stages one after another")

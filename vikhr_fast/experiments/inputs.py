@@ -4,16 +4,17 @@ Their commands are `inputs texts|start|noise|annotations|conversations ... --out
 """
 
 import hashlib
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import pydantic
 from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import read_conversations, write_conversations
+from vikhr_fast.config import read_record
 from vikhr_fast.corpus.annotate import ANNOTATIONS
 from vikhr_fast.data.documents import MANIFEST, Documents
 from vikhr_fast.data.read import read_documents
@@ -31,6 +32,7 @@ BUNDLED = "bundled"
 HEAD_SIZE = 32
 _POSITIONS = 1024
 _GOOD, _BAD = 4, 1
+_DIGESTS = pydantic.TypeAdapter(frozenset[str])
 _CRITERIA = ("informativeness", "usefulness", "grammar", "style", "safety")
 _NOISE_RATE = 0.5  # exact copies, near-copies and bad documents, each so many a document
 _NOISE_SEED = 1
@@ -171,7 +173,7 @@ def make_noise(options: Noise) -> None:
 
 def make_annotations(options: Annotations) -> None:
     """Writes the annotations of all documents in the order of their hashes, as `corpus annotate` has them."""
-    bad = set(json.loads((options.noise / "bad.json").read_bytes()))
+    bad = read_record(options.noise / "bad.json", _DIGESTS, "`inputs noise` writes it")
     documents = Documents.open(options.documents)
     rows = [row for table in documents.tables() for row in table.to_pylist()]
     notes = []

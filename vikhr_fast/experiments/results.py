@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field, computed_field
 
-from vikhr_fast.config import STRICT, validated
+from vikhr_fast.config import STRICT, read_record
 from vikhr_fast.experiments.comparison import mean_and_error
-from vikhr_fast.io.files import read_json, write_json
+from vikhr_fast.io.files import write_json
 
 ABLATION = "ablation.json"
 
@@ -29,7 +29,7 @@ class Column:
     """HELD_OUT.perplexity, HELD_OUT.bits_per_byte, reward, tokens, teraflop, tokens_per_word,
     english_at_equal_russian."""
     label: str
-    digits: Annotated[int, Field(ge=0, le=6)] = 3
+    digits: Annotated[int, Field(strict=True, ge=0, le=6)] = 3
     """Behind the point."""
 
 
@@ -125,4 +125,4 @@ def write_ablation(path: Path, ablation: Ablation) -> None:
 
 def read_ablation(path: Path) -> Ablation:
     """Reads what `write_ablation` wrote; InputError where it is missing, damaged or something else."""
-    return validated(_ABLATION, read_json(path, "`vikhr-fast ablate` writes it"), str(path))
+    return read_record(path, _ABLATION, "`vikhr-fast ablate` writes it")

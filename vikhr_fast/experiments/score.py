@@ -66,8 +66,12 @@ def score(options: Score) -> None:
     lines = [read_lines(run / METRICS) for run in options.runs]
     if empty := [str(run) for run, own in zip(options.runs, lines, strict=True) if not own]:
         raise InputError(f"{', '.join(empty)}: no steps in it; not the directory of a training run")
-    figures["tokens"] = sum(own[-1]["tokens"] for own in lines)
-    figures["teraflop"] = sum(line["flops"] + line["reference_flops"] for own in lines for line in own) / 1e12
+    try:
+        figures["tokens"] = sum(own[-1]["tokens"] for own in lines)
+        figures["teraflop"] = sum(line["flops"] + line["reference_flops"] for own in lines for line in own) / 1e12
+    except (KeyError, TypeError) as error:
+        runs = ", ".join(map(str, options.runs))
+        raise InputError(f"{runs}: {METRICS}: damaged ({error!r}); delete the run and do it again") from None
     if options.words:
         figures["tokens_per_word"] = measure([options.model / MODEL_NAME], options.words)[0]["tokens_per_word"]
     if options.questions and options.reward:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +39,13 @@ class Steps(NamedTuple):
 
     def number(self) -> int:
         """How many, once both runs are there."""
-        last, last_other = (read_lines(directory / METRICS)[-1] for directory in self)
-        steps: float = last["tokens"] * last_other["step"] / last_other["tokens"]
-        return max(1, round(steps))
+        try:
+            last, last_other = (read_lines(directory / METRICS)[-1] for directory in self)
+            steps: float = last["tokens"] * last_other["step"] / last_other["tokens"]
+            return max(1, round(steps))
+        except (LookupError, TypeError, ArithmeticError, ValueError) as error:
+            files = " or ".join(str(directory / METRICS) for directory in self)
+            raise InputError(f"{files}: damaged ({error!r}); delete what it is in and run it again") from None
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,11 @@ class Works:
     ) -> None:
         self._stages, self._root, self._inputs = grid.stages, root, inputs
         self._folder, self._launcher = folder or {}, launcher
+        self._seeded: set[str] = set()
+        mentioned = {name: names_in(stage.run) & {SEED, *grid.stages} for name, stage in grid.stages.items()}
+        for name in TopologicalSorter(mentioned).static_order():
+            if name == SEED or not self._seeded.isdisjoint(mentioned[name]):
+                self._seeded.add(name)
         self.works: dict[Path, Work] = {}
         """By `done`."""
 
@@ -113,7 +123,7 @@ class Works:
         done = output / "model" if run[0] == "train" else output
         if done not in self.works:
             place = f"{self._folder[name]}: " if name in self._folder else ""
-            title = f"{place}{name}{f', seed {seed}' if self._is_seeded(name) else ''}"
+            title = f"{place}{name}{f', seed {seed}' if name in self._seeded else ''}"
             self.add(title, name, run, output, done, seed)
         return done
 
@@ -125,11 +135,7 @@ class Works:
 
     def _output(self, name: str, seed: int) -> Path:
         place = self._root / self._folder.get(name, "")
-        return place / f"seed-{seed}" / name if self._is_seeded(name) else place / name
-
-    def _is_seeded(self, name: str) -> bool:
-        mentioned = names_in(self._stages[name].run)
-        return SEED in mentioned or any(map(self._is_seeded, mentioned & self._stages.keys()))
+        return place / f"seed-{seed}" / name if name in self._seeded else place / name
 
     def _resolved(self, word: str, seed: int) -> tuple[str | Steps, ...]:
         known = {**self._inputs, SEED: str(seed)}

@@ -14,6 +14,7 @@ from vikhr_fast.chat.conversation import Conversation, checked_messages, write_c
 from vikhr_fast.data.documents import MANIFEST
 from vikhr_fast.data.read import read_objects
 from vikhr_fast.data.sources import source_files
+from vikhr_fast.data.text_lines import MAX_MEGABYTES, line_bytes
 from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.rejected import Rejected
 from vikhr_fast.instruct.schemas import Messages, fields_beside, messages_of
@@ -45,6 +46,8 @@ class Convert:
     """Directory to make."""
     language: str = "auto"
     """ISO 639 code of the language; auto looks at each conversation's script: ru, en, or und."""
+    max_line: float = MAX_MEGABYTES
+    """MB that a line may take; a longer one is rejected without being held."""
 
 
 def convert(options: Convert) -> None:
@@ -90,8 +93,9 @@ class _Counts(NamedTuple):
 def _conversations(files: list[Path], options: Convert, rejected: Rejected, counts: _Counts) -> Iterator[Conversation]:
     """The rows that can be used; the others' reasons go to `rejected`."""
     seen = 0
+    max_line = line_bytes(options)
     for file in files:
-        for number, row in read_objects(file, rejected):
+        for number, row in read_objects(file, rejected, max_line):
             seen += 1
             try:
                 told = messages_of(row)

@@ -1,15 +1,17 @@
 """`instruct filter`: the conversations whose answers a reward model finds good."""
 
-import json
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pydantic
+from pydantic import Field
 from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import read_conversations, write_conversations
+from vikhr_fast.config import read_record
 from vikhr_fast.corpus.stage import show_counts
 from vikhr_fast.data.documents import Counts, add_counts
 from vikhr_fast.data.sources import checksum
@@ -25,6 +27,7 @@ from vikhr_fast.model.devices import Device
 
 SCORES = "scores.jsonl"
 _DIGITS = 4
+_SCORES = pydantic.TypeAdapter(list[Annotated[float, Field(allow_inf_nan=False)]])
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def _score(options: FilterConversations, scratch: Path) -> Scores:
     """[conversations] all scores, rounded; finished chunks are taken from the scratch directory."""
     model: RewardModel | None = None
     scores: list[float] = []
+    advice = f"remove {scratch.parent} and begin anew"
     conversations = read_conversations(options.input)
     with progress_bar("instruct filter") as advance:
         while batch := list(islice(conversations, options.chunk)):
@@ -133,7 +137,10 @@ def _score(options: FilterConversations, scratch: Path) -> Scores:
                 answered = [Answered(prompt, one.answer) for prompt, one in zip(before, batch, strict=True)]
                 found = model.score(answered, options.batch_tokens)
                 write_text(path, json_text([round(value, _DIGITS) for value in found.tolist()]))
-            scores += json.loads(path.read_bytes())
+            saved = read_record(path, _SCORES, advice)
+            if len(saved) != len(batch):
+                raise InputError(f"{path}: damaged: {len(saved)} scores of {len(batch)} conversations; {advice}")
+            scores += saved
             advance(len(batch))
     if model is not None:
         logger.info(f"instruct filter: {len(scores):,} conversations scored")

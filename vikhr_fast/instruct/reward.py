@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vikhr_fast.encoder.classifier import Scorer, Scores
-from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json
+import pydantic
+
+from vikhr_fast.config import read_record
+from vikhr_fast.encoder.classifier import MaximumTokens, Scorer, Scores
 from vikhr_fast.model.devices import Device
 
 SETTINGS = "reward.json"
@@ -18,6 +19,16 @@ class Answered(NamedTuple):
 
     prompt: str
     answer: str
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is read of SETTINGS."""
+
+    maximum_tokens: MaximumTokens
+
+
+_SETTINGS = pydantic.TypeAdapter(_Settings)
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,9 @@ class RewardModel:
         Raises:
             InputError: it is missing or something else, or there is no GPU for `cuda`.
         """
-        try:
-            maximum_tokens = int(read_json(directory / SETTINGS)["maximum_tokens"])
-        except (InputError, ValueError, KeyError, TypeError):
-            advice = "make one with `vikhr-fast instruct train-reward`"
-            raise InputError(f"{directory}: no reward model; {advice}") from None
-        return cls(Scorer.load(str(directory), device=device), maximum_tokens)
+        advice = "no reward model without it; make one with `vikhr-fast instruct train-reward`"
+        found = read_record(directory / SETTINGS, _SETTINGS, advice)
+        return cls(Scorer.load(str(directory), device=device), found.maximum_tokens)
 
     def encode(self, texts: Sequence[Answered]) -> list[list[int]]:
         """Prompt and answer as one sequence each; what is too long is cut off the longer of the two."""

@@ -1,17 +1,17 @@
 """How far a reward model can be trusted: accuracy on held-out pairs, what length explains, calibration."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
+from pydantic import Field
 
-from vikhr_fast.config import validated
+from vikhr_fast.config import read_record
 from vikhr_fast.encoder.classifier import Labels, Scores, calibrated, calibration
-from vikhr_fast.errors import InputError
 from vikhr_fast.instruct.preferences import Pair
 from vikhr_fast.instruct.rejected import REJECTED
 from vikhr_fast.instruct.reward import SETTINGS
@@ -37,8 +37,19 @@ class RewardReport:
     """and where it is the shorter one: far apart, the model judges by length."""
     length_correlation: float
     """Rank correlation of score and length over all answers."""
-    calibration: tuple[tuple[float, float, int], ...]
+    calibration: Annotated[tuple[tuple[float, float, int], ...], Field(min_length=1)]
     """Bins of pairs: mean probability that the first answer is better, how often it is, and how many pairs."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is read of SETTINGS."""
+
+    held_out: RewardReport
+    rejected: int = 0
+
+
+_SETTINGS = pydantic.TypeAdapter(_Settings)
 
 
 def reward_report(pairs: list[Pair], chosen: Scores, rejected: Scores) -> RewardReport:
@@ -86,12 +97,8 @@ def _rank_correlation(first: npt.NDArray[np.floating], second: npt.NDArray[np.in
 
 def reward_page(directory: Path) -> Page:
     """The page of a reward model; InputError where it has no report."""
-    try:
-        values = json.loads((directory / SETTINGS).read_bytes())
-        held_out, rejected = values["held_out"], int(values.get("rejected", 0))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{directory / SETTINGS}: not what `instruct train-reward` writes: {error!r}") from None
-    report = validated(pydantic.TypeAdapter(RewardReport), held_out, str(directory / SETTINGS))
+    found = read_record(directory / SETTINGS, _SETTINGS, "`vikhr-fast instruct train-reward` writes it")
+    report, rejected = found.held_out, found.rejected
     low, high = report.interval
     summary = (
         f"The model prefers the chosen answer in {report.accuracy:.1%} of {report.pairs:,} held-out pairs "

@@ -127,7 +127,7 @@ def ranked_answers(row: Row) -> list[tuple[float, str]]:
     answers = _list(row, "answers")
     if not all(isinstance(answer, dict) and isinstance(answer.get("rank"), int | float) for answer in answers):
         raise InputError("answers without a rank")
-    ranked = [(float(answer["rank"]), _text(answer, "answer")) for answer in answers]
+    ranked = [(answer["rank"], _text(answer, "answer")) for answer in answers]
     return sorted(ranked, key=lambda answer: answer[0])
 
 

@@ -84,35 +84,6 @@ def write_text(path: Path, text: str) -> None:
         file.write(content)
 
 
-def read_json(path: Path, advice: str = "") -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Args:
-        path: of the file.
-        advice: what errors tell the reader to do.
-
-    Raises:
-        InputError: the file can't be read, is not UTF-8, is not JSON (with line and column), or holds something else.
-    """
-    advice = advice and f"; {advice}"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file{advice}") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}{advice}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: damaged: byte {error.start}: not UTF-8{advice}") from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path}: damaged: {place}: not JSON: {error.msg}{advice}") from None
-    except RecursionError:
-        raise InputError(f"{path}: damaged: nested too deeply{advice}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: damaged: must hold a JSON object, holds a {type(values).__name__}{advice}")
-    return values
-
-
 def json_text(values: object, *, ensure_ascii: bool = False, **options: Any) -> str:
     """Values as JSON; null in place of NaN and infinities, which JSON has not, and most of its readers refuse.
 

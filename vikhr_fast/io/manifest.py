@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import json_text, read_json
+from vikhr_fast.io.files import json_text
+from vikhr_fast.io.guarded import read_json
 
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:

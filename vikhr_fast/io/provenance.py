@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.html import Section, Table
 from vikhr_fast.io.run_directory import CONFIG, ENVIRONMENT, flat
 

@@ -1,6 +1,5 @@
 """Directories that appear complete or not at all, and whose making can be interrupted and taken up again."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from typing import Any
 import pydantic
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import json_text, read_json, refuse_existing, remove, sync_directory, write_text
+from vikhr_fast.io.files import json_text, refuse_existing, remove, sync_directory, write_text
+from vikhr_fast.io.guarded import parse_json, read_json
 from vikhr_fast.io.run_directory import locked
 
 _WORK, _RESULT, _SCRATCH = "work.json", "result", "scratch"
@@ -79,7 +79,7 @@ def is_same_work(record: dict[str, Any], work: dict[str, Any], settings: Any = N
     """
     known = {"settings": settings} if is_dataclass(settings) else settings or {}
     try:
-        return bool(_completed(record, known) == _completed(json.loads(json_text(work)), known))
+        return bool(_completed(record, known) == _completed(parse_json(json_text(work)), known))
     except pydantic.ValidationError:
         return False
 

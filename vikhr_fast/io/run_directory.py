@@ -12,7 +12,8 @@ from typing import Any
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import json_text, open_here, read_json, remove_leftovers, write_json, write_text
+from vikhr_fast.io.files import json_text, open_here, remove_leftovers, write_json, write_text
+from vikhr_fast.io.guarded import read_json
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "transformers", "triton")

@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import json_text
+from vikhr_fast.io.guarded import parse_json
 from vikhr_fast.llm.answer_log import AnswerLog
 from vikhr_fast.llm.settings import EndpointSettings
 
@@ -130,11 +131,11 @@ class ChatEndpoint:
             self._give_up(log, request, f"status {response.status_code}: {shown}")
         answer, usage = None, None
         try:
-            content = response.json()
+            content = parse_json(response.content)
             answer, usage = self._hidden(content["choices"][0]["message"]["content"]), content.get("usage")
             answer.encode("utf-8")  # JSON can spell half of a surrogate pair
             value = validate(answer)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             reason = f"not a valid answer: {' '.join(self._hidden(str(error)).split())[:_SHOWN_CHARACTERS]}"
             if not isinstance(answer, str):
                 answer = self._hidden(response.text)

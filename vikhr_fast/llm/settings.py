@@ -20,13 +20,13 @@ class EndpointSettings:
     """An OpenAI-compatible endpoint."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; an endpoint without keys needs none."""
-    concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
+    concurrency: Annotated[int, Field(strict=True, ge=1, le=1024)] = 8
     """Requests under way at once."""
-    requests_per_minute: Annotated[float, Field(gt=0)] = 500.0
+    requests_per_minute: Annotated[float, Field(strict=True, gt=0)] = 500.0
     """Rate limit."""
-    attempts: Annotated[int, Field(ge=1)] = 6
+    attempts: Annotated[int, Field(strict=True, ge=1)] = 6
     """Tries for an answer before it is given up."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    timeout_seconds: Annotated[float, Field(strict=True, gt=0)] = 60.0
     """How long to wait for an answer."""
-    backoff_seconds: Annotated[float, Field(ge=0)] = 1.0
+    backoff_seconds: Annotated[float, Field(strict=True, ge=0)] = 1.0
     """About how long to wait before a second try; doubles with each further one, to a minute at most."""

@@ -11,7 +11,8 @@ from typing import Any, TypeGuard
 import torch
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json, write_json
+from vikhr_fast.io.files import write_json
+from vikhr_fast.io.guarded import read_json
 
 CONFIG_NAME = "config.json"
 
@@ -47,23 +48,28 @@ class ModelConfig:
             raise InputError(f"model configuration: {'; '.join(problems)}")
 
 
-def _is_integer(value: object, minimum: int) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+def _is_integer(value: object, minimum: int, maximum: float = math.inf) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-_SIZE = (lambda value: _is_integer(value, 1), "a positive integer")
+# Beyond any model's; the number of elements that follows from these fits into 64 bits.
+_MOST_SIZE, _MOST_LAYERS, _MOST_WINDOW = 1 << 24, 1 << 12, (1 << 31) - 1
+_SIZE = (lambda value: _is_integer(value, 1, _MOST_SIZE), f"a positive integer, {_MOST_SIZE:,} at most")
+_LAYERS = (lambda value: _is_integer(value, 1, _MOST_LAYERS), f"a positive integer, {_MOST_LAYERS:,} at most")
+_WINDOW = (lambda value: value is None or _is_integer(value, 1, _MOST_WINDOW), "a positive integer, or null for none")
 _POSITIVE = (lambda value: _is_number(value) and value > 0, "a positive number")
 _TOKEN = (lambda value: value is None or _is_integer(value, 0), "one token id, or null for none")
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "num_key_value_heads", "head_dim", "max_position_embeddings")  # fmt: skip
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_SIZES, _SIZE),
+    "num_hidden_layers": _LAYERS,
     **dict.fromkeys(("rms_norm_eps", "rope_theta"), _POSITIVE),
-    "sliding_window": (lambda value: value is None or _is_integer(value, 1), "a positive integer, or null for none"),
+    "sliding_window": _WINDOW,
     "initializer_range": (lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
     **dict.fromkeys(("bos_token_id", "eos_token_id"), _TOKEN),
 }
@@ -113,7 +119,8 @@ def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
     for name, only in (_ONLY | ({"mlp_bias": False} if kind == "llama" else {})).items():
         is_tied = name == "tie_word_embeddings"
         value = values.get(name, only)
-        if value != only and (value is not None or only) and not (is_tied and may_be_tied):  # null is none
+        may_be_true = is_tied and may_be_tied and value is True
+        if value != only and (value is not None or only) and not may_be_true:  # null is none
             advice = "; untie it with `vikhr-fast adapt --untie-head`" if is_tied else ""
             problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported{advice}")
     if values.get("head_dim") is None:

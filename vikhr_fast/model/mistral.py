@@ -334,12 +334,25 @@ class Mistral(nn.Module):
         Raises:
             InputError: one line that names everything wrong with the config, or with the tensors.
         """
-        directory = Path(directory)
-        model = cls(read_config(directory), ops=ops, device="meta")
-        files, parameters = WeightFiles(directory), dict(model.named_parameters())
-        files.require(parameters)
-        model.load_state_dict({name: files.read(name, dtype, device) for name in parameters}, assign=True)
+        model, files = cls.without_values(Path(directory), ops=ops)
+        values = {name: files.read(name, dtype, device) for name, _ in model.named_parameters()}
+        model.load_state_dict(values, assign=True)
         return model
+
+    @classmethod
+    def without_values(
+        cls, directory: Path, *, ops: Operations = reference, dtype: torch.dtype = torch.float32
+    ) -> tuple["Mistral", WeightFiles]:
+        """The model of a Hugging Face directory on "meta", and the files that hold its weights.
+
+        Raises:
+            InputError: as `from_pretrained`; layers that the files haven't are refused before any is built.
+        """
+        config, files = read_config(directory), WeightFiles(directory)
+        files.require_layers(config.num_hidden_layers)
+        model = cls(config, ops=ops, device="meta", dtype=dtype)
+        files.require(dict(model.named_parameters()))
+        return model, files
 
     def save_pretrained(self, directory: Path | str, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         """Writes a Hugging Face Mistral directory: complete or absent.

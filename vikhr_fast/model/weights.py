@@ -4,6 +4,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import atomic_file, json_text, read_json, write_json
+from vikhr_fast.io.files import atomic_file, json_text, write_json
+from vikhr_fast.io.guarded import read_json
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -23,6 +25,7 @@ _CHECKED_AT_ONCE = 1 << 20  # numbers
 # Quantised weights are refused: their numbers mean nothing without their scales.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_SHARD_NAME = re.compile(r"[^/\0\ud800-\udfff]+\.safetensors")
 # Llama-2's files hold what follows from rope_theta; transformers makes it anew, too.
 _BUFFER = re.compile(r".*\.rotary_emb\.(inv_freq|cos_cached|sin_cached)")
 
@@ -49,7 +52,10 @@ class WeightFiles:
             shards: dict[str, set[str] | None] = {WEIGHTS_NAME: None}
         elif (directory / INDEX_NAME).exists():
             places = _read_index(directory / INDEX_NAME)
-            shards = {shard: {n for n in places if places[n] == shard} for shard in sorted(set(places.values()))}
+            names: dict[str, set[str]] = {}
+            for name, shard in sorted(places.items(), key=itemgetter(1)):
+                names.setdefault(shard, set()).add(name)
+            shards = {**names}
         else:
             raise InputError(f"{directory}: neither {WEIGHTS_NAME} nor {INDEX_NAME}; only safetensors are read")
         if problems := [one for shard, names in shards.items() for one in self._describe(directory / shard, names)]:
@@ -77,6 +83,12 @@ class WeightFiles:
                 yield f"{file}: {name}: dtype is {dtype}, only {', '.join(_DTYPES)} are read"
             self.tensors[name] = torch.empty(shape, dtype=_DTYPES.get(dtype), device="meta")
             self._files[name] = file
+
+    def require_layers(self, count: int) -> None:
+        """Raises InputError where there cannot be so many layers here, each of which has a tensor at least."""
+        if count > len(self.tensors):
+            reason = f"num_hidden_layers is {count:,}, but there are only {len(self.tensors):,} tensors"
+            raise InputError(f"{self.directory}: the weights do not fit config.json: {reason}")
 
     def require(self, expected: Mapping[str, Tensor], *, alone: bool = True) -> None:
         """Raises one InputError that names every missing, wrongly shaped and, if `alone`, unexpected tensor."""
@@ -118,6 +130,8 @@ def _opened(file: Path) -> Iterator[Any]:
             yield opened
     except FileNotFoundError:
         raise InputError(f"{file}: no such file, but {INDEX_NAME} names it") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror or error}; copy it again") from None
     except SafetensorError as error:
         raise InputError(f"{file}: damaged or cut short: {error}; copy it again") from None
 
@@ -127,7 +141,7 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         raise InputError(f"{path}: weight_map: must be an object of tensor names and file names")
     for name, shard in places.items():
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
             raise InputError(f"{path}: weight_map: {name}: {json_text(shard)} is not the name of a file beside it")
     return places
 

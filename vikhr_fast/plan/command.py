@@ -1,16 +1,17 @@
 """`vikhr-fast plan`: what a run would need and cost, and what to change where it doesn't fit."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import pydantic
+from pydantic import Field
 from rich.box import SIMPLE
 from rich.table import Column, Table
 
-from vikhr_fast.config import TrainConfig, config_with_gaps, read_toml, require_consistent
+from vikhr_fast.config import TrainConfig, config_with_gaps, read_record, read_toml, require_consistent
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import PlainConsole
 from vikhr_fast.io.files import json_text
@@ -20,12 +21,29 @@ from vikhr_fast.plan.collectives import StepCounts, collectives
 from vikhr_fast.plan.memory import GIB, Parameters, memory
 from vikhr_fast.plan.speed import HARDWARE, RESERVED, Hardware, Range, assumptions, flops_per_token, speed
 
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _EQUAL = 0.01  # of the time: what this can't tell apart
 _PAPER_TOKENS, _INSTRUCTION_TOKENS = 11e9, 3 * 680_000 * 430.0
 MISTRAL_7B_40K = ModelConfig(
     vocab_size=40000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
     num_key_value_heads=8, head_dim=128, max_position_embeddings=32768, sliding_window=4096,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Ceilings:
+    gemm_flops_per_second: _Rate
+    copy_bytes_per_second: _Rate
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is read of the results of bench/gpu.py."""
+
+    ceilings: _Ceilings
+
+
+_MEASURED = pydantic.TypeAdapter(_Measured)
 
 
 @dataclass(frozen=True)
@@ -154,14 +172,8 @@ def _hardware(options: Plan) -> Hardware:
         return dataclasses.replace(hardware, products=Range(rate, rate, rate), measured=measured)
     if options.measured is None:
         return hardware
-    try:
-        ceilings = json.loads(options.measured.read_text(encoding="utf-8"))["ceilings"]
-        rates = [float(ceilings[name]) for name in ("gemm_flops_per_second", "copy_bytes_per_second")]
-        if not all(rate > 0 for rate in rates):
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{options.measured}: no results.json of bench/gpu.py, or a damaged one") from None
-    products, copies = (Range(rate, rate, rate) for rate in rates)
+    rates = read_record(options.measured, _MEASURED, "give a results.json of bench/gpu.py").ceilings
+    products, copies = (Range(r, r, r) for r in (rates.gemm_flops_per_second, rates.copy_bytes_per_second))
     return dataclasses.replace(hardware, products=products, copies=copies, measured=str(options.measured))
 
 

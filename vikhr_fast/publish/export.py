@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, TemplateError
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_directory, read_json, write_text
+from vikhr_fast.io.files import atomic_directory, write_text
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.plain import as_markdown
 from vikhr_fast.model.config import read_config, write_config
 from vikhr_fast.model.weights import write_weights
@@ -74,14 +75,18 @@ def export_checkpoint(options: Export) -> Path:
         for name, entry in stored.items()
         if name.startswith("model.")
     }
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, finalize=as_markdown)
+    template = environment.from_string(_CARD.read_text(encoding="utf-8"))
+    try:
+        card = template.render(settings=settings, state=read_state(checkpoint))
+    except (TemplateError, TypeError, AttributeError) as error:
+        raise InputError(f"{record}: damaged: not the settings of a training run: {error}") from None
     with atomic_directory(options.output) as temporary:
         write_config(temporary, config, dtype)
         write_weights(temporary, tensors, value_of)
         for path in companions(base):
             shutil.copyfile(path, temporary / path.name)
-        environment = Environment(undefined=StrictUndefined, trim_blocks=True, finalize=as_markdown)
-        card = environment.from_string(_CARD.read_text(encoding="utf-8"))
-        write_text(temporary / "README.md", card.render(settings=settings, state=read_state(checkpoint)))
+        write_text(temporary / "README.md", card)
     return options.output
 
 

@@ -13,7 +13,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config, write_config
 from vikhr_fast.model.mistral import Mistral
-from vikhr_fast.model.weights import WeightFiles, write_weights
+from vikhr_fast.model.weights import write_weights
 from vikhr_fast.tokenizer.files import companions
 from vikhr_fast.tokenizer.load import same_tokenizer
 
@@ -51,9 +51,7 @@ def merge(options: Merge) -> None:
     differing = [name for name, value in asdict(config).items() if getattr(other, name) != value]
     if problems := [_difference(name, options.first, config, other) for name in differing if name not in _MAY_DIFFER]:
         raise InputError(f"{options.second / CONFIG_NAME}: {'; '.join(problems)}")
-    first, second = WeightFiles(options.first), WeightFiles(options.second)
-    for files in (first, second):
-        files.require(dict(Mistral(config, device="meta").named_parameters()))
+    first, second = (Mistral.without_values(directory)[1] for directory in (options.first, options.second))
     if same_tokenizer(options.first, options.second) is False:
         raise InputError(f"{options.second}: another tokenizer than {options.first}'s; the models' rows don't match")
     combine = slerp if options.method == "slerp" else torch.lerp

@@ -8,7 +8,7 @@ from typing import Any
 from vikhr_fast.data.read import read_objects
 from vikhr_fast.evaluate.command import RESULTS, changes_of
 from vikhr_fast.evaluate.questions import CHANGES
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.html import Figure, Page, Section, Table, bar_plot
 from vikhr_fast.io.provenance import provenance
 from vikhr_fast.io.run_directory import CONFIG

@@ -18,7 +18,7 @@ from vikhr_fast.instruct.dedup import REMOVED
 from vikhr_fast.instruct.filter import SCORES
 from vikhr_fast.instruct.rejected import REJECTED
 from vikhr_fast.io.append_only import read_lines
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.html import Table
 from vikhr_fast.io.names import distinct_names
 from vikhr_fast.io.provenance import value_table

@@ -9,16 +9,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_JSON
 
 # Control tokens are often added without being marked as special (OpenHermes' <|im_start|> is): their form tells.
 _CONTROL_FORM = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
 _OWN_WAY = ("single_word", "lstrip", "rstrip", "normalized")  # flags of a token that changes the text around it
 _SHOWN = 5
+MOST_IDS = 2**31
+"""Ids are int32."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def read_added_tokens(model_file: Path, pieces: Sequence[str]) -> AddedTokens:
     ids: dict[str, int] = {}
     special, changing = set(_named_as_special(directory)), set()
     for file, text, index, token in _stated(directory):
-        if not isinstance(text, str) or not isinstance(index, int):
+        if not is_text(text) or type(index) is not int or not 0 <= index < MOST_IDS:
             raise InputError(f"{file}: token {text!r} has the id {index!r}; fetch the file again")
         if index < len(pieces) and pieces[index] == text:
             continue
@@ -128,7 +130,7 @@ def _stated(directory: Path) -> Iterator[tuple[Path, Any, Any, dict[str, Any]]]:
         decoder = read_json(file).get("added_tokens_decoder")
         for index, token in decoder.items() if isinstance(decoder, dict) else ():
             if isinstance(token, dict):
-                yield file, token.get("content"), int(index) if index.isdecimal() else index, token
+                yield file, token.get("content"), int(index) if re.fullmatch("[0-9]{1,10}", index) else index, token
     if (file := directory / ADDED_TOKENS).is_file():
         for text, index in read_json(file).items():
             yield file, text, index, {}
@@ -150,4 +152,9 @@ def _named_as_special(directory: Path) -> Iterator[str]:
 def _text(token: object) -> str | None:
     """The text of a token as the files spell it: a string, or an object with its content."""
     text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
+    return text if is_text(text) else None
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is text: JSON can spell halves of surrogate pairs, which are none."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)

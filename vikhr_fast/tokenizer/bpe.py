@@ -13,6 +13,7 @@ from vikhr_fast import _native
 from vikhr_fast.data.native_texts import InvalidUtf8, Texts, as_int64, native_texts, replaces
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import json_text
+from vikhr_fast.io.guarded import read_bytes
 from vikhr_fast.tokenizer.added_tokens import AddedTokens, read_added_tokens, refuse_words
 
 Ids: TypeAlias = npt.NDArray[np.int32]
@@ -49,7 +50,7 @@ class BpeEncoder:
             InputError: a file is damaged or of another kind; or words are added, which no encoder of the model finds.
         """
         try:
-            data = Path(path).read_bytes()
+            data = read_bytes(Path(path))
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}; give a SentencePiece .model file") from error
         try:

@@ -9,6 +9,7 @@ The rule for chats: control pieces are inserted by id, and each stretch of text 
 its own, with its own `▁` in front. `tokenizer.json` and llama.cpp both do exactly this with a rendered template.
 """
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_text
+from vikhr_fast.io.files import atomic_directory, write_json, write_text
+from vikhr_fast.io.guarded import read_bytes, read_json
 from vikhr_fast.tokenizer.added_tokens import read_roles, refuse_added
 from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, TEMPLATES, read_template, try_template
 
@@ -71,11 +73,15 @@ def read_model(file: Path) -> Any:
 
     model = sentencepiece_model_pb2.ModelProto()
     try:
-        model.ParseFromString(file.read_bytes())
+        model.ParseFromString(read_bytes(file))
     except DecodeError:
         raise InputError(f"{file}: not a SentencePiece model, or damaged; fetch or train it again") from None
     if sum(piece.type == UNKNOWN for piece in model.pieces) != 1:
         raise InputError(f"{file}: not a SentencePiece model: it must have exactly one unknown piece")
+    for index, piece in enumerate(model.pieces):
+        if not math.isfinite(piece.score):
+            reason = f"piece {index} ({piece.piece!r}) has the score {piece.score:g}"
+            raise InputError(f"{file}: {reason}, no finite number; fetch or train it again")
     if model.trainer_spec.model_type != model.trainer_spec.BPE:
         kind = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type).lower()
         raise InputError(f"{file}: a {kind} model, only BPE is supported; train one with `vikhr-fast tokenizer train`")

@@ -19,6 +19,7 @@ from tyro.conf import Positional
 
 from vikhr_fast._native import Extender, WordCounts
 from vikhr_fast.data.read import named
+from vikhr_fast.data.text_lines import line_bytes
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import console, logger
 from vikhr_fast.io.files import atomic_directory, refuse_existing, sha256_of, write_json
@@ -80,7 +81,7 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
     control = [piece for piece in dict.fromkeys([*wanted, *added.control]) if known.get(piece) != CONTROL]
     if taken := [piece for piece in control if piece in known]:
         raise InputError(f"{base_file}: {', '.join(taken)}: a piece of text there, so no control piece; choose another")
-    words = count_words(options.input, options.weights, options.text_field, options.max_words)
+    words = count_words(options.input, options.weights, options.text_field, options.max_words, line_bytes(options))
     characters = _new_characters(words, known, options.character_coverage)
     base_size = len(model.pieces)
     room = options.vocab_size - base_size - len(control) - len(characters)

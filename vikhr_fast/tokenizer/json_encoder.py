@@ -1,7 +1,9 @@
 """Bases whose tokenizer is no SentencePiece BPE (Llama 3's, for one), through Hugging Face's `tokenizers` library."""
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.guarded import read_bytes, read_json
+from vikhr_fast.tokenizer.added_tokens import MOST_IDS, is_text
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
+
+_SHOWN_CHARACTERS = 300
+_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 
 
 class JsonEncoder:
@@ -40,18 +46,20 @@ class JsonEncoder:
 
         path = Path(path)
         try:
-            data = path.read_bytes()
-            tokenizer = tokenizers.Tokenizer.from_buffer(data)
+            data = read_bytes(path)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}; give a tokenizer.json") from error
-        except Exception as error:  # the library raises plain Exception
-            raise InputError(f"{path}: no tokenizer that can be read: {error}; fetch it again") from error
+        refuse_fatal(path)
+        with library_errors(f"{path}: no tokenizer that can be read", "fetch it again"):
+            tokenizer = tokenizers.Tokenizer.from_buffer(data)
         # A file may ask for texts to be cut or padded; and a document that spells a special token must not hold one.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
         if (kind := type(tokenizer.model).__name__) != "BPE":
             raise InputError(f"{path}: a {kind} tokenizer, only BPE is supported; choose a base with a BPE tokenizer")
+        if max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) >= MOST_IDS:
+            raise InputError(f"{path}: an id of {MOST_IDS:,} or more; fetch it again")
         return cls(tokenizer, hashlib.sha256(data).hexdigest(), _roles(path, tokenizer))
 
     def encode(self, text: str | bytes) -> Ids:
@@ -68,7 +76,8 @@ class JsonEncoder:
         del threads
         values = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else texts
         strings = [_string(value, index) for index, value in enumerate(values)]
-        rows = [row.ids for row in self._tokenizer.encode_batch_fast(strings, add_special_tokens=False)]
+        with library_errors("the tokenizer.json cannot encode a text", "fetch it again"):
+            rows = [row.ids for row in self._tokenizer.encode_batch_fast(strings, add_special_tokens=False)]
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1])), offsets
 
@@ -86,6 +95,37 @@ class JsonEncoder:
         if found is None:
             raise IndexError(f"id {id} is not one of the vocabulary's {self.vocab_size}")
         return str(found)
+
+
+@contextmanager
+def library_errors(what: str, advice: str) -> Iterator[None]:
+    """Turns whatever `tokenizers` and transformers make of a file that may hold anything into one InputError.
+
+    They raise plain Exception, and where Rust panics what is none.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, InputError):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:_SHOWN_CHARACTERS] or type(error).__name__
+        raise InputError(f"{what}: {reason}; {advice}") from error
+
+
+def refuse_fatal(path: Path) -> None:
+    """Raises InputError for a tokenizer.json with which `tokenizers` would end the process, if there is a file.
+
+    That is one whose merges lack the prefix that it says they have.
+    """
+    if not path.is_file() or not _PREFIX.search(read_bytes(path)):
+        return
+    model = read_json(path, "fetch it again").get("model")
+    if not isinstance(model, dict) or not isinstance(merges := model.get("merges"), list):
+        return
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge if isinstance(merge, list) else []
+        if not str(pair[-1] if pair else "").startswith(str(model.get("continuing_subword_prefix"))):
+            raise InputError(f"{path}: the merge {merge!r} lacks the continuing_subword_prefix; fetch it again")
 
 
 def _string(text: object, index: int) -> str:
@@ -107,5 +147,5 @@ def _roles(path: Path, tokenizer: Any) -> dict[str, int]:
     config = read_json(config_path, "fetch it again") if config_path.is_file() else {}
     tokens = {role: config.get(f"{role}_token") for role in ("bos", "eos")}
     names = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
-    ids = {role: tokenizer.token_to_id(name) for role, name in names.items() if name}
+    ids = {role: tokenizer.token_to_id(name) for role, name in names.items() if is_text(name)}
     return {role: int(found) for role, found in ids.items() if found is not None}

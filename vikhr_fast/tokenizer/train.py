@@ -9,6 +9,7 @@ from typing import Any
 
 from vikhr_fast._native import WordCounts
 from vikhr_fast.data.read import named
+from vikhr_fast.data.text_lines import MAX_MEGABYTES, line_bytes
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, refuse_existing
@@ -49,6 +50,8 @@ class Learning:
     """Different words to count at most; past it the rarer half is forgotten."""
     text_field: str = "text"
     """JSONL field or Parquet column that holds the text."""
+    max_line: float = MAX_MEGABYTES
+    """MB that a line, or a document of a .txt file, may take; a longer one is refused."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def train_tokenizer(options: TrainTokenizer) -> None:
     """
     control = control_pieces(options)
     refuse_existing(options.output)
-    words = count_words(options.input, options.weights, options.text_field, options.max_words)
+    words = count_words(options.input, options.weights, options.text_field, options.max_words, line_bytes(options))
     model = _train(options, words, control)
     with atomic_directory(options.output) as directory:
         (directory / MODEL_NAME).write_bytes(model)

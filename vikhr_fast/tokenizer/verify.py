@@ -15,6 +15,8 @@ from vikhr_fast.io.plain import one_line
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.chat_template import BEGIN, END, render_chats
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read_model
+from vikhr_fast.tokenizer.files import TOKENIZER_JSON
+from vikhr_fast.tokenizer.json_encoder import refuse_fatal
 
 _BATCH = 256  # texts
 _SHOWN = 60  # characters of a text in an error
@@ -80,9 +82,13 @@ class _Encoders:
         self.directory, model_file = directory, find_model(directory)
         self.model = read_model(model_file)
         self.control = [piece.piece for piece in self.model.pieces if piece.type in (CONTROL, UNKNOWN)]
-        self.peer = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         self.ours = BpeEncoder.from_file(model_file)
+        refuse_fatal(directory / TOKENIZER_JSON)
         logging.set_verbosity_error()  # no word about texts longer than a model's context
+        try:
+            self.peer = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+        except (RuntimeError, OSError) as error:
+            raise InputError(f"{model_file}: SentencePiece cannot load it: {' '.join(str(error).split())}") from None
         try:
             self.exported: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except Exception as error:  # the library that reads tokenizer.json raises plain Exception

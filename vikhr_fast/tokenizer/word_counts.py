@@ -8,13 +8,16 @@ from pathlib import Path
 from vikhr_fast._native import WordCounts
 from vikhr_fast.data.read import named
 from vikhr_fast.data.sources import read_texts
+from vikhr_fast.data.text_lines import MAX_LINE
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 
 _BATCH = 1024  # documents
 
 
-def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_field: str, max_words: int) -> WordCounts:
+def count_words(
+    sources: tuple[Path, ...], weights: tuple[float, ...], text_field: str, max_words: int, max_line: int = MAX_LINE
+) -> WordCounts:
     """How often each word occurs in the text of all sources, most frequent first.
 
     Args:
@@ -22,6 +25,7 @@ def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_fiel
         weights: the share of each source in the whole, in any unit; empty takes every source as large as it is.
         text_field: see `read_texts`.
         max_words: different words to keep, for each source; past it the rarer half is dropped. About 100 bytes each.
+        max_line: see `read_texts`.
 
     Raises:
         InputError: unreadable or empty sources, or impossible weights.
@@ -35,7 +39,7 @@ def count_words(sources: tuple[Path, ...], weights: tuple[float, ...], text_fiel
     counts = [WordCounts(max_words) if weights else words for _ in sources]
     not_nfc = 0
     for source, count in zip(sources, counts, strict=True):
-        texts = read_texts(source, text_field)
+        texts = read_texts(source, text_field, max_line)
         while batch := tuple(islice(texts, _BATCH)):
             count.add(batch)
             not_nfc += sum(not unicodedata.is_normalized("NFC", text) for text in batch)

@@ -30,7 +30,8 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.distributed.sharding import local
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
-from vikhr_fast.io.files import json_text, read_json, remove, sha256_of, sync_directory, write_text
+from vikhr_fast.io.files import json_text, remove, sha256_of, sync_directory, write_text
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.train.optimizer import Optimizer
 from vikhr_fast.train.state import TrainState
 

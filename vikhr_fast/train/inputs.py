@@ -1,6 +1,5 @@
 """What a run reads: opened and checked without loading any weights, and recorded so that it can't change under it."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import BenchmarkQuestions
 from vikhr_fast.io.files import sha256_of
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.run_directory import record_run
-from vikhr_fast.model.config import read_config
 from vikhr_fast.model.mistral import Mistral, ModelConfig
-from vikhr_fast.model.weights import WeightFiles
 from vikhr_fast.plan.collectives import StepCounts
 from vikhr_fast.tokenizer.files import tokenizer_file
 from vikhr_fast.tokenizer.load import load_encoder, same_tokenizer
@@ -86,8 +84,7 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
 
 def _check_model(path: Path) -> ModelConfig:
     """The shape of a model whose files hold the tensors of that shape."""
-    model = Mistral(read_config(path), device="meta")
-    WeightFiles(path).require(dict(model.named_parameters()))
+    model, _ = Mistral.without_values(path)
     return model.config
 
 
@@ -104,10 +101,7 @@ def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | No
     if config.kl.support == "all":
         return None
     record = config.model / ADAPTATION
-    try:
-        base_ids = json.loads(record.read_text(encoding="utf-8"))["base_ids"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base_ids = None
+    base_ids = read_json(record).get("base_ids") if record.exists() else None
     if not isinstance(base_ids, list) or len(base_ids) != model.vocab_size:
         raise InputError(
             f'{record}: no base_ids for {model.vocab_size} pieces, which kl.support = "shared" needs; '

@@ -1,14 +1,16 @@
 """Grids: those that come with the package, and mistakes in others."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vikhr_fast.cli import main
+from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.ablate.command import GRIDS
 from vikhr_fast.experiments.grid import read_grid
-from vikhr_fast.experiments.works import works_of
+from vikhr_fast.experiments.works import Works, works_of
 
 TABLES = ("vocab", "filter", "kl", "instruct")
 
@@ -130,3 +132,27 @@ def test_impossible_options_are_one_line(
     assert (code, err.count("\n")) == (3, 1)
     assert complaint in err
     assert not (tmp_path / "run").exists()
+
+
+def chain(grids: Path, count: int, needs: Callable[[int], str]) -> Path:
+    """The grid with further stages, each of which needs others, and an arm that needs the first."""
+    stages = [f'[stages.s{n}]\nrun = "corpus shard --input {needs(n)}"\n' for n in range(count)]
+    last = f'[stages.s{count}]\nrun = "corpus shard --input x --tokenizer {{seed}}"\n'
+    text = (grids / "kl.toml").read_text()
+    (grids / "kl.toml").write_text(text + "\n".join([*stages, last]))
+    return grids / "kl.toml"
+
+
+def test_stages_that_need_each_other_in_a_web_are_soon_in_order(grids: Path, tmp_path: Path) -> None:
+    """Every path through it would be 2^60."""
+    grid = read_grid(chain(grids, 60, lambda n: f"{{s{n + 1}}} {{s{min(n + 2, 60)}}}"))
+    works, _ = works_of(grid, tmp_path, dict.fromkeys(grid.inputs, "x"), range(2))
+    assert not any("s0" in work.name for work in works.values())  # no arm needs it
+    web = Works(grid, tmp_path, dict.fromkeys(grid.inputs, "x"))
+    web.add_stage("s0", 1)
+    assert [work.name for work in web.works.values()] == [f"s{n}, seed 1" for n in range(60, -1, -1)]
+
+
+def test_a_chain_of_stages_has_an_end(grids: Path) -> None:
+    with pytest.raises(InputError, match=r"kl\.toml: stages\.s\d+: needs more than 100 stages one after another"):
+        read_grid(chain(grids, 3000, lambda n: f"{{s{n + 1}}}"))

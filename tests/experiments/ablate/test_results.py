@@ -1,7 +1,10 @@
 """Means, standard errors and paired differences against NumPy's, and the file that keeps them."""
 
+import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.experiments.ablate.collect import collect
+from vikhr_fast.experiments.ablate.command import GRIDS
 from vikhr_fast.experiments.ablate.page import ablation_page, markdown
+from vikhr_fast.experiments.grid import read_grid
 from vikhr_fast.experiments.results import (
     Ablation,
     Arm,
@@ -20,8 +26,10 @@ from vikhr_fast.experiments.results import (
     read_ablation,
     write_ablation,
 )
+from vikhr_fast.experiments.works import Steps
 from vikhr_fast.io.html import Figure as Plot
 from vikhr_fast.io.html import Table
+from vikhr_fast.train.metrics import METRICS
 
 values = st.floats(-1e6, 1e6, allow_nan=False)
 pairs = st.lists(st.tuples(values, values), min_size=1, max_size=9)
@@ -130,3 +138,50 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, right: str, wrong
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.json: no such file"):
         read_ablation(tmp_path / "absent.json")
+
+
+GRID = read_grid(GRIDS / "demo" / "kl.toml")
+FIGURES = {column.name: 1.5 for column in GRID.columns}
+CURVE = [{"step": step, "russian": 3.0 - step, "english": 1.0 + step} for step in (0, 1)]
+
+
+def write_units(directory: Path, **changes: Any) -> dict[str, list[Path]]:
+    """A unit of each arm with two seeds; the last one is changed."""
+    files = {arm: [directory / f"{arm}-{seed}.json" for seed in range(2)] for arm in GRID.arms}
+    for file in (file for own in files.values() for file in own):
+        file.write_text(json.dumps({"figures": FIGURES, "curve": CURVE}))
+    last = files[list(files)[-1]][-1]
+    last.write_text(changes.get("text") or json.dumps({"figures": FIGURES, "curve": CURVE, **changes}))
+    return files
+
+
+def test_units_of_the_right_shape_make_a_table(tmp_path: Path) -> None:
+    ablation = collect(GRID, "demo", write_units(tmp_path))
+    assert ablation.arms["ce"].figures["russian.perplexity"].values == (1.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"figures": []}, "damaged: figures: "),
+        ({"figures": FIGURES | {"tokens": "x"}}, "damaged: figures.tokens: 'x': input should"),
+        ({"figures": FIGURES | {"tokens": None}}, "damaged: figures.tokens: None: input should"),
+        ({"figures": {"tokens": 1.0}}, "other figures than in "),
+        ({"curve": {}}, "damaged: curve: "),
+        ({"curve": [[1]]}, "damaged: curve.0: "),
+        ({"curve": [{"russian": 1.0}]}, "damaged: a validation without its step"),
+        ({"text": "[" * 100_000}, "damaged: nested more than 100 deep"),
+        ({"text": "null"}, "damaged: None: input should"),
+    ],
+)
+def test_a_unit_of_another_shape_is_one_line(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    files = write_units(tmp_path, **changes)
+    with pytest.raises(InputError, match=rf"-1\.json: {re.escape(complaint)}.*remove it and run again$"):
+        collect(GRID, "demo", files)
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[1]", '{"step": 1, "tokens": 0}', '{"step": "a", "tokens": 1}'])
+def test_steps_of_a_run_without_them_are_one_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / METRICS).write_text(f"{line}\n" if line else "")
+    with pytest.raises(InputError, match=rf"{METRICS}: damaged \(.*\); delete what it is in and run it again$"):
+        Steps(tmp_path, tmp_path).number()

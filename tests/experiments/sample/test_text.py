@@ -115,3 +115,10 @@ def test_real_files(tmp_path: Path) -> None:
         assert use.source == str(files[name])
         assert 990_000 < use.train_bytes <= 1_000_000
         assert 35_000 < use.validation_bytes <= 40_000
+
+
+@pytest.mark.parametrize("damaged", ["[]", '{"english": []}', '{"english": {"source": 1}}', "[" * 100_000])
+def test_usage_of_another_shape_is_one_line(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "usage.json").write_text(damaged)
+    with pytest.raises(InputError, match=r"usage\.json: damaged: .*; run the same command again$"):
+        read_usage(tmp_path)

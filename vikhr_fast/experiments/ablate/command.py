@@ -1,6 +1,5 @@
 """`vikhr-fast ablate`: the paper's tables 7 to 10, several seeds, resumable."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from vikhr_fast.experiments.results import ABLATION, Ablation, write_ablation
 from vikhr_fast.experiments.works import SHARED, Work, check_commands, parse, works_of
 from vikhr_fast.io.console import PlainConsole, logger
 from vikhr_fast.io.files import json_text, write_text
+from vikhr_fast.io.guarded import parse_json
 from vikhr_fast.io.run_directory import locked, record_run
 from vikhr_fast.io.stage_runner import run_stages_at_once
 from vikhr_fast.plan.command import Plan, estimate
@@ -119,7 +119,7 @@ def _record(grid: Grid, output: Path, inputs: Mapping[str, str]) -> None:
         "stages": {name: run for name, run in commands.items() if name not in shared},
         "arms": arms,
     }
-    record_run(output / grid.name, json.loads(json_text(config)))  # tuples as lists, as they are read again
+    record_run(output / grid.name, parse_json(json_text(config)))  # tuples as lists, as they are read again
     if shared:
         used = {name: inputs[name] for name in sorted(names_in(*shared.values()) & inputs.keys())}
         record_run(output / SHARED, {"inputs": used, "stages": shared})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pydantic
 
-from vikhr_fast.config import validated
+from vikhr_fast.config import read_record
 from vikhr_fast.experiments.ablate.page import terminal
 from vikhr_fast.experiments.comparison import Comparison, compare, read_curve, verdict
 from vikhr_fast.experiments.demo.paths import DemoPaths
@@ -13,7 +13,7 @@ from vikhr_fast.experiments.demo.tuning import Tuning, collect_tuning
 from vikhr_fast.experiments.results import Figure
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN, TextUse, read_usage
 from vikhr_fast.io.console import PlainConsole
-from vikhr_fast.io.files import read_json, write_json
+from vikhr_fast.io.files import write_json
 from vikhr_fast.io.html import Table
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.efficiency import measure
@@ -128,8 +128,8 @@ def write_results(path: Path, results: Results) -> None:
 
 def read_results(path: Path) -> Results:
     """What `write_results` wrote; InputError where it didn't."""
-    values = read_json(path, "run the same `vikhr-fast demo` again, which writes it at its end")
-    return validated(pydantic.TypeAdapter(Results), values, str(path))
+    advice = "run the same `vikhr-fast demo` again, which writes it at its end"
+    return read_record(path, pydantic.TypeAdapter(Results), advice)
 
 
 def print_results(results: Results) -> None:

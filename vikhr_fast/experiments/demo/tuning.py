@@ -15,7 +15,7 @@ from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
 from vikhr_fast.instruct.convert import CONVERSATIONS
 from vikhr_fast.instruct.reward import SETTINGS
 from vikhr_fast.io.append_only import read_lines
-from vikhr_fast.io.files import read_json
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.html import Section, Table
 from vikhr_fast.train.metrics import VALIDATION as VALIDATION_NAME
 from vikhr_fast.train.metrics import number
@@ -63,14 +63,18 @@ def collect_tuning(paths: DemoPaths) -> Tuning:
     try:
         first, *_, last = read_lines(path)
         sets = {language: (first["sets"][language], last["sets"][language]) for language in (RUSSIAN, ENGLISH)}
-        accuracy = read_json(reward)["held_out"]["accuracy"]
-    except (ValueError, KeyError, TypeError) as error:
+        accuracy = float(read_json(reward)["held_out"]["accuracy"])
+        perplexity, bits_per_byte = (
+            {name: (change(number(a[key])), change(number(b[key]))) for name, (a, b) in sets.items()}
+            for key, change in (("loss", math.exp), ("bits_per_byte", float))
+        )
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path} or {reward}: damaged ({error!r}); delete what it is in and run it again") from None
     return Tuning(
         noise=_noise(paths.instructions),
         reward_accuracy=accuracy,
-        perplexity={name: (math.exp(number(a["loss"])), math.exp(number(b["loss"]))) for name, (a, b) in sets.items()},
-        bits_per_byte={name: (number(a["bits_per_byte"]), number(b["bits_per_byte"])) for name, (a, b) in sets.items()},
+        perplexity=perplexity,
+        bits_per_byte=bits_per_byte,
         exchanges=_exchanges(paths),
     )
 

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pydantic
+
+from vikhr_fast.config import read_record
 from vikhr_fast.data.read import named, read_documents
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_directory, read_json, write_json, write_json_lines
+from vikhr_fast.io.files import atomic_directory, write_json, write_json_lines
 
 ENGLISH, RUSSIAN = "english", "russian"
 USAGE_NAME = "usage.json"
@@ -42,6 +45,9 @@ class TextUse:
     """Trained on, sampled evenly from all over it."""
     validation_bytes: int
     """Held out, likewise."""
+
+
+_USAGE = pydantic.TypeAdapter(dict[str, TextUse])
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def write_texts(output: Path, sources: dict[str, Source], max_bytes: int) -> Non
 
 def read_usage(directory: Path) -> dict[str, TextUse]:
     """What `write_texts` recorded, by language."""
-    return {language: TextUse(**values) for language, values in read_json(directory / USAGE_NAME).items()}
+    return read_record(directory / USAGE_NAME, _USAGE, "run the same command again")
 
 
 def _evenly(texts: Iterable[str], available: int, limit: int) -> Iterator[str]:
