@@ -1,12 +1,12 @@
 """Files of JSON lines that grow line by line; torn at any byte, by a kill or a full disk, they lose no whole line."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import json_text, open_here
+from vikhr_fast.io.guarded import parse_json
 
 
 class WholeLine(NamedTuple):
@@ -60,8 +60,8 @@ def whole_lines(path: Path) -> Iterator[WholeLine]:
             if not line.endswith(b"\n"):
                 return
             try:
-                values = json.loads(line)
-            except (ValueError, RecursionError):
+                values = parse_json(line)
+            except ValueError:
                 values = None
             if not isinstance(values, dict):
                 advice = "move the file away to go on without it"

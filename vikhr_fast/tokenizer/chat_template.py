@@ -1,6 +1,5 @@
 """Chat templates in Jinja, which are files of the tokenizer: those that come with this package, and any."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import json_text
+from vikhr_fast.io.guarded import parse_json
 from vikhr_fast.io.plain import one_line
 
 Role = Literal["system", "user", "assistant"]
@@ -61,7 +61,7 @@ def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> 
     command = [sys.executable, "-IS", str(_RENDERER), *filter(None, sys.path)]
     try:
         ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=_PATIENCE, check=False)
-        answer = json.loads(ended.stdout) if ended.returncode == 0 else {"error": _death(ended)}
+        answer = parse_json(ended.stdout) if ended.returncode == 0 else {"error": _death(ended)}
     except subprocess.TimeoutExpired:
         answer = {"error": f"rendering takes more than {_PATIENCE} s"}
 
