@@ -36,7 +36,8 @@ gates: setup
 	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m vikhr_kernels.aot
 	$(BIN)/python tests/gates/mutate.py
-	$(BIN)/python tests/gates/fuzz_readers.py --seconds 90
+	$(BIN)/python tests/gates/fuzz_readers.py --seconds 60
+	$(BIN)/python tests/gates/fuzz_template.py --seconds 30
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing of C++: clang++ is not installed'; fi
 
 # What takes too long for every run, or needs a package that few users want: a Ray cluster, kills of training by the dozen,
