@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vikhr_fast.data.text_lines import CutShortError, OnBad, one_line
+from vikhr_fast.data.text_lines import CutShortError, OnBad, reason_of
 from vikhr_fast.errors import InputError
 
 _ROWS = 1024
@@ -93,7 +93,7 @@ def parquet_rows(
                     yield row, ParquetRow(cells, index)
     except (pa.ArrowException, OSError) as error:
         place = f"after row {row} of {count}: " if count else ""
-        reason = f"{path}: {place}not readable as Parquet: {one_line(error)}; make it again"
+        reason = f"{path}: {place}not readable as Parquet: {reason_of(error)}; make it again"
         on_bad(path, row + 1, CutShortError(reason))
 
 
@@ -155,4 +155,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "invalid UTF-8"
     name = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""  # of a time zone, a key alone
-    return f"{name}{one_line(error)}"
+    return f"{name}{reason_of(error)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vikhr_fast.data.parquet_rows import parquet_rows
-from vikhr_fast.data.text_lines import MAX_LINE, CutShortError, OnBad, numbered_lines, one_line, too_long
+from vikhr_fast.data.text_lines import MAX_LINE, CutShortError, OnBad, numbered_lines, reason_of, too_long
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.guarded import parse_json, read_bytes
 
@@ -156,7 +156,7 @@ def _json_list(path: Path, on_bad: OnBad, max_line: int) -> Iterator[tuple[int, 
         if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             yield from _json_lines(path, on_bad, max_line)
         else:
-            on_bad(path, 1, CutShortError(f"{path}: not a JSON list of objects: {one_line(error)}"))
+            on_bad(path, 1, CutShortError(f"{path}: not a JSON list of objects: {reason_of(error)}"))
         return
     if not isinstance(records, list):
         on_bad(path, 1, CutShortError(f"{path}: not a JSON list of objects: not a list"))
@@ -176,7 +176,7 @@ def _json_lines(path: Path, on_bad: OnBad, max_line: int) -> Iterator[tuple[int,
         try:
             record = parse_json(line)
         except ValueError as error:
-            record, reason = None, f"not valid JSON: {one_line(error)}; mend or remove the line"
+            record, reason = None, f"not valid JSON: {reason_of(error)}; mend or remove the line"
         if isinstance(record, dict):
             yield number, record
         else:

@@ -11,6 +11,7 @@ from typing import IO, Any, Protocol
 import zstandard
 
 from vikhr_fast.errors import InputError, require
+from vikhr_fast.io.plain import one_line
 
 MAX_MEGABYTES = 64.0
 """Of a line, unless told otherwise."""
@@ -29,9 +30,9 @@ OnBad = Callable[[Path, int, InputError], None]
 """Gets the file, the line or row, and what is wrong there; raises it, or returns to go on with the next record."""
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What an error says, for messages."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
 
 
 class HasMaxLine(Protocol):
@@ -123,7 +124,7 @@ def numbered_lines(path: Path, on_bad: OnBad, max_line: int = MAX_LINE) -> Itera
                 yield number, text
     except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
         place = f"after line {number}: " if number else ""
-        reason = f"{path}: {place}cannot be read on: {one_line(error)}; fetch or make it again"
+        reason = f"{path}: {place}cannot be read on: {reason_of(error)}; fetch or make it again"
         on_bad(path, number + 1, CutShortError(reason))
 
 
