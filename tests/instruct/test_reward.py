@@ -20,6 +20,7 @@ import pytest
 from browser import assert_good
 from corpora import directory_bytes, write_jsonl
 from preferring import make_encoder, pairs_of
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from vikhr_fast.chat.conversation import Conversation, read_conversations, write_conversations
 from vikhr_fast.chat.template import Message
@@ -99,6 +100,7 @@ def test_settings_of_another_shape_are_one_line(root: Path, tmp_path: Path) -> N
         ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, must be 1 to 1,000"),
         ("config.json", {"num_attention_heads": -1}, ""),
         ("config.json", {"hidden_size": "64"}, ""),
+        ("config.json", {"hidden_act": "nope"}, "hidden_act in config.json is 'nope', which is unknown"),
         ("config.json", {"model_type": ["bert"]}, ""),
         ("tokenizer.json", {"model": None}, ""),
         ("tokenizer_config.json", {"added_tokens_decoder": [1]}, ""),
@@ -112,6 +114,84 @@ def test_an_encoder_of_any_content_is_loaded_or_refused(
     (tmp_path / "encoder" / name).write_text(json.dumps(values | changes))
     with pytest.raises(InputError, match=rf"encoder: no encoder that can be loaded: .*{reason}"):
         Scorer.load(str(tmp_path / "encoder"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"hidden_size": 64}, r"\S+ is \[32\], not \[64\], .*, and \d\d more; fetch all again"),
+        (
+            {"num_hidden_layers": 3},
+            r"roberta\.encoder\.layer\.2\.attention\.output\.LayerNorm\.bias is missing, .* more;",
+        ),
+        (
+            {"max_position_embeddings": 4},
+            r"roberta\.embeddings\.position_embeddings\.weight is \[80, 32\], not \[4, 32\];",
+        ),
+    ],
+)
+@pytest.mark.parametrize("has_new_head", [False, True])
+def test_sizes_that_do_not_fit_the_weights_are_refused(
+    root: Path, tmp_path: Path, changes: dict[str, int], reason: str, has_new_head: bool
+) -> None:
+    """transformers would make up whatever does not fit, without a word."""
+    encoder = changed_encoder(root / "encoder", tmp_path, changes)
+    with pytest.raises(InputError, match=rf"config\.json: the weights beside it are of another model: .*{reason}"):
+        Scorer.load(str(encoder), device="cpu", has_new_head=has_new_head)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_size": 4000}, {"vocab_size": 20_000_000}, {"intermediate_size": 50_000_000}]
+)
+def test_sizes_that_fill_the_memory_are_refused(root: Path, tmp_path: Path, changes: dict[str, int]) -> None:
+    encoder = changed_encoder(root / "encoder", tmp_path, changes)
+    with pytest.raises(
+        InputError, match=r"config\.json: asks for [\d,]{11,} numbers, the files .* hold [\d,]{6,7} bytes"
+    ):
+        Scorer.load(str(encoder), device="cpu", has_new_head=True)
+
+
+def test_layers_are_counted_before_a_configuration_lists_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ModernBERT's does."""
+    monkeypatch.setattr(AutoConfig, "from_pretrained", None)
+    encoder = changed_encoder(root / "encoder", tmp_path, {"num_hidden_layers": 1_000_000})
+    with pytest.raises(InputError, match="num_hidden_layers is 1000000, must be 1 to 1,000"):
+        Scorer.load(str(encoder), device="cpu")
+
+
+def changed_encoder(encoder: Path, directory: Path, changes: dict[str, Any]) -> Path:
+    """A copy of an encoder with another config.json."""
+    shutil.copytree(encoder, directory / "encoder")
+    file = directory / "encoder" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return directory / "encoder"
+
+
+SMALL = {
+    "vocab_size": 400,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 80,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "modernbert", "deberta-v2", "albert"])
+@pytest.mark.parametrize("task", [AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification])
+def test_encoders_with_another_head_or_none_get_a_new_one(root: Path, tmp_path: Path, kind: str, task: Any) -> None:
+    """Those of masked language modelling have no pooler, where others have one."""
+    directory = tmp_path / "encoder"
+    special = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2, "num_labels": 3}
+    config = AutoConfig.for_model(kind, **SMALL, **special)
+    shutil.copytree(root / "encoder", directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    task.from_config(config).save_pretrained(directory)
+    Scorer.load(str(directory), device="cpu", has_new_head=True)
+    with pytest.raises(InputError, match=r"config\.json: the weights beside it are of another model: \S+ is"):
+        Scorer.load(str(directory), device="cpu")
 
 
 def test_the_report_can_be_made_again(root: Path, tmp_path: Path) -> None:

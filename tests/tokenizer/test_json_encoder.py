@@ -1,6 +1,9 @@
 """Tokenizers of other libraries behind the interface of ours."""
 
+import base64
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tokenizers
+import torch
 from byte_level import make_tokenizer
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import JsonEncoder
+from vikhr_fast.tokenizer.json_encoder import library_errors
 
 TEXTS = ["Утром туман поднялся над рекой", "", "plain text, 42", "\n\n  spaces  "]
 
@@ -131,3 +137,131 @@ def test_a_role_that_is_no_text_is_none(file: Path, tmp_path: Path, name: Any) -
     changed = change(file, tmp_path, lambda _: None, {"eos_token": name, "bos_token": "<|begin|>"})
     encoder = JsonEncoder.from_file(changed)
     assert (encoder.bos_id, encoder.eos_id) == (0, -1)
+
+
+def test_an_escaped_prefix_is_seen(tmp_path: Path) -> None:
+    """In a process of its own, which tokenizers 0.23 ends with SIGABRT."""
+    vocabulary = '{"a": 0, "é": 1, "aé": 2, "#": 3}'
+    model = rf'{{"type": "BPE", "continuing\u005fsubword_prefix": "#", "vocab": {vocabulary}, "merges": ["a é"]}}'
+    path = tmp_path / "tokenizer.json"
+    path.write_text(f'{{"version": "1.0", "added_tokens": [], "model": {model}}}', encoding="utf-8")
+    code = "import sys; from vikhr_fast.tokenizer import JsonEncoder; JsonEncoder.from_file(sys.argv[1])"
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "tokenizer.json: the merge 'a é' lacks the continuing_subword_prefix" in run.stderr
+
+
+def with_steps(file: Path, directory: Path, **steps: Any) -> Path:
+    """A copy of a tokenizer.json, with other steps: objects of `tokenizers`, or what stands in the file."""
+
+    def edit(content: Any) -> None:
+        library = tokenizers.Tokenizer(tokenizers.models.BPE())
+        for name, step in steps.items():
+            if not isinstance(step, dict):
+                setattr(library, name, step)
+                step = json.loads(library.to_str())[name]
+            content[name] = step
+
+    return change(file, directory, edit)
+
+
+def charsmap(longest: int) -> dict[str, Any]:
+    """A Precompiled normalizer without entries in its trie, which become a text of some length."""
+    data = (1024).to_bytes(4, "little") + bytes(1024) + b"a" * longest + b"\0"
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
+
+
+THOUSANDFOLD = [normalizers.Replace("a", "a" * 1000)] * 4
+EMPTY = [normalizers.Replace(Regex("(?=a)"), "")]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"normalizer": normalizers.Sequence(THOUSANDFOLD)},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"pattern": {"Regex": "a"}, "content": "a" * 1000}]}},
+        {"normalizer": normalizers.Replace("", "a" * 200)},
+        {"normalizer": normalizers.Sequence([normalizers.Replace(Regex("(?=a)"), "a")] * 30)},
+        {"normalizer": normalizers.Sequence([normalizers.Replace(Regex("a|b?"), "a")] * 30)},
+        {"normalizer": normalizers.Sequence([normalizers.Replace("б", "ББ"), normalizers.Lowercase()] * 10)},
+        {"normalizer": normalizers.Sequence(THOUSANDFOLD * 100 + EMPTY)},
+        {"normalizer": normalizers.Sequence([normalizers.NFKD(), normalizers.Replace("ل", "ﷺ")] * 20)},
+        {"normalizer": normalizers.Prepend("a" * 1_000_000)},
+        {"normalizer": normalizers.Sequence([normalizers.ByteLevel()] * 30)},
+        {"normalizer": normalizers.Sequence([normalizers.BertNormalizer()] * 1000)},
+        {"normalizer": charsmap(1000)},
+        {"pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(use_regex=False)] * 30)},
+        {"pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Digits(True)] * 30)},
+        {"normalizer": normalizers.Prepend("a" * 90), "pre_tokenizer": pre_tokenizers.ByteLevel()},
+        {"decoder": decoders.Sequence([decoders.Replace("a", "a" * 1000)] * 4)},
+        {"decoder": decoders.Sequence([decoders.BPEDecoder(suffix="")] * 30)},
+        {"decoder": decoders.Sequence([decoders.CTC(word_delimiter_token="")] * 30)},
+        {"decoder": decoders.Sequence([decoders.WordPiece()] * 1000)},
+    ],
+)
+def test_steps_that_fill_the_memory_are_refused(file: Path, tmp_path: Path, steps: dict[str, Any]) -> None:
+    what = "decoder" if "decoder" in steps else "normalizer and pre_tokenizer"
+    with pytest.raises(InputError, match=rf"tokenizer\.json: its {what} may make more than 128 characters of one"):
+        JsonEncoder.from_file(with_steps(file, tmp_path, **steps))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {  # Llama 2
+            "normalizer": normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
+            "pre_tokenizer": None,
+            "decoder": decoders.Sequence(
+                [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+            ),
+        },
+        {  # CLIP, in small
+            "normalizer": normalizers.Sequence(
+                [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+            ),
+            "decoder": decoders.BPEDecoder(suffix="</w>"),
+        },
+        {"normalizer": normalizers.NFKC()},  # before ByteLevel
+        {"normalizer": charsmap(18), "pre_tokenizer": pre_tokenizers.Metaspace()},  # XLM-R
+        {"normalizer": normalizers.Sequence([normalizers.Replace(one, f" {one} ") for one in ".,:;!?()[]"])},
+        {  # whatever tidies up
+            "normalizer": normalizers.Sequence(
+                [normalizers.Replace(Regex(one), " ") for one in (" {2,}", "[أإآ]", r"\p{M}", r"\n+|\t", "[\\]]", ".x")]
+                * 5
+            )
+        },
+    ],
+)
+def test_steps_of_real_tokenizers_are_not_refused(file: Path, tmp_path: Path, steps: dict[str, Any]) -> None:
+    encoder = JsonEncoder.from_file(with_steps(file, tmp_path, **steps))
+    encoder.decode(encoder.encode(TEXTS[2]))
+
+
+def test_a_text_that_cannot_be_encoded_names_the_file(file: Path) -> None:
+    class Failing:
+        """As where Rust panics."""
+
+        def get_vocab(self, with_added_tokens: bool) -> dict[str, int]:  # noqa: ARG002
+            return {}
+
+        def encode_batch_fast(self, *_: object, **__: object) -> None:
+            raise type("PanicException", (BaseException,), {})("index out\nof bounds")
+
+    encoder = JsonEncoder.from_file(file)
+    encoder._tokenizer = Failing()
+    with pytest.raises(InputError, match=rf"^{file}: cannot encode a text: index out of bounds; fetch it again$"):
+        encoder.encode("а")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA"), KeyboardInterrupt(), SystemExit(3)])
+def test_what_no_file_is_to_blame_for_stays_what_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)), library_errors("file", "fetch it again"):
+        raise error
+
+
+def test_a_key_that_is_missing_is_called_so() -> None:
+    with (
+        pytest.raises(InputError, match=r"^file: KeyError: 'nope'; fetch it again$"),
+        library_errors("file", "fetch it again"),
+    ):
+        raise KeyError("nope")

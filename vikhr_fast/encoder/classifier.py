@@ -1,10 +1,12 @@
 """A small encoder that tells good documents from bad ones: scores in batches of like length, calibrated."""
 
+import copy
 import errno
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +28,9 @@ SETTINGS = "filter.json"
 _CHARACTERS_A_TOKEN = 16
 _BINS = 10
 _MOST_LAYERS, _LEAST_TOKENS = 1000, 8
+_NUMBERS_A_BYTE = 4  # of two bits: no file holds a model in less
+_NUMBERS_BESIDES = 1 << 26  # a new head and buffers, which no file holds
+_SHOWN_TENSORS = 3
 
 MaximumTokens = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 """Of a text, that an encoder sees."""
@@ -53,12 +58,13 @@ class Scorer:
             name: the directory, or the name on the Hub.
             revision: on the Hub.
             device: auto is CUDA, in bfloat16, where there is a GPU.
-            has_new_head: a head of another size gives way to a random one.
+            has_new_head: a head that is missing or of another size gives way to a random one.
 
         Raises:
-            InputError: there is no such encoder, or no GPU for `cuda`.
+            InputError: there is no such encoder, its weights are not those of its config.json, or there is no GPU for
+                `cuda`.
         """
-        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
         from transformers.utils import logging
 
         place, dtype = device_of(device)
@@ -71,12 +77,16 @@ class Scorer:
         }
         refuse_fatal(Path(name) / TOKENIZER_JSON)
         with library_errors(f"{name}: no encoder that can be loaded", "give a transformers encoder"):
+            values, _ = PreTrainedConfig.get_config_dict(name, **options)
+            _refuse_layers(values.get("num_hidden_layers", 1))  # some configurations list all as they are made
             config = AutoConfig.from_pretrained(name, num_labels=1, **options)
-            if not 1 <= config.num_hidden_layers <= _MOST_LAYERS:  # all are built before weights are looked for
-                raise ValueError(f"num_hidden_layers is {config.num_hidden_layers}, must be 1 to {_MOST_LAYERS:,}")
+            _refuse_layers(config.num_hidden_layers)  # which may have another name in the file
+            _refuse_sizes(name, config)
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
-            options["ignore_mismatched_sizes"] = has_new_head
-            model = AutoModelForSequenceClassification.from_pretrained(name, config=config, **options)
+            # Without the first it names no tensor that it refuses.
+            options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+            model, found = AutoModelForSequenceClassification.from_pretrained(name, config=config, **options)
+            _refuse_random(name, model, found, has_new_head)
             scorer = cls(tokenizer, model.to(place).eval(), place, dtype)
             with torch.no_grad():
                 scorer.logits(scorer.encode(_LEAST_TOKENS, [" "]))  # whether what could be loaded computes
@@ -127,6 +137,50 @@ class Scorer:
             reason = "the encoder's weights hold NaN or infinity; make it again, with a lower learning rate"
             raise InputError(f"{bad:,} of {len(ids):,} scores are no finite numbers: {reason}")
         return scores
+
+
+def _refuse_layers(layers: int) -> None:
+    """Refuses a number of layers that would take for ever: all are built before weights are looked for."""
+    if not 1 <= layers <= _MOST_LAYERS:
+        raise ValueError(f"num_hidden_layers is {layers}, must be 1 to {_MOST_LAYERS:,}")
+
+
+def _refuse_sizes(name: str, config: Any) -> None:
+    """Refuses a config.json that asks for a model by far larger than its files, before memory is taken for it.
+
+    Files on the Hub are not here yet.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(copy.deepcopy(config), trust_remote_code=False)
+    except KeyError as error:  # a table of transformers, of activations for one, has no such name
+        keys = [key for key, value in config.to_dict().items() if value == error.args[0]]
+        raise ValueError(f"{' or '.join(keys) or 'a key'} in config.json is {error}, which is unknown") from error
+    wanted = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
+    files = [file for file in Path(name).glob("*") if file.suffix in {".safetensors", ".bin"}]
+    held = sum(file.stat().st_size for file in files)
+    if Path(name).is_dir() and wanted > _NUMBERS_A_BYTE * held + _NUMBERS_BESIDES:
+        raise InputError(
+            f"{Path(name) / 'config.json'}: asks for {wanted:,} numbers, the files of weights beside it hold "
+            f"{held:,} bytes; fetch all again"
+        )
+
+
+def _refuse_random(name: str, model: Any, found: dict[str, Any], has_new_head: bool) -> None:
+    """Refuses a model for which transformers made up other weights than those of a new head."""
+    wrong = dict.fromkeys(found["missing_keys"], "is missing")
+    wrong |= {key: f"is {list(held)}, not {list(wanted)}" for key, held, wanted in found["mismatched_keys"]}
+    if has_new_head:  # what the encoder alone lacks, and a pooler, which one of masked language modelling lacks, too
+        base = f"{model.base_model_prefix}."
+        wrong = {key: what for key, what in wrong.items() if key.startswith(base) and ".pooler." not in key}
+    if wrong:
+        shown = ", ".join(f"{key} {wrong[key]}" for key in sorted(wrong)[:_SHOWN_TENSORS])
+        more = f", and {len(wrong) - _SHOWN_TENSORS:,} more" if len(wrong) > _SHOWN_TENSORS else ""
+        raise InputError(
+            f"{Path(name) / 'config.json'}: the weights beside it are of another model: {shown}{more}; fetch all again"
+        )
 
 
 @dataclass(frozen=True)
