@@ -91,10 +91,11 @@ def _free_port() -> int:
 
 
 def run_ranks(command: Sequence[str], ranks: int) -> None:
-    """Runs a Python command on all ranks to a good end."""
+    """Runs a Python command on all ranks to a good end, without a warning."""
     for process in start_ranks(command, ranks):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
+        assert "Warning" not in errors, errors
 
 
 def write_config(config: TrainConfig, path: Path) -> list[str]:

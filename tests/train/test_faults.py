@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from vikhr_fast.config import ScheduleConfig, TrainConfig
 from vikhr_fast.data.packing import PackedCorpus
 from vikhr_fast.data.token_shards import MANIFEST_NAME
 from vikhr_fast.errors import ExitCode, InputError
-from vikhr_fast.io.append_only import read_lines
+from vikhr_fast.io.append_only import append_line, read_lines
 from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS
+from vikhr_fast.train.metrics import METRICS, VALIDATION, mean_bits_per_byte
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def run(workspace: Path, output: Path, **changes: Any) -> TrainConfig:
     )
 
 
-def wait_for_steps(output: Path, steps: int, processes: list[subprocess.Popen[str]]) -> None:
+def wait_for_steps(output: Path, steps: int, processes: Sequence[subprocess.Popen[Any]]) -> None:
     deadline = time.monotonic() + 120
     while len(read_lines(output / METRICS)) < steps and time.monotonic() < deadline:
         assert all(process.poll() is None for process in processes)
@@ -69,7 +69,7 @@ def test_a_rank_that_dies_or_stops_is_named(workspace: Path, tmp_path: Path, num
         assert "rank 1 stopped answering, last in " in errors
         assert "the same command goes on from the last checkpoint" in errors
     else:  # it took the ranks' meeting place with it
-        assert "rank 0, through which the ranks meet, is gone" in errors
+        assert "torchrun or rank 0, through which the ranks meet, is gone" in errors
 
 
 def test_a_hanging_loader_is_named(workspace: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_hanging_loader_is_named(workspace: Path, tmp_path: Path) -> None:
     assert blaming, said
     assert all("while others wait in forward and backward of step 3" in errors for errors in blaming)
     # The slower of the two may find the other gone already.
-    gone = ("stopped answering", "rank 0, through which the ranks meet, is gone")
+    gone = ("stopped answering", "torchrun or rank 0, through which the ranks meet, is gone")
     assert all(named in errors or any(line in errors for line in gone) for errors in said), said
 
 
@@ -205,34 +205,63 @@ def test_the_policy_of_what_is_kept(workspace: Path, tmp_path: Path, monkeypatch
 
 
 def test_the_best_is_the_best_of_those_with_a_score(tmp_path: Path) -> None:
-    for step, score in ((1, float("nan")), (2, 5.0), (3, 7.0), (4, None), (5, 8.0), (6, 6.0)):
-        checkpoint.write_text(
-            tmp_path / f"step-{step:08d}" / "state.json", json.dumps({"step": step, "validation": score})
-        )
-    (tmp_path / "step-00000003" / "state.json").write_text("{")  # damaged since it was written
-    (tmp_path / "step-00000004" / "state.json").unlink()
-    superseded = checkpoint._superseded(
-        checkpoint.complete_checkpoints(tmp_path), ScheduleConfig(keep_checkpoints=1, keep_best=True)
-    )
+    for step in range(1, 7):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    for step, *scores in ((0, 1.0), (1, None), (2, 6.0, 4.0), (3, 7.0), (5, 8.0), (6, 6.0)):
+        sets = {str(number): {"bits_per_byte": score} for number, score in enumerate(scores)}
+        append_line(tmp_path / VALIDATION, {"step": step, "sets": sets})
+    scores_by_step = mean_bits_per_byte(tmp_path)
+    assert scores_by_step == {0: 1.0, 2: 5.0, 3: 7.0, 5: 8.0, 6: 6.0}
+    schedule = ScheduleConfig(keep_checkpoints=1, keep_best=True)
+    superseded = checkpoint._superseded(checkpoint.complete_checkpoints(tmp_path), schedule, scores_by_step)
     assert [checkpoint.step_of(path) for path in superseded] == [1, 3, 4, 5]
 
 
-def test_ranks_save_and_end_when_torchrun_is_killed(workspace: Path, tmp_path: Path) -> None:
-    config = run(workspace, tmp_path / "run", schedule={"max_steps": 100_000}, data={"epochs": 100_000})
-    command = write_config(config, tmp_path / "run.toml")
+def start_by_torchrun(command: list[str]) -> subprocess.Popen[bytes]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = subprocess.Popen([sys.executable, *launcher, *command], stderr=subprocess.DEVNULL)
-    wait_for_steps(config.output, 3, [process])
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    ranks = [Path("/proc") / pid for pid in found.stdout.split()]
-    process.kill()
-    process.wait()
+    return subprocess.Popen([sys.executable, *launcher, *command], stderr=subprocess.DEVNULL)
+
+
+def ranks_of(launcher: subprocess.Popen[bytes]) -> list[Path]:
+    """The processes that it has started, in /proc."""
+    found = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=False)
+    return [Path("/proc") / pid for pid in found.stdout.split()]
+
+
+def is_alive(process: Path) -> bool:
+    try:
+        return "\nState:\tZ" not in (process / "status").read_text()  # dead, but nobody has asked how it ended
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def kill_and_wait(launcher: subprocess.Popen[bytes]) -> None:
+    ranks = ranks_of(launcher)
+    launcher.kill()
+    launcher.wait()
     deadline = time.monotonic() + 120
-    while any(rank.exists() for rank in ranks):
+    while any(map(is_alive, ranks)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_ranks_save_and_end_when_torchrun_is_killed(workspace: Path, tmp_path: Path) -> None:
+    config = run(workspace, tmp_path / "run", schedule={"max_steps": 100_000}, data={"epochs": 10_000})
+    launcher = start_by_torchrun(write_config(config, tmp_path / "run.toml"))
+    wait_for_steps(config.output, 3, [launcher])
+    kill_and_wait(launcher)
     [saved] = (config.output / "checkpoints").iterdir()
     assert checkpoint.step_of(saved) == len(read_lines(config.output / METRICS))
+
+
+def test_ranks_end_when_torchrun_is_killed_while_they_import(workspace: Path, tmp_path: Path) -> None:
+    launcher = start_by_torchrun(write_config(run(workspace, tmp_path / "run"), tmp_path / "run.toml"))
+    deadline = time.monotonic() + 120
+    while not ((ranks := ranks_of(launcher)) and all("libtorch" in (rank / "maps").read_text() for rank in ranks)):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    kill_and_wait(launcher)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.nightly

@@ -22,8 +22,8 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.files import remove, sha256_of
-from vikhr_fast.train import checkpoint
-from vikhr_fast.train.loop import train
+from vikhr_fast.train import checkpoint, loop
+from vikhr_fast.train.loop import Training, train
 from vikhr_fast.train.metrics import METRICS, VALIDATION
 from vikhr_fast.train.objective import Objective
 from vikhr_fast.train.signals import Interruption
@@ -201,6 +201,10 @@ def test_a_run_that_ends_where_it_was_stopped_is_validated(workspace: Path, tmp_
     assert [line["step"] for line in read_lines(tmp_path / "run" / VALIDATION)] == [2]
 
 
+def die(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("call", [1, 2, 4, 6])  # before the first step, within that, after step 2, after the last
 def test_a_signal_ends_a_validation_which_is_done_again(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
@@ -230,6 +234,11 @@ def test_a_signal_ends_a_validation_which_is_done_again(
     assert ended.value.code == 143
     assert forwards == call
     assert not (stopped.output / "model").exists()
+    with monkeypatch.context() as patch:  # once more, and killed as soon as it is validated
+        patch.setattr(Training, "_take_step", die)
+        patch.setattr(loop, "save_model", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
     train(stopped)
     assert_equal_outcomes(stopped.output, tmp_path / "whole")
 
@@ -289,6 +298,16 @@ def _become_a_file(checkpoint: Path) -> None:
     checkpoint.write_text("")
 
 
+def _become_a_link(checkpoint: Path) -> None:
+    remove(checkpoint)
+    checkpoint.symlink_to("nowhere")
+
+
+def _take_the_name(checkpoint: Path) -> None:
+    _flip_a_bit(checkpoint)
+    checkpoint.with_name(f"{checkpoint.name}.damaged").symlink_to("nowhere")
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "flipped bit": _flip_a_bit,
     "cut short": _cut_short,
@@ -299,6 +318,10 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "manifest too deep": _replace("manifest.json", "[" * 100_000),
     "manifest not UTF-8": lambda checkpoint: (checkpoint / "manifest.json").write_bytes(b"{\xff}"),
     "manifest of other files": _replace("manifest.json", '{"state.json": "", ".metadata": "", "../../../x": ""}'),
+    "manifest of no parts": _replace("manifest.json", '{"state.json": "", ".metadata": ""}'),
+    "manifest of impossible names": _replace("manifest.json", '{"state.json": "", ".metadata": "", "\\u0000": ""}'),
+    "manifest of halves": _replace("manifest.json", '{"state.json": "", ".metadata": "", "\\ud800": ""}'),
+    "manifest a pipe": _in_place_of("manifest.json", os.mkfifo),
     "manifest a directory": _in_place_of("manifest.json", Path.mkdir),
     "manifest a loop of links": _in_place_of("manifest.json", lambda path: path.symlink_to(path)),
     "state a directory": _in_place_of("state.json", Path.mkdir),
@@ -306,6 +329,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "state of another step": _replace("state.json", '{"step": 3}'),
     "state with another type": _replace("state.json", '{"step": 4, "recent_losses": "many"}'),
     "a file": _become_a_file,
+    "a link to nothing": _become_a_link,
+    "a name that is taken by a link": _take_the_name,
 }
 
 
@@ -326,7 +351,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     steps, validations, weights = outcome(run.output)
     assert (steps, validations) == before[:2]
     assert all(torch.equal(weight, before[2][name]) for name, weight in weights.items())
-    assert last.with_name("step-00000004.damaged").exists()
+    assert [path for path in last.parent.iterdir() if path.name.startswith(f"{last.name}.damaged") and path != last]
+
+
+@pytest.mark.parametrize("become", [lambda path: path.symlink_to("nowhere"), Path.touch])
+def test_checkpoints_that_cannot_be_listed_are_not_none(
+    workspace: Path, tmp_path: Path, become: Callable[[Path], None]
+) -> None:
+    run = small_run(workspace, tmp_path / "run", schedule={"max_steps": 4, "checkpoint_every": 2})
+    shutil.rmtree(train(run))
+    (run.output / "checkpoints").rename(tmp_path / "elsewhere")
+    become(run.output / "checkpoints")
+    logs = (run.output / METRICS).read_bytes()
+    with pytest.raises(InputError, match=r"run/checkpoints: .*; make it readable, or begin in another --output"):
+        train(run)
+    assert (run.output / METRICS).read_bytes() == logs
 
 
 def test_an_unreadable_checkpoint_gives_way_to_the_one_before(
@@ -344,7 +383,7 @@ def test_an_unreadable_checkpoint_gives_way_to_the_one_before(
     monkeypatch.setattr(checkpoint, "sha256_of", broken)
     with caplog.at_level("WARNING"):
         train(run)
-    assert "input/output error" in caplog.text
+    assert "Input/output error" in caplog.text
     assert "step-00000002 goes on" in caplog.text
 
 

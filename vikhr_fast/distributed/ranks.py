@@ -1,8 +1,6 @@
 """The processes of a run: torchrun's, or one alone."""
 
-import ctypes
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from vikhr_fast.distributed.watchdog import Watch
 from vikhr_fast.errors import InputError, RankLostError
 
 _GRACE_SECONDS = 60  # after which collectives end that the watch hasn't ended
-_PR_SET_PDEATHSIG = 1  # of Linux, see prctl(2)
 
 
 @dataclass(frozen=True)
@@ -76,12 +73,6 @@ class Ranks:
                 raise failure
 
 
-def end_with_launcher() -> None:
-    """Has the kernel send SIGTERM when torchrun, which started this process, dies and can't send it any more."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 @contextmanager
 def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     """Joins torchrun's process group, or makes one of a single rank; pins the CPU threads.
@@ -100,7 +91,6 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         if local_rank >= torch.cuda.device_count():
             raise InputError(f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
         torch.cuda.set_device(device)
-    end_with_launcher()
     patience = timedelta(seconds=config.timeout_seconds)
     timeout = patience + timedelta(seconds=_GRACE_SECONDS)
     meeting = meet(patience)

@@ -21,7 +21,7 @@ from vikhr_fast.io.guarded import parse_json
 
 _BEAT_SECONDS = 1.0
 _SILENT_BEATS = 3
-_NO_STORE = "rank 0, through which the ranks meet, is gone"
+_NO_STORE = "torchrun or rank 0, through which the ranks meet, is gone"
 _ADVICE = "the same command goes on from the last checkpoint"
 
 

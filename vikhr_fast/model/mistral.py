@@ -277,7 +277,7 @@ class Mistral(nn.Module):
             length = length_of(seen_pairs(size, window) / max(size, 1))
         positions = document_positions(cu_seqlens, tokens.numel())
         hidden = self.model(tokens.flatten(), positions, PackedDocuments.of(cu_seqlens, tokens.numel(), window, length))
-        return hidden.view(*tokens.shape, -1)
+        return hidden if tokens.dim() == 1 else hidden.view(*tokens.shape, -1)  # FSDP2 warns where it gets a view
 
     @torch.no_grad()
     def extend(self, rows: Sequence[list[int]], cache: KeyValueCache) -> list[Tensor]:

@@ -7,10 +7,10 @@ pickle: load only checkpoints that you trust.
 """
 
 import errno
-import math
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -25,13 +25,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from vikhr_fast.config import ScheduleConfig
+from vikhr_fast.config import ScheduleConfig, read_record
 from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.distributed.sharding import local
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import json_text, remove, sha256_of, sync_directory, write_text
 from vikhr_fast.io.guarded import read_json
+from vikhr_fast.train.metrics import mean_bits_per_byte
 from vikhr_fast.train.optimizer import Optimizer
 from vikhr_fast.train.state import TrainState
 
@@ -113,11 +114,12 @@ class Checkpoints:
         Those that are damaged or can't be read are set aside. Without any checkpoint the run begins.
 
         Raises:
-            InputError: there are checkpoints, and none of them is whole; or a whole one doesn't hold this run.
+            InputError: there are checkpoints, and none of them is whole; or a whole one doesn't hold this run; or
+                nobody can tell, as their directory can't be read.
         """
 
         def clear() -> None:
-            for leftover in self._directory.glob(".step-*"):  # of a killed run, half-written or half-deleted
+            for leftover in _entries(self._directory, r"\.step-\d{8}\.(partial|deleted)"):  # of a killed run
                 remove(leftover)
 
         self._ranks.on_main(clear)
@@ -154,7 +156,8 @@ class Checkpoints:
             try:
                 if not failures:
                     _publish(unfinished, final, {k: v for digests, _ in found for k, v in digests.items()}, state)
-                    _delete(_superseded(complete_checkpoints(self._directory), self._schedule))
+                    scores = mean_bits_per_byte(self._directory.parent)
+                    _delete(_superseded(complete_checkpoints(self._directory), self._schedule, scores))
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
         if failures:
@@ -189,10 +192,7 @@ def read_state(path: Path) -> TrainState:
         InputError: that can't be read, or is of another step than the checkpoint's name says.
     """
     file = path / _STATE
-    try:
-        state = pydantic.TypeAdapter(TrainState).validate_json(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: {_reason(error)}; {_ADVICE}") from None
+    state = read_record(file, pydantic.TypeAdapter(TrainState), _ADVICE)
     if state.step != step_of(path):
         raise InputError(f"{file}: of step {state.step}; {_ADVICE}")
     return state
@@ -204,32 +204,50 @@ def verify(path: Path, part: int = 0, parts: int = 1) -> None:
     Raises:
         InputError: naming the first file that is missing, can't be read or differs; or a state that is none.
     """
+    _require_file(path / _MANIFEST)
     manifest = read_json(path / _MANIFEST, _ADVICE)
-    if {_STATE, ".metadata"} - manifest.keys() or any(Path(name).name != name for name in manifest):
+    is_known = re.compile(r"__\d+_\d+\.distcp|\.metadata|state\.json").fullmatch
+    if {_STATE, ".metadata"} - manifest.keys() or len(manifest) < 3 or not all(map(is_known, manifest)):
         raise InputError(f"{path / _MANIFEST}: damaged: lists other files than a checkpoint's; {_ADVICE}")
     for file in (path / name for name in sorted(manifest)[part::parts]):
+        _require_file(file)
         try:
             differs = sha256_of(file) != manifest[file.name]
         except OSError as error:
-            raise InputError(f"{file}: {_reason(error)}; {_ADVICE}") from None
+            raise InputError(f"{file}: {error.strerror}; {_ADVICE}") from None
         if differs:
             raise InputError(f"{file}: its checksum differs from the manifest's; {_ADVICE}")
     read_state(path)
 
 
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else "damaged"
+def _require_file(path: Path) -> None:
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: no such file; {_ADVICE}")
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints from the oldest to the newest; a user's copies under other names aren't among them."""
-    return sorted(path for path in directory.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+    """Checkpoints from the oldest to the newest; a user's copies under other names aren't among them.
+
+    Raises:
+        InputError: the directory is there, but can't be read: a run must not begin anew for that.
+    """
+    return _entries(directory, r"step-\d{8}")
+
+
+def _entries(directory: Path, pattern: str) -> list[Path]:
+    """What has such a name in a directory, in order; nothing where there is none."""
+    try:
+        return sorted(path for path in directory.iterdir() if re.fullmatch(pattern, path.name))
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not directory.is_symlink():
+            return []
+        raise InputError(f"{directory}: {error.strerror}; make it readable, or begin in another --output") from None
 
 
 def set_aside(checkpoint: Path) -> None:
     """Takes a damaged checkpoint out of the run's sight, whole."""
     names = (checkpoint.with_name(f"{checkpoint.name}.damaged{number}") for number in chain([""], count(2)))
-    checkpoint.rename(next(name for name in names if not name.exists()))
+    checkpoint.rename(next(name for name in names if not os.path.lexists(name)))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -247,23 +265,15 @@ def _publish(unfinished: Path, final: Path, digests: dict[str, str], state: Trai
     sync_directory(final.parent)
 
 
-def _superseded(checkpoints: list[Path], schedule: ScheduleConfig) -> list[Path]:
-    """Those that need not be kept: not among the last, not of the steps to keep, not the best."""
+def _superseded(checkpoints: list[Path], schedule: ScheduleConfig, scores: Mapping[int, float]) -> list[Path]:
+    """Those that need not be kept: not among the last, not of the steps to keep, not the best by step."""
     kept = set(checkpoints[-schedule.keep_checkpoints :])
     if schedule.keep_every:
         kept |= {path for path in checkpoints if step_of(path) % schedule.keep_every == 0}
     if schedule.keep_best:
-        kept |= {path for score, path in sorted((_score(path), path) for path in checkpoints)[:1] if score < math.inf}
+        scored = [path for path in checkpoints if step_of(path) in scores]
+        kept |= set(sorted(scored, key=lambda path: scores[step_of(path)])[:1])
     return [path for path in checkpoints if path not in kept]
-
-
-def _score(checkpoint: Path) -> float:
-    """Mean bits per byte of the validation sets; infinite without them, or where that can't be read any more."""
-    try:
-        score = read_state(checkpoint).validation
-    except InputError:
-        return math.inf
-    return math.inf if score is None or math.isnan(score) else score
 
 
 def _delete(checkpoints: list[Path]) -> None:

@@ -8,7 +8,6 @@ from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.distributed.sharding import reshard
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import BENCHMARK_NAMES, CHANGES, BenchmarkQuestions, Question, questions_sha256
-from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.console import logger
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.files import tokenizer_file
@@ -66,9 +65,7 @@ class Evaluations:
 
     def run_if_missed(self, state: TrainState, metrics: MetricsWriter) -> None:
         """As `run_if_due`, before the first step and where a run that was stopped at this one hadn't done it."""
-        lines = read_lines(self.config.output / EVALUATIONS) if self.ranks.is_main else []
-        is_done = any(line["step"] == state.step for line in lines)
-        if not self.ranks.all_reduce_max(is_done)[0]:
+        if not metrics.has(EVALUATIONS, state.step):
             self.run_if_due(state, metrics)
 
     def run_if_due(self, state: TrainState, metrics: MetricsWriter) -> None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +20,7 @@ from vikhr_fast.train.batches import step_batches
 from vikhr_fast.train.checkpoint import CHECKPOINTS, Checkpoints, complete_checkpoints, step_of
 from vikhr_fast.train.evaluation import Evaluations
 from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
-from vikhr_fast.train.metrics import MetricsWriter, forget_steps_after
+from vikhr_fast.train.metrics import VALIDATION, MetricsWriter, forget_steps_after
 from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import profiling
 from vikhr_fast.train.signals import Interrupted, Interruption
@@ -50,6 +49,8 @@ def train(config: TrainConfig) -> Path:
         ranks.on_main(lambda: stack.enter_context(locked(config.output)))
         ranks.on_main(lambda: record_inputs(config, inputs))
         final = config.output / MODEL
+        if final.is_symlink() and not final.exists():
+            raise InputError(f"{final}: a symbolic link to nothing; remove it, or make what it leads to")
         if final.exists():
             done = max(map(step_of, complete_checkpoints(config.output / CHECKPOINTS)), default=inputs.num_steps)
             if done < inputs.num_steps:
@@ -90,7 +91,7 @@ class Training:
                     reason = f"longer than the run of {self.num_steps:,}: the learning rate only comes to {highest:.2e}"
                     logger.warning(f"optimizer.warmup_steps: {warmup:,}, {reason}")
             try:
-                if self.state.validation is None:  # before the first step, or stopped before it was done
+                if not metrics.has(VALIDATION, first_step):  # before the first step, or stopped before it was done
                     self._validate_if_due(metrics)
                 self._evaluations.run_if_missed(self.state, metrics)
                 while self.state.step < self.num_steps:
@@ -161,8 +162,6 @@ class Training:
             }  # fmt: skip
         finally:
             reshard(model)
-        mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
-        self.state = replace(state, validation=mean)
         metrics.validation(state.step, state.tokens, scores)
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.distributed.ranks import Ranks
+from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.io.append_only import append_line, read_lines
 from vikhr_fast.io.console import console, logger
@@ -115,6 +116,11 @@ class MetricsWriter:
         said = f"evaluation at step {step}: {', '.join(described)}"
         self._record(EVALUATIONS, {"step": step, "tokens": tokens, "tasks": results}, said, tracked)
 
+    def has(self, name: str, step: int) -> bool:
+        """Whether one of the files has a line of this step already; the same on all ranks."""
+        lines = read_lines(self._directory / name) if self._ranks.is_main else []
+        return bool(self._ranks.all_reduce_max(any(line["step"] == step for line in lines))[0])
+
     def _record(self, name: str, values: dict[str, Any], said: str, tracked: dict[str, float]) -> None:
         if self._ranks.is_main:
             append_line(self._directory / name, values)
@@ -128,8 +134,23 @@ def number(figure: float | None) -> float:
     return math.nan if figure is None else figure
 
 
+def mean_bits_per_byte(directory: Path) -> dict[int, float]:
+    """Over the validation sets of a run, by the step at which they were scored; only where that is a number."""
+    found = {}
+    for line in read_lines(directory / VALIDATION):
+        scores = [number(own["bits_per_byte"]) for own in line["sets"].values()]
+        found[line["step"]] = sum(scores) / len(scores)
+    return {step: mean for step, mean in found.items() if not math.isnan(mean)}
+
+
 def forget_steps_after(directory: Path, last_step: int) -> None:
-    """Drops the JSON lines past a step, which the run does again; before the first step, all."""
+    """Drops the JSON lines past a step, which the run does again; before the first step, all.
+
+    Raises:
+        InputError: a line has no step.
+    """
     for path in (directory / name for name in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)):
-        kept = [line for line in read_lines(path) if last_step > 0 and line["step"] <= last_step]
-        write_json_lines(path, kept)
+        lines = read_lines(path)
+        if wrong := next((n for n, line in enumerate(lines, start=1) if type(line.get("step")) is not int), 0):
+            raise InputError(f"{path}: damaged: line {wrong} has no step; move the file away to go on without it")
+        write_json_lines(path, [line for line in lines if last_step > 0 and line["step"] <= last_step])

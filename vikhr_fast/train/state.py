@@ -30,12 +30,11 @@ class TrainState:
     losses: tuple[float, ...] = (0.0,) * 5  # `objective.Losses` of the last step over all ranks
     recent_losses: tuple[float, ...] = ()  # of the last steps that weren't skipped; what a spike is measured by
     skipped_in_a_row: int = 0  # steps skipped since the last one that wasn't
-    validation: float | None = None  # mean bits per byte of the validation sets, if they were scored at this step
 
     def after(self, result: StepResult) -> "TrainState":
         """The state one step on."""
         if result.is_skipped:
-            return replace(self, step=self.step + 1, skipped_in_a_row=self.skipped_in_a_row + 1, validation=None)
+            return replace(self, step=self.step + 1, skipped_in_a_row=self.skipped_in_a_row + 1)
         recent = (*self.recent_losses, result.loss)[-LOSS_WINDOW:]
         return TrainState(self.step + 1, self.tokens + result.tokens, result.losses, recent)
 
