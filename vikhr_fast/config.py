@@ -15,12 +15,13 @@ PRESETS = Path(__file__).parent / "presets"
 
 _Config = TypeVar("_Config")
 
-_Flag = Annotated[bool, Field(strict=True)]
-_Positive = Annotated[float, Field(strict=True, gt=0)]
-_NotNegative = Annotated[float, Field(strict=True, ge=0)]
+# Strict: "3" is no number, true is no 1.
+Flag = Annotated[bool, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+NotNegative = Annotated[float, Field(strict=True, ge=0)]
 _Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
-_Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
-_CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
+CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 _Sequences = Annotated[int, Field(strict=True, ge=1, le=2**20)]
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -40,7 +41,7 @@ class DataConfig:
     """Tokens a window of validation; 0 is sequence_length. Scores compare at one length; `vikhr-fast evaluate` has
     1,024."""
     epochs: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1
-    """Passes over the documents, each in a new order."""
+    """Passes over the documents, each in a new order; 10,000 at most, as all orders are made at the start."""
 
     @property
     def window_of_validation(self) -> int:
@@ -62,15 +63,15 @@ class BatchConfig:
 class OptimizerConfig:
     """AdamW, its learning-rate schedule and gradient clipping."""
 
-    learning_rate: _Positive = 1e-3
+    learning_rate: Positive = 1e-3
     """Peak learning rate."""
     beta1: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.9
     """Decay of the gradient's running mean."""
     beta2: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.95
     """Decay of the squared gradient's running mean."""
-    eps: _Positive = 1e-8
+    eps: Positive = 1e-8
     """Added to the square root of the squared gradient's mean."""
-    weight_decay: _NotNegative = 0.0
+    weight_decay: NotNegative = 0.0
     """Decoupled weight decay of matrices (embeddings and head included); norm scales aren't decayed."""
     master: Literal["float32", "split"] = "float32"
     """Master weights as float32 tensors, or split: the bf16 parameters and the 16 bits that they lack, for one large
@@ -78,9 +79,9 @@ class OptimizerConfig:
     moments: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the running means. bfloat16 saves 4 bytes a parameter, rounds stochastically, and is only for split
     masters."""
-    max_grad_norm: _NotNegative = 1.0
+    max_grad_norm: NotNegative = 1.0
     """Global gradient norm above which gradients are scaled down; 0 doesn't clip."""
-    warmup_steps: _CountOrZero = 10
+    warmup_steps: CountOrZero = 10
     """Steps over which the learning rate rises linearly to its peak."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """The learning rate after warm-up; cosine and linear end at final_fraction of the peak on the last step."""
@@ -92,7 +93,7 @@ class OptimizerConfig:
 class KLConfig:
     """The KL term of equation 1 of the paper: it holds the model near a frozen reference."""
 
-    weight: _NotNegative = 1.0
+    weight: NotNegative = 1.0
     """Factor of the KL under combine = "sum"; 0 trains on cross-entropy alone, without a reference model."""
     reference: Path | None = None
     """Directory of the reference model, with the same vocabulary; none is a frozen copy of the model before step 1."""
@@ -126,19 +127,19 @@ class RuntimeConfig:
     """Dtype of forward and backward. Master weights are float32, or float64 when this is."""
     threads: Annotated[int, Field(strict=True, ge=0, le=4096)] = 0
     """CPU threads a rank; 0 shares the cores among the ranks. Bit-exact repeats need the same number."""
-    chunk_tokens: _CountOrZero = 0
+    chunk_tokens: CountOrZero = 0
     """Tokens whose logits exist at once; 0 lets the loss head choose."""
-    replicas: _Count = 1
+    replicas: Count = 1
     """Groups of ranks, each with all weights sharded inside it (HSDP): as many as nodes keeps gathering in a node."""
     checkpointing: Literal["none", "selective", "full"] = "none"
     """What backward computes again of each layer, to keep less: nothing, all but attention, or all."""
-    keep_gathered: _Flag = False
+    keep_gathered: Flag = False
     """Gather the trained weights once a step, not twice a micro-batch: more memory; no effect on one rank."""
-    whole_reference: _Flag = False
+    whole_reference: Flag = False
     """Each rank has the whole reference, which is never gathered: more memory; no effect on one rank."""
-    reference_micro_batches: _Count = 1
+    reference_micro_batches: Count = 1
     """Micro-batches that one forward of the reference takes; a sharded reference is gathered once for all of them."""
-    reduce_each_micro_batch: _Flag = False
+    reduce_each_micro_batch: Flag = False
     """Reduce gradients each micro-batch, not once a step: more communication, less memory; no effect on one rank."""
     timeout_seconds: Annotated[int, Field(strict=True, ge=1, le=10**7)] = 1800
     """How long a rank waits for the others before the run fails."""
@@ -148,17 +149,17 @@ class RuntimeConfig:
 class ScheduleConfig:
     """What happens at which step."""
 
-    max_steps: _Count | None = None
+    max_steps: Count | None = None
     """Stop after this step; none trains all epochs."""
-    validate_every: _CountOrZero = 0
+    validate_every: CountOrZero = 0
     """Steps between validations; 0 validates after the last step only."""
-    checkpoint_every: _CountOrZero = 0
+    checkpoint_every: CountOrZero = 0
     """Steps between checkpoints; 0 saves after the last step only. SIGTERM saves too."""
-    keep_checkpoints: _Count = 2
+    keep_checkpoints: Count = 2
     """How many of the newest checkpoints stay on disk."""
-    keep_every: _CountOrZero = 0
+    keep_every: CountOrZero = 0
     """Checkpoints of steps that are multiples of this stay, too."""
-    keep_best: _Flag = False
+    keep_best: Flag = False
     """So does the one with the fewest bits per byte, over all validation sets; it needs validation at its step."""
 
 
@@ -168,9 +169,9 @@ class EvaluationConfig:
 
     tasks: dict[str, Path] = field(default_factory=dict)
     """Questions by benchmark: ruxnli, ru_mmlu, ru_mmlu_pro; files or data sets as `vikhr-fast evaluate` takes them."""
-    every: _CountOrZero = 0
+    every: CountOrZero = 0
     """Steps between evaluations, the first before training; 0 evaluates after the last step only."""
-    limit: _CountOrZero = 0
+    limit: CountOrZero = 0
     """Questions of each benchmark, taken from all over it; 0 asks all."""
 
 
@@ -178,9 +179,9 @@ class EvaluationConfig:
 class IncidentsConfig:
     """Which steps are skipped, on all ranks alike, instead of spoiling the weights; each goes to incidents.jsonl."""
 
-    spike_ratio: _NotNegative = 3.0
+    spike_ratio: NotNegative = 3.0
     """Loss above this multiple of the median of the last 32 steps' is a spike; 0 skips only what isn't finite."""
-    most_in_a_row: _Count = 5
+    most_in_a_row: Count = 5
     """The run stops when so many steps one after another had to be skipped."""
 
 
@@ -212,13 +213,13 @@ class TrainConfig:
     """Steps to skip."""
     kernels: Literal["auto", "triton", "eager"] = "auto"
     """triton runs the kernels, eager plain PyTorch; auto is triton on CUDA, eager elsewhere."""
-    seed: _CountOrZero = 0
+    seed: CountOrZero = 0
     """Seed of the data order."""
-    profile: _CountOrZero = 0
+    profile: CountOrZero = 0
     """Record this many steps after the second into OUTPUT/profile: trace, operations by time, memory on a GPU."""
-    tensorboard: _Flag = False
+    tensorboard: Flag = False
     """Also write TensorBoard events (extra `tensorboard`)."""
-    wandb: _Flag = False
+    wandb: Flag = False
     """Also log to Weights & Biases (extra `wandb`), by its own variables: WANDB_PROJECT, WANDB_MODE=offline, ..."""
 
 

@@ -186,6 +186,12 @@ def test_only_star_clustering_can_match() -> None:
         index.match(["раз"])
 
 
+def npy(shape: str) -> bytes:
+    """The beginning of an .npy file, with a header of any content."""
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({shape},)}}\n".encode()
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+
+
 def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="bands 7: must divide num_perm 120"):
         dedup(Dedup(documents.directory, tmp_path / "out", DedupStage(bands=7), Machine()))
@@ -201,7 +207,15 @@ def test_bad_settings_and_damaged_state_are_refused(documents: Documents, tmp_pa
         state.write_text(damaged)
         with pytest.raises(InputError, match=r"passes\.json: damaged: .*; remove .* and begin anew"):
             multipass_dedup.Passes(documents.parts, DedupStage(), tmp_path, 1e9, 1)
-    for damaged_array in (b"", b"\x93NUMPY", b"x" * 200):
+    for damaged_array in (
+        b"",
+        b"\x93NUMPY",
+        b"x" * 200,
+        b"PK\5\6" + bytes(18),
+        npy("10**12"),
+        npy("10**23"),
+        npy("1" * 24),
+    ):
         multipass_dedup.owners_file(tmp_path, 0).write_bytes(damaged_array)
         with pytest.raises(InputError, match=r"owners-00000\.npy: damaged: .*; remove .* and begin anew"):
             multipass_dedup.read_owners(tmp_path, 0)

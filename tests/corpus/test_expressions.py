@@ -1,5 +1,6 @@
 """Expressions of corpus.toml: what they can say, and that none of them explodes."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from vikhr_fast.errors import InputError
 
 RECORD: dict[str, Any] = {
     "text": "Утро туманное", "votes": 12, "share": 0.5, "language": "ru", "none": None,
-    "tags": ["a", "b"], "meta": {"site": "x.ru", "when": {"year": 1970}},
+    "tags": ["a", "b"], "meta": {"site": "x.ru", "when": {"year": 1970}, "published": datetime(2024, 1, 1)},
 }  # fmt: skip
 VALUES = {
     "language in ['ru', 'uk'] and votes > 10": True,
@@ -25,6 +26,10 @@ VALUES = {
     "tags[0] == 'a' and 'c' not in tags and text[:4] == 'Утро'": True,
     "min(votes, 3) + max([1, 2]) + int('7') + float('0.5')": 12.5,
     "1 <= votes <= 12": True,
+    "max([], default='') == '' and text.split(maxsplit=1)[1] == 'туманное'": True,
+    "len(set(text.split())) / len(text.split())": 1.0,
+    "meta.published.timestamp() > 0 and not text.isupper() and 'y'.isalpha()": True,
+    "' .a. '.strip(' .') + 'b '.rstrip() + ' c'.lstrip()": "abc",
 }
 
 
@@ -45,12 +50,21 @@ REFUSED = {
     "votes" + ".a" * 4000: "nested too deeply",
     "f'{votes:>999999999}'": "JoinedStr: not known in expressions",
     "[a for a in text for b in text]": "ListComp: not known in expressions",
-    "(lambda: 1)()": "Lambda: not known in expressions",
+    "lambda: 1": "Lambda: not known in expressions",
     "(votes := 1)": "NamedExpr: not known in expressions",
-    "'x'.center(999999999)": "center: no such method; there are count, endswith,",
+    "'x'.center(999999999)": "center: no such method; there are casefold, count, endswith,",
     "tags.append(1)": "append: no such method",
     "(1).to_bytes(999999999)": "to_bytes: no such method",
-    "max([999999999], key='x'.center)": "a function has no named arguments here",
+    "max([999999999], key='x'.center)": "max: no argument key= here",
+    "min(*tags, **meta)": "",
+    "list(text)": "list: no such function; there are abs, float,",
+    "round(share)": "round: no such function",
+    "meta['get']('x')": "only functions and methods can be called",
+    "int(text, 16) // int(text, 36)": "int takes one argument here",
+    "text.strip(text)": "strip takes a string of 100 characters at most",
+    f"text.lstrip('{'x' * 101}')": "lstrip takes a string of 100 characters at most",
+    f"[{', '.join(['text.upper()'] * 33)}]": "more than 32 calls and slices",
+    f"[{', '.join(['text[1:]'] * 33)}]": "more than 32 calls and slices",
     "votes > 1; votes": "invalid syntax",
     "\0": "null bytes",
     "9" * 5000: "Exceeds the limit",
@@ -72,7 +86,7 @@ BAD_FOR_A_RECORD = {
     "votes ** 4000000": "a number of more than 65,536 bits",
     " * ".join(["(1 << 9999)"] * 9): "a number of more than 65,536 bits",
     "votes << 999999999": "",
-    "list(text)": "not defined",
+    "text // 2": "// takes numbers alone",
     "len(none)": "",
     "unknown": "not defined",
 }

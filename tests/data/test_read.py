@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
@@ -436,7 +437,7 @@ def test_a_long_line_is_named_with_its_place_and_costs_itself_alone(tmp_path: Pa
     bad: list[str] = []
     found = list(read_records([file], Columns(), lambda _path, _number, error: bad.append(str(error)), 2_000_000))
     assert [(document.text, document.number) for document in found] == [("one", 1), ("three", 3), ("one", 5)]
-    advice = "cut it up; corpus.toml and the commands that have it take a larger max_line"
+    advice = "cut it up, or allow more where that can be: --max-line, or max_line in corpus.toml"
     assert bad == [
         f"{file}: line 2: more than 2 MB; {advice}",
         f"{file}: line 4, byte {content.index(255)}: invalid UTF-8; convert the file to UTF-8",
@@ -454,6 +455,28 @@ def test_a_document_of_many_lines_has_the_limit_of_one(tmp_path: Path) -> None:
     assert [(document.text, document.number) for document in found] == [("first\nparagraph", 1), ("last", 57)]
     assert [number for number, _ in bad] == [4, 55]
     assert bad[0][1].startswith(f"{file}: line 4: more than 0.0005 MB; ")
+
+
+def test_a_document_is_measured_in_bytes(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.txt", "\n".join(["ё" * 10] * 5).encode())  # 5 lines of 20 bytes, 4 ends between them
+    assert len(list(read_records([file], Columns(), max_line=104))) == 1
+    with pytest.raises(InputError, match=f"^{re.escape(str(file))}: line 1: more than 0.000103 MB"):
+        list(read_records([file], Columns(), max_line=103))
+
+
+def test_a_document_of_short_lines_takes_little_more_than_itself(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.txt", "ы\n".encode() * 300_000)
+    tracemalloc.start()
+    (document,) = read_records([file], Columns())
+    assert len(document.text) == 599_999
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # a list of the lines takes 24e6
+    tracemalloc.stop()
+
+
+def test_json_lines_of_any_size_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vikhr_fast.data.read._MOST_LIST_BYTES", 5)
+    file = write(tmp_path, "a.json", b'\xef\xbb\xbf\n{"n": 1}\r\n{"n": 2}\n')
+    assert list(read_objects(file)) == [(2, {"n": 1}), (3, {"n": 2})]
 
 
 def test_a_line_cut_short_beyond_the_limit_is_both(tmp_path: Path) -> None:

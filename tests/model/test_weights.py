@@ -1,6 +1,7 @@
 import json
 import re
 import resource
+import struct
 import subprocess
 import sys
 import weakref
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from vikhr_fast.errors import InputError
 from vikhr_fast.model import mistral
 from vikhr_fast.model.mistral import Mistral, ModelConfig
-from vikhr_fast.model.weights import WeightFiles, write_weights
+from vikhr_fast.model.weights import WEIGHTS_NAME, WeightFiles, write_weights
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -311,6 +312,14 @@ def test_headers_tell_shapes_and_dtypes_without_reading(sharded: Path) -> None:
     expected = {name: value.shape for name, value in Mistral(CONFIG).state_dict().items()}
     assert {name: tensor.shape for name, tensor in files.tensors.items()} == expected
     assert {(tensor.dtype, tensor.device.type) for tensor in files.tensors.values()} == {(torch.float32, "meta")}
+
+
+@pytest.mark.parametrize("shape", [[0, 2**40, 2**40], [2**40, 0, 2**9], [0, 2**63], [0, 2**64 - 1]])
+def test_an_empty_tensor_of_any_shape_is_one_line(tmp_path: Path, shape: list[int]) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / WEIGHTS_NAME).write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(InputError, match=r"^[^\n]*model.safetensors: [^\n]+$"):
+        WeightFiles(tmp_path)
 
 
 def test_layers_that_the_files_have_not_are_refused_before_any_is_built(

@@ -110,7 +110,12 @@ def test_damaged_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(InputError, match="damaged: not what a training run holds: KeyError"):
         report_run(Report((tmp_path,)))
-    (tmp_path / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
+    whole = (run / "metrics.jsonl").read_text()
+    for name, value in (("seconds", "0.0"), ("memory_bytes", "9" * 400)):
+        (tmp_path / "metrics.jsonl").write_text(re.sub(rf'("{name}": )[^,}}]+', rf"\g<1>{value}", whole))
+        with pytest.raises(InputError, match=f"{tmp_path}: damaged: not what a training run holds: (Zero|Overflow)"):
+            report_run(Report((tmp_path,)))
+    (tmp_path / "metrics.jsonl").write_text(whole)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(InputError, match=r"config.json: damaged: must hold a JSON object, holds a list"):
         report_run(Report((tmp_path,)))

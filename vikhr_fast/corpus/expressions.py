@@ -1,7 +1,7 @@
 """Expressions over a record's fields, from corpus.toml: data, never code that runs.
 
-Whatever an expression says and a record holds, a value takes about the time and memory that they do themselves: nothing
-in it is repeated, and no number grows beyond `_MOST_BITS`.
+Whatever an expression says and a record holds, time and memory are linear in the record: a value is made of it
+`_MOST_CALLS` times at most, and no number grows beyond `_MOST_BITS`.
 """
 
 import ast
@@ -13,15 +13,23 @@ from simpleeval import DEFAULT_OPERATORS, EvalWithCompoundTypes, InvalidExpressi
 
 from vikhr_fast.errors import InputError
 
-_FUNCTIONS = {"len": len, "int": int, "float": float, "abs": abs, "min": min, "max": max}
-_METHODS = ("count", "endswith", "find", "get", "lower", "split", "startswith", "strip", "upper")
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "abs": abs, "float": float, "int": int, "len": len, "max": max, "min": min, "set": set,
+}  # fmt: skip
+_METHODS: tuple[str, ...] = (
+    *("casefold", "count", "endswith", "find", "get", "isalnum", "isalpha", "isdigit", "islower", "isspace", "isupper"),
+    *("keys", "lower", "lstrip", "rfind", "rstrip", "split", "splitlines", "startswith", "strip", "timestamp", "upper"),
+    "values",
+)
+_NAMED = ("default", "maxsplit")  # of max, min and split; key= would call what it is given
 _NODES = (
-    *(ast.Expression, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.IfExp, ast.Compare, ast.Call, ast.Constant, ast.Name),
-    *(ast.Attribute, ast.Subscript, ast.Slice, ast.List, ast.Tuple, ast.Set, ast.Dict),
+    *(ast.Expression, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.IfExp, ast.Compare, ast.Call, ast.keyword),
+    *(ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Slice, ast.List, ast.Tuple, ast.Set, ast.Dict),
     *(ast.boolop, ast.unaryop, ast.operator, ast.cmpop, ast.expr_context),
 )
 _SHOWN_CHARACTERS = 200
-_MOST_CHARACTERS, _MOST_NESTED, _MOST_BITS = 10_000, 150, 1 << 16
+_MOST_CHARACTERS, _MOST_NESTED, _MOST_BITS, _MOST_CALLS = 10_000, 150, 1 << 16, 32
+_MOST_STRIPPED = 100  # characters that strip looks for, at every character of the text
 
 
 class Expression:
@@ -64,6 +72,7 @@ class Expression:
 
 def _nodes(text: str) -> Iterator[ast.AST]:
     """The parts of an expression, level by level; ValueError where there are too many, or others than there may be."""
+    calls = 0
     if len(text) > _MOST_CHARACTERS:
         raise ValueError(f"more than {_MOST_CHARACTERS:,} characters")
     level: list[ast.AST] = [ast.parse(text.strip(), mode="eval")]
@@ -73,6 +82,9 @@ def _nodes(text: str) -> Iterator[ast.AST]:
                 raise ValueError(f"{type(node).__name__}: not known in expressions")
             if isinstance(node, ast.Call):
                 _check_call(node)
+            calls += isinstance(node, ast.Call | ast.Slice)
+        if calls > _MOST_CALLS:
+            raise ValueError(f"more than {_MOST_CALLS} calls and slices")
         yield from level
         level = [own for node in level for own in ast.iter_child_nodes(node)]
     if level:
@@ -80,10 +92,23 @@ def _nodes(text: str) -> Iterator[ast.AST]:
 
 
 def _check_call(call: ast.Call) -> None:
-    if call.keywords:
-        raise ValueError("a function has no named arguments here")
-    if isinstance(call.func, ast.Attribute) and call.func.attr not in _METHODS:
-        raise ValueError(f"{call.func.attr}: no such method; there are {', '.join(_METHODS)}")
+    """ValueError unless it is of a function or method that there is, with what that may take."""
+    if isinstance(call.func, ast.Attribute):
+        kind, name, known = "method", call.func.attr, _METHODS
+    elif isinstance(call.func, ast.Name):
+        kind, name, known = "function", call.func.id, tuple(_FUNCTIONS)
+    else:
+        raise ValueError("only functions and methods can be called")
+    if name not in known:
+        raise ValueError(f"{name}: no such {kind}; there are {', '.join(known)}")
+    if unknown := [keyword.arg for keyword in call.keywords if keyword.arg not in _NAMED]:
+        raise ValueError(f"{name}: no argument {unknown[0]}= here")
+    if name == "int" and len(call.args) != 1:  # Python limits the digits of decimal numbers alone
+        raise ValueError("int takes one argument here")
+    if name.endswith("strip") and call.args:
+        (characters, *_) = call.args
+        if not isinstance(characters, ast.Constant) or len(str(characters.value)) > _MOST_STRIPPED:
+            raise ValueError(f"{name} takes a string of {_MOST_STRIPPED} characters at most")
 
 
 def _of_numbers(symbol: str, calculate: Callable[[Any, Any], Any], bits: Callable[[int, int], int]) -> Any:
@@ -102,6 +127,7 @@ def _of_numbers(symbol: str, calculate: Callable[[Any, Any], Any], bits: Callabl
 _OPERATORS = {
     ast.Mult: _of_numbers("*", operator.mul, lambda left, right: left.bit_length() + right.bit_length()),
     ast.Pow: _of_numbers("**", operator.pow, lambda left, right: left.bit_length() * max(right, 0)),
+    ast.FloorDiv: _of_numbers("//", operator.floordiv, lambda left, right: left.bit_length()),  # noqa: ARG005
     ast.Mod: _of_numbers("%", operator.mod, lambda left, right: min(left.bit_length(), right.bit_length())),
 }
 """In place of simpleeval's own, which allow 4000000 ** 4000000, a list of 100,000 lists, and '%999999999d' % 1."""

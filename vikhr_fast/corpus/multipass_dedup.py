@@ -25,6 +25,7 @@ from vikhr_fast.data.native_texts import IntArray
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_file, json_text, write_text
+from vikhr_fast.io.plain import one_line
 from vikhr_fast.io.progress import progress_bar
 
 UNDECIDED = -1
@@ -59,8 +60,8 @@ def load_array(path: Path) -> IntArray:
         values: IntArray = np.load(path)
         if values.dtype != np.int64 or values.ndim != 1:
             raise ValueError(f"{values.dtype} {list(values.shape)}")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: damaged: {error}; {_advice(path.parent)}") from None
+    except Exception as error:  # a damaged header raises whatever Python's own parser does
+        raise InputError(f"{path}: damaged: {one_line(str(error))}; {_advice(path.parent)}") from None
     return values
 
 

@@ -7,17 +7,12 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from vikhr_fast.config import STRICT, read_toml, validated
+from vikhr_fast.config import STRICT, Count, CountOrZero, Flag, NotNegative, Positive, read_toml, validated
 from vikhr_fast.data.text_lines import MAX_MEGABYTES
 from vikhr_fast.errors import InputError
 from vikhr_fast.llm.settings import EndpointSettings
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
-_Flag = Annotated[bool, Field(strict=True)]
-_Positive = Annotated[float, Field(strict=True, gt=0)]
-_NotNegative = Annotated[float, Field(strict=True, ge=0)]
-_Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
-_CountOrZero = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 _Bytes = Annotated[int, Field(strict=True, ge=1 << 10)]
 
 
@@ -42,13 +37,13 @@ class SourceSettings(_Strict):
     """Records to take: an expression over the fields and `text`, such as "language == 'ru' and votes > 10"."""
     sort_by: str | None = None
     """A numeric expression; records come in its order, those without a value last."""
-    descending: _Flag = True
+    descending: Flag = True
     """Whether the greatest value comes first."""
-    top: _Count | None = None
+    top: Count | None = None
     """How many records to take, in that order."""
     weight: Annotated[float, Field(strict=True, gt=0, le=1000)] = 1.0
     """How often each document goes into the shards: 0.5 is half of them, 2 is each of them twice."""
-    kl_weight: _NotNegative = 1.0
+    kl_weight: NotNegative = 1.0
     """Factor of the KL on this source's documents in training."""
 
 
@@ -77,7 +72,7 @@ class DedupStage(_Strict):
     """word:N or char:N."""
     paragraphs: Literal["blank-line", "line", "document"] = "blank-line"
     """What separates paragraphs; with `document` a document is kept or removed whole."""
-    minimum_words: _CountOrZero = 5
+    minimum_words: CountOrZero = 5
     """Paragraphs of fewer words stay, however often they come: headings and dialogue."""
 
 
@@ -91,7 +86,7 @@ class ScrubStage(_Strict):
     """What to replace: [EMAIL], [PHONE], [IP], [KEY]."""
     region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "RU"
     """Country whose national phone numbers are looked for besides international ones."""
-    sample: _CountOrZero = 50
+    sample: CountOrZero = 50
     """How many strings of each kind to keep in replaced.jsonl, to be looked at: personal data. 0 makes no such file."""
 
 
@@ -121,15 +116,15 @@ class DecontaminateStage(_Strict):
 class AnnotateStage(EndpointSettings):
     """Has a language model score a sample of documents by the paper's five criteria."""
 
-    documents: _Count = 20_000
+    documents: Count = 20_000
     """How many documents to score, chosen by hash from all sources."""
-    maximum_characters: _Count = 4000
+    maximum_characters: Count = 4000
     """Characters of a document that are shown to the model."""
-    input_price: _NotNegative = 0.0
+    input_price: NotNegative = 0.0
     """Price of a million tokens asked, for the estimate."""
-    output_price: _NotNegative = 0.0
+    output_price: NotNegative = 0.0
     """Price of a million tokens answered."""
-    characters_per_token: _Positive = 2.5
+    characters_per_token: Positive = 2.5
     """For the estimate; about 2.5 in Russian."""
 
 
@@ -149,17 +144,17 @@ class TrainFilterStage(_Strict):
     """Share of documents to keep; sets the threshold."""
     precision: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
     """Or: share of good ones among those kept. With neither given the threshold is a probability of 0.5."""
-    epochs: _Count = 10
+    epochs: Count = 10
     """Passes at most."""
-    patience: _Count = 2
+    patience: Count = 2
     """Passes without a better validation loss before it stops."""
-    batch: _Count = 32
+    batch: Count = 32
     """Documents a step."""
-    learning_rate: _Positive = 5e-5
+    learning_rate: Positive = 5e-5
     """Peak; falls linearly to 0."""
     maximum_tokens: Annotated[int, Field(strict=True, ge=8)] = 512
     """Tokens of a document that the classifier sees."""
-    seed: _CountOrZero = 0
+    seed: CountOrZero = 0
     """Of initialisation and order."""
 
 
@@ -169,7 +164,7 @@ class FilterStage(_Strict):
 
     threshold: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
     """Least probability of a document to be kept; without it, the one that the classifier was trained for."""
-    batch_tokens: _Count = 16_384
+    batch_tokens: Count = 16_384
     """Tokens a forward, padding included."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is CUDA, in bf16, where there is a GPU."""
@@ -183,7 +178,7 @@ class MixStage(_Strict):
     """A directory with tokenizer.model or tokenizer.json, or such a file."""
     validation: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.005
     """Share of documents held out, by the hash of their text."""
-    shard_tokens: _Count = 1 << 28
+    shard_tokens: Count = 1 << 28
     """Tokens after which a new file is begun."""
 
 
@@ -213,7 +208,7 @@ class Machine:
 
     threads: Annotated[int, Field(strict=True, ge=0, le=4096)] = 0
     """CPU threads; 0 is one a core."""
-    memory: _Positive = 4.0
+    memory: Positive = 4.0
     """GiB that dedup's index may take; what doesn't fit is looked at in further passes over the text."""
     engine: Literal["local", "ray"] = "local"
     """ray runs dedup on a Ray cluster (extra `ray`)."""

@@ -6,6 +6,7 @@ the file and the line or row; the caller decides whether it ends the reading.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def read_documents(paths: Iterable[Path], text_field: str = "text", max_line: in
     Args:
         paths: the files. That each exists and has a known kind is checked before the first is read.
         text_field: name of the JSONL field or Parquet column that holds the text.
-        max_line: bytes of a line, and characters of a document of a .txt file.
+        max_line: bytes of a line, and of a document of a .txt file.
 
     Raises:
         InputError: a missing file, an unknown suffix, invalid UTF-8 (with its byte offset in the uncompressed
@@ -145,6 +146,9 @@ def documents_of(
 
 
 def _json_list(path: Path, on_bad: OnBad, max_line: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    if _begins_with_an_object(path, max_line):
+        yield from _json_lines(path, on_bad, max_line)
+        return
     try:
         content = read_bytes(path, _MOST_LIST_BYTES)
     except InputError as error:
@@ -166,6 +170,15 @@ def _json_list(path: Path, on_bad: OnBad, max_line: int) -> Iterator[tuple[int, 
             yield row, record
         else:
             on_bad(path, row, InputError(f"{path}: row {row}: not a JSON object"))
+
+
+def _begins_with_an_object(path: Path, max_line: int) -> bool:
+    """Whether the first line of a file is a JSON object, as in JSON lines."""
+    lines = (line for _, line in numbered_lines(path, lambda *_: None, max_line) if line is None or line.strip())
+    try:
+        return isinstance(parse_json(next(lines, None) or ""), dict)
+    except ValueError:
+        return False
 
 
 def _json_lines(path: Path, on_bad: OnBad, max_line: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -203,22 +216,24 @@ def _kind(path: Path) -> str:
 
 
 def _paragraphs(path: Path, on_bad: OnBad, max_line: int) -> Iterator[Document]:
-    lines: list[str] = []
-    first = size = 0  # the paragraph's first line, and its characters: more than there may be where a line is bad
+    text = StringIO()
+    first = size = 0  # the paragraph's first line, and its bytes: more than there may be where a line is bad
     for number, line in chain(numbered_lines(path, on_bad, max_line), [(0, "")]):
         if line is not None and not line.strip():
-            if lines:
-                yield Document("\n".join(lines), path, first)
-            lines, first, size = [], 0, 0
+            if 0 < size <= max_line:
+                yield Document(text.getvalue(), path, first)
+            text, first, size = StringIO(), 0, 0
             continue
         first, was_good = first or number, size <= max_line
-        size += max_line + 1 if line is None else len(line)
-        if line is not None and size <= max_line:
-            lines.append(line)
-        else:
-            lines.clear()
-            if line is not None and was_good:
-                on_bad(path, first, too_long(path, first, max_line))
+        own = "" if line is None else line if number == first else f"\n{line}"
+        size += len(own) if own.isascii() else len(own.encode())
+        if line is None:
+            size = max_line + 1
+        elif size <= max_line:
+            text.write(own)
+        elif was_good:
+            text = StringIO()
+            on_bad(path, first, too_long(path, first, max_line))
 
 
 def _text(record: Mapping[str, Any], columns: Columns, what: str) -> str:

@@ -51,7 +51,7 @@ def line_bytes(options: HasMaxLine) -> int:
 
 def too_long(path: Path, number: int, max_line: int) -> InputError:
     """What is wrong with a line, or a document of lines from this one on, that has more than `max_line` bytes."""
-    advice = "cut it up; corpus.toml and the commands that have it take a larger max_line"
+    advice = "cut it up, or allow more where that can be: --max-line, or max_line in corpus.toml"
     return InputError(f"{path}: line {number}: more than {max_line / 1e6:,g} MB; {advice}")
 
 

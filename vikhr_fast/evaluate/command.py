@@ -16,6 +16,7 @@ import vikhr_kernels
 from vikhr_fast.config import validated
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.data.sources import checksum, source_files
+from vikhr_fast.data.text_lines import MAX_MEGABYTES, line_bytes
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.evaluate.perplexity import score_shards
@@ -60,6 +61,8 @@ class Evaluate:
     keep_order: bool = False
     """Shows the options of all questions as they are; otherwise of those alone that name letters, or mean others as
     "all of the above" does."""
+    max_line: float = MAX_MEGABYTES
+    """MB that a line of a text, or a document of a .txt file, may take; a longer one is refused."""
     sequence_length: int = 1024
     """Tokens of a text that are read at once; longer documents are cut into such windows."""
     batch: int = 8
@@ -110,6 +113,7 @@ def evaluate(options: Evaluate) -> None:
         batch=(options.batch >= 1, "1 or more"),
         sequence_length=(options.sequence_length >= 2, "2 or more"),
     )
+    line_bytes(options)
     sources, texts = _named("--tasks", options.tasks), _named("--text", options.text)
     if not sources and not texts:
         raise InputError("nothing to evaluate; give --tasks NAME=SOURCE or --text NAME=SOURCE")
@@ -231,7 +235,7 @@ def _texts(options: Evaluate, files: dict[str, list[Path]], model: Callable[[], 
         if not path.exists():
             shards = options.output / "shards" / name
             if not shards.exists():
-                write_shards(Shard(input=tuple(own), tokenizer=options.model, output=shards))
+                write_shards(Shard(input=tuple(own), tokenizer=options.model, output=shards, max_line=options.max_line))
             length = min(options.sequence_length, model().config.max_position_embeddings)
             opened = TokenShards.open(shards)
             score = score_shards(model(), opened, window=length, micro_batch=options.batch)

@@ -36,13 +36,12 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from vikhr_fast.config import STRICT, read_toml, validated
+from vikhr_fast.config import STRICT, Count, read_toml, validated
 from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.results import Column, Pair
 from vikhr_fast.model.config import ModelConfig
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9/-]*$")]
-_Count = Annotated[int, Field(strict=True, ge=1, lt=2**63)]
 
 PLACEHOLDER = re.compile(r"\{(?:steps:(?P<run>[a-z0-9/-]+):(?P<other>[a-z0-9/-]+)|(?P<name>[^{}]*))\}")
 SEED = "seed"
@@ -110,7 +109,7 @@ class Grid(Stages):
     control: str
     arms: Annotated[dict[_Name, ArmSettings], Field(min_length=2)]
     columns: Annotated[tuple[Column, ...], Field(min_length=1)]
-    table: _Count | None = None
+    table: Count | None = None
     """Of the paper, if it has one."""
     seeds: Annotated[int, Field(strict=True, ge=1, le=1000)] = 3
     sequence_length: Annotated[int, Field(strict=True, ge=2)] = 1024

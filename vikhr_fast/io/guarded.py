@@ -25,7 +25,7 @@ _MOST_TOML_BYTES = 1 << 20  # tomllib takes seconds for it
 _CHUNK_BYTES = 1 << 20
 _TOO_DEEP = f"nested more than {MOST_NESTED} deep"
 # The memory that tomllib takes for a key grows with the square of its parts.
-_KEY_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+_KEY_PART = r"""(?:[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*{_KEY_PART}(?:[ \t]*\.[ \t]*{_KEY_PART}){{{MOST_NESTED}}}", re.MULTILINE)
 
 
@@ -87,18 +87,22 @@ def read_json_value(path: Path, advice: str = "") -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values in a TOML file; InputError where it can't be read or isn't TOML, with line and column."""
+    """The values in a TOML file.
+
+    Raises:
+        InputError: it can't be read, isn't TOML (with line and column), or has a value that nobody means (with key).
+    """
     try:
-        text = read_bytes(path, _MOST_TOML_BYTES).decode("utf-8")
+        text = read_bytes(path, _MOST_TOML_BYTES).decode("utf-8-sig")
         if _LONG_KEY.search(text):
             raise ValueError(f"a key of more than {MOST_NESTED} parts")
         values: dict[str, Any] = _parsed(tomllib.loads, text, tomllib.TOMLDecodeError)
         _refuse_deep(values)
-        for value in _leaves(values):
+        for keys, value in _leaves(values):
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                raise ValueError("an integer of more than 64 bits")
-            if isinstance(value, str) and "\0" in value:
-                raise ValueError("a string with the character U+0000")
+                raise ValueError(f"{'.'.join(keys)}: an integer of more than 64 bits")
+            if any("\0" in one for one in (*keys, value) if isinstance(one, str)):
+                raise ValueError(f"{'.'.join(keys)}: a string with the character U+0000")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValueError as error:
@@ -113,7 +117,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         while chunk := file.read(_CHUNK_BYTES):
             size += len(chunk)
             if size > most:
-                raise InputError(f"{path}: larger than {most >> 20} MiB, the most that is read of such a file")
+                reason = f"larger than {most >> 20} MiB, the most that is read of such a file"
+                raise InputError(f"{path}: {reason}; is it the right one?")
             chunks.append(chunk)
     return b"".join(chunks)
 
@@ -140,13 +145,16 @@ def _refuse_deep(value: object) -> None:
     raise ValueError(_TOO_DEEP)
 
 
-def _leaves(value: object) -> Iterator[object]:
-    """What is no list and no object in a value."""
-    if isinstance(value, dict | list):
-        for own in _inside(value):
-            yield from _leaves(own)
+def _leaves(value: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """What is no list and no object in a value, with the keys that lead there."""
+    if isinstance(value, dict):
+        for key, own in value.items():
+            yield from _leaves(own, (*keys, key))
+    elif isinstance(value, list):
+        for own in value:
+            yield from _leaves(own, keys)
     else:
-        yield value
+        yield keys, value
 
 
 def _inside(value: object) -> Iterable[object]:

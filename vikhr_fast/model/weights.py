@@ -1,5 +1,6 @@
 """Safetensors directories in the layout of Hugging Face: one file, or numbered shards with an index."""
 
+import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
 _CHECKED_AT_ONCE = 1 << 20  # numbers
+_MOST_NUMBERS = 1 << 48  # of a tensor
 
 # Quantised weights are refused: their numbers mean nothing without their scales.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -78,6 +80,9 @@ class WeightFiles:
         for name, (shape, dtype) in headers.items():
             if _BUFFER.fullmatch(name):
                 self.ignored.append(name)
+                continue
+            if math.prod(filter(None, shape)) > _MOST_NUMBERS:  # an empty tensor may have any shape
+                yield f"{file}: {name}: shape is {shape}, which is beyond any model's"
                 continue
             if dtype not in _DTYPES:
                 yield f"{file}: {name}: dtype is {dtype}, only {', '.join(_DTYPES)} are read"

@@ -58,8 +58,8 @@ def report_run(options: Report) -> Path | None:
         raise InputError(f"{shown_paths}: {kind.name}: one at a time")
     try:
         found = kind.shown(paths if kind.has_several else options.paths[0])
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise InputError(f"{options.paths[0]}: damaged: not what {kind.name} holds: {error!r}") from None
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{shown_paths}: damaged: not what {kind.name} holds: {error!r}") from None
     if isinstance(found, list):
         if options.output:
             raise InputError(f"--output {options.output}: of {kind.name} there is no page, only tables; leave it out")
