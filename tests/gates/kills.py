@@ -72,11 +72,11 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[int]:
     return codes
 
 
-def outcome(output: Path) -> tuple[list[Any], bytes]:
-    """What must be equal bit for bit."""
+def outcome(output: Path) -> tuple[list[Any], list[Any], bytes]:
+    """What must be equal bit for bit: steps, validations, weights."""
     names = ("step", "loss", "ce", "kl", "grad_norm", "tokens")
     steps = [[line[name] for name in names] for line in read_lines(output / METRICS)]
-    return steps, (output / "model" / "model.safetensors").read_bytes()
+    return steps, read_lines(output / VALIDATION), (output / "model" / "model.safetensors").read_bytes()
 
 
 def steps_of(output: Path) -> int:
