@@ -122,7 +122,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
 
 ELSEWHERE = {
     "tokenizer/chat_renderer.py": "a program of its own, and what it reads is ours",
-    "train/checkpoint.py": "compared with checksums before it is read",
+    "tokenizer/growth.py": "what the library has written",
 }
 """Where JSON or TOML may be read besides, and why."""
 
