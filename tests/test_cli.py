@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,10 +115,18 @@ BAD_TRAINING: dict[str, tuple[Callable[[Path], Any], list[str], list[str]]] = {
     "float count": (write_toml("[batch]\nmicro_batch = 2.0\n"), ["--config", "run.toml"], ["batch.micro_batch: 2.0"]),
     "text count": (write_toml('[data]\nepochs = "3"\n'), ["--config", "run.toml"], ["data.epochs: '3': input should"]),
     "endless epochs": (write_toml("[data]\nepochs = 1000000\n"), ["--config", "run.toml"], ["data.epochs: 1000000"]),
-    "huge seed": (write_toml(f"seed = {2**63}\n"), ["--config", "run.toml"], ["run.toml: not valid TOML: an integer"]),
+    "huge seed": (
+        write_toml(f"seed = {2**63}\n"),
+        ["--config", "run.toml"],
+        ["run.toml: not valid TOML: seed: an integer"],
+    ),
     "odd flag": (write_toml('tensorboard = "no"\n'), ["--config", "run.toml"], ["tensorboard: 'no': input should"]),
     "deep TOML": (write_toml(f"a = {'[' * 9000}\n"), ["--config", "run.toml"], ["run.toml: not valid TOML: nested"]),
-    "NUL": (write_toml('model = "a\\u0000"\n'), ["--config", "run.toml"], ["run.toml: not valid TOML: a string with"]),
+    "NUL": (
+        write_toml('model = "a\\u0000"\n'),
+        ["--config", "run.toml"],
+        ["run.toml: not valid TOML: model: a string"],
+    ),
     "unknown key": (write_toml("[data]\nbogus = 1\n"), ["--config", "run.toml"], ["run.toml", "data.bogus"]),
     "broken toml": (write_toml("[data\n"), ["--config", "run.toml"], ["run.toml", "line 1"]),
     "impossible value": (lambda _: None, ["--batch.micro-batch", "0"], ["batch.micro_batch", "0"]),
@@ -257,6 +266,67 @@ def test_full_disk(
         assert list((workspace / "run" / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.parametrize(("number", "code"), [(errno.EFBIG, 4), (errno.EDQUOT, 4), (errno.EIO, 3)])
+def test_a_write_that_fails_is_one_line_that_names_the_file(
+    good: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    shard = ("corpus", "shard", "--input", STORIES, "--tokenizer", good / "tokenizer", "--output", tmp_path / "out")
+    found, output, errors = run(capsys, *shard, "--log-level", "warning")
+    assert (found, output) == (code, "")
+    assert errors.startswith(f"vikhr-fast: error: {tmp_path / '.out'}")
+    assert "run the same command again" in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_path_that_leads_nowhere_is_one_line_with_advice(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "below" / "out"
+    shard = ("corpus", "shard", "--input", STORIES, "--tokenizer", good / "tokenizer", "--output", output)
+    code, _, errors = run(capsys, *shard, "--log-level", "warning")
+    assert code == 3
+    assert errors.endswith(": Not a directory; a file stands where a directory should; choose another path\n")
+
+
+INTERRUPTED = """
+import atexit, signal, time
+from vikhr_fast import cli
+
+def work(_):
+    print("works", flush=True)
+    time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+atexit.register(time.sleep, 1)
+cli.parse = lambda words: (work, None)
+cli.main([])
+"""
+
+
+def test_ctrl_c_again_while_the_process_ends_is_as_one() -> None:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "works\n"
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.readline()
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+    assert (said, process.communicate()) == ("vikhr-fast: error: interrupted\n", ("", ""))
+    assert process.returncode == 130
+
+
 def test_really_full_disk(workspace: Path) -> None:
     disk = workspace / "disk"
     disk.mkdir()
@@ -335,6 +405,19 @@ def test_wrong_flags_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "train")[0] == 2
     assert run(capsys, "no-such-command")[0] == 2
     assert run(capsys, "doctor", "--log-level", "loud")[0] == 2
+
+
+@pytest.mark.parametrize("words", [["plan"], ["train", "--config", "demo-pretrain"], []], ids=lambda words: words[:1])
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_wrong_flag_is_shown_as_plain_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    code, _, errors = run(capsys, *words, "--bogus", "\x1b]0;pwn\a\x1b[31mred\u202e")
+    assert code == 2
+    assert r"\x1b]0;pwn\x07red\u202e" in errors
+    assert errors.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("name", [*WORST, "[/x]\udcff"])

@@ -1,17 +1,34 @@
 """The `vikhr-fast` command: runs one subcommand, and turns what becomes of it into a line and an exit code."""
 
-import errno
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from importlib import metadata
-from typing import NoReturn, cast, get_args
+from typing import Any, NoReturn, TextIO, cast, get_args
 
 from vikhr_fast.commands import parse
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import LogLevel, configure_logging
-from vikhr_fast.io.files import json_text
+from vikhr_fast.io.files import json_text, outcome_of
 from vikhr_fast.io.plain import one_line, plain
+
+_COLORS = re.compile(r"\x1b\[[\d;]*m")
+
+
+class _Plain:
+    """Standard error for tyro, which shows wrong words as they are; without its colors, which a word may hold, too."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(plain(_COLORS.sub("", text)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -24,29 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if words == ["--version"]:
             print(f"vikhr-fast {metadata.version('vikhr-fast')}")
             sys.exit(ExitCode.SUCCESS)
-        function, options = parse(words)
+        with redirect_stderr(cast(TextIO, _Plain(sys.stderr))):
+            function, options = parse(words)
         result = function(options)
         if isinstance(result, dict):
             print(json_text(result, indent=2))
         elif result is not None and not isinstance(result, ExitCode):
             print(plain(str(result)))
         sys.exit(result if isinstance(result, ExitCode) else ExitCode.SUCCESS)
-    except InputError as error:
-        _fail(ExitCode.BAD_INPUT, str(error), level)
-    except RankLostError as error:
-        _fail(ExitCode.RANK_LOST, str(error), level)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.SUCCESS)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f"{error.filename}: " if error.filename else ""
-            advice = "no space left on the disk; free some and run the same command again"
-            _fail(ExitCode.NO_SPACE, f"{where}{advice}", level)
-        if error.filename is None:
-            raise
-        _fail(ExitCode.BAD_INPUT, f"{error.filename}: {error.strerror}", level)
+    except (InputError, RankLostError, OSError) as error:
+        _fail(*outcome_of(error), level)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further one would only break what Python does at its end
         _fail(ExitCode.INTERRUPTED, "interrupted", level)
 
 

@@ -261,7 +261,8 @@ def _read_task(file: Path) -> None:
 
 
 def _read_text(file: Path) -> None:
-    evaluation._print_tables({"tasks": {}, "texts": {"news": evaluation._read(file, evaluation._TEXT)}})
+    result = {"window": 1024, **evaluation._read(file, evaluation._TEXT)}
+    evaluation._print_tables({"tasks": {}, "texts": {"news": result}})
 
 
 def _read_reward(file: Path) -> None:

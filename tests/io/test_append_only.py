@@ -53,6 +53,17 @@ def test_a_run_goes_on_with_its_files_cut_at_any_byte(tmp_path: Path) -> None:
         assert read_lines(tmp_path / name) == [*values[: whole_in(data[:cut])][:2], {"step": 3}]
 
 
+@pytest.mark.parametrize("tail", [0, 1, 2, 65_535, 65_536, 65_537, 200_000])
+def test_a_line_takes_the_place_of_one_that_was_torn(tail: int, tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    for values in ([], [{"step": 1}], [{"step": 1}, {"step": 2}]):
+        write(path, values)
+        with path.open("ab") as file:
+            file.write(b"x" * tail)
+        append_line(path, {"step": 3})
+        assert read_lines(path) == [*values, {"step": 3}]
+
+
 def test_answers_cut_at_any_byte_are_kept_up_to_there(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     answers = [{"request": name, "final": True, "answer": "щука €"} for name in "abc"]
@@ -72,8 +83,9 @@ def test_a_line_that_finds_no_room_leaves_nothing(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, before[1]))
     try:
-        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as raised:
             append_line(path, {"step": 2, "name": "новости"})
+        assert raised.value.filename == str(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     append_line(path, {"step": 3})
@@ -93,6 +105,14 @@ def test_a_whole_line_that_is_no_object_is_named(line: str, tmp_path: Path) -> N
         AnswerLog(path)
 
 
+def test_a_line_without_end_is_damage_and_no_tear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2' + " " * 100 + "}\n")
+    monkeypatch.setattr("vikhr_fast.io.append_only.MOST_BYTES", 64)
+    with pytest.raises(InputError, match=r"lines\.jsonl: damaged: line 2 is not a JSON object"):
+        read_lines(path)
+
+
 def test_nothing_is_appended_through_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     (tmp_path / "lines.jsonl").symlink_to(tmp_path / "thesis.tex")
@@ -100,3 +120,22 @@ def test_nothing_is_appended_through_a_symbolic_link(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"lines\.jsonl: a symbolic link.*remove it"):
             write_to(tmp_path / "lines.jsonl")
     assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_nothing_is_appended_to_a_file_of_two_names(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine, without a line break")
+    (tmp_path / "lines.jsonl").hardlink_to(tmp_path / "thesis.tex")
+    for write_to in (lambda path: append_line(path, {"step": 1}), AnswerLog):
+        with pytest.raises(InputError, match=r"lines\.jsonl: has other hard links.*; put a copy in its place"):
+            write_to(tmp_path / "lines.jsonl")
+    assert (tmp_path / "thesis.tex").read_text() == "mine, without a line break"
+
+
+def test_an_answer_that_cannot_be_synced_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with AnswerLog(tmp_path / "a.jsonl") as log:
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match=r"error: '.*a\.jsonl'"):
+            log.add({"request": "a", "final": True})

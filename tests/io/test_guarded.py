@@ -122,7 +122,6 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
 
 ELSEWHERE = {
     "tokenizer/chat_renderer.py": "a program of its own, and what it reads is ours",
-    "tokenizer/growth.py": "what the library has written",
 }
 """Where JSON or TOML may be read besides, and why."""
 

@@ -1,5 +1,10 @@
 """Stages: what is there isn't made again, and what a killed one left half-written goes."""
 
+import errno
+import os
+import resource
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,3 +64,37 @@ def test_the_error_of_a_stage_is_told_whole_whatever_it_names(tmp_path: Path) ->
     stages = [Stage("one", tmp_path / "one", refuse)]
     with pytest.raises(InputError, match=r"^one: ended with exit code 3: error: source first \\x1b\[2Jsecond: no such"):
         run_stages_at_once(stages, tmp_path / "logs", jobs=1)
+
+
+def write_much(path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    write_text(path, "x" * 10_000)
+
+
+@pytest.mark.slow
+def test_a_stage_says_where_there_is_no_space(tmp_path: Path) -> None:
+    output = tmp_path / "one"
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as raised:
+        run_stages_at_once([Stage("one", output, partial(write_much, output))], tmp_path / "logs", jobs=1)
+    assert raised.value.filename == str(output)
+    assert (tmp_path / "logs" / "one.log").read_text().startswith(f"error: {output}: no space left")
+
+
+@pytest.mark.slow
+def test_a_stage_says_what_to_do_about_a_wrong_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "one"
+    with pytest.raises(InputError, match=r"one: ended with exit code 3: error: .*file.*: File exists; move it away"):
+        run_stages_at_once([Stage("one", output, Make(output))], tmp_path / "logs", jobs=1)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_what_a_stage_prints_is_not_written_over_a_file_of_somebody_else(
+    link: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "logs").mkdir()
+    link(tmp_path / "thesis.tex", tmp_path / "logs" / "one.log")
+    with pytest.raises(InputError, match=r"one\.log: .* link.*(; remove it|; put a copy in its place)$"):
+        run_stages_at_once([Stage("one", tmp_path / "one", Make(tmp_path / "one"))], tmp_path / "logs", jobs=1)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"

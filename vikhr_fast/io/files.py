@@ -14,36 +14,96 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vikhr_fast.errors import InputError
+from vikhr_fast.errors import ExitCode, InputError, RankLostError
 
 _CHUNK_BYTES = 1 << 20
 _SHOWN = 40  # characters of a text in an error
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_WRITES = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
+_PERMISSION = "choose what you may read, and a directory that you may write to"
+_ADVICE = {
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: _PERMISSION,
+    errno.EEXIST: "move it away or choose another output",
+    errno.EIO: "look whether the disk is in order, then run the same command again",
+    errno.EISDIR: "give a file",
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "look whether the path is right",
+    errno.ENOTDIR: "a file stands where a directory should; choose another path",
+}
+
+
+def outcome_of(error: InputError | RankLostError | OSError) -> tuple[ExitCode, str]:
+    """What a process that an error ends should exit with, and the line that it should say.
+
+    Raises:
+        OSError: the error itself, where it names no file: a bug, whose traceback says more.
+    """
+    if not isinstance(error, OSError):
+        return ExitCode.BAD_INPUT if isinstance(error, InputError) else ExitCode.RANK_LOST, str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in _FULL:
+        advice = "free some and run the same command again (a quota or `ulimit -f` may be too low)"
+        return ExitCode.NO_SPACE, f"{where}no space left on the disk; {advice}"
+    if error.filename is None:
+        raise error
+    advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+    return ExitCode.BAD_INPUT, f"{where}{error.strerror}{advice}"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the path of a file that is written into what the system says without one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OF_WRITES and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sync_directory(path: Path) -> None:
     """Makes renames in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:
     """Makes a file that another library wrote survive a power cut."""
-    with path.open("rb") as file:
+    with path.open("rb") as file, naming(path):
         os.fsync(file.fileno())
 
 
-def open_here(path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+def open_here(path: Path, mode: str, buffering: int = -1, *, is_written: bool = True) -> IO[Any]:
     """Opens a file of a fixed name to be written where it is, in a directory that may be from somebody else.
 
+    Args:
+        path: made if missing.
+        mode: see `open`.
+        buffering: see `open`.
+        is_written: False for a file that is only locked.
+
     Raises:
-        InputError: `path` is a symbolic link: what it points to, which may be anywhere, is not touched.
+        InputError: `path` is a symbolic link, or has other hard links and would be written: what else they name, which
+            may be anywhere, is not touched.
     """
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # the latter for a pipe that nobody reads
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK  # the latter for a pipe that nobody reads
+        descriptor = os.open(name, flags & ~os.O_TRUNC, 0o666)
+        if is_written and os.fstat(descriptor).st_nlink > 1:
+            os.close(descriptor)
+            reason = "has other hard links, of a backup say, which writing would change, too"
+            raise InputError(f"{path}: {reason}; put a copy in its place")
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+        return descriptor
 
     try:
         return open(path, mode, buffering, opener=opener)
@@ -63,7 +123,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with temporary.open("xb") as file:
+        with naming(path), temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -143,7 +203,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         temporary.chmod(0o755)
-        yield temporary
+        with naming(path):
+            yield temporary
         for file in temporary.rglob("*"):
             sync_directory(file) if file.is_dir() else sync_file(file)
         sync_directory(temporary)
@@ -177,7 +238,7 @@ def remove(path: Path) -> None:
 
 def refuse_existing(path: Path) -> None:
     """Raises InputError when `path` exists: outputs are never overwritten."""
-    if path.exists():
+    if os.path.lexists(path):
         raise InputError(f"{path}: exists already; remove it or choose another output")
 
 

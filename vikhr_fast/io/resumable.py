@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,7 +13,7 @@ import pydantic
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import json_text, refuse_existing, remove, sync_directory, write_text
 from vikhr_fast.io.guarded import parse_json, read_json
-from vikhr_fast.io.run_directory import locked
+from vikhr_fast.io.run_directory import LOCK, locked
 
 _WORK, _RESULT, _SCRATCH = "work.json", "result", "scratch"
 
@@ -32,18 +32,24 @@ def resumable_directory(path: Path, work: dict[str, Any], settings: Any = None) 
         settings: see `is_same_work`.
 
     Raises:
-        InputError: `path` exists, another process is making it, or PATH.partial was left behind by other work.
+        InputError: `path` exists, another process is making it, or PATH.partial was left behind by other work or is a
+            symbolic link.
     """
     refuse_existing(path)
     partial = path.with_name(f"{path.name}.partial")
-    result = partial / _RESULT
+    if partial.is_symlink():
+        raise InputError(f"{partial}: a symbolic link, which is not followed; remove it")
+    result, scratch = partial / _RESULT, partial / _SCRATCH
     with locked(partial):
         try:
             _claim(partial, work, settings)
+            for own in (result, scratch):
+                if own.is_symlink():
+                    remove(own)
+                for found in list(own.rglob("*")):
+                    if fnmatch(found.name, ".*.partial") or found.is_symlink():  # a killed writer's; nobody's of ours
+                        remove(found)
             result.mkdir(exist_ok=True)
-            for found in list(partial.rglob("*")):
-                if fnmatch(found.name, ".*.partial") or found.is_symlink():  # a killed writer's; nobody's of ours
-                    remove(found)
             try:
                 yield result
             except InputError:  # mended input is other work
@@ -55,9 +61,12 @@ def resumable_directory(path: Path, work: dict[str, Any], settings: Any = None) 
             sync_directory(path.parent)
         finally:
             is_finished = path.exists()
-            is_begun = any(any(own.iterdir()) for own in (result, partial / _SCRATCH) if own.exists())
+            is_begun = any(any(own.iterdir()) for own in (result, scratch) if own.exists())
             if is_finished or not result.exists() or not is_begun:
-                shutil.rmtree(partial, ignore_errors=True)
+                with suppress(OSError):  # what somebody else put there stays
+                    for own in (result, scratch, partial / _WORK, partial / LOCK):
+                        remove(own)
+                    partial.rmdir()
 
 
 def _claim(partial: Path, work: dict[str, Any], settings: Any) -> None:

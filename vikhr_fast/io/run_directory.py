@@ -1,6 +1,7 @@
 """What every run directory keeps: its resolved config, commit, package versions, machine and seed."""
 
 import fcntl
+import os
 import platform
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import json_text, open_here, remove_leftovers, write_json, write_text
 from vikhr_fast.io.guarded import read_json
 
-CONFIG, ENVIRONMENT = "config.json", "environment.json"
+CONFIG, ENVIRONMENT, LOCK = "config.json", "environment.json", ".lock"
 _PACKAGES = ("vikhr-fast", "numpy", "safetensors", "sentencepiece", "torch", "transformers", "triton")
 
 
@@ -34,7 +35,7 @@ def record_run(
         InputError: the directory holds a run with another config, or files that are not a run's.
     """
     path = directory / CONFIG
-    if not path.exists():
+    if not os.path.lexists(path):
         files = directory.iterdir() if directory.exists() else ()
         if any(file.name != ENVIRONMENT and not file.name.startswith(".") for file in files):
             raise InputError(f"{directory}: not empty and not a run directory; use another --output")
@@ -66,7 +67,7 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise InputError(f"{directory}: a file, not a run directory; use another --output") from None
-    with open_here(directory / ".lock", "ab") as file:
+    with open_here(directory / LOCK, "ab", is_written=False) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from vikhr_fast.errors import ExitCode, InputError, RankLostError
 from vikhr_fast.io.console import configure_logging, logger
-from vikhr_fast.io.files import open_here, remove_leftovers
+from vikhr_fast.io.files import open_here, outcome_of, remove_leftovers
 from vikhr_fast.io.plain import one_line
 
 _GRACE_SECONDS = 60
@@ -76,7 +76,7 @@ def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int, preload: 
         preload: modules that are slow to import, which the processes share.
 
     Raises:
-        InputError: a stage failed; with its last line, and where the others are.
+        InputError: a stage failed, with its last line, and where the others are; or its file is a link.
         OSError: the disk is full.
         SystemExit: on SIGTERM, after the stages under way have been stopped.
     """
@@ -95,6 +95,7 @@ def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int, preload: 
                 logger.info(f"{stage.name}: begins ({number} of {total})")
                 waiting.remove(stage)
                 remove_leftovers(stage.output.parent, stage.output.name)
+                open_here(_log(stage, logs), "wb").close()  # what is wrong with it is said here, not in it
                 process: BaseProcess = context.Process(target=_child, args=(stage.run, _log(stage, logs), jobs > 1))
                 process.start()
                 running[stage] = process, time.monotonic()
@@ -138,16 +139,10 @@ def _child(run: Callable[[], object], log: Path, is_one_of_several: bool) -> Non
         torch.set_num_threads(1)
     try:
         run()
-    except (InputError, RankLostError) as error:
-        sys.stderr.write(f"error: {one_line(str(error))}\n")
-        sys.exit(ExitCode.BAD_INPUT if isinstance(error, InputError) else ExitCode.RANK_LOST)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(ExitCode.NO_SPACE)
-        if error.filename is None:
-            raise
-        sys.stderr.write(f"error: {one_line(str(error.filename))}: {error.strerror}\n")
-        sys.exit(ExitCode.BAD_INPUT)
+    except (InputError, RankLostError, OSError) as error:
+        code, line = outcome_of(error)
+        sys.stderr.write(f"error: {one_line(line)}\n")
+        sys.exit(code)
 
 
 def _end_with_parent() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.append_only import whole_lines, write_line
-from vikhr_fast.io.files import open_here, sync_directory
+from vikhr_fast.io.append_only import read_lines, write_line
+from vikhr_fast.io.files import naming, open_here, sync_directory
 
 
 class AnswerLog:
-    """Every answer as a line of JSON, on disk before it is used; what a killed process left half-written is cut off.
+    """Every answer as a line of JSON, on disk before it is used; what a killed process left half-written is dropped.
 
     Raises:
-        InputError: another process writes to it, or it is something else.
+        InputError: another process writes to it, it is something else, a symbolic link, or has other hard links.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,14 +26,11 @@ class AnswerLog:
         except BlockingIOError:
             self._file.close()
             raise InputError(f"{path}: another process writes to it; wait for its end or stop it") from None
-        end = 0
-        for number, line in enumerate(whole_lines(path), start=1):
-            entry, end = line
+        for number, entry in enumerate(read_lines(path), start=1):
             if not isinstance(entry.get("request"), str) or "final" not in entry:
                 raise InputError(f"{path}: line {number}: not an answer; remove the file or the line")
             if entry["final"]:
                 self._entries[entry["request"]] = entry
-        self._file.truncate(end)
         sync_directory(path.parent)
 
     def __enter__(self) -> "AnswerLog":
@@ -49,6 +46,7 @@ class AnswerLog:
     def add(self, entry: dict[str, Any]) -> None:
         """Writes an answer."""
         write_line(self._file, entry)
-        os.fsync(self._file.fileno())
+        with naming(Path(self._file.name)):
+            os.fsync(self._file.fileno())
         if entry["final"]:
             self._entries[entry["request"]] = entry

@@ -1,10 +1,12 @@
 """How much longer a `tokenizer.json` makes a text: a file asks for as much as it likes, and a word fills the memory."""
 
 import base64
-import json
 import re
 import unicodedata
 from typing import Any
+
+from vikhr_fast.io.files import json_text
+from vikhr_fast.io.guarded import parse_json
 
 MOST_GROWTH = 128
 """Characters that a tokenizer may make of one.
@@ -36,7 +38,7 @@ def growth_of(steps: dict[str, Any]) -> float:
     # Forms of older versions are many; the library writes the one that it reads all of them as.
     model = {"type": "BPE", "vocab": {}, "merges": []}
     written = {"version": "1.0", "added_tokens": [], **steps, "model": model}
-    read = json.loads(tokenizers.Tokenizer.from_str(json.dumps(written)).to_str())
+    read = parse_json(tokenizers.Tokenizer.from_str(json_text(written)).to_str())
     length, made = 1.0, set[str]()
     for name in steps:
         length = _grown(length, made, read[name] or {})
