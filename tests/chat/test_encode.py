@@ -1,5 +1,6 @@
 """Chats become the ids that transformers makes of them, and exactly what the assistant says is trained on."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_a_question_is_where_its_answer_goes_on(encoders: dict[str, ChatEncoder]
 )
 def test_unusable_templates_are_refused(source: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        ChatTemplate(source, "file", ["</s>"], {"eos_token": "</s>"}).parts(["user"], False)
+        ChatTemplate(source, "file", ["</s>"], {"eos_token": "</s>"}).parts([[Message("user", "а")]], False)
 
 
 def test_one_process_renders_a_batch_and_none_what_was_rendered(
@@ -182,10 +183,10 @@ def test_one_process_renders_a_batch_and_none_what_was_rendered(
     turn = [Message("user", "а"), Message("assistant", "б")]
     chats = [turn * count for count in (1, 2, 3, 1, 2)]
     first = encoder.encode(chats)
-    assert calls == [3]
+    assert calls == [6]  # each as text, and opaque
     assert [one.ids.tolist() for one in encoder.encode(chats)] == [one.ids.tolist() for one in first]
     encoder.encode([turn * 4, turn], add_generation_prompt=True)
-    assert calls == [3, 2]
+    assert calls == [6, 4]
 
 
 def test_a_chat_that_was_refused_is_refused_again_without_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,10 +194,11 @@ def test_a_chat_that_was_refused_is_refused_again_without_another_try(monkeypatc
         "{% if messages|length > 1 %}{{ 1/0 }}{% endif %}{{ messages[0].content }}{% generation %}{% endgeneration %}"
     )
     refusing = ChatTemplate(source, "file", [], {})
-    assert len(refusing.parts(["user"], False)) == 1
+    question = [Message("user", "а")]
+    assert len(refusing.parts([question], False)[0]) == 1
     for _ in range(2):
         with pytest.raises(InputError, match="division by zero"):
-            refusing.parts(["user", "assistant"], False)
+            refusing.parts([[*question, Message("assistant", "б")]], False)
         monkeypatch.setattr(template, "render_chats", None)
 
 
@@ -210,6 +212,26 @@ def test_a_directory_without_what_is_needed(tokenizers: dict[str, Path], tmp_pat
     file.write_text("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
     with pytest.raises(InputError, match="no control piece of this vocabulary ends"):
         ChatEncoder(tmp_path)
+
+
+def test_a_template_that_looks_whether_anything_is_said(tokenizers: dict[str, Path], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tokenizers["chatml"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / TEMPLATE_NAME).write_text(
+        "{% for m in messages %}{% if m.content %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+        "{% else %}(nothing){% endif %}{% endfor %}"
+    )
+    encoder, peer = ChatEncoder(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    chat = [Message("user", "Раз </s>"), Message("assistant", "")]
+    with pytest.raises(InputError, match=r"makes 'Раз </s></s>\(nothing\)' where it should be"):
+        encoder.encode([chat])
+    chat = [Message("user", "Раз"), Message("assistant", "два")]
+    theirs = peer.apply_chat_template(
+        [message._asdict() for message in chat], return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, is_trained = encoder.encode([chat])[0]
+    assert (ids.tolist(), is_trained.tolist()) == (theirs["input_ids"], list(map(bool, theirs["assistant_masks"])))
 
 
 def test_a_vocabulary_that_changes_texts_is_refused(tokenizers: dict[str, Path], tmp_path: Path) -> None:

@@ -4,11 +4,10 @@
 
 Loops over ranges, powers, widths, wide filters, attributes with underscores, macros in macros, files, nesting, and text
 that is no template. None may take more time or memory than the renderer has, and a text that comes out must be the one
-of transformers. The exit code is 1 where one is not, with the template.
+of transformers, of placeholders and of what people may say. The exit code is 1 where one is not, with the template.
 """
 
 import argparse
-import contextlib
 import random
 import resource
 import sys
@@ -21,7 +20,7 @@ from unittest import mock
 
 from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
 
-from vikhr_fast.chat import template
+from vikhr_fast.chat.template import ChatTemplate, Message
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import chat_template
 from vikhr_fast.tokenizer.chat_template import BEGIN, END, read_template, render_chats
@@ -29,9 +28,8 @@ from vikhr_fast.tokenizer.chat_template import BEGIN, END, read_template, render
 SECONDS = 1
 MOST_BYTES = 300 << 20  # what the limit of 256 MiB of address space leaves room for, and what Python has before it
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
-CHANGING = ("random", "lipsum", "strftime_now", "urlize", "pprint", " at 0x", "|map", "|select", "|reject")
-"""What gives another text each time: chance, the time, addresses. What looks at a generation block from outside
-sees our marks, too."""
+CHANGING = ("random", "lipsum", "strftime_now", "urlize", "pprint", " at 0x", "sameas", "|map", "|select", "|reject")
+"""What gives another text each time: chance, the time, addresses."""
 
 NUMBERS = ("0", "1", "2", "-1", "7", "2.5", "99", "99999", "10**9", "10**10", "9**9**9", "1e308", "true", "none")
 TEXTS = (
@@ -49,6 +47,18 @@ ATTRIBUTES = (
     "replace('a', 'b' * 99999)", "expandtabs(10**9)", "join('ab')", "translate({97: 'b' * 9999})", "__add__('b')",
     "mro()", "index", "cycle('a', 'b')",
 )  # fmt: skip
+SAID = (
+    "{{ m.content }}", "{{ m.content|FILTER }}", "{{ m.content }}{{ m.content.ATTRIBUTE }}", "{{ m.content[1:] }}",
+    "{% if m.content %}{{ m.content }}{% else %}x{% endif %}", "{{ m.content.split('</think>')[-1] }}",
+    "{% if m.content is TEST %}a{% endif %}{{ m.content }}", "{% if 'a' in m.content %}a{% endif %}{{ m.content }}",
+    "{% if m.content == messages[0].content %}a{% endif %}{{ m.content }}", "{{ m.content|length }}{{ m.content }}",
+    "{% set x %}{{ m.content }}{% endset %}{{ x|FILTER }}", "{{ ('' ~ m.content)|FILTER }}{{ bos_token + m.content }}",
+    "{% macro g(x) %}{{ x|FILTER }}{% endmacro %}{{ g(m.content) }}",
+    "{% filter FILTER %}{{ m.content }}{% endfilter %}",
+)  # fmt: skip
+HEARD = (
+    "a", "", "Ответ", "MiXed <b>&\"'", "a</think>b", "\n\nя😀 ", "\x04\x05 \x020\x03 ", "<|im_end|>", "12", "{{ x }}",
+)  # fmt: skip
 OPERATORS = ("+", "-", "*", "/", "//", "%", "**", "~", "==", "<", "in", "and", "or", "is", "if true else")
 
 
@@ -63,8 +73,11 @@ class _Grammar:
         deep = self._chance.choice((1, 1, 1, 2, 3))
         source = "".join(self._statement(deep) for _ in range(self._chance.randint(1, 2)))
         if self._chance.random() < 0.5:
+            said = self._chance.choice(SAID)
+            for name, words in (("FILTER", DEFAULT_FILTERS), ("TEST", DEFAULT_TESTS), ("ATTRIBUTE", ATTRIBUTES)):
+                said = said.replace(name, self._chance.choice(sorted(words)))
             source += (
-                "{% for m in messages %}<|im_start|>{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+                f"{{% for m in messages %}}<|im_start|>{{% generation %}}{said}{{% endgeneration %}}{{% endfor %}}"
             )
         if self._chance.random() < 0.1:
             cut = self._chance.randint(0, len(source))
@@ -151,22 +164,32 @@ def check(chance: random.Random) -> str:
             return "not read"
         (found,) = render_chats(source, "file", [{"messages": chat, "add_generation_prompt": False, **TOKENS}])
         seconds = _used_seconds() - before
-    with mock.patch.object(template, "render_chats", return_value=[found]), contextlib.suppress(InputError):
-        template.ChatTemplate(source, "file", ["<|im_start|>", "</s>"], TOKENS).parts(roles, False)
     assert seconds < 2 * SECONDS + 1, f"{seconds:.1f} s of computing: {source!r}"
     assert (peak := resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10) < MOST_BYTES, f"{peak:,}: {source!r}"
     if isinstance(found, InputError):
         _check_line(found, source)
         return "out of bounds" if "takes more" in str(found) or "more than" in str(found) else "refused"
     assert len(found) <= (len(chat) + 1) * (len(source) + 2_000), f"{len(found):,} characters: {source[:200]!r}"
-    is_seen = "generation" in source and any(f"{{% {word}" in source for word in ("filter", "macro", "call"))
-    if is_seen or any(word in source or word in found for word in CHANGING):
+    if any(word in source or word in found for word in CHANGING):
         return "rendered"
     expected = _of_transformers(source, chat)
     if expected is not None:
         unmarked = found.replace(BEGIN, "").replace(END, "")
         assert unmarked == expected.replace(BEGIN, "").replace(END, ""), f"{source!r}: {found!r} != {expected!r}"
+        _check_said(source, [Message(one["role"], chance.choice(HEARD)) for one in chat])
     return "rendered as in transformers"
+
+
+def _check_said(source: str, chat: list[Message]) -> None:
+    """What is said comes out as in transformers, or is refused."""
+    try:
+        parts = ChatTemplate(source, "file", ["<|im_start|>", "</s>"], TOKENS).parts([chat], False)[0]
+    except InputError as error:
+        _check_line(error, source)
+        return
+    expected = _of_transformers(source, [{"role": one.role, "content": one.content} for one in chat])
+    found = "".join(part.value for part in parts)
+    assert expected in (None, found), f"{source!r} of {chat}: {found!r} != {expected!r}"
 
 
 def _used_seconds() -> float:

@@ -1,6 +1,7 @@
 """Conversations become shards that train the assistant's tokens alone, packed as if each were alone."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,20 @@ def test_a_conversation_that_ends_with_an_answer_not_to_be_learnt_is_refused(tmp
     write_conversations(tmp_path / "in.jsonl", [Conversation("1", "s", "ru", turns)])
     with pytest.raises(InputError, match=r"line 1: the last answer is not to be trained on; leave it out"):
         list(read_conversations([tmp_path / "in.jsonl"]))
+
+
+def test_a_conversation_that_the_template_changes_is_named(options: ShardConversations, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(options.tokenizer, model)
+    template = (model / "chat_template.jinja").read_text().replace("['content']", "['content'].split('</think>')[-1]")
+    (model / "chat_template.jinja").write_text(template)
+    thought = (Message("user", "Да?"), Message("assistant", "Так.</think>Да."))
+    file = tmp_path / "chats.jsonl"
+    write_conversations(file, [*read_conversations(options.input), Conversation("x7", "a", "ru", thought)])
+    with pytest.raises(
+        InputError, match=r"^conversation x7 of a: .*chat_template.jinja: looks at what is said in a chat"
+    ):
+        shard_conversations(replace(options, input=(file,), tokenizer=model, output=tmp_path / "out"))
 
 
 def test_weights_take_a_source_more_or_less_often(options: ShardConversations, tmp_path: Path) -> None:

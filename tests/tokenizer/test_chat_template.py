@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
+from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import chat_template
+from vikhr_fast.tokenizer.chat_renderer import Opaque, OpaqueError, compiled, render
 from vikhr_fast.tokenizer.chat_template import BEGIN, CHAT_TEMPLATES, END, read_template, render_chats
 from vikhr_fast.tokenizer.export import ExportTokenizer, export
 
 CHAT = [{"role": "user", "content": "Сколько?"}, {"role": "assistant", "content": "<b>'42'</b>"}]
 VALUES = {"bos_token": "<s>", "eos_token": "</s>"}
 TAIL = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+CAPTURED = "{% set x %}{% generation %}abc {% endgeneration %}{% endset %}"
 TIME, MEMORY = "takes more than 1 s", "takes more than 256 MiB of memory"
 
 HARMLESS = {
@@ -31,7 +35,11 @@ HARMLESS = {
     "a namespace": "{% set n = namespace(a=0) %}{% for m in messages %}{% set n.a = n.a + 1 %}{% endfor %}{{ n.a }}",
     "lines": "a\n{% if true %}\n  b\n{% endif %}\nc\n",
     "nothing": "",
+    "marks": "\x04{{ '\\x05' }}",
+    "a generation block that is kept": CAPTURED + "{{ x }}{{ 'a' + x ~ x }}",
+    "text joined": "{{ messages[0].content ~ 1 }}{{ [1, none] ~ messages|length }}{{ 'a'|e ~ 'b<' }}",
 }
+LOOKS = "it looks at text that a generation block makes"
 UNENDING = {
     "a range in a range": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "a power": "{% set n = 10 %}{{ (2**(n**9))|string|length }}",
@@ -83,6 +91,18 @@ REFUSED = {
     "many blocks": ("{% if true %}" * 300 + "{% endif %}" * 300, "can be compiled: "),
     "too many lines of an error": ("{{ raise_exception('a\n' * 1000) }}", "a a a"),
     "half of a surrogate pair": (r"{{ '\ud83d' }}", "UnicodeEncodeError"),
+    "a generation block trimmed": (CAPTURED + "{{ x|trim }}", LOOKS),
+    "a generation block counted": (CAPTURED + "{{ x|length }}", LOOKS),
+    "a generation block cut": (CAPTURED + "{{ x[0] }}", LOOKS),
+    "a generation block compared": (CAPTURED + "{{ 'abc ' == x }}", LOOKS),
+    "a generation block filtered": (
+        "{% filter upper %}{% generation %}a{% endgeneration %}{% endfilter %}",
+        LOOKS,
+    ),
+    "a generation block of a macro": (
+        "{% macro f() %}{% generation %}a{% endgeneration %}{% endmacro %}{{ f()|trim }}",
+        LOOKS,
+    ),
     "a long text": ("{% for i in range(999) %}{{ range(99)|join }}{% endfor %}", "which is more than"),
 }  # fmt: skip
 
@@ -99,7 +119,9 @@ def of_transformers(source: str, chat: list[dict[str, str]] = CHAT) -> Any:
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_is_harmless_renders_as_in_transformers(name: str) -> None:
-    assert rendered(HARMLESS[name] + TAIL) == of_transformers(HARMLESS[name] + TAIL)
+    found = rendered(HARMLESS[name] + TAIL)
+    assert isinstance(found, str), found
+    assert found.replace(BEGIN, "").replace(END, "") == of_transformers(HARMLESS[name] + TAIL)
 
 
 @pytest.mark.parametrize("name", CHAT_TEMPLATES)
@@ -143,6 +165,57 @@ def test_a_chat_that_is_refused_leaves_the_others() -> None:
     assert first == third == "[user]Сколько?[assistant]<b>'42'</b>"
     roles = "user, assistant, user, assistant and 4 more"
     assert str(second) == f"file: refuses a chat of {roles}: too long; mend the template, or take another"
+
+
+def _expressions() -> list[str]:
+    """What a template may do with `x`, a text, and `y`, another."""
+    tests = [name for name in DEFAULT_TESTS if name.isalpha()]
+    methods = [name for name in dir(str) if name[0] != "_"]
+    found = [f"x|{name}{more}" for name in DEFAULT_FILTERS for more in ("", "(1)", "('a', 'b')", "(y)")]
+    found += [f"'a'|{name}(x)" for name in DEFAULT_FILTERS]
+    found += [f"{value} is {name}{more}" for name in tests for value in ("x", "'a'") for more in ("", "(x)")]
+    found += [f"x.{name}({more})" for name in methods for more in ("", "1", "'a'", "'a', 'b'", "y")]
+    found += [f"'a'.{name}({more})" for name in methods for more in ("x", "x, 'b'", "'a', x", "[x]")]
+    pairs = ("x {} 'a'", "'a' {} x", "x {} y", "x {} 1", "1 {} x", "x {} absent", "x {} ['a']", "x {} m")
+    operators = ("+", "-", "*", "/", "//", "%", "**", "~", "==", "!=", "<", "<=", "in", "and", "or")
+    found += [pair.format(operator) for operator in operators for pair in pairs]
+    found += ["x[0]", "x[:1]", "'a'[x]", "[1][x]", "{'a': 1}[x]", "m[x]", "{x: 1}", "x()", "loop[x]", "-x", "not x"]
+    found += ["range(x)", "dict(a=x).a", "dict(x)", "namespace(a=x).a", "cycler(x).next()", "joiner(x)"]
+    found += ["[x, y]|join", "[x, y]|sort|first", "[x]|map('int')|sum", "[x]|map('upper')|list", "x|e + 'a'"]
+    found += ["[m]|map(attribute=x)|list", "m|string", "m|tojson", "m|dictsort(by='value')", "[m]|groupby('content')"]
+    return [one for one in found if "random" not in one and "sameas" not in one]
+
+
+@pytest.mark.slow
+def test_what_comes_of_an_opaque_text_comes_of_any() -> None:
+    texts = ["", "a", "<B>\n1 b ", "12", "upper", "content"]
+    forms = (
+        "{{ ({}) }}",
+        "{% if {} %}1{% endif %}",
+        "{% for z in {} %}{{ z }}{% endfor %}",
+        "{% set z = {} %}{{ z ~ 1 }}",
+    )
+    same = set()
+    for expression in _expressions():
+        for form in forms:
+            template = compiled(
+                "{% set m = messages[0] %}{% set x = m.content %}" + form.replace("{}", expression), "", ""
+            )
+
+            def said(one: object, two: object, template: jinja2.Template = template) -> Any:
+                return render(template, {"messages": [{"content": one}], "y": two}, 999)
+
+            try:
+                found = said(Opaque("{x}"), Opaque("{y}"))
+            except (Exception, OpaqueError):
+                continue
+            if " at 0x" in found:
+                continue
+            same.add(expression)
+            for one, two in zip(texts, reversed(texts), strict=True):
+                assert said(one, two) == found.replace("{x}", one).replace("{y}", two), f"{form}: {expression}"
+    assert {"x + 'a'", "'a' ~ x", "x is string", "x != 1"} <= same
+    assert not {"x|lower", "x is eq('a')", "x in 'a'", "m|tojson", "x.split()"} & same
 
 
 def test_a_machine_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class ChatEncoder:
         # Characters that begin in each piece; a byte in the middle of a character begins none.
         self._characters = np.array([len(piece.piece) for piece in model.pieces])
         self._characters[list(bytes_)] = [not 0x80 <= value < 0xC0 for value in bytes_.values()]
-        ids, is_trained = self.encode([[Message("user", ""), Message("assistant", "")]])[0]
+        ids, is_trained = self.encode([[Message("user", "?"), Message("assistant", "!")]])[0]
         said = ids[is_trained].tolist()
         if not said or said[-1] not in self._control.values():
             raise InputError(f"{template}: no control piece of this vocabulary ends what the assistant says")
@@ -82,11 +82,13 @@ class ChatEncoder:
             threads: 0 is one a core; the result is the same for any number.
 
         Raises:
-            InputError: the template refuses a chat.
+            InputError: the template refuses a chat, or makes something else of what is said in it.
             ValueError: a message that is not valid Unicode.
         """
-        self.template.render((tuple(message.role for message in chat) for chat in chats), add_generation_prompt)
-        structures = [self._stretches(chat, add_generation_prompt) for chat in chats]
+        structures = [
+            [list(group) for _, group in groupby(parts, key=lambda part: part.kind == "control")]
+            for parts in self.template.parts(chats, add_generation_prompt)
+        ]  # by turns control pieces, and text that is encoded as one
         texts = [
             "".join(part.value for part in parts) for stretches in structures for parts in stretches if _is_text(parts)
         ]
@@ -104,15 +106,6 @@ class ChatEncoder:
                     pieces.append(EncodedChat(controls, np.array([part.is_trained for part in parts])))
             encoded.append(EncodedChat(*map(np.concatenate, zip(*pieces, strict=True))))
         return encoded
-
-    def _stretches(self, chat: Sequence[Message], add_generation_prompt: bool) -> list[list[Part]]:
-        """The parts of a chat, what messages say put in: by turns control pieces, and text that is encoded as one."""
-        untrained = frozenset(number for number, message in enumerate(chat) if not message.is_trained)
-        parts = (
-            part._replace(value=chat[int(part.value)].content) if part.kind == "message" else part
-            for part in self.template.parts([message.role for message in chat], add_generation_prompt, untrained)
-        )
-        return [list(group) for _, group in groupby(parts, key=lambda part: part.kind == "control")]
 
     def _trained(self, ids: Ids, parts: list[Part]) -> Mask:
         """[tokens of a stretch] those of which a character is the assistant's; a token belongs to one side whole."""

@@ -1,20 +1,26 @@
 """The structure of a chat's template: which parts are control pieces, template text and messages.
 
-A message's text never goes through Jinja. The template is rendered with a placeholder for each message, so that
-control pieces are looked for in the template's own text alone, and text that looks like one stays text.
+The template is rendered with a placeholder for each message, and what it says is put in afterwards: control pieces are
+looked for in the template's own text alone, and text that looks like one stays text. A template that looks at texts is
+rendered with them, too, and a chat of which it then makes something else is refused.
 What stands between `{% generation %}` and `{% endgeneration %}` is what the assistant says, and is trained on.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from itertools import accumulate, groupby, zip_longest
 from typing import Any, Literal, NamedTuple
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.tokenizer.chat_template import BEGIN, END, Role, named_roles, render_chats
+from vikhr_fast.tokenizer.chat_template import BEGIN, END, NONCE, Role, named_roles, render_chats
 
-# With spaces around: a template that trims messages would change them, and is found out.
-_MESSAGE = " \x02{}\x03 "
-_MESSAGE_PATTERN = r" \x02\d+\x03 "
+# A template that trims messages, or changes case, lines or signs of markup, would change this, and is found out.
+_MESSAGE = f" \x02aZ<&>\n{NONCE}:{{}}\x03 "
+_MARKS = re.compile(f"{BEGIN}|{END}")
+_NUMBERED = re.compile(_MESSAGE.format(r"(\d+)"))
+_AT_ONCE = 1 << 20  # characters in chats that one process renders, far below its limits
+_EACH = 100  # as many more for a message, which takes time even if it is short
+_SHOWN = 40
 
 
 class Message(NamedTuple):
@@ -35,13 +41,13 @@ class Part(NamedTuple):
 
     kind: Literal["control", "text", "message"]
     value: str
-    """The control piece, the template's text, or the number of the message."""
+    """The control piece, the template's text, or what the message says."""
     is_trained: bool
     """Whether the assistant says it."""
 
 
 class ChatTemplate:
-    """A chat template. It is rendered once for each sequence of roles, whatever their messages say.
+    """A chat template. It is rendered once for each sequence of roles; once for each chat where it looks at texts.
 
     Args:
         source: in Jinja.
@@ -52,46 +58,82 @@ class ChatTemplate:
 
     def __init__(self, source: str, name: str, control: Collection[str], roles: dict[str, str]) -> None:
         self._source, self._name, self._roles, self._control = source, name, roles, frozenset(control)
-        pieces = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
-        self._cut = re.compile(f"({_MESSAGE_PATTERN}|[{BEGIN}{END}]|{pieces})")
+        pieces = map(re.escape, sorted(control, key=len, reverse=True))
+        self._cut = re.compile(f"({'|'.join([_MESSAGE.format('[0-9]+'), BEGIN, END, *pieces])})")
         self._rendered: dict[tuple[tuple[Role, ...], bool], str | InputError] = {}
+        self._looking: set[tuple[tuple[Role, ...], bool]] = set()
         self._parts: dict[tuple[tuple[Role, ...], bool, frozenset[int]], list[Part]] = {}
 
-    def render(self, chats: Iterable[tuple[Role, ...]], add_generation_prompt: bool) -> None:
-        """Prepares for `parts` of chats by their roles: a process starts for those that are new, not for each."""
-        new = [roles for roles in dict.fromkeys(chats) if (roles, add_generation_prompt) not in self._rendered]
-        values = [
-            {
-                "messages": [{"role": role, "content": _MESSAGE.format(index)} for index, role in enumerate(roles)],
-                "add_generation_prompt": add_generation_prompt,
-                **self._roles,
-            }
-            for roles in new
-        ]
-        for roles, rendered in zip(new, render_chats(self._source, self._name, values) if new else (), strict=True):
-            self._rendered[roles, add_generation_prompt] = rendered
+    def parts(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[list[Part]]:
+        """The parts of chats, each as the template makes it of what its messages say.
 
-    def parts(
-        self, roles: Sequence[Role], add_generation_prompt: bool, untrained: frozenset[int] = frozenset()
-    ) -> list[Part]:
-        """The structure of a chat whose messages have these roles.
+        A process starts if a sequence of roles is new, and for many chats together if the template looks at texts.
 
         Args:
-            roles: of the messages.
+            chats: messages of each.
             add_generation_prompt: end with what makes the model answer.
-            untrained: numbers of answers, from 0, that are not trained on, nor what ends them.
 
         Raises:
-            InputError: not a template, or one that has no generation block, takes too much time or memory, refuses such
-                a chat, or changes or leaves out a message.
+            InputError: not a template, or one that has no generation block, takes too much time or memory, refuses a
+                chat, or changes a message, leaves it out or says otherwise for what is in it.
         """
-        key = (tuple(roles), add_generation_prompt, untrained)
+        self._render(chats, add_generation_prompt)
+        filled = [self._filled(chat, add_generation_prompt) for chat in chats]
+        self._compare(chats, add_generation_prompt)
+        return filled
+
+    def _render(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> None:
+        """Renders what is new with placeholders: as texts, and opaque, which fails if the template looks at them."""
+        keys = dict.fromkeys((_roles(chat), add_generation_prompt) for chat in chats)
+        if not (new := [key for key in keys if key not in self._rendered]):
+            return
+        values = []
+        for key in new:
+            places = [_MESSAGE.format(number) for number in range(len(key[0]))]
+            values += [self._values(*key, places), self._values(*key, [{"opaque": place} for place in places])]
+        rendered = render_chats(self._source, self._name, values)
+        self._rendered.update(zip(new, rendered[::2], strict=True))
+        self._looking.update(key for key, one in zip(new, rendered[1::2], strict=True) if isinstance(one, InputError))
+
+    def _values(
+        self, roles: Sequence[Role], add_generation_prompt: bool, contents: Sequence[str | dict[str, str]]
+    ) -> dict[str, Any]:
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        return {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._roles}
+
+    def _filled(self, chat: Sequence[Message], add_generation_prompt: bool) -> list[Part]:
+        untrained = frozenset(number for number, message in enumerate(chat) if not message.is_trained)
+        key = (_roles(chat), add_generation_prompt, untrained)
         if key not in self._parts:
             self._parts[key] = self._split(*key)
-        return self._parts[key]
+        return [
+            part._replace(value=chat[int(part.value)].content) if part.kind == "message" else part
+            for part in self._parts[key]
+        ]
+
+    def _compare(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> None:
+        """Raises InputError for a chat of which the template makes something else than of placeholders."""
+        looking = [chat for chat in chats if (_roles(chat), add_generation_prompt) in self._looking]
+        sizes = accumulate(sum(len(message.content) + _EACH for message in chat) for chat in looking)
+        for _, group in groupby(zip(sizes, looking, strict=True), key=lambda sized: sized[0] // _AT_ONCE):
+            batch = [(_roles(chat), [message.content for message in chat]) for _, chat in group]
+            values = [self._values(roles, add_generation_prompt, contents) for roles, contents in batch]
+            for (roles, contents), found in zip(batch, render_chats(self._source, self._name, values), strict=True):
+                if isinstance(found, InputError):
+                    raise found
+                pieces = _NUMBERED.split(str(self._rendered[roles, add_generation_prompt]))
+                pieces[1::2] = [contents[int(number)] for number in pieces[1::2]]
+                if found != (expected := "".join(pieces)):
+                    found, expected = (_MARKS.sub("", text) for text in (found, expected))
+                    pairs = enumerate(zip_longest(found, expected))
+                    begin = max(0, next((at for at, (one, two) in pairs if one != two), len(found)) - _SHOWN)
+                    found, expected = (text[begin : begin + 2 * _SHOWN] for text in (found, expected))
+                    raise InputError(
+                        f"{self._name}: looks at what is said in {named_roles(roles)}, and makes {found!r} where it"
+                        f" should be {expected!r}; take another template, or leave this chat out"
+                    )
 
     def _split(self, roles: tuple[Role, ...], add_generation_prompt: bool, untrained: frozenset[int]) -> list[Part]:
-        self.render([roles], add_generation_prompt)
         rendered = self._rendered[roles, add_generation_prompt]
         if isinstance(rendered, InputError):
             raise rendered
@@ -108,11 +150,15 @@ class ChatTemplate:
                     parts[begin:] = [part._replace(is_trained=False) for part in block]
             elif piece in self._control:
                 parts.append(Part("control", piece, is_trained))
-            elif re.fullmatch(_MESSAGE_PATTERN, piece):
-                parts.append(Part("message", piece[2:-2], is_trained))
+            elif place := _NUMBERED.fullmatch(piece):
+                parts.append(Part("message", place[1], is_trained))
             else:
                 parts.append(Part("text", piece, is_trained))
         found = [int(part.value) for part in parts if part.kind == "message"]
         if found != list(range(len(roles))):
             raise InputError(f"{self._name}: changes, moves or leaves out messages of {named_roles(roles)}; mend it")
         return parts
+
+
+def _roles(chat: Sequence[Message]) -> tuple[Role, ...]:
+    return tuple(message.role for message in chat)

@@ -6,8 +6,8 @@ this is a process of its own, whose time and memory the operating system limits.
 
 `chat_template.render_chats` runs this file, with its own import path as arguments. The request is a JSON object:
 `source` of the template, `marks` to put around what the assistant says, `seconds` of computing, `memory_bytes`, and for
-each of `chats` the values for the template. The answer has for each of `chats` its `text` or an `error`; or one `error`
-where the template can't be compiled.
+each of `chats` the values for the template, in which `{"opaque": text}` is a text that can only be put out. The answer
+has for each of `chats` its `text` or an `error`; or one `error` where the template can't be compiled.
 """
 
 import sys
@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -31,22 +31,77 @@ _FRAME_CHARACTERS = 1_000  # a message: control pieces, and what a short templat
 _ERROR_CHARACTERS = 200
 
 
+class OpaqueError(BaseException):
+    """An opaque text was looked at; filters and tests that catch each Exception let this one through."""
+
+
+class Opaque:
+    """A text that can be joined with others and put out. Whatever else would tell it from another is an OpaqueError.
+
+    It passes for a str where Python code asks; code in C, which would read it without asking, finds that it is none.
+    """
+
+    __class__ = property(lambda _: str)
+
+    def __init__(self, text: str) -> None:
+        self._text = text  # with an underscore, which the sandbox keeps from templates
+
+    def _refuse(self, *_: object) -> Any:
+        raise OpaqueError("it looks at text that a generation block makes, which it may only put out")
+
+    __str__ = __repr__ = __format__ = __bool__ = __len__ = __float__ = __hash__ = __getattr__ = _refuse
+
+    def __eq__(self, other: object) -> Any:
+        return self._refuse() if isinstance(other, str) else NotImplemented
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self._refuse()
+
+    def __add__(self, other: object) -> Any:
+        return _joined((self, other)) if type(other) in (str, Opaque) else NotImplemented
+
+    def __radd__(self, other: object) -> Any:
+        return _joined((other, self)) if type(other) is str else NotImplemented
+
+
+def _plain(value: Any) -> Any:
+    return value._text if type(value) is Opaque else value
+
+
+def _put_out(value: object) -> object:
+    return value if type(value) is Opaque else str(value)
+
+
+def _joined(parts: Iterable[object]) -> Any:
+    parts = list(parts)
+    text = "".join(map(_plain, parts))
+    return Opaque(text) if any(type(part) is Opaque for part in parts) else text
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    concat = staticmethod(_joined)  # of what is put out, at the end and where a template keeps it
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        # Opaque has no __getitem__, with which `'a' % opaque` would take it for a mapping.
+        return obj._refuse() if type(obj) is Opaque else super().getitem(obj, argument)
+
+
 def main() -> None:
     """Answers one request."""
-    request = json.load(sys.stdin)
+    request = json.load(sys.stdin, object_hook=lambda value: Opaque(value["opaque"]) if "opaque" in value else value)
     memory_bytes: int = request["memory_bytes"]
     _limit(resource.RLIMIT_CPU, request["seconds"])
     _limit(resource.RLIMIT_AS, memory_bytes)
 
-    def error_of(error: Exception) -> dict[str, str]:
+    def error_of(error: BaseException) -> dict[str, str]:
         if isinstance(error, MemoryError):
             return {"error": f"it takes more than {memory_bytes >> 20} MiB of memory"}
-        kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, jinja2.TemplateError | OpaqueError) else f"{type(error).__name__}: "
         return {"error": " ".join(f"{kind}{error}".split())[:_ERROR_CHARACTERS].rstrip(".")}
 
     answer: dict[str, Any] = {"chats": []}
     try:
-        template = _environment(*request["marks"]).from_string(request["source"])
+        template = compiled(request["source"], *request["marks"])
     except jinja2.TemplateSyntaxError as error:
         answer = {"error": f"line {error.lineno}: not a Jinja template: {error_of(error)['error']}"}
     except Exception as error:
@@ -54,8 +109,8 @@ def main() -> None:
     else:
         for chat in request["chats"]:
             try:
-                answer["chats"].append({"text": _rendered(template, chat, len(request["source"]))})
-            except Exception as error:
+                answer["chats"].append({"text": render(template, chat, len(request["source"]))})
+            except (Exception, OpaqueError) as error:
                 answer["chats"].append(error_of(error))
     json.dump(answer, sys.stdout)
 
@@ -66,14 +121,22 @@ def _limit(kind: int, most: int) -> None:
     resource.setrlimit(kind, (most, most))
 
 
-def _rendered(template: jinja2.Template, chat: dict[str, Any], source_characters: int) -> str:
+def render(template: jinja2.Template, chat: dict[str, Any], source_characters: int) -> str:
     """A chat as text; an error for a text that is longer than template and chat said again for each message."""
-    text = template.render({"tools": None, "documents": None, **chat})
+    text: str = _plain(template.render({"tools": None, "documents": None, **chat}))
     text.encode("utf-8")
-    each = source_characters + len(json.dumps(chat, ensure_ascii=False)) + _FRAME_CHARACTERS
+    each = source_characters + len(json.dumps(chat, ensure_ascii=False, default=_plain)) + _FRAME_CHARACTERS
     if len(text) > (most := (len(chat["messages"]) + 1) * each):
         raise ValueError(f"it makes {len(text):,} characters of it, which is more than {most:,}")
     return text
+
+
+def compiled(source: str, begin: str, end: str) -> jinja2.Template:
+    """A template that leaves what is opaque so; an error where it can't be compiled."""
+    template = _environment(begin, end).from_string(source)
+    # What compiled templates call to put values out, and for `~`.
+    template.root_render_func.__globals__.update(str=_put_out, str_join=lambda values: _joined(map(_put_out, values)))
+    return template
 
 
 def _environment(begin: str, end: str) -> ImmutableSandboxedEnvironment:
@@ -87,8 +150,8 @@ def _environment(begin: str, end: str) -> ImmutableSandboxedEnvironment:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
 
-        def _marked(self, caller: Callable[[], str]) -> str:
-            return f"{begin}{caller()}{end}"
+        def _marked(self, caller: Callable[[], object]) -> Opaque:
+            return Opaque(f"{begin}{_plain(caller())}{end}")  # nothing but this knows of the marks
 
     def tojson(
         value: object,
@@ -100,11 +163,9 @@ def _environment(begin: str, end: str) -> ImmutableSandboxedEnvironment:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
+        raise jinja2.TemplateError(f"{message}")  # an opaque one fails here, not where the error is shown
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

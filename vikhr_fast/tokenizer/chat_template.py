@@ -1,5 +1,6 @@
 """Chat templates in Jinja, which are files of the tokenizer: those that come with this package, and any."""
 
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 TEMPLATES = Path(__file__).parent.parent / "templates"
 CHAT_TEMPLATES = {name: TEMPLATES / f"{name}.jinja" for name in ("chatml", "mistral-instruct")}
 """The templates that come with this package, by name."""
-BEGIN, END = "\x04", "\x05"
+NONCE = secrets.token_hex(8)
+"""Makes what we put into a rendered chat differ from all that a template or a message can say."""
+BEGIN, END = f"\x04{NONCE}", f"\x05{NONCE}"
 """What stands in a rendered chat around what the assistant says."""
 _RENDERER = Path(__file__).with_name("chat_renderer.py")
 _MOST_BYTES = 1 << 20  # of a template; those with tools and a long system message have 30,000
@@ -51,7 +54,8 @@ def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> 
         source: of the template.
         name: for errors: the file it is from.
         chats: of each the template's values: `messages`, each with its `role`, `add_generation_prompt`, `bos_token` and
-            so on.
+            so on. A text given as `{"opaque": text}` can be put out; looking at it is an error, so that what comes of
+            others in its place is known.
 
     Returns:
         For each chat its text, what the assistant says between `BEGIN` and `END`, or why there is none.
