@@ -156,6 +156,8 @@ def kill_until_done(
         while not has_come() and all(process.poll() is None for process in processes):
             time.sleep(0.002)
         has_ended = any(process.poll() is not None for process in processes)
+        ended = {process.poll() for process in processes} - {None, 0}
+        assert not ended, f"ended by itself with {ended}: {finish(processes)}"
         if kind == STOPPED and not has_ended:
             processes[victim].send_signal(signal.SIGSTOP)
             time.sleep(chance.uniform(1, 5))

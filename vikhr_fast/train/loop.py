@@ -17,10 +17,10 @@ from vikhr_fast.io.run_directory import locked
 from vikhr_fast.tokenizer.files import companions
 from vikhr_fast.train.assembly import DTYPES
 from vikhr_fast.train.batches import step_batches
-from vikhr_fast.train.checkpoint import CHECKPOINTS, Checkpoints, complete_checkpoints, step_of
+from vikhr_fast.train.checkpoint import CHECKPOINTS, Checkpoints
 from vikhr_fast.train.evaluation import Evaluations
 from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
-from vikhr_fast.train.metrics import VALIDATION, MetricsWriter, forget_steps_after
+from vikhr_fast.train.metrics import VALIDATION, MetricsWriter, forget_steps_after, last_step
 from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import profiling
 from vikhr_fast.train.signals import Interrupted, Interruption
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> Path:
         if final.is_symlink() and not final.exists():
             raise InputError(f"{final}: a symbolic link to nothing; remove it, or make what it leads to")
         if final.exists():
-            done = max(map(step_of, complete_checkpoints(config.output / CHECKPOINTS)), default=inputs.num_steps)
+            done = last_step(config.output) or inputs.num_steps
             if done < inputs.num_steps:
                 raise InputError(f"{final}: finished at step {done}; remove it to go on to step {inputs.num_steps}")
             _require_not_past(done, inputs.num_steps)

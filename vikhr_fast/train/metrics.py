@@ -118,7 +118,7 @@ class MetricsWriter:
 
     def has(self, name: str, step: int) -> bool:
         """Whether one of the files has a line of this step already; the same on all ranks."""
-        lines = read_lines(self._directory / name) if self._ranks.is_main else []
+        lines = _read_steps(self._directory / name) if self._ranks.is_main else []
         return bool(self._ranks.all_reduce_max(any(line["step"] == step for line in lines))[0])
 
     def _record(self, name: str, values: dict[str, Any], said: str, tracked: dict[str, float]) -> None:
@@ -134,23 +134,32 @@ def number(figure: float | None) -> float:
     return math.nan if figure is None else figure
 
 
+def last_step(directory: Path) -> int | None:
+    """The last step that a run has recorded, if any."""
+    return max((line["step"] for line in _read_steps(directory / METRICS)), default=None)
+
+
 def mean_bits_per_byte(directory: Path) -> dict[int, float]:
     """Over the validation sets of a run, by the step at which they were scored; only where that is a number."""
     found = {}
-    for line in read_lines(directory / VALIDATION):
+    for line in _read_steps(directory / VALIDATION):
         scores = [number(own["bits_per_byte"]) for own in line["sets"].values()]
         found[line["step"]] = sum(scores) / len(scores)
     return {step: mean for step, mean in found.items() if not math.isnan(mean)}
 
 
-def forget_steps_after(directory: Path, last_step: int) -> None:
+def forget_steps_after(directory: Path, step: int) -> None:
     """Drops the JSON lines past a step, which the run does again; before the first step, all.
 
     Raises:
         InputError: a line has no step.
     """
     for path in (directory / name for name in (METRICS, VALIDATION, EVALUATIONS, INCIDENTS)):
-        lines = read_lines(path)
-        if wrong := next((n for n, line in enumerate(lines, start=1) if type(line.get("step")) is not int), 0):
-            raise InputError(f"{path}: damaged: line {wrong} has no step; move the file away to go on without it")
-        write_json_lines(path, [line for line in lines if last_step > 0 and line["step"] <= last_step])
+        write_json_lines(path, [line for line in _read_steps(path) if step > 0 and line["step"] <= step])
+
+
+def _read_steps(path: Path) -> list[dict[str, Any]]:
+    lines = read_lines(path)
+    if wrong := next((number for number, line in enumerate(lines, start=1) if type(line.get("step")) is not int), 0):
+        raise InputError(f"{path}: damaged: line {wrong} has no step; move the file away to go on without it")
+    return lines
