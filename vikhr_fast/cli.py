@@ -10,9 +10,9 @@ from importlib import metadata
 from typing import Any, NoReturn, TextIO, cast, get_args
 
 from vikhr_fast.commands import parse
-from vikhr_fast.errors import ExitCode, InputError, RankLostError
+from vikhr_fast.errors import ExitCode, InputError, RankLostError, outcome_of
 from vikhr_fast.io.console import LogLevel, configure_logging
-from vikhr_fast.io.files import json_text, outcome_of
+from vikhr_fast.io.files import json_text
 from vikhr_fast.io.plain import one_line, plain
 
 _COLORS = re.compile(r"\x1b\[[\d;]*m")

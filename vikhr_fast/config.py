@@ -160,7 +160,7 @@ class ScheduleConfig:
     keep_every: CountOrZero = 0
     """Checkpoints of steps that are multiples of this stay, too."""
     keep_best: Flag = False
-    """So does the one with the fewest bits per byte, over all validation sets; it needs validation at its step."""
+    """So does the one with the fewest bits per byte, over all validation sets, by validation.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,24 @@
 """The errors that a user can mend, and the exit codes that scripts can rely on."""
 
+import errno
 from enum import IntEnum
 
 _SHOWN_CHARACTERS = 2000  # of a long message, at its beginning and at its end
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the system's errors: a disk, a quota or a file is full."""
+_PERMISSION = "choose what you may read, and a directory that you may write to"
+_ADVICE = {
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: _PERMISSION,
+    errno.EEXIST: "move it away or choose another output",
+    errno.EIO: "look whether the disk is in order, then run the same command again",
+    errno.EISDIR: "give a file",
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "look whether the path is right",
+    errno.ENOTDIR: "a file stands where a directory should; choose another path",
+}
 
 
 class ExitCode(IntEnum):
@@ -34,6 +50,24 @@ class InputError(Exception):
 
 class RankLostError(Exception):
     """Another rank of the run died or hangs. The message is one line: which, and what it was doing."""
+
+
+def outcome_of(error: InputError | RankLostError | OSError) -> tuple[ExitCode, str]:
+    """What a process that an error ends should exit with, and the line that it should say.
+
+    Raises:
+        OSError: the error itself, where it names no file: a bug, whose traceback says more.
+    """
+    if not isinstance(error, OSError):
+        return ExitCode.BAD_INPUT if isinstance(error, InputError) else ExitCode.RANK_LOST, str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in FULL_DISK:
+        advice = "free some and run the same command again (a quota or `ulimit -f` may be too low)"
+        return ExitCode.NO_SPACE, f"{where}no space left on the disk; {advice}"
+    if error.filename is None:
+        raise error
+    advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+    return ExitCode.BAD_INPUT, f"{where}{error.strerror}{advice}"
 
 
 def require(options: object, **wanted: tuple[bool, str]) -> None:

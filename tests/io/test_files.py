@@ -16,13 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vikhr_fast
-from vikhr_fast.errors import ExitCode, InputError, RankLostError
+from vikhr_fast.errors import ExitCode, InputError, RankLostError, outcome_of
 from vikhr_fast.io.files import (
     atomic_directory,
     atomic_file,
     copied_json,
     json_text,
-    outcome_of,
     refuse_existing,
     remove_leftovers,
     sync_directory,

@@ -80,6 +80,18 @@ def test_a_stage_says_where_there_is_no_space(tmp_path: Path) -> None:
     assert (tmp_path / "logs" / "one.log").read_text().startswith(f"error: {output}: no space left")
 
 
+def fill(path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        os.dup2(full.fileno(), 2)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+@pytest.mark.slow
+def test_a_disk_is_full_where_its_log_cannot_be_written_either(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        run_stages_at_once([Stage("one", tmp_path / "one", partial(fill, tmp_path))], tmp_path / "logs", jobs=1)
+
+
 @pytest.mark.slow
 def test_a_stage_says_what_to_do_about_a_wrong_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()

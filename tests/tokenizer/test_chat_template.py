@@ -1,5 +1,6 @@
 """A chat template comes from anywhere: it renders as in transformers, within limits, or is refused in one line."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +199,8 @@ def test_what_comes_of_an_opaque_text_comes_of_any() -> None:
     same = set()
     for expression in _expressions():
         for form in forms:
-            template = compiled(
-                "{% set m = messages[0] %}{% set x = m.content %}" + form.replace("{}", expression), "", ""
-            )
+            source = "{% set m = messages[0] %}{% set x = m.content %}" + form.replace("{}", expression)
+            template = compiled(source, ("", ""), datetime.now())
 
             def said(one: object, two: object, template: jinja2.Template = template) -> Any:
                 return render(template, {"messages": [{"content": one}], "y": two}, 999)

@@ -21,7 +21,7 @@ from vikhr_fast.errors import ExitCode, InputError
 from vikhr_fast.io.append_only import append_line, read_lines
 from vikhr_fast.train import checkpoint
 from vikhr_fast.train.loop import train
-from vikhr_fast.train.metrics import METRICS, VALIDATION, mean_bits_per_byte
+from vikhr_fast.train.metrics import METRICS, VALIDATION, forget_steps_after, mean_bits_per_byte
 
 pytestmark = pytest.mark.slow
 
@@ -215,6 +215,20 @@ def test_the_best_is_the_best_of_those_with_a_score(tmp_path: Path) -> None:
     schedule = ScheduleConfig(keep_checkpoints=1, keep_best=True)
     superseded = checkpoint._superseded(checkpoint.complete_checkpoints(tmp_path), schedule, scores_by_step)
     assert [checkpoint.step_of(path) for path in superseded] == [1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("line", [{}, {"sets": {}}, {"sets": {"a": {}}}, {"sets": [1]}])
+def test_scores_that_are_none_are_one_line(tmp_path: Path, line: dict[str, Any]) -> None:
+    append_line(tmp_path / VALIDATION, {"step": 2, **line})
+    with pytest.raises(InputError, match=r"validation\.jsonl: damaged: no scores of step 2; move the file away"):
+        mean_bits_per_byte(tmp_path)
+
+
+@pytest.mark.parametrize("line", [{}, {"step": "x"}, {"step": float("nan")}, {"step": True}])
+def test_a_line_without_a_step_is_named(tmp_path: Path, line: dict[str, Any]) -> None:
+    append_line(tmp_path / METRICS, line)
+    with pytest.raises(InputError, match=r"metrics\.jsonl: damaged: line 1 has no step; move the file away"):
+        forget_steps_after(tmp_path, 3)
 
 
 def start_by_torchrun(command: list[str]) -> subprocess.Popen[bytes]:

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.data.read import read_objects, refuse
-from vikhr_fast.data.text_lines import OnBad
+from vikhr_fast.data.text_lines import MAX_LINE, OnBad
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import write_json_lines
 from vikhr_fast.tokenizer.chat_template import ROLES
 
 _Parsed = TypeVar("_Parsed")
 
+_LONGEST_LINE = 1 << 30  # what `instruct convert --max-line` has let in is read again
 _FIELDS = ("role", "content", "train")  # of a message
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Of a surrogate pair: JSON can spell it, UTF-8 cannot."""
@@ -97,7 +98,7 @@ def read_conversations(files: Iterable[Path]) -> Iterator[Conversation]:
     """
     files = tuple(files)
     conversation = None
-    for conversation in parsed_objects(files, _conversation):
+    for conversation in parsed_objects(files, _conversation, max_line=_LONGEST_LINE):
         yield conversation
     if conversation is None:
         raise InputError(f"{', '.join(map(str, files)) or 'no files'}: no conversations; give at least one")
@@ -116,12 +117,15 @@ def _conversation(row: Mapping[str, Any]) -> Conversation:
 
 
 def parsed_objects(
-    files: Iterable[Path], parse: Callable[[Mapping[str, Any]], _Parsed], on_bad: OnBad = refuse
+    files: Iterable[Path],
+    parse: Callable[[Mapping[str, Any]], _Parsed],
+    on_bad: OnBad = refuse,
+    max_line: int = MAX_LINE,
 ) -> Iterator[_Parsed]:
     """What `parse` makes of the rows of files; its InputErrors, with the reason alone, get the place for `on_bad`."""
     for file in files:
         place = "line" if ".jsonl" in file.name.lower() else "row"
-        for number, row in read_objects(file):
+        for number, row in read_objects(file, max_line=max_line):
             try:
                 parsed = parse(row)
             except InputError as error:

@@ -82,7 +82,7 @@ class ChatEncoder:
             threads: 0 is one a core; the result is the same for any number.
 
         Raises:
-            InputError: the template refuses a chat, or makes something else of what is said in it.
+            RefusedChatError: the template refuses a chat, or makes something else of what is said in it.
             ValueError: a message that is not valid Unicode.
         """
         structures = [

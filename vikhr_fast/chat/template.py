@@ -46,6 +46,15 @@ class Part(NamedTuple):
     """Whether the assistant says it."""
 
 
+class RefusedChatError(InputError):
+    """A template refuses a chat, or makes something else of what is said in it."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+        """Of the chat, from 0, among those that were given."""
+
+
 class ChatTemplate:
     """A chat template. It is rendered once for each sequence of roles; once for each chat where it looks at texts.
 
@@ -74,11 +83,16 @@ class ChatTemplate:
             add_generation_prompt: end with what makes the model answer.
 
         Raises:
-            InputError: not a template, or one that has no generation block, takes too much time or memory, refuses a
-                chat, or changes a message, leaves it out or says otherwise for what is in it.
+            RefusedChatError: not a template, or one that has no generation block, takes too much time or memory,
+                refuses a chat, or changes a message, leaves it out or says otherwise for what is in it.
         """
         self._render(chats, add_generation_prompt)
-        filled = [self._filled(chat, add_generation_prompt) for chat in chats]
+        filled = []
+        for number, chat in enumerate(chats):
+            try:
+                filled.append(self._filled(chat, add_generation_prompt))
+            except InputError as error:
+                raise RefusedChatError(str(error), number) from None
         self._compare(chats, add_generation_prompt)
         return filled
 
@@ -112,26 +126,26 @@ class ChatTemplate:
         ]
 
     def _compare(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> None:
-        """Raises InputError for a chat of which the template makes something else than of placeholders."""
-        looking = [chat for chat in chats if (_roles(chat), add_generation_prompt) in self._looking]
-        sizes = accumulate(sum(len(message.content) + _EACH for message in chat) for chat in looking)
+        """Raises RefusedChatError for a chat of which the template makes something else than of placeholders."""
+        looking = [
+            (number, _roles(chat), [message.content for message in chat])
+            for number, chat in enumerate(chats)
+            if (_roles(chat), add_generation_prompt) in self._looking
+        ]
+        sizes = accumulate(sum(len(content) + _EACH for content in contents) for _, _, contents in looking)
         for _, group in groupby(zip(sizes, looking, strict=True), key=lambda sized: sized[0] // _AT_ONCE):
-            batch = [(_roles(chat), [message.content for message in chat]) for _, chat in group]
-            values = [self._values(roles, add_generation_prompt, contents) for roles, contents in batch]
-            for (roles, contents), found in zip(batch, render_chats(self._source, self._name, values), strict=True):
+            batch = [chat for _, chat in group]
+            values = [self._values(roles, add_generation_prompt, contents) for _, roles, contents in batch]
+            rendered = render_chats(self._source, self._name, values)
+            for (number, roles, contents), found in zip(batch, rendered, strict=True):
                 if isinstance(found, InputError):
-                    raise found
+                    raise RefusedChatError(str(found), number)
                 pieces = _NUMBERED.split(str(self._rendered[roles, add_generation_prompt]))
-                pieces[1::2] = [contents[int(number)] for number in pieces[1::2]]
+                pieces[1::2] = [contents[int(place)] for place in pieces[1::2]]
                 if found != (expected := "".join(pieces)):
-                    found, expected = (_MARKS.sub("", text) for text in (found, expected))
-                    pairs = enumerate(zip_longest(found, expected))
-                    begin = max(0, next((at for at, (one, two) in pairs if one != two), len(found)) - _SHOWN)
-                    found, expected = (text[begin : begin + 2 * _SHOWN] for text in (found, expected))
-                    raise InputError(
-                        f"{self._name}: looks at what is said in {named_roles(roles)}, and makes {found!r} where it"
-                        f" should be {expected!r}; take another template, or leave this chat out"
-                    )
+                    reason = f"looks at what is said in {named_roles(roles)}, and makes {_difference(found, expected)}"
+                    advice = "take another template, or leave this chat out"
+                    raise RefusedChatError(f"{self._name}: {reason}; {advice}", number)
 
     def _split(self, roles: tuple[Role, ...], add_generation_prompt: bool, untrained: frozenset[int]) -> list[Part]:
         rendered = self._rendered[roles, add_generation_prompt]
@@ -158,6 +172,15 @@ class ChatTemplate:
         if found != list(range(len(roles))):
             raise InputError(f"{self._name}: changes, moves or leaves out messages of {named_roles(roles)}; mend it")
         return parts
+
+
+def _difference(found: str, expected: str) -> str:
+    """Where two renderings begin to differ, without their marks."""
+    found, expected = (_MARKS.sub("", text) for text in (found, expected))
+    pairs = enumerate(zip_longest(found, expected))
+    begin = max(0, next((at for at, (one, two) in pairs if one != two), len(found)) - _SHOWN)
+    found, expected = (text[begin : begin + 2 * _SHOWN] for text in (found, expected))
+    return f"{found!r} where it should be {expected!r}"
 
 
 def _roles(chat: Sequence[Message]) -> tuple[Role, ...]:

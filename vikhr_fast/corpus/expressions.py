@@ -1,7 +1,7 @@
 """Expressions over a record's fields, from corpus.toml: data, never code that runs.
 
-Whatever an expression says and a record holds, time and memory are linear in the record: a value is made of it
-`_MOST_CALLS` times at most, and no number grows beyond `_MOST_BITS`.
+Whatever an expression says and a record holds, time and memory are linear in the record: an expression is short, has
+`_MOST_CALLS` calls at most, repeats nothing, and no number grows beyond `_MOST_BITS`.
 """
 
 import ast
@@ -50,13 +50,15 @@ class Expression:
         self.text, self.place = text, place
         self._named = f"{place}: {text if len(text) <= _SHOWN_CHARACTERS else f'{text[:_SHOWN_CHARACTERS]}...'!r}"
         try:
-            names = {node.id for node in _nodes(text) if isinstance(node, ast.Name)}
+            nodes = list(_nodes(text))
+            called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+            names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
             self._parsed = EvalWithCompoundTypes.parse(text)
         except (InvalidExpression, SyntaxError, ValueError) as error:
             raise InputError(f"{self._named}: not an expression: {' '.join(str(error).split())}") from None
         except (RecursionError, MemoryError):  # the second of Python's parser
             raise InputError(f"{self._named}: not an expression: nested too deeply") from None
-        self.fields = tuple(sorted(names - _FUNCTIONS.keys()))
+        self.fields = tuple(sorted(names))
         """Names of the fields that it looks at."""
         self._evaluator = EvalWithCompoundTypes(operators={**DEFAULT_OPERATORS, **_OPERATORS})
         self._evaluator.functions = dict(_FUNCTIONS)
@@ -65,7 +67,10 @@ class Expression:
         """Its value for one record; InputError where it has none, as of a sum with None."""
         self._evaluator.names = dict(fields)
         try:
-            return self._evaluator.eval(self.text, previously_parsed=self._parsed)
+            value = self._evaluator.eval(self.text, previously_parsed=self._parsed)
+            if callable(value):
+                raise TypeError("a method that isn't called: put () behind it")
+            return value
         except Exception as error:  # whatever an operation on a field's value raises
             raise InputError(f"{self._named}: {' '.join(str(error).split())}") from None
 
@@ -78,7 +83,7 @@ def _nodes(text: str) -> Iterator[ast.AST]:
     level: list[ast.AST] = [ast.parse(text.strip(), mode="eval")]
     for _ in range(_MOST_NESTED):
         for node in level:
-            if not isinstance(node, _NODES):
+            if not isinstance(node, _NODES) or isinstance(node, ast.MatMult):
                 raise ValueError(f"{type(node).__name__}: not known in expressions")
             if isinstance(node, ast.Call):
                 _check_call(node)
@@ -102,7 +107,7 @@ def _check_call(call: ast.Call) -> None:
     if name not in known:
         raise ValueError(f"{name}: no such {kind}; there are {', '.join(known)}")
     if unknown := [keyword.arg for keyword in call.keywords if keyword.arg not in _NAMED]:
-        raise ValueError(f"{name}: no argument {unknown[0]}= here")
+        raise ValueError(f"{name}: no argument {unknown[0] or '**'}= here")
     if name == "int" and len(call.args) != 1:  # Python limits the digits of decimal numbers alone
         raise ValueError("int takes one argument here")
     if name.endswith("strip") and call.args:

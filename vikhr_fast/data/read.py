@@ -175,8 +175,9 @@ def _json_list(path: Path, on_bad: OnBad, max_line: int) -> Iterator[tuple[int, 
 def _begins_with_an_object(path: Path, max_line: int) -> bool:
     """Whether the first line of a file is a JSON object, as in JSON lines."""
     lines = (line for _, line in numbered_lines(path, lambda *_: None, max_line) if line is None or line.strip())
+    line = next(lines, None) or ""
     try:
-        return isinstance(parse_json(next(lines, None) or ""), dict)
+        return line.lstrip().startswith("{") and isinstance(parse_json(line), dict)
     except ValueError:
         return False
 

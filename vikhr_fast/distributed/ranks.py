@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vikhr_fast.config import RuntimeConfig
+from vikhr_fast.distributed.launcher import end_with_launcher
 from vikhr_fast.distributed.rendezvous import meet
 from vikhr_fast.distributed.watchdog import Watch
 from vikhr_fast.errors import InputError, RankLostError
@@ -91,6 +92,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         if local_rank >= torch.cuda.device_count():
             raise InputError(f"rank {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
         torch.cuda.set_device(device)
+    end_with_launcher()
     patience = timedelta(seconds=config.timeout_seconds)
     timeout = patience + timedelta(seconds=_GRACE_SECONDS)
     meeting = meet(patience)

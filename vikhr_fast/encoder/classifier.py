@@ -87,10 +87,10 @@ class Scorer:
             options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
             model, found = AutoModelForSequenceClassification.from_pretrained(name, config=config, **options)
             _refuse_random(name, model, found, has_new_head)
-            scorer = cls(tokenizer, model.to(place).eval(), place, dtype)
+            scorer = cls(tokenizer, model.eval(), torch.device("cpu"), torch.float32)
             with torch.no_grad():
                 scorer.logits(scorer.encode(_LEAST_TOKENS, [" "]))  # whether what could be loaded computes
-        return scorer
+        return cls(tokenizer, model.to(place), place, dtype)
 
     def save(self, directory: Path) -> None:
         """Writes both as transformers does. A full disk is the OSError that it is, where other libraries hide it."""

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
+from vikhr_fast.chat.template import RefusedChatError
 from vikhr_fast.corpus.mix import SPLITS, TRAIN_TOML, train_toml
 from vikhr_fast.corpus.shard import Encoded, token_dtype, write_encoded
 from vikhr_fast.corpus.stage import show_counts
@@ -116,25 +117,16 @@ def _chosen(options: ShardConversations, source: str, split: str) -> Iterator[Co
                 yield conversation
 
 
-def _encode(batch: list[Conversation], encoder: ChatEncoder, threads: int) -> list[EncodedChat]:
-    """What the conversations become; InputError with the id of the first that the template refuses."""
-    try:
-        return encoder.encode([one.messages for one in batch], threads=threads)
-    except InputError:
-        for one in batch:
-            try:
-                encoder.encode([one.messages], threads=threads)
-            except InputError as error:
-                raise InputError(f"conversation {one.id} of {one.source}: {error}") from None
-        raise
-
-
 def _encoded(
     conversations: Iterator[Conversation], encoder: ChatEncoder, options: ShardConversations, counts: Counter[str]
 ) -> Iterator[Encoded]:
     """Batches of encoded conversations; counts those that are whole, cut, and left out."""
     while batch := list(islice(conversations, _BATCH)):
-        chats = _encode(batch, encoder, options.threads)
+        try:
+            chats = encoder.encode([one.messages for one in batch], threads=options.threads)
+        except RefusedChatError as error:
+            refused = batch[error.number]
+            raise InputError(f"conversation {refused.id} of {refused.source}: {error}") from None
         cuts = [cut_chat(chat, options.sequence_length + 1) for chat in chats]  # the last token is only a target
         kept = [(one, cut) for one, cut in zip(batch, cuts, strict=True) if cut.answers]
         sizes = []

@@ -9,57 +9,26 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vikhr_fast.errors import ExitCode, InputError, RankLostError
+from vikhr_fast.errors import FULL_DISK, InputError
 
 _CHUNK_BYTES = 1 << 20
 _SHOWN = 40  # characters of a text in an error
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OF_WRITES = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
-_PERMISSION = "choose what you may read, and a directory that you may write to"
-_ADVICE = {
-    errno.EACCES: _PERMISSION,
-    errno.EPERM: _PERMISSION,
-    errno.EROFS: _PERMISSION,
-    errno.EEXIST: "move it away or choose another output",
-    errno.EIO: "look whether the disk is in order, then run the same command again",
-    errno.EISDIR: "give a file",
-    errno.EMFILE: "raise `ulimit -n`",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOENT: "look whether the path is right",
-    errno.ENOTDIR: "a file stands where a directory should; choose another path",
-}
-
-
-def outcome_of(error: InputError | RankLostError | OSError) -> tuple[ExitCode, str]:
-    """What a process that an error ends should exit with, and the line that it should say.
-
-    Raises:
-        OSError: the error itself, where it names no file: a bug, whose traceback says more.
-    """
-    if not isinstance(error, OSError):
-        return ExitCode.BAD_INPUT if isinstance(error, InputError) else ExitCode.RANK_LOST, str(error)
-    where = f"{error.filename}: " if error.filename else ""
-    if error.errno in _FULL:
-        advice = "free some and run the same command again (a quota or `ulimit -f` may be too low)"
-        return ExitCode.NO_SPACE, f"{where}no space left on the disk; {advice}"
-    if error.filename is None:
-        raise error
-    advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
-    return ExitCode.BAD_INPUT, f"{where}{error.strerror}{advice}"
+_OF_OUTPUTS = (*FULL_DISK, errno.EROFS)
+_OF_WRITES = (*_OF_OUTPUTS, errno.EIO, errno.ESTALE)  # the latter two where nothing is read that they may be of
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts the path of a file that is written into what the system says without one."""
+def naming(path: Path, errors: Collection[int] = _OF_WRITES) -> Iterator[None]:
+    """Puts the path of a file that is written into what the system says without one, if it is one of these errors."""
     try:
         yield
     except OSError as error:
-        if error.errno in _OF_WRITES and error.filename is None:
+        if error.errno in errors and error.filename is None:
             error.filename = str(path)
         raise
 
@@ -123,10 +92,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with naming(path), temporary.open("xb") as file:
+        with naming(path, _OF_OUTPUTS), temporary.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            with naming(path):
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
         sync_directory(path.parent)
     finally:
@@ -203,7 +173,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         temporary.chmod(0o755)
-        with naming(path):
+        with naming(path, _OF_OUTPUTS):
             yield temporary
         for file in temporary.rglob("*"):
             sync_directory(file) if file.is_dir() else sync_file(file)

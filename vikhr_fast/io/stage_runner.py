@@ -15,9 +15,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
 
-from vikhr_fast.errors import ExitCode, InputError, RankLostError
+from vikhr_fast.errors import ExitCode, InputError, RankLostError, outcome_of
 from vikhr_fast.io.console import configure_logging, logger
-from vikhr_fast.io.files import open_here, outcome_of, remove_leftovers
+from vikhr_fast.io.files import open_here, remove_leftovers
 from vikhr_fast.io.plain import one_line
 
 _GRACE_SECONDS = 60
@@ -141,7 +141,8 @@ def _child(run: Callable[[], object], log: Path, is_one_of_several: bool) -> Non
         run()
     except (InputError, RankLostError, OSError) as error:
         code, line = outcome_of(error)
-        sys.stderr.write(f"error: {one_line(line)}\n")
+        with contextlib.suppress(OSError):  # the log may be on the full disk, too
+            sys.stderr.write(f"error: {one_line(line)}\n")
         sys.exit(code)
 
 

@@ -5,9 +5,10 @@ range, `'a' * 10 ** 10`, `center(10 ** 9)`, some of it while it is only compiled
 this is a process of its own, whose time and memory the operating system limits.
 
 `chat_template.render_chats` runs this file, with its own import path as arguments. The request is a JSON object:
-`source` of the template, `marks` to put around what the assistant says, `seconds` of computing, `memory_bytes`, and for
-each of `chats` the values for the template, in which `{"opaque": text}` is a text that can only be put out. The answer
-has for each of `chats` its `text` or an `error`; or one `error` where the template can't be compiled.
+`source` of the template, `marks` to put around what the assistant says, the time that it is `now`, `seconds` of
+computing, `memory_bytes`, and for each of `chats` the values for the template, in which `{"opaque": text}` is a text
+that can only be put out. The answer has for each of `chats` its `text` or an `error`; or one `error` where the template
+can't be compiled.
 """
 
 import sys
@@ -101,7 +102,7 @@ def main() -> None:
 
     answer: dict[str, Any] = {"chats": []}
     try:
-        template = compiled(request["source"], *request["marks"])
+        template = compiled(request["source"], request["marks"], datetime.fromisoformat(request["now"]))
     except jinja2.TemplateSyntaxError as error:
         answer = {"error": f"line {error.lineno}: not a Jinja template: {error_of(error)['error']}"}
     except Exception as error:
@@ -131,15 +132,15 @@ def render(template: jinja2.Template, chat: dict[str, Any], source_characters: i
     return text
 
 
-def compiled(source: str, begin: str, end: str) -> jinja2.Template:
+def compiled(source: str, marks: tuple[str, str], now: datetime) -> jinja2.Template:
     """A template that leaves what is opaque so; an error where it can't be compiled."""
-    template = _environment(begin, end).from_string(source)
+    template = _environment(*marks, now).from_string(source)
     # What compiled templates call to put values out, and for `~`.
     template.root_render_func.__globals__.update(str=_put_out, str_join=lambda values: _joined(map(_put_out, values)))
     return template
 
 
-def _environment(begin: str, end: str) -> ImmutableSandboxedEnvironment:
+def _environment(begin: str, end: str, now: datetime) -> ImmutableSandboxedEnvironment:
     """Jinja as transformers sets it up for chats, but for the marks that `{% generation %}` leaves."""
 
     class Generation(Extension):
@@ -168,7 +169,7 @@ def _environment(begin: str, end: str) -> ImmutableSandboxedEnvironment:
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = now.strftime
     return environment
 
 

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,7 +63,8 @@ def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> 
         For each chat its text, what the assistant says between `BEGIN` and `END`, or why there is none.
     """
     limits = {"seconds": _SECONDS, "memory_bytes": _MEMORY_BYTES}
-    request = json_text({"source": source, "marks": (BEGIN, END), "chats": chats, **limits}, ensure_ascii=True)
+    values = {"source": source, "marks": (BEGIN, END), "now": _now(), "chats": chats, **limits}
+    request = json_text(values, ensure_ascii=True)
     command = [sys.executable, "-IS", str(_RENDERER), *filter(None, sys.path)]
     try:
         ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=_PATIENCE, check=False)
@@ -79,6 +82,12 @@ def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> 
         chat_of = named_roles([message["role"] for message in chat["messages"]])
         rendered.append(one["text"] if "text" in one else refused(f"refuses {chat_of}: {one['error']}"))
     return rendered
+
+
+@cache
+def _now() -> str:
+    """When the first template was rendered: were it later for others, chats of one kind would differ at midnight."""
+    return datetime.now().isoformat()
 
 
 def _death(process: "subprocess.CompletedProcess[bytes]") -> str:

@@ -156,7 +156,7 @@ class Checkpoints:
             try:
                 if not failures:
                     _publish(unfinished, final, {k: v for digests, _ in found for k, v in digests.items()}, state)
-                    scores = mean_bits_per_byte(self._directory.parent)
+                    scores = mean_bits_per_byte(self._directory.parent) if self._schedule.keep_best else {}
                     _delete(_superseded(complete_checkpoints(self._directory), self._schedule, scores))
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)

@@ -101,7 +101,7 @@ def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | No
     if config.kl.support == "all":
         return None
     record = config.model / ADAPTATION
-    base_ids = read_json(record).get("base_ids") if record.exists() else None
+    base_ids = read_json(record, "run `vikhr-fast adapt` again").get("base_ids") if record.exists() else None
     if not isinstance(base_ids, list) or len(base_ids) != model.vocab_size:
         raise InputError(
             f'{record}: no base_ids for {model.vocab_size} pieces, which kl.support = "shared" needs; '

@@ -15,7 +15,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import Score
 from vikhr_fast.io.append_only import append_line, read_lines
 from vikhr_fast.io.console import console, logger
-from vikhr_fast.io.files import write_json_lines
+from vikhr_fast.io.files import sync_file, write_json_lines
 from vikhr_fast.train.flops import flops_share, peak_bytes
 from vikhr_fast.train.state import StepResult, TrainState
 from vikhr_fast.train.trackers import Tracker, open_trackers
@@ -26,6 +26,9 @@ METRICS, VALIDATION, EVALUATIONS, INCIDENTS = (
 _TRACKED = (
     "loss", "ce", "kl", "grad_norm", "learning_rate", "tokens_per_second", "data_seconds", "mfu", "memory_bytes",
 )  # fmt: skip
+
+
+_ADVICE = "move the file away to go on without it"
 
 
 class MetricsWriter:
@@ -108,6 +111,8 @@ class MetricsWriter:
         tracked = {f"validation/{name}_bits_per_byte": score.bits_per_byte for name, score in scores.items()}
         said = f"validation at step {step}: {', '.join(described)}"
         self._record(VALIDATION, {"step": step, "tokens": tokens, "sets": sets}, said, tracked)
+        if self._ranks.is_main:
+            sync_file(self._directory / VALIDATION)  # checkpoints stay or go by it
 
     def evaluation(self, step: int, tokens: int, results: dict[str, dict[str, Any]]) -> None:
         """Records the results of all benchmarks at one step."""
@@ -140,11 +145,18 @@ def last_step(directory: Path) -> int | None:
 
 
 def mean_bits_per_byte(directory: Path) -> dict[int, float]:
-    """Over the validation sets of a run, by the step at which they were scored; only where that is a number."""
-    found = {}
-    for line in _read_steps(directory / VALIDATION):
-        scores = [number(own["bits_per_byte"]) for own in line["sets"].values()]
-        found[line["step"]] = sum(scores) / len(scores)
+    """Over the validation sets of a run, by the step at which they were scored; only where that is a number.
+
+    Raises:
+        InputError: a line has no scores.
+    """
+    found, path = {}, directory / VALIDATION
+    for line in _read_steps(path):
+        try:
+            scores = [number(own["bits_per_byte"]) for own in line["sets"].values()]
+            found[line["step"]] = sum(scores) / len(scores)
+        except (LookupError, TypeError, AttributeError, ZeroDivisionError):
+            raise InputError(f"{path}: damaged: no scores of step {line['step']}; {_ADVICE}") from None
     return {step: mean for step, mean in found.items() if not math.isnan(mean)}
 
 
@@ -161,5 +173,5 @@ def forget_steps_after(directory: Path, step: int) -> None:
 def _read_steps(path: Path) -> list[dict[str, Any]]:
     lines = read_lines(path)
     if wrong := next((number for number, line in enumerate(lines, start=1) if type(line.get("step")) is not int), 0):
-        raise InputError(f"{path}: damaged: line {wrong} has no step; move the file away to go on without it")
+        raise InputError(f"{path}: damaged: line {wrong} has no step; {_ADVICE}")
     return lines
