@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.options import points_at_others
-from vikhr_fast.evaluate.questions import UnanswerableError, choice_question, read_questions
+from vikhr_fast.evaluate.questions import UnanswerableError, choice_question, inference_question, read_questions
 
 ASKED: dict[str, Any] = {"question": "Сколько ног?", "choices": ["одна", "две", "три", "четыре"], "answer": 1}
 PADDING = st.sampled_from([None, "N/A", "n/a", " Н/Д ", float("nan")])
@@ -58,6 +58,13 @@ def test_padding_goes_wherever_it_is(data: st.DataObject, choices: list[str]) ->
     question = choice_question({"question": "?", "options": padded, "answer": padded.index(choices[answer])})
     assert question["choices"] == choices
     assert question["answer"] == answer
+
+
+@pytest.mark.parametrize("label", [2, 2.0, "contradiction"])
+def test_labels_of_any_spelling_are_numbers(label: object) -> None:
+    question = inference_question({"premise": "Идёт дождь.", "hypothesis": "Сухо.", "label": label})
+    assert (question["label"], question["subject"]) == (2, "contradiction")
+    assert type(question["label"]) is int
 
 
 @pytest.mark.parametrize(

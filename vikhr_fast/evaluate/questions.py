@@ -145,6 +145,7 @@ def inference_question(record: Mapping[str, Any]) -> Question:
     label = _LABELS.index(label) if label in _LABELS else label
     if isinstance(label, bool) or label not in (0, 1, 2):
         raise InputError(f"field 'label': {label!r}: must be 0, 1, 2 or one of {', '.join(_LABELS)}")
+    label = int(label)  # pandas writes integers beside nulls as floats
     return {"premise": premise, "hypothesis": hypothesis, "label": label, "subject": _LABELS[label]}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
 from vikhr_fast.io.append_only import read_lines
-from vikhr_fast.train.metrics import VALIDATION, number
+from vikhr_fast.train.metrics import VALIDATION
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def read_validations(run: Path) -> list[dict[str, Any]]:
 
 def curve_of(validations: Sequence[Mapping[str, Any]]) -> Curve | None:
     """The curve of what `read_validations` gives; None where no validation has both languages."""
-    lines = [line for line in validations if RUSSIAN in line and ENGLISH in line]
-    russian, english = (tuple(number(line[key]) for line in lines) for key in (RUSSIAN, ENGLISH))
+    lines = [line for line in validations if None not in (line.get(RUSSIAN), line.get(ENGLISH))]
+    russian, english = (tuple(float(line[key]) for line in lines) for key in (RUSSIAN, ENGLISH))
     return Curve(tuple(line["step"] for line in lines), russian, english) if lines else None
 
 

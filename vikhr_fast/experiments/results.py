@@ -37,6 +37,8 @@ class Column:
 class Figure:
     """One number of the table, measured once a seed."""
 
+    __pydantic_config__ = pydantic.ConfigDict(allow_inf_nan=False)
+
     values: tuple[float, ...]
     """In the order of the seeds."""
 
