@@ -135,7 +135,7 @@ def test_what_cannot_be_is_one_clear_error(tmp_path: Path) -> None:
             SourceSettings(input=(path,), where="v > 5"),
             "no document in all sources together; 1 filtered out by `where`$",
         ),
-        (SourceSettings(input=(path,), where="__import__('os')"), "bad records, the first: sources.s.where: .*not def"),
+        (SourceSettings(input=(path,), where="__import__('os')"), r"sources.s.where: .*__import__: no such function"),
         (SourceSettings(input=("hf:owner/set@main",)), "COMMIT is the 40 digits"),
     ):
         with pytest.raises(InputError, match=complaint):
