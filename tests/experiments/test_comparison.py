@@ -103,11 +103,12 @@ def test_curves_are_read_from_a_run(tmp_path: Path) -> None:
         read_curve(tmp_path / "absent")
 
 
-def test_a_score_that_was_not_finite_is_no_point_of_a_curve(tmp_path: Path) -> None:
+def test_a_score_that_was_not_finite_is_no_point_of_a_curve(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step, bits in ((2, 1.5), (4, math.nan), (6, math.inf)):
         score = asdict(Score(1.0, bits, tokens=1, num_bytes=1, window=1))
         append_line(tmp_path / "validation.jsonl", {"step": step, "sets": {"russian": score, "english": score}})
     assert "null" in (tmp_path / "validation.jsonl").read_text()
     curve = read_curve(tmp_path)
+    assert "2 of 3 validations have no finite score and are left out" in caplog.text
     assert curve == Curve((2,), (1.5,), (1.5,))
     assert compare(curve, curve).difference == 0

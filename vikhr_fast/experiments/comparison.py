@@ -10,6 +10,7 @@ from typing import Any
 from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
 from vikhr_fast.io.append_only import read_lines
+from vikhr_fast.io.console import logger
 from vikhr_fast.train.metrics import VALIDATION
 
 
@@ -56,8 +57,11 @@ def read_validations(run: Path) -> list[dict[str, Any]]:
 
 
 def curve_of(validations: Sequence[Mapping[str, Any]]) -> Curve | None:
-    """The curve of what `read_validations` gives; None where no validation has both languages."""
-    lines = [line for line in validations if None not in (line.get(RUSSIAN), line.get(ENGLISH))]
+    """The curve of what `read_validations` gives; None where no validation has finite scores of both languages."""
+    both = [line for line in validations if RUSSIAN in line and ENGLISH in line]
+    lines = [line for line in both if None not in (line[RUSSIAN], line[ENGLISH])]
+    if len(lines) < len(both):
+        logger.warning(f"{len(both) - len(lines)} of {len(both)} validations have no finite score and are left out")
     russian, english = (tuple(float(line[key]) for line in lines) for key in (RUSSIAN, ENGLISH))
     return Curve(tuple(line["step"] for line in lines), russian, english) if lines else None
 
