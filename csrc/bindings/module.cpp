@@ -1,17 +1,18 @@
 // The Python module vikhr_fast._native. Conversions only: what is done is in the other files.
 #include <pybind11/stl.h>
 
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "bindings/byte_level.hpp"
 #include "bindings/dedup.hpp"
 #include "bpe/bpe.hpp"
 #include "base/cpu.hpp"
 #include "bindings/extend.hpp"
+#include "bindings/ids.hpp"
 #include "packing/packing.hpp"
 #include "bindings/python.hpp"
 
@@ -20,34 +21,11 @@ namespace py = pybind11;
 namespace {
 
 using vikhr::BpeEncoder;
-using vikhr::IdBuffer;
 using vikhr::Integers;
 using vikhr::check_offsets;
+using vikhr::encode;
 using vikhr::length_of;
-using vikhr::policy;
-using vikhr::thread_count;
 using vikhr::to_numpy;
-
-py::array_t<std::int32_t> ids_to_numpy(IdBuffer ids) {
-  const auto size = static_cast<py::ssize_t>(ids.size());
-  if (size == 0) return py::array_t<std::int32_t>(0);
-  std::int32_t* data = ids.release();
-  const py::capsule owner(data, [](void* memory) { std::free(memory); });
-  return py::array_t<std::int32_t>(size, data, owner);
-}
-
-std::pair<py::array_t<std::int32_t>, py::array_t<std::int64_t>> encode(
-    const BpeEncoder& encoder, const vikhr::Texts& texts, bool replaces, int threads) {
-  const unsigned count = thread_count(threads);
-  py::array_t<std::int64_t> offsets(static_cast<py::ssize_t>(texts.size() + 1));
-  std::int64_t* places = offsets.mutable_data();
-  IdBuffer ids;
-  {
-    const py::gil_scoped_release released;
-    ids = encoder.encode(texts, policy(replaces), count, places);
-  }
-  return {ids_to_numpy(std::move(ids)), std::move(offsets)};
-}
 
 auto encode_texts(const BpeEncoder& encoder, const py::sequence& texts, bool replaces,
                   int threads) {
@@ -61,10 +39,6 @@ auto encode_buffer(const BpeEncoder& encoder, const py::buffer& buffer, const In
   const std::string_view text = vikhr::bytes_of(info, "the text buffer");
   const std::size_t count = check_offsets(offsets, text.size(), "bytes of text");
   return encode(encoder, vikhr::Texts(text.data(), offsets.data(), count), replaces, threads);
-}
-
-auto encode_held(const BpeEncoder& encoder, const vikhr::HeldTexts& held, bool replaces, int threads) {
-  return encode(encoder, held.texts(), replaces, threads);
 }
 
 py::list decode(const BpeEncoder& encoder, const Integers& ids, const Integers& offsets) {
@@ -127,7 +101,7 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
            py::arg("threads"))
       .def("encode_buffer", &encode_buffer, py::arg("buffer"), py::arg("offsets"),
            py::arg("replaces"), py::arg("threads"))
-      .def("encode_held", &encode_held, py::arg("texts"), py::arg("replaces"), py::arg("threads"))
+      .def("encode_held", &vikhr::encode_held<BpeEncoder>, py::arg("texts"), py::arg("replaces"), py::arg("threads"))
       .def("decode", &decode, py::arg("ids"), py::arg("offsets"))
       .def("piece", &piece, py::arg("id"))
       .def("find", [](const BpeEncoder& encoder,
@@ -152,5 +126,6 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
 
   module.def("pack_windows", &pack, py::arg("lengths"), py::arg("capacity"), py::arg("block"));
   bind_extend(module);
+  bind_byte_level(module);
   module.def("cpu_features", &vikhr::cpu_features);
 }

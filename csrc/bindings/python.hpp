@@ -72,6 +72,7 @@ inline Text text_of(py::handle text, std::size_t index) {
   if (PyBytes_Check(text.ptr()) != 0) {
     return {PyBytes_AS_STRING(text.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(text.ptr()))};
   }
+  if (text.is_none()) throw std::invalid_argument("document " + std::to_string(index) + " is null; drop or fill it");
   if (PyUnicode_Check(text.ptr()) == 0) {
     throw py::type_error("document " + std::to_string(index) + " is neither str nor bytes");
   }

@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "bpe/encode_blocks.hpp"
 #include "bpe/id_buffer.hpp"
 #include "bpe/merge.hpp"
 #include "bpe/normalize.hpp"
@@ -42,16 +42,13 @@ class BpeEncoder {
   void decode(const std::int64_t* ids, std::size_t count, std::string& text) const;
 
  private:
-  class Lease;
-
   void split_unused();
 
   Vocabulary vocabulary_;
   UnusedPieces unused_;
   std::vector<std::string> surfaces_;  // of the pieces: ▁ as a space
-  mutable WordCache cache_;
-  mutable std::mutex mutex_;
-  mutable std::vector<std::unique_ptr<Worker>> idle_;
+  mutable ShortWordCache cache_;
+  mutable WorkerPool<Worker> workers_;
 };
 
 }  // namespace vikhr

@@ -11,7 +11,7 @@ constexpr std::size_t kHugeText = 1 << 20;
 
 }  // namespace
 
-Worker::Worker(const Vocabulary& vocabulary, const UnusedPieces& unused, WordCache& cache)
+Worker::Worker(const Vocabulary& vocabulary, const UnusedPieces& unused, ShortWordCache& cache)
     : vocabulary_(vocabulary),
       unused_(unused),
       cache_(cache),
@@ -122,8 +122,8 @@ void Worker::encode_units(std::string_view text, bool needs_space) {
 
 // The first unit of a text, which gets the dummy prefix.
 void Worker::take_first(std::string_view unit) {
-  if (unit.size() < WordCache::kMaxWord) {
-    std::array<char, sizeof(WordCache::Key)> text;
+  if (unit.size() < ShortWordCache::kMaxWord) {
+    std::array<char, sizeof(ShortWordCache::Key)> text;
     text[0] = ' ';
     std::memcpy(text.data() + 1, unit.data(), unit.size());
     take({text.data(), unit.size() + 1}, text.size());
@@ -135,7 +135,7 @@ void Worker::take_first(std::string_view unit) {
 
 // `readable`: how many bytes may be read from the unit's start on.
 void Worker::take(std::string_view unit, std::size_t readable) {
-  if (unit.size() > WordCache::kMaxWord) {
+  if (unit.size() > ShortWordCache::kMaxWord) {
     take_long(unit, readable);
     return;
   }
@@ -143,7 +143,7 @@ void Worker::take(std::string_view unit, std::size_t readable) {
   if (unit.size() == 1 && byte < single_.size() && single_[byte] >= 0) {
     push_mark(kIdMark | static_cast<std::size_t>(single_[byte]));
   } else {
-    push(WordCache::make_key(unit, readable));
+    push(ShortWordCache::make_key(unit, readable));
   }
 }
 
@@ -156,8 +156,8 @@ void Worker::take_long(std::string_view unit, std::size_t readable) {
     const Character right = is_end ? Character{} : decode_valid_character(unit.data() + at);
     if (is_end || vocabulary_.is_cut(left.code_point, right.code_point)) {
       const std::string_view part = unit.substr(start, at - start);
-      if (part.size() <= WordCache::kMaxWord) {
-        push(WordCache::make_key(part, readable - start));
+      if (part.size() <= ShortWordCache::kMaxWord) {
+        push(ShortWordCache::make_key(part, readable - start));
       } else {
         empty_queue();
         merge_unit(part);
@@ -170,8 +170,8 @@ void Worker::take_long(std::string_view unit, std::size_t readable) {
   }
 }
 
-void Worker::push(const WordCache::Key& key) {
-  const std::size_t index = WordCache::index_of(key);
+void Worker::push(const ShortWordCache::Key& key) {
+  const std::size_t index = ShortWordCache::index_of(key);
   cache_.prefetch(index);
   keys_[waiting_] = key;
   places_[waiting_] = index;
@@ -188,7 +188,7 @@ void Worker::empty_queue() {
   const std::size_t count = waiting_;
   waiting_ = 0;
   for (std::size_t i = 0; i < count; ++i) {
-    const WordCache::Key& key = keys_[i];
+    const ShortWordCache::Key& key = keys_[i];
     const std::size_t place = places_[i];
     if (key[3] == 0) {
       if ((place & kIdMark) == 0) {
@@ -199,10 +199,10 @@ void Worker::empty_queue() {
       }
       continue;
     }
-    Id* ids = out_->reserve(WordCache::kMaxIds + 1);
+    Id* ids = out_->reserve(ShortWordCache::kMaxIds + 1);
     if (const std::size_t known = cache_.find(key, place, ids)) {
       if (fuses_unknown_) {
-        std::array<Id, WordCache::kMaxIds> copy;
+        std::array<Id, ShortWordCache::kMaxIds> copy;
         std::copy_n(ids, known, copy.begin());
         append(copy.data(), known);
       } else {
@@ -210,9 +210,9 @@ void Worker::empty_queue() {
       }
       continue;
     }
-    merge_unit(WordCache::word_of(key));
+    merge_unit(ShortWordCache::word_of(key));
     append(ids_.data(), ids_.size());
-    if (ids_.size() <= WordCache::kMaxIds) {
+    if (ids_.size() <= ShortWordCache::kMaxIds) {
       cache_.insert(key, place, ids_.data(), ids_.size());
     }
   }
@@ -236,7 +236,7 @@ void Worker::emit(Symbol symbol, int depth) {
   const Id id = static_cast<Id>(symbol);
   if (!vocabulary_.is_unused(id) || depth > kMaxDepth) {
     ids_.append(id);
-  } else if (const Merger::Pair* parts = unused_.find(symbol)) {
+  } else if (const Merger<Vocabulary>::Pair* parts = unused_.find(symbol)) {
     emit(parts->left, depth + 1);
     emit(parts->right, depth + 1);
   } else {

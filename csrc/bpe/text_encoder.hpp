@@ -20,13 +20,13 @@ namespace vikhr {
 
 // How SentencePiece splits an UNUSED piece again: as it was put together. That is always the same
 // way: merges inside a piece come in the same order whatever stands around it.
-using UnusedPieces = WordMap<Merger::Pair>;
+using UnusedPieces = WordMap<Merger<Vocabulary>::Pair>;
 
 // Text is cut into units that no piece crosses, and the units wait in a queue until the memory of
 // the cache that they need is likely to have arrived.
 class Worker {
  public:
-  Worker(const Vocabulary& vocabulary, const UnusedPieces& unused, WordCache& cache);
+  Worker(const Vocabulary& vocabulary, const UnusedPieces& unused, ShortWordCache& cache);
 
   // Begins a run of documents whose ids go to `out` and whose ends there to `ends`.
   void begin(IdBuffer& out, std::int64_t* ends);
@@ -48,7 +48,7 @@ class Worker {
 
   // A place in the queue is a unit and where the cache has it, or, of length 0, a mark: an id, or
   // the end of a document.
-  void push(const WordCache::Key& key);
+  void push(const ShortWordCache::Key& key);
   void push_mark(std::size_t mark);
   static constexpr std::size_t kIdMark = std::size_t{1} << 63;
   void empty_queue();
@@ -60,14 +60,14 @@ class Worker {
 
   const Vocabulary& vocabulary_;
   const UnusedPieces& unused_;
-  WordCache& cache_;
+  ShortWordCache& cache_;
   Transcoder transcoder_;
   Normalizer normalizer_;
-  Merger merger_;
+  Merger<Vocabulary> merger_;
   UnitScanner scanner_;
   const bool fuses_unknown_;
 
-  std::array<WordCache::Key, kQueue> keys_;
+  std::array<ShortWordCache::Key, kQueue> keys_;
   std::array<std::size_t, kQueue> places_;
   std::size_t waiting_ = 0;
 

@@ -51,8 +51,19 @@ class Vocabulary {
     if (entry == 0) return {kBareCharacter | character, 0};
     return {(entry & kSymbolMask) - 1, entry >> kSymbolBits};
   }
-  static constexpr Symbol kNoCharacter = kBareCharacter | 0x1FFFFF;  // a symbol that no text has
 
+  // As a Merger's table: its units are characters, and a merge is named by what it makes.
+  using Unit = CharacterSymbol;
+  static constexpr std::size_t kShort = 32;
+  static constexpr Symbol kNoUnit = kBareCharacter | 0x1FFFFF;  // a symbol that no text has
+  bool read_unit(const char* text, Unit& unit, unsigned& length) const {
+    const Character character = decode_valid_character(text);
+    unit = symbol(character.code_point);
+    length = character.length;
+    return true;
+  }
+  Symbol symbol_of(const Unit& unit) const { return unit.symbol; }
+  Symbol symbol_of(Symbol merge) const { return merge; }
   // What two symbols merge into; no_merge() where they don't.
   Symbol merged(Symbol left, Symbol right) const { return merges_->find(left, right); }
   Symbol merged(CharacterSymbol left, CharacterSymbol right) const {

@@ -1,5 +1,5 @@
-// A bounded memory of encoded words, shared by all threads: a set-associative table of one cache line a word. Only a
-// memory: what it forgets is merged again, and ids never depend on what it holds.
+// A bounded memory of encoded words, shared by all threads: a set-associative table of whole cache lines. Only a memory:
+// what it forgets is merged again, and ids never depend on what it holds.
 #pragma once
 
 #include <array>
@@ -17,12 +17,14 @@
 
 namespace vikhr {
 
+// An entry has a half for the word and one for its ids, of `kHalf` times eight bytes each.
+template <std::size_t kHalf>
 class WordCache {
  public:
-  static constexpr std::size_t kMaxWord = 31;  // bytes
-  static constexpr std::size_t kMaxIds = 7;
+  static constexpr std::size_t kMaxWord = 8 * kHalf - 1;  // bytes
+  static constexpr std::size_t kMaxIds = 2 * kHalf - 1;
 
-  using Key = std::array<std::uint64_t, 4>;  // the word, padded with zeros, its length in the last byte
+  using Key = std::array<std::uint64_t, kHalf>;  // the word, padded with zeros, its length in the last byte
 
   // Zeroed memory from the system, of which only touched pages exist, huge ones where there are.
   WordCache() : memory_(std::calloc(kBytes + kHugePage, 1)) {
@@ -43,18 +45,19 @@ class WordCache {
     } else {
       std::memcpy(key.data(), word.data(), word.size());
     }
-    key[3] |= static_cast<std::uint64_t>(word.size()) << 56;
+    key[kHalf - 1] |= static_cast<std::uint64_t>(word.size()) << 56;
     return key;
   }
 
   // The word of a key.
   static std::string_view word_of(const Key& key) {
-    return {reinterpret_cast<const char*>(key.data()), static_cast<std::size_t>(key[3] >> 56)};
+    return {reinterpret_cast<const char*>(key.data()), static_cast<std::size_t>(key[kHalf - 1] >> 56)};
   }
 
   static std::size_t index_of(const Key& key) {
-    const std::uint64_t hash = mix(key[0] ^ 0xA0761D6478BD642Fu, key[1] ^ 0xE7037ED1A0B428DBu) ^
-                               mix(key[2] ^ 0x8EBC6AF09C88C6E3u, key[3] ^ 0x589965CC75374CC3u);
+    std::uint64_t hash = mix(key[0] ^ 0xA0761D6478BD642Fu, key[1] ^ 0xE7037ED1A0B428DBu) ^
+                         mix(key[2] ^ 0x8EBC6AF09C88C6E3u, key[3] ^ 0x589965CC75374CC3u);
+    for (std::size_t i = 4; i < kHalf; i += 2) hash = mix(hash ^ key[i], key[i + 1] ^ 0xE7037ED1A0B428DBu);
     return mix(hash, 0x9E3779B97F4A7C15u) & (kEntries - 1);
   }
 
@@ -80,74 +83,75 @@ class WordCache {
   }
 
  private:
-  static constexpr std::size_t kEntries = std::size_t{1} << 18;
+  static constexpr std::size_t kEntries = std::size_t{1} << (kHalf == 4 ? 18 : 16);
 
   // Threads read while one writes: a reader compares the state before and after. Every access is atomic; acquire
   // loads and release stores keep them in order, and cost nothing on x86.
   //
-  // The state, in the upper half of the last word, beside an id: bits 0-2 the count, 3 found since it came, 4 being
+  // The state, in the upper half of the last word, beside an id: bits 0-3 the count, 4 found since it came, 5 being
   // written, the rest a version.
   class alignas(64) Entry {
    public:
     std::size_t read(const Key& key, std::int32_t* ids) {
-      const std::uint64_t last = words_[7].load(std::memory_order_acquire);
+      const std::uint64_t last = words_[kLast].load(std::memory_order_acquire);
       if ((last & kWriting) != 0 || !is_same(key)) return 0;
-      std::array<std::uint64_t, 4> values;
-      for (std::size_t i = 0; i < 3; ++i) values[i] = words_[4 + i].load(std::memory_order_acquire);
-      values[3] = last;
-      const std::uint64_t after = words_[7].load(std::memory_order_relaxed);
+      std::array<std::uint64_t, kHalf> values;
+      for (std::size_t i = 0; i + 1 < kHalf; ++i) values[i] = words_[kHalf + i].load(std::memory_order_acquire);
+      values[kHalf - 1] = last;
+      const std::uint64_t after = words_[kLast].load(std::memory_order_relaxed);
       if (((last ^ after) & ~kUsed) != 0) return 0;
       if ((last & kUsed) == 0) {
         std::uint64_t expected = last;
-        words_[7].compare_exchange_strong(expected, last | kUsed, std::memory_order_relaxed);
+        words_[kLast].compare_exchange_strong(expected, last | kUsed, std::memory_order_relaxed);
       }
       std::memcpy(ids, values.data(), sizeof values);
-      return static_cast<std::size_t>(last >> kStateShift & 7);
+      return static_cast<std::size_t>(last >> kStateShift & 15);
     }
 
     void write(const Key& key, const std::int32_t* ids, std::size_t count) {
-      std::uint64_t last = words_[7].load(std::memory_order_relaxed);
+      std::uint64_t last = words_[kLast].load(std::memory_order_relaxed);
       if ((last & kWriting) != 0) return;  // it is only a memory
-      if (!words_[7].compare_exchange_strong(last, last | kWriting, std::memory_order_acq_rel)) return;
-      std::array<std::uint64_t, 4> values{};
+      if (!words_[kLast].compare_exchange_strong(last, last | kWriting, std::memory_order_acq_rel)) return;
+      std::array<std::uint64_t, kHalf> values{};
       std::memcpy(values.data(), ids, count * sizeof *ids);
-      for (std::size_t i = 0; i < 4; ++i) words_[i].store(key[i], std::memory_order_release);
-      for (std::size_t i = 0; i < 3; ++i) words_[4 + i].store(values[i], std::memory_order_release);
+      for (std::size_t i = 0; i < kHalf; ++i) words_[i].store(key[i], std::memory_order_release);
+      for (std::size_t i = 0; i + 1 < kHalf; ++i) words_[kHalf + i].store(values[i], std::memory_order_release);
       const std::uint64_t version = (last >> kVersionShift) + 1;
-      words_[7].store(version << kVersionShift | std::uint64_t{count} << kStateShift | values[3],
-                      std::memory_order_release);
+      words_[kLast].store(version << kVersionShift | std::uint64_t{count} << kStateShift | values[kHalf - 1],
+                          std::memory_order_release);
     }
 
     static constexpr int kMostWorth = 2;
     int worth() const {
-      const std::uint64_t last = words_[7].load(std::memory_order_relaxed);
+      const std::uint64_t last = words_[kLast].load(std::memory_order_relaxed);
       return (last & kUsed) != 0 ? kMostWorth : last != 0 ? 1 : 0;
     }
-    void forget_use() { words_[7].fetch_and(~kUsed, std::memory_order_relaxed); }
+    void forget_use() { words_[kLast].fetch_and(~kUsed, std::memory_order_relaxed); }
 
    private:
     static constexpr unsigned kStateShift = 32;
-    static constexpr unsigned kVersionShift = 37;
-    static constexpr std::uint64_t kUsed = std::uint64_t{1} << 35;
-    static constexpr std::uint64_t kWriting = std::uint64_t{1} << 36;
+    static constexpr unsigned kVersionShift = 38;
+    static constexpr std::uint64_t kUsed = std::uint64_t{1} << 36;
+    static constexpr std::uint64_t kWriting = std::uint64_t{1} << 37;
+    static constexpr std::size_t kLast = 2 * kHalf - 1;
 
     bool is_same(const Key& key) const {
       std::uint64_t differs = 0;
-      for (std::size_t i = 0; i < 4; ++i) {
+      for (std::size_t i = 0; i < kHalf; ++i) {
         differs |= key[i] ^ words_[i].load(std::memory_order_acquire);
       }
       return differs == 0;
     }
 
-    std::array<std::atomic<std::uint64_t>, 8> words_;  // the key, seven ids and the state
+    std::array<std::atomic<std::uint64_t>, 2 * kHalf> words_;  // the key, the ids and the state
   };
-  static_assert(sizeof(Entry) == 64, "one cache line");
-  static constexpr std::size_t kBytes = kEntries * sizeof(Entry);  // 16 MiB
+  static_assert(sizeof(Entry) == 16 * kHalf && sizeof(Entry) % 64 == 0, "whole cache lines");
+  static constexpr std::size_t kBytes = kEntries * sizeof(Entry);
 
-  // From its place 32 - n on, all bits of n bytes and none of the others.
-  static constexpr std::array<unsigned char, 64> kMask = [] {
-    std::array<unsigned char, 64> mask{};
-    for (std::size_t i = 0; i < 32; ++i) mask[i] = 0xFF;
+  // From its place 8 * kHalf - n on, all bits of n bytes and none of the others.
+  static constexpr std::array<unsigned char, 16 * kHalf> kMask = [] {
+    std::array<unsigned char, 16 * kHalf> mask{};
+    for (std::size_t i = 0; i < 8 * kHalf; ++i) mask[i] = 0xFF;
     return mask;
   }();
 
@@ -163,5 +167,7 @@ class WordCache {
   std::unique_ptr<void, Free> memory_;
   Entry* entries_ = nullptr;
 };
+
+using ShortWordCache = WordCache<4>;  // 16 MiB
 
 }  // namespace vikhr

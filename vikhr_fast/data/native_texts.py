@@ -1,7 +1,7 @@
 """The forms in which texts come to the C++ code, none of them copied but for Arrow's views."""
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Literal, TypeAlias, cast
 
 import numpy as np
@@ -29,6 +29,27 @@ def native_texts(texts: Texts) -> _native.Texts:
     if isinstance(texts, (str, bytes)):
         raise TypeError("many texts are wanted, and this is one; put it into a list")
     return _native.Texts.from_sequence(texts)
+
+
+def strings(texts: Texts) -> Iterator[str]:
+    """Texts as str. ValueError, TypeError name the document that is none."""
+    if isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        texts = texts.to_pylist()
+    elif isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[1], np.ndarray):
+        data, offsets = memoryview(cast(bytes, texts[0])), texts[1].tolist()
+        texts = [bytes(data[start:end]) for start, end in pairwise(offsets)]
+    for index, text in enumerate(texts):
+        if isinstance(text, bytes):
+            try:
+                yield text.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"document {index}: byte {error.start}: not valid UTF-8") from error
+        elif text is None:
+            raise ValueError(f"document {index} is null; drop or fill it")
+        elif isinstance(text, str):
+            yield text
+        else:
+            raise TypeError(f"document {index} is neither str nor bytes")
 
 
 def arrow_buffers(array: pa.Array, first: int = 0) -> tuple[Buffer, IntArray]:

@@ -1,19 +1,23 @@
-"""Bases whose tokenizer is no SentencePiece BPE (Llama 3's, for one), through Hugging Face's `tokenizers` library."""
+"""Bases whose tokenizer is no SentencePiece BPE (Llama 3's, for one): a `tokenizer.json`.
+
+The usual kinds of byte-level BPE are encoded in C++, all others by Hugging Face's `tokenizers` library.
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from vikhr_fast.data.native_texts import Texts, strings
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.guarded import read_bytes, read_json
 from vikhr_fast.tokenizer.added_tokens import MOST_IDS, is_text
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
+from vikhr_fast.tokenizer.byte_level import ByteLevelBpe
 from vikhr_fast.tokenizer.growth import MOST_GROWTH, growth_of
 
 _SHOWN_CHARACTERS = 300
@@ -22,11 +26,11 @@ _SHOWN_CHARACTERS = 300
 class JsonEncoder:
     """Encodes with a `tokenizer.json`, as `BpeEncoder` does: text in, ids without BOS and EOS out.
 
-    Text that looks like a special token stays text, as there; threads are the library's own.
+    Text that looks like a special token stays text, as there. It releases the GIL.
     """
 
-    def __init__(self, tokenizer: Any, path: Path, sha256: str, roles: dict[str, int]):
-        self._tokenizer, self._path = tokenizer, path
+    def __init__(self, tokenizer: Any, path: Path, sha256: str, roles: dict[str, int], byte_level: ByteLevelBpe | None):
+        self._tokenizer, self._path, self._byte_level = tokenizer, path, byte_level
         self.sha256 = sha256
         """SHA-256 of tokenizer.json, in hexadecimal."""
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -59,24 +63,26 @@ class JsonEncoder:
             raise InputError(f"{path}: a {kind} tokenizer, only BPE is supported; choose a base with a BPE tokenizer")
         if max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) >= MOST_IDS:
             raise InputError(f"{path}: an id of {MOST_IDS:,} or more; fetch it again")
-        return cls(tokenizer, path, hashlib.sha256(data).hexdigest(), _roles(path, tokenizer))
+        byte_level = ByteLevelBpe.of(tokenizer, read_json(path))
+        return cls(tokenizer, path, hashlib.sha256(data).hexdigest(), _roles(path, tokenizer), byte_level)
 
     def encode(self, text: str | bytes) -> Ids:
         """Ids of one text: int32 [tokens]."""
         return self.encode_batch([text])[0]
 
-    def encode_batch(
-        self, texts: Sequence[str | bytes] | pa.Array | pa.ChunkedArray, threads: int = 0
-    ) -> tuple[Ids, Offsets]:
+    def encode_batch(self, texts: Texts, threads: int = 0) -> tuple[Ids, Offsets]:
         """Ids of many texts: int32 [tokens] of all of them, int64 [texts + 1] where each starts.
 
+        `texts` and `threads` are those of `BpeEncoder.encode_batch`; the library uses every core whatever it is told.
         ValueError, TypeError name the document that is no text, InputError the tokenizer.json that fails at one.
         """
-        del threads
-        values = texts.to_pylist() if isinstance(texts, (pa.Array, pa.ChunkedArray)) else texts
-        strings = [_string(value, index) for index, value in enumerate(values)]
+        if self._byte_level is None:
+            return self._encode_by_library(list(strings(texts)))
+        return self._byte_level.encode_batch(texts, threads)
+
+    def _encode_by_library(self, texts: list[str]) -> tuple[Ids, Offsets]:
         with library_errors(f"{self._path}: cannot encode a text", "fetch it again"):
-            rows = [row.ids for row in self._tokenizer.encode_batch_fast(strings, add_special_tokens=False)]
+            rows = [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1])), offsets
 
@@ -146,19 +152,6 @@ def _refuse_growth(path: Path, content: dict[str, Any]) -> None:
         if growth > MOST_GROWTH:
             reason = f"its {' and '.join(names)} may make more than {MOST_GROWTH} characters of one"
             raise InputError(f"{path}: {reason}; take another tokenizer")
-
-
-def _string(text: object, index: int) -> str:
-    if isinstance(text, bytes):
-        try:
-            return text.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"document {index}: byte {error.start}: not valid UTF-8") from error
-    if text is None:
-        raise ValueError(f"document {index} is null; drop or fill it")
-    if not isinstance(text, str):
-        raise TypeError(f"document {index} is neither str nor bytes")
-    return text
 
 
 def _roles(path: Path, tokenizer: Any) -> dict[str, int]:

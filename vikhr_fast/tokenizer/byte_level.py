@@ -1,0 +1,148 @@
+"""Byte-level BPE (of GPT-2, Llama 3, Qwen 2, SmolLM, Mistral-Nemo) in C++: what a `tokenizer.json` says, as its tables.
+
+The kinds that the C++ encoder has are told by their steps. Whatever else a file has goes through `tokenizers`.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vikhr_fast import _native
+from vikhr_fast.data.native_texts import Texts, native_texts, strings
+from vikhr_fast.io.guarded import parse_json
+
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+ALPHABET = dict(
+    zip([*map(chr, _PRINTABLE), *map(chr, range(256, 256 + len(_OTHERS)))], _PRINTABLE + _OTHERS, strict=True)
+)
+"""The byte that each character of a token stands for; those that can't be shown have their own (GPT-2)."""
+LETTERS = {byte: character for character, byte in ALPHABET.items()}
+"""The character that each byte has in a token."""
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_EXPRESSIONS = {
+    rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*{_REST}": "llama3",
+    rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*{_REST}": "qwen2",
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*{_REST}": "tekken",
+}
+_OWN_WAY = ("single_word", "lstrip", "rstrip")  # flags of a token that looks at what is around it
+
+
+def token_bytes(token: str) -> bytes | None:
+    """The bytes of a token of the vocabulary; None where it isn't written in the alphabet."""
+    found = [ALPHABET.get(character) for character in token]
+    return None if None in found else bytes(byte for byte in found if byte is not None)
+
+
+def split_kind(pre_tokenizer: Any) -> str | None:
+    """How texts are split, by the name that the C++ code has for it; None for another way.
+
+    Args:
+        pre_tokenizer: of `tokenizers`, or None.
+    """
+    match _steps(pre_tokenizer, "pretokenizers"):
+        case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
+            return "gpt2"
+        case [
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        ]:
+            return "digits_gpt2"
+        case [
+            {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+        ]:
+            return _EXPRESSIONS.get(expression)
+    return None
+
+
+def normalises_to_nfc(normalizer: Any) -> bool | None:
+    """Whether texts are normalised to NFC, or not at all; None for another normalisation."""
+    match _steps(normalizer, "normalizers"):
+        case []:
+            return False
+        case [{"type": "NFC"}]:
+            return True
+    return None
+
+
+class ByteLevelBpe:
+    """Encodes with the merges of a tokenizer.json to the ids of the library."""
+
+    def __init__(self, native: _native.ByteEncoder, normalizer: Any, added: list[tuple[str, int]]):
+        self._native, self._normalizer = native, normalizer
+        longest_first = sorted(added, key=lambda token: -len(token[0]))
+        self._added, self._ids = re.compile("|".join(re.escape(text) for text, _ in longest_first)), dict(added)
+
+    @classmethod
+    def of(cls, tokenizer: Any, content: dict[str, Any]) -> "ByteLevelBpe | None":
+        """Of a tokenizer of the library and the content of its file; None where the C++ code has no such."""
+        kind, nfc = split_kind(tokenizer.pre_tokenizer), normalises_to_nfc(tokenizer.normalizer)
+        model, added = content["model"], _added(content.get("added_tokens") or [], bool(nfc))
+        changed = model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+        if kind is None or nfc is None or added is None or changed:
+            return None
+        vocabulary: dict[str, int] = model["vocab"]
+        tokens = [(data, index) for token, index in vocabulary.items() if (data := token_bytes(token)) is not None]
+        has_all_bytes = sum(len(data) == 1 for data, _ in tokens) == len(ALPHABET)
+        if not has_all_bytes and (model.get("unk_token") is not None or model.get("byte_fallback")):
+            return None
+        pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        merges = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in pairs]
+        try:
+            native = _native.ByteEncoder(tokens, merges, bool(model.get("ignore_merges")), kind, added)
+        except _native.ModelError:  # it has no room for them
+            return None
+        return cls(native, tokenizer.normalizer if nfc else None, added)
+
+    def encode_batch(self, texts: Texts, threads: int = 0) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """As `BpeEncoder.encode_batch`."""
+        held = native_texts(texts)
+        if self._normalizer is not None and (numbers := _native.may_compose(held)):
+            normalised = list(strings(texts))
+            for number in numbers:
+                normalised[number] = self._normalise(normalised[number])
+            held = native_texts(normalised)
+        return self._native.encode_held(held, False, threads)
+
+    def merge(self, word: bytes) -> list[int]:
+        """The ids that one word is merged to, whatever it is: nothing splits it."""
+        return list(map(int, self._native.merge(word)))
+
+    def _normalise(self, text: str) -> str:
+        """What is between added tokens is normalised apart, as the library does it."""
+        parts, start = [], 0
+        for found in self._added.finditer(text) if self._ids else ():
+            if self._ids[found[0]] >= 0:
+                parts += [self._normalizer.normalize_str(text[start : found.start()]), found[0]]
+                start = found.end()
+        return "".join([*parts, self._normalizer.normalize_str(text[start:])])
+
+
+def _steps(step: Any, parts: str) -> list[dict[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, as the library writes them."""
+    if step is None:
+        return []
+    written = parse_json(step.__getstate__())
+    return list(written[parts]) if written.get("type") == "Sequence" else [written]
+
+
+def _added(tokens: list[dict[str, Any]], nfc: bool) -> list[tuple[str, int]] | None:
+    """The added tokens that are found in text, and, with the id -1, the special ones, which stay text.
+
+    None where the C++ code can't find them as the library does.
+
+    Those that are found before the text is normalised come first there, and those after it in what is left.
+    """
+    found = [token for token in tokens if not token["special"]]
+    normalized = {bool(token["normalized"]) for token in found}
+    if any(token[flag] for token in found for flag in _OWN_WAY) or len(normalized) > 1 or (nfc and True in normalized):
+        return None
+    same = [token for token in tokens if bool(token["normalized"]) in normalized and token["content"]]
+    return [(token["content"], -1 if token["special"] else token["id"]) for token in same]
