@@ -62,7 +62,7 @@ class ByteWorker {
   void take(std::string_view word, std::size_t readable);
   void push_mark(std::size_t mark);
   void empty_queue();
-  void append_word(const Waiting& word);
+  void append_word(const Waiting& waiting);
   void shrink();
 
   const ByteVocabulary& vocabulary_;

@@ -25,7 +25,7 @@ class SplitClasses {
     unsigned length;  // in bytes
   };
   // The class of the character that starts at `text`, which is valid UTF-8.
-  Read read(const char* text) const {
+  __attribute__((always_inline)) Read read(const char* text) const {
     const auto lead = static_cast<unsigned char>(text[0]);
     if (lead < 0x80) return {class_of(short_[lead]), 1};
     if (lead < 0xE0) return {class_of(short_[(lead & 0x1Fu) << 6 | (text[1] & 0x3F)]), 2};
