@@ -162,7 +162,7 @@ def train(corpus: tuple[Path, ...], **settings: Any) -> bytes:
         ({"add_dummy_prefix": False}, "add_dummy_prefix is False, must be True"),
         ({"treat_whitespace_as_suffix": True}, "treat_whitespace_as_suffix is set"),
         ({"byte_fallback": False}, "it has no byte_fallback"),
-        ({"user_defined_symbols": ["<тег>"]}, r"piece 3 \('<тег>'\): user-defined"),
+        ({"user_defined_symbols": ["<тег>", "тег"]}, r"piece 4 \('тег'\): user-defined and no control token"),
     ],
 )
 def test_model_that_has_no_exact_copy_is_refused(

@@ -16,7 +16,7 @@ from vikhr_fast.io.guarded import read_json
 from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_JSON
 
 # Control tokens are often added without being marked as special (OpenHermes' <|im_start|> is): their form tells.
-_CONTROL_FORM = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
+CONTROL_FORM = re.compile(r"<[^<>\s]+>|\[[A-Z_/][A-Z0-9_/]*\]")
 _OWN_WAY = ("single_word", "lstrip", "rstrip", "normalized")  # flags of a token that changes the text around it
 _SHOWN = 5
 MOST_IDS = 2**31
@@ -71,7 +71,7 @@ def read_added_tokens(model_file: Path, pieces: Sequence[str]) -> AddedTokens:
     for text, index in sorted(ids.items(), key=lambda item: item[1]):
         if isinstance(rows, int) and index >= rows:
             added.without_row[text] = index
-        elif text in special or _CONTROL_FORM.fullmatch(text):
+        elif text in special or CONTROL_FORM.fullmatch(text):
             added.control[text] = index
         else:
             added.words[text] = index

@@ -13,8 +13,8 @@ from vikhr_fast import _native
 from vikhr_fast.data.native_texts import InvalidUtf8, Texts, as_int64, native_texts, replaces
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import json_text
-from vikhr_fast.io.guarded import read_bytes
 from vikhr_fast.tokenizer.added_tokens import AddedTokens, read_added_tokens, refuse_words
+from vikhr_fast.tokenizer.model_file import read_model_bytes
 
 Ids: TypeAlias = npt.NDArray[np.int32]
 Offsets: TypeAlias = npt.NDArray[np.int64]
@@ -24,13 +24,15 @@ IdsLike: TypeAlias = Sequence[int] | npt.NDArray[np.integer]
 class BpeEncoder:
     """Encodes text to exactly the ids of the `sentencepiece` package, for BPE models with identity normalisation.
 
+    The text of a user-defined piece that is a control token stays text, see `model_file`.
+
     One encoder serves any number of Python threads; the GIL is released while it works.
     """
 
     def __init__(self, native: _native.BpeEncoder, sha256: str, added: AddedTokens | None = None):
         self._native = native
         self.sha256 = sha256
-        """SHA-256 of the model file, with the added tokens if there are any, in hexadecimal."""
+        """SHA-256 of the model as it is read, with the added tokens if there are any, in hexadecimal."""
         self.added = added.control if added else {}
         """Ids of control tokens that the files beside the model add to its pieces, by their text."""
         self.changing = added.changing if added else frozenset[str]()
@@ -50,7 +52,7 @@ class BpeEncoder:
             InputError: a file is damaged or of another kind; or words are added, which no encoder of the model finds.
         """
         try:
-            data = read_bytes(Path(path))
+            data = read_model_bytes(Path(path))
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}; give a SentencePiece .model file") from error
         try:

@@ -10,7 +10,6 @@ its own, with its own `▁` in front. `tokenizer.json` and llama.cpp both do exa
 """
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_directory, write_json, write_text
-from vikhr_fast.io.guarded import read_bytes, read_json
-from vikhr_fast.tokenizer.added_tokens import read_roles, refuse_added
+from vikhr_fast.io.guarded import read_json
+from vikhr_fast.tokenizer.added_tokens import CONTROL_FORM, read_roles, refuse_added
 from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, TEMPLATES, read_template, try_template
+from vikhr_fast.tokenizer.model_file import read_model_bytes
 
 MODEL_NAME = "tokenizer.model"
 CHAT_PIECES = ("<|im_start|>", "<|im_end|>")
 
 # Piece types of SentencePiece's model format, and the settings that tokenizer.json can restate.
-NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _EXACT_NORMALIZER = {"remove_extra_whitespaces": False, "add_dummy_prefix": True, "escape_whitespaces": True}
 
 
@@ -65,6 +65,8 @@ def find_model(path: Path) -> Path:
 def read_model(file: Path) -> Any:
     """A SentencePiece BPE model as a `ModelProto`: pieces with types and scores, and the settings of the training.
 
+    User-defined control tokens are control pieces, see `model_file`.
+
     Raises:
         InputError: not a SentencePiece model, or one of another type than BPE.
     """
@@ -73,7 +75,7 @@ def read_model(file: Path) -> Any:
 
     model = sentencepiece_model_pb2.ModelProto()
     try:
-        model.ParseFromString(read_bytes(file))
+        model.ParseFromString(read_model_bytes(file))
     except DecodeError:
         raise InputError(f"{file}: not a SentencePiece model, or damaged; fetch or train it again") from None
     if sum(piece.type == UNKNOWN for piece in model.pieces) != 1:
@@ -107,8 +109,9 @@ def role_ids(model: Any) -> dict[str, int]:
 def export_tokenizer(model_file: Path, directory: Path, chat_template: str | None = None) -> None:
     """Writes everything that other tools load into `directory`.
 
-    The files: `tokenizer.model` (a copy), `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, and
-    `chat_template.jinja` if a template is given or the model has the ChatML control pieces.
+    The files: `tokenizer.model` (a copy, but for user-defined control tokens, see `model_file`), `tokenizer.json`,
+    `tokenizer_config.json`, `special_tokens_map.json`, and `chat_template.jinja` if a template is given or the model
+    has the ChatML control pieces.
 
     Args:
         model_file: a SentencePiece BPE model.
@@ -127,8 +130,7 @@ def export_tokenizer(model_file: Path, directory: Path, chat_template: str | Non
         chat_template = read_template(CHAT_TEMPLATES["chatml"])
 
     directory.mkdir(parents=True, exist_ok=True)
-    if model_file.resolve() != (directory / MODEL_NAME).resolve():
-        shutil.copyfile(model_file, directory / MODEL_NAME)
+    (directory / MODEL_NAME).write_bytes(read_model_bytes(model_file))
     write_json(directory / "tokenizer.json", _tokenizer_json(model, specials, roles))
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -167,8 +169,12 @@ def refuse_inexact(model: Any, file: Path) -> None:
         raise InputError(f"{file}: it has no byte_fallback, so unknown characters would be lost; {advice}")
     characters = {piece.piece for piece in model.pieces if piece.type == NORMAL and len(piece.piece) == 1}
     for index, piece in enumerate(model.pieces):
-        if piece.type not in (NORMAL, UNKNOWN, CONTROL, BYTE):
-            raise InputError(f"{file}: piece {index} ({piece.piece!r}): user-defined or unused; {advice}")
+        if piece.type == UNUSED:
+            raise InputError(f"{file}: piece {index} ({piece.piece!r}): unused; {advice}")
+        if piece.type == USER_DEFINED and not CONTROL_FORM.fullmatch(piece.piece):
+            reason = "user-defined and no control token, so SentencePiece finds it inside words, as nothing else does"
+            other = "keep the vocabulary as it is, or `vikhr-fast adapt` its model to a new one"
+            raise InputError(f"{file}: piece {index} ({piece.piece!r}): {reason}; {other}")
         if piece.type == NORMAL and not characters.issuperset(piece.piece):
             raise InputError(f"{file}: piece {index} ({piece.piece!r}): a character of it is no piece itself; {advice}")
 

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from vikhr_fast.data.sources import read_texts
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.plain import one_line
+from vikhr_fast.tokenizer.added_tokens import named_tokens
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.chat_template import BEGIN, END, render_chats
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read_model
@@ -89,6 +90,10 @@ class _Encoders:
             self.peer = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         except (RuntimeError, OSError) as error:
             raise InputError(f"{model_file}: SentencePiece cannot load it: {' '.join(str(error).split())}") from None
+        control = {piece.piece: index for index, piece in enumerate(self.model.pieces) if piece.type == CONTROL}
+        if found := {text: index for text, index in control.items() if not self.peer.is_control(index)}:
+            advice = "`vikhr-fast tokenizer export` makes them control pieces"
+            raise InputError(f"{model_file}: SentencePiece finds {named_tokens(found)} in text; {advice}")
         try:
             self.exported: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except Exception as error:  # the library that reads tokenizer.json raises plain Exception
