@@ -56,6 +56,12 @@ def tie(model: Path) -> None:
     change_config(model, tie_word_embeddings=True)
 
 
+def tie_and_store(model: Path) -> None:
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    change_weights(model, lambda tensors: tensors.update({head: tensors[embedding].clone()}))
+    change_config(model, tie_word_embeddings=True)
+
+
 def normalise(model: Path) -> None:
     values = read_model(model / "tokenizer.model")
     values.normalizer_spec.remove_extra_whitespaces = True
@@ -67,8 +73,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "missing": (lambda m: change_weights(m, lambda t: t.pop("model.norm.weight")), "weights", "mend", "norm.weight: m"),
     "two dtypes": (lambda m: change_norm(m, torch.Tensor.half), "weights", "note", "more than one dtype"),
     "nan": (lambda m: change_norm(m, lambda t: t / 0), "numbers", "mend", "model.norm.weight: "),
-    "tied": (tie, "head", "note", "--untie-head"),
+    "tied": (tie, "head", "ok", "the embedding matrix; `vikhr-fast adapt --untie-head`"),
     "tied but stored": (lambda m: change_config(m, tie_word_embeddings=True), "head", "mend", "--untie-head"),
+    "tied and stored": (tie_and_store, "head", "note", "lm_head.weight is stored all the same, and read over"),
     "quantised": (lambda m: change_config(m, quantization_config={"bits": 4}), "config", "note", "quantization_config"),
     "scaled": (lambda m: change_config(m, rope_scaling={"rope_type": "yarn"}), "config", "mend", "rope_scaling"),
     "padding": (pad, "rows", "note", "8 of 528"),
@@ -98,6 +105,11 @@ def test_what_there_is_to_know_is_named(model: Path, damage: str) -> None:
     assert after[subject].mark == mark, after[subject]
     assert words in after[subject].text
     assert "\n" not in after[subject].text
+
+
+def test_a_tied_model_needs_no_mending(model: Path) -> None:
+    tie(model)
+    assert {finding.mark for finding in model_findings(model)} == {"ok"}
 
 
 def test_an_adapter_is_no_model(model: Path) -> None:

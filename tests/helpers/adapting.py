@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import vikhr_fast
+from vikhr_fast.model.weights import EMBEDDING, HEAD
 
 RUSSIAN = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data" / "russian" / "stories.txt"
 NORMAL, CONTROL, BYTE = 1, 3, 6
@@ -51,3 +52,21 @@ def base_ids_of(directory: Path) -> list[int | None]:
     """By new id the id of the base that it continues, as adapt.json has it."""
     found: list[int | None] = json.loads((directory / "adapt.json").read_text())["base_ids"]
     return found
+
+
+def tie(base: Path) -> None:
+    """Makes a model whose head is its embedding matrix."""
+    tensors = weights(base)
+    del tensors[HEAD]
+    for file in base.glob("*.safetensors*"):
+        file.unlink()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    rewrite(base / "config.json", tie_word_embeddings=True)
+
+
+def store_head(base: Path, head: torch.Tensor | None) -> None:
+    """Makes a model that is tied by its config.json, and holds a head all the same; None is the embedding matrix."""
+    tie(base)
+    tensors = weights(base)
+    tensors[HEAD] = tensors[EMBEDDING].clone() if head is None else head
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})

@@ -1,11 +1,11 @@
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, MistralConfig
+from transformers import AutoConfig, LlamaConfig, MistralConfig
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.model.config import ModelConfig, read_config, write_config
@@ -81,6 +81,7 @@ UNUSUAL = ModelConfig(
     rms_norm_eps=3e-4,
     rope_theta=123.5,
     sliding_window=9,
+    tie_word_embeddings=True,
     initializer_range=0.07,
     bos_token_id=5,
     eos_token_id=None,
@@ -133,13 +134,36 @@ def test_refuses_llamas_it_would_not_compute(tmp_path: Path, changes: dict[str, 
     assert complaint in refusal(tmp_path)
 
 
-def test_a_tied_head_is_read_only_where_it_may_be(tmp_path: Path) -> None:
-    assert "`vikhr-fast adapt --untie-head`" in refusal(write(tmp_path, tie_word_embeddings=True))
-    assert read_config(tmp_path, may_be_tied=True).vocab_size == 32000
+def test_a_tied_head_is_read_as_one(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path, tie_word_embeddings=True)).tie_word_embeddings
+    for absent in (WITHOUT, None, False):
+        assert not read_config(write(tmp_path, tie_word_embeddings=absent)).tie_word_embeddings
     for odd in ("no", 1, [True]):
-        write(tmp_path, tie_word_embeddings=odd)
-        with pytest.raises(InputError, match=r"tie_word_embeddings is .*, only false is supported"):
-            read_config(tmp_path, may_be_tied=True)
+        assert "tie_word_embeddings is " in refusal(write(tmp_path, tie_word_embeddings=odd))
+
+
+def test_a_llama_has_no_window(tmp_path: Path) -> None:
+    """One that stands in its config.json is read over, as transformers does."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_2 | {"sliding_window": 4096}))
+    config = read_config(tmp_path)
+    assert config.sliding_window is None
+    with pytest.raises(InputError, match=r"^model configuration: sliding_window is 9, must be null, because a Llama"):
+        replace(config, sliding_window=9)
+
+
+@pytest.mark.parametrize("values", [LLAMA_2, LLAMA_3])
+def test_a_llama_is_written_as_transformers_writes_it(tmp_path: Path, values: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = read_config(tmp_path)
+    (tmp_path / "ours").mkdir()
+    write_config(tmp_path / "ours", config, torch.bfloat16)
+    assert read_config(tmp_path / "ours") == config
+    theirs, ours = (AutoConfig.from_pretrained(path).to_dict() for path in (tmp_path, tmp_path / "ours"))
+    assert type(AutoConfig.from_pretrained(tmp_path / "ours")) is LlamaConfig
+    assert {k: ours[k] for k in theirs if k not in ("_name_or_path", "dtype", "transformers_version")} == {
+        k: v for k, v in theirs.items() if k not in ("_name_or_path", "dtype", "transformers_version")
+    }
+    assert "sliding_window" not in json.loads((tmp_path / "ours" / "config.json").read_text())
 
 
 @pytest.mark.parametrize("name", ["tie_word_embeddings", "attention_bias", "mlp_bias", "attention_dropout"])
@@ -168,7 +192,7 @@ def test_reads_every_spelling(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 
 def test_round_trip_through_transformers(tmp_path: Path) -> None:
-    assert all(getattr(UNUSUAL, field.name) != field.default for field in fields(ModelConfig))
+    assert all(getattr(UNUSUAL, field.name) != field.default for field in fields(ModelConfig)[1:])
     write_config(tmp_path, UNUSUAL, torch.bfloat16)
     assert read_config(tmp_path) == UNUSUAL
     theirs = AutoConfig.from_pretrained(tmp_path)
@@ -186,7 +210,7 @@ def test_writes_both_spellings(tmp_path: Path) -> None:
     assert values["rope_parameters"]["rope_type"] == "default"
     assert values["dtype"] == values["torch_dtype"] == "float32"
     assert values["hidden_act"] == "silu"
-    assert values["tie_word_embeddings"] is False
+    assert values["tie_word_embeddings"] is True
 
 
 @pytest.mark.parametrize(
@@ -195,7 +219,7 @@ def test_writes_both_spellings(tmp_path: Path) -> None:
         ({"model_type": "gpt2"}, 'model_type is "gpt2"'),
         ({"model_type": WITHOUT}, "model_type is null"),
         ({"hidden_act": "gelu"}, 'hidden_act is "gelu"'),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is true"),
+        ({"tie_word_embeddings": "yes"}, 'tie_word_embeddings is "yes", must be true or false'),
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
         ({"attention_bias": True}, "attention_bias is true"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 'rope_scaling is {"type": "linear", "factor": 2.0}'),

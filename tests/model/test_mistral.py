@@ -2,6 +2,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding, apply_rotary_pos_emb
 
 from vikhr_fast.model.mistral import Mistral, ModelConfig, document_positions
+from vikhr_fast.model.weights import EMBEDDING, HEAD
+from vikhr_fast.train.gradients import LocalGradients
 from vikhr_kernels import reference
 
 TINY = ModelConfig(
@@ -49,6 +53,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         rms_norm_eps=draw(st.sampled_from([1e-6, 1e-5, 1e-2])),
         rope_theta=draw(st.sampled_from([50.0, 10000.0, 1000000.0])),
         sliding_window=draw(st.none() | st.integers(1, 10)),
+        tie_word_embeddings=draw(st.booleans()),
         initializer_range=0.2,  # large enough for attention to be far from uniform
     )
 
@@ -65,7 +70,7 @@ def build(config: ModelConfig, seed: int = 0) -> Mistral:
 
 def peer_of(model: Mistral) -> MistralForCausalLM:
     peer = MistralForCausalLM(MistralConfig(**asdict(model.config), attn_implementation="eager"))
-    peer.load_state_dict(model.state_dict(), strict=True)
+    peer.load_state_dict(model.state_dict() | {"lm_head.weight": model.head_module.weight}, strict=True)
     return peer
 
 
@@ -127,10 +132,20 @@ def test_window_counts_the_token_itself(window: int) -> None:
 
 
 @differential
-@given(heads=st.sampled_from([(4, 4), (4, 2)]), theta=st.sampled_from([10000.0, 500000.0]), length=st.integers(1, 40))
-def test_llama_is_computed_by_the_same_file(heads: tuple[int, int], theta: float, length: int) -> None:
+@given(
+    heads=st.sampled_from([(4, 4), (4, 2)]),
+    theta=st.sampled_from([10000.0, 500000.0]),
+    window=st.sampled_from([None, 3]),
+    tied=st.booleans(),
+    length=st.integers(1, 40),
+)
+def test_llama_is_computed_by_the_same_file(
+    heads: tuple[int, int], theta: float, window: int | None, tied: bool, length: int
+) -> None:
+    """Of a window that stands in its config.json transformers takes no notice."""
+    values = asdict(TINY) | {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "rope_theta": theta}
     config = LlamaConfig(
-        **{**asdict(TINY), "num_attention_heads": heads[0], "num_key_value_heads": heads[1], "rope_theta": theta},
+        **(values | {"model_type": "llama", "sliding_window": window, "tie_word_embeddings": tied}),
         attn_implementation="eager",
     )
     torch.manual_seed(7)
@@ -218,12 +233,56 @@ def test_a_copy_is_independent_of_the_original() -> None:
     assert torch.equal(frozen(tokens), before)
 
 
-def test_head_computes_the_loss_inside_its_own_forward() -> None:
-    model = build(TINY)
+@pytest.mark.parametrize("tied", [False, True])
+def test_head_computes_the_loss_as_it_does_logits(tied: bool) -> None:
+    model = build(replace(TINY, tie_word_embeddings=tied))
     hidden = model(draw_tokens(TINY, 1, 9)).flatten(0, 1).detach()
-    targets = draw_tokens(TINY, 9)
-    loss, _, _ = model.lm_head(hidden, targets=targets)
+    targets, weight = draw_tokens(TINY, 9), model.head_module.weight
+    loss, _, _ = model.head(hidden, targets=targets)
     torch.testing.assert_close(loss, F.cross_entropy(model.logits(hidden), targets))
-    (gradient,) = torch.autograd.grad(loss, model.lm_head.weight)
-    (expected,) = torch.autograd.grad(F.cross_entropy(model.logits(hidden), targets), model.lm_head.weight)
+    (gradient,) = torch.autograd.grad(loss, weight)
+    (expected,) = torch.autograd.grad(F.cross_entropy(model.logits(hidden), targets), weight)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_tied_matrix_has_one_gradient_of_both_uses(tmp_path: Path, summed: bool) -> None:
+    """In float64, by autograd and by sums in place: as in transformers, and as two equal matrices have together."""
+    values = asdict(TINY) | {"model_type": "llama", "tie_word_embeddings": True, "sliding_window": None}
+    torch.manual_seed(7)
+    peer = LlamaForCausalLM(LlamaConfig(**values, attn_implementation="eager")).double()
+    peer.save_pretrained(tmp_path)
+    model = Mistral.from_pretrained(tmp_path, torch.float64)
+    assert [name for name, _ in model.named_parameters() if "layers" not in name] == [EMBEDDING, "model.norm.weight"]
+    apart = Mistral(replace(model.config, tie_word_embeddings=False), dtype=torch.float64)
+    apart.load_state_dict(model.state_dict() | {HEAD: model.head_module.weight})
+    gradients = LocalGradients(model, torch.float64) if summed else None
+    tokens = draw_tokens(TINY, 1, 12)
+    for _ in range(2):  # micro-batches
+        loss, _, _ = model.head(model(tokens)[0, :-1], targets=tokens[0, 1:])
+        expected = peer(tokens, labels=tokens).loss
+        torch.testing.assert_close(loss, expected.double(), rtol=1e-6, atol=0)
+        for each in (loss, expected, apart.head(apart(tokens)[0, :-1], targets=tokens[0, 1:])[0]):
+            each.backward()
+    theirs, parts = ({n: p.grad for n, p in other.named_parameters()} for other in (peer, apart))
+    parts[EMBEDDING] += parts[HEAD]
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad if gradients is None else gradients.of(parameter)
+        assert gradient is not None
+        assert relative_error(gradient, theirs[name]) < 1e-6, name  # their norms and logits are in float32
+        torch.testing.assert_close(gradient, parts[name], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_is_written_as_what_it_was(tmp_path: Path, tied: bool) -> None:
+    values = asdict(TINY) | {"model_type": "llama", "tie_word_embeddings": tied, "sliding_window": None}
+    torch.manual_seed(7)
+    peer = LlamaForCausalLM(LlamaConfig(**values))
+    peer.save_pretrained(tmp_path / "theirs")
+    Mistral.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert type(again) is LlamaForCausalLM
+    assert again.config.tie_word_embeddings is tied
+    assert ("lm_head.weight" in load_file(tmp_path / "ours" / "model.safetensors")) is not tied
+    tokens = draw_tokens(TINY, 2, 9)
+    assert torch.equal(again(tokens).logits, peer(tokens).logits)

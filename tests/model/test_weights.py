@@ -6,6 +6,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from vikhr_fast.errors import InputError
 from vikhr_fast.model import mistral
 from vikhr_fast.model.mistral import Mistral, ModelConfig
-from vikhr_fast.model.weights import WEIGHTS_NAME, WeightFiles, write_weights
+from vikhr_fast.model.weights import EMBEDDING, HEAD, WEIGHTS_NAME, WeightFiles, write_weights
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -166,6 +167,35 @@ def test_a_value_of_another_shape_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a: its value has not the shape"):
         write_weights(tmp_path, {"a": torch.empty(3, 2)}, lambda _: [torch.ones(1, 2)] * 2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stored", ["none", "equal", "other dtype", "differs"])
+def test_a_tied_model_has_one_matrix(tmp_path: Path, stored: str) -> None:
+    """Whether its files hold it twice or not; a head that is another matrix is for the user to choose."""
+    model, again = Mistral(replace(CONFIG, tie_word_embeddings=True), seed=1), tmp_path / "again"
+    model.save_pretrained(tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    assert HEAD not in tensors
+    if stored != "none":
+        tensors[HEAD] = tensors[EMBEDDING].clone()
+        if stored == "other dtype":
+            tensors[HEAD] = tensors[HEAD].half()
+        elif stored == "differs":
+            tensors[HEAD][3, 5] += 1e-6
+        save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    if stored in ("other dtype", "differs"):
+        message = (
+            f"model: {HEAD}: .* tied, .* stored that isn't the embedding .*; `vikhr-fast adapt --untie-head` keeps"
+        )
+        with pytest.raises(InputError, match=message):
+            Mistral.from_pretrained(tmp_path / "model")
+        return
+    assert_equal_models(Mistral.from_pretrained(tmp_path / "model"), model)
+    Mistral.from_pretrained(tmp_path / "model").save_pretrained(again)
+    assert load_file(again / "model.safetensors").keys() == model.state_dict().keys()
+    peer, report = AutoModelForCausalLM.from_pretrained(again, output_loading_info=True)
+    assert not any(report.values())
+    assert peer.lm_head.weight is peer.model.embed_tokens.weight
 
 
 def test_nothing_is_overwritten(single: Path) -> None:

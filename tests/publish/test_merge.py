@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, MistralForCausalLM
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.model.config import write_config
 from vikhr_fast.model.mistral import Mistral, ModelConfig
 from vikhr_fast.publish.merge import Merge, merge, slerp
 
@@ -111,6 +113,33 @@ def test_settings_that_weights_do_not_show_must_agree(models: list[Path], tmp_pa
     (models[1] / "config.json").write_text(json.dumps({**values, **changes}))
     with pytest.raises(InputError, match=f"second.config.json: {name} is {value}, but "):
         merge(Merge(*models, tmp_path / "merged"))
+
+
+def test_a_tied_model_is_merged_as_one_and_with_no_other(models: list[Path], tmp_path: Path) -> None:
+    tied = [tmp_path / name for name in ("tied", "tied-too")]
+    for seed, path in enumerate(tied):
+        Mistral(replace(SHAPE, tie_word_embeddings=True), seed=seed).save_pretrained(path)
+    with pytest.raises(InputError, match=r"first.config.json: tie_word_embeddings is False, .*adapt --untie-head"):
+        merge(Merge(tied[0], models[0], tmp_path / "merged"))
+    tensors = load_file(tied[0] / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()  # stored all the same
+    save_file(tensors, tied[0] / "model.safetensors")
+    merge(Merge(*tied, tmp_path / "merged"))
+    assert "lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("kinds", [("llama", "mistral"), ("mistral", "llama"), ("llama", "llama")])
+def test_the_result_is_called_as_the_first_is(
+    models: list[Path], tmp_path: Path, kinds: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for path, kind in zip(models, kinds, strict=True):
+        write_config(path, replace(SHAPE, model_type=kind), torch.float32)
+    with caplog.at_level("INFO"):
+        merge(Merge(*models, tmp_path / "merged"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert type(loaded) is {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM}[kinds[0]]
+    assert (f"merged: a {kinds[0]} as " in caplog.text) == (kinds[0] != kinds[1])
 
 
 def test_nan_is_named(models: list[Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vikhr_fast.adapt.base import EMBEDDING, HEAD, base_model, has_own_head, is_tied, padding_rows
+from vikhr_fast.adapt.base import base_model, padding_rows
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.files import json_text, refuse_existing, sha256_of, write_text
@@ -21,7 +21,7 @@ from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config
-from vikhr_fast.model.weights import MAX_SHARD_BYTES, WeightFiles, write_weights
+from vikhr_fast.model.weights import EMBEDDING, HEAD, MAX_SHARD_BYTES, WeightFiles, write_weights
 from vikhr_fast.tokenizer.added_tokens import read_added_tokens, refuse_added
 from vikhr_fast.tokenizer.export import (
     CHAT_PIECES,
@@ -61,7 +61,7 @@ class Adapt:
     """Add rows until their number is a multiple of this, 64 say. They are defined, and no text is encoded to them; they
     have less than the average probability, and generation_config.json forbids them."""
     untie_head: bool = False
-    """Write an LM head of its own where the base uses its embedding matrix for both; training needs that."""
+    """Write an LM head of its own where the base uses its embedding matrix for both."""
     seed: int = 0
     """Of --init random."""
 
@@ -92,7 +92,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
     new_file, base_file = find_model(options.tokenizer), base_model(options.base)
     new, base = read_model(new_file), read_model(base_file)
     refuse_inexact(new, new_file)
-    config, weights = read_config(options.base, may_be_tied=True), WeightFiles(options.base)
+    config, weights = read_config(options.base), WeightFiles(options.base)
     refuse_added(new_file, [piece.piece for piece in new.pieces])
     added = read_added_tokens(base_file, [piece.piece for piece in base.pieces])
     padding_left_out = padding_rows(base_file, len(base.pieces), added, config.vocab_size)
@@ -138,20 +138,16 @@ def adapt(options: Adapt) -> dict[str, Any]:
 
 def _choose_head(options: Adapt, weights: WeightFiles, config: ModelConfig) -> dict[str, str]:
     """The matrices that the adapted model has, and which of the base's each is made of."""
-    tied = is_tied(options.base)
+    tied = config.tie_word_embeddings
     if options.untie_head and not tied:
         raise InputError(f"{options.base}: its head is untied already; leave --untie-head out")
     matrix = torch.empty(config.vocab_size, config.hidden_size, device="meta")
     stored = (EMBEDDING,) if tied and HEAD not in weights.tensors else (EMBEDDING, HEAD)
     weights.require(dict.fromkeys(stored, matrix), alone=False)
-    if not has_own_head(options.base, weights):
-        return {EMBEDDING: EMBEDDING} | ({HEAD: EMBEDDING} if options.untie_head else {})
     if tied and not options.untie_head:
-        raise InputError(
-            f"{options.base}: {HEAD}: config.json says that the head is tied, but one is stored that isn't the "
-            "embedding matrix; --untie-head keeps it, or delete it from the weights"
-        )
-    return {EMBEDDING: EMBEDDING, HEAD: HEAD}
+        weights.leave_out_tied_head()
+        return {EMBEDDING: EMBEDDING}
+    return {EMBEDDING: EMBEDDING, HEAD: EMBEDDING if tied and not weights.has_own_head() else HEAD}
 
 
 def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matrices: dict[str, str]) -> None:
@@ -160,8 +156,6 @@ def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matri
         name: weights.tensors[source].new_empty(maker.rows, weights.tensors[source].shape[1])
         for name, source in matrices.items()
     }
-    if HEAD not in matrices:
-        tensors.pop(HEAD, None)
     with progress_bar("weights", len(tensors)) as advance:
 
         def adapted(name: str) -> Tensor | Iterator[Tensor]:

@@ -1,17 +1,11 @@
-"""What the base of an adaptation has: a SentencePiece model, rows that are no token's, a head of its own."""
+"""What the base of an adaptation has: a SentencePiece model, rows that are no token's."""
 
 from pathlib import Path
 
-import torch
-
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.guarded import read_json
-from vikhr_fast.model.config import CONFIG_NAME
-from vikhr_fast.model.weights import WeightFiles
 from vikhr_fast.tokenizer.added_tokens import AddedTokens
 from vikhr_fast.tokenizer.export import MODEL_NAME, find_model
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _MULTIPLES = tuple(2**power for power in range(10))  # what people pad the rows of a matrix to
 
 
@@ -35,18 +29,3 @@ def padding_rows(base_file: Path, pieces: int, added: AddedTokens, rows: int) ->
         advice = "give the tokenizer that the base was trained with, and its added_tokens.json where it has one"
         raise InputError(f"{base_file}: {tokens}, but the weights have {rows} rows, which is no padding; {advice}")
     return rows - pieces - len(added.all())
-
-
-def is_tied(base: Path) -> bool:
-    """Whether config.json says that the embedding matrix is the head."""
-    return bool(read_json(base / CONFIG_NAME).get("tie_word_embeddings", False))
-
-
-def has_own_head(base: Path, weights: WeightFiles) -> bool:
-    """Whether the head is another matrix than the embedding: a tied model may hold one all the same."""
-    if not is_tied(base):
-        return True
-    if HEAD not in weights.tensors:
-        return False
-    head, embedding = weights.read(HEAD), weights.read(EMBEDDING)
-    return head.dtype != embedding.dtype or not torch.equal(head, embedding)

@@ -36,6 +36,7 @@ def load_model(
 
     On several ranks embedding, each layer and the head are gathered apart. The head stays gathered from its forward,
     which makes its gradient, to its backward, which only scales that: one gather and one reduce-scatter a micro-batch.
+    Tied to the embedding it is gathered in that one's forward, and reduced when the embedding's gradient is added.
     FSDP2 on one rank would copy every parameter three times a micro-batch and every gradient twice: there nothing is
     sharded, and weights that share an input are one product.
 
@@ -74,9 +75,12 @@ def _shard(model: Mistral, ranks: Ranks, compute: torch.dtype, keep_gathered: bo
     # Inputs keep their dtypes: hidden states have the compute dtype already, loss weights need their full precision.
     reduce = torch.promote_types(compute, torch.float32)
     precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce, cast_forward_inputs=False)
-    order = [model.model.embed_tokens, *model.model.layers, model.lm_head]
+    head = model.head_module
+    order = [model.model.embed_tokens, *model.model.layers]
+    if not model.config.tie_word_embeddings:
+        order.append(head)
     for module in (*order, model):  # the model itself has the final norm
-        keeps = keep_gathered or module is model.lm_head or module is model
+        keeps = keep_gathered or module is head or module is model
         fully_shard(module, mesh=ranks.mesh, mp_policy=precision, reshard_after_forward=not keeps)
     for fsdp in sharded_modules(model):
         fsdp.set_gradient_divide_factor(1.0)  # the loss is normalised by the global token count already

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from vikhr_fast.adapt.base import HEAD, has_own_head, is_tied, padding_rows
+from vikhr_fast.adapt.base import padding_rows
 from vikhr_fast.chat.encode import TEMPLATE_NAME, ChatEncoder
 from vikhr_fast.doctor.findings import Finding, Note, checked
 from vikhr_fast.errors import InputError
@@ -13,7 +13,7 @@ from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.model.config import CONFIG_NAME, read_config
 from vikhr_fast.model.mistral import Mistral
-from vikhr_fast.model.weights import WeightFiles
+from vikhr_fast.model.weights import EMBEDDING, HEAD, WeightFiles
 from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.tokenizer.added_tokens import named_tokens, read_added_tokens, refuse_words
 from vikhr_fast.tokenizer.export import read_model, refuse_inexact
@@ -50,10 +50,10 @@ def model_findings(directory: Path) -> Iterator[Finding]:
 
 
 def _config(directory: Path) -> str:
-    config, values = read_config(directory, may_be_tied=True), read_json(directory / CONFIG_NAME)
+    config, values = read_config(directory), read_json(directory / CONFIG_NAME)
     count = Parameters.of(config).total
     window = f"window {config.sliding_window:,}" if config.sliding_window else "no window"
-    text = f"{values['model_type']}, {count:,} parameters, {config.vocab_size:,} rows, "
+    text = f"{config.model_type}, {count:,} parameters, {config.vocab_size:,} rows, "
     text += f"{config.max_position_embeddings:,} positions, {window}"
     if values.get("quantization_config"):
         return Note(f"{text}; quantization_config beside plain weights: adapt and train leave it out")
@@ -61,11 +61,11 @@ def _config(directory: Path) -> str:
 
 
 def _weights(directory: Path) -> str:
-    config, files = read_config(directory, may_be_tied=True), WeightFiles(directory)
+    config, files = read_config(directory), WeightFiles(directory)
     files.require_layers(config.num_hidden_layers)
     expected = dict(Mistral(config, device="meta").named_parameters())
-    if is_tied(directory) and HEAD not in files.tensors:
-        del expected[HEAD]
+    if HEAD in files.tensors:
+        expected[HEAD] = expected[EMBEDDING]  # `_head` says more
     files.require(expected)
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in files.tensors.values())
     size = sum(tensor.nbytes for tensor in files.tensors.values())
@@ -76,13 +76,13 @@ def _weights(directory: Path) -> str:
 
 
 def _head(directory: Path) -> str:
-    if not is_tied(directory):
+    if not read_config(directory).tie_word_embeddings:
         return "of its own"
     files = WeightFiles(directory)
-    advice = "`vikhr-fast adapt --untie-head` gives it one of its own, which training needs"
-    if has_own_head(directory, files):
-        raise InputError(f"{HEAD}: config.json ties it, but one is stored that isn't the embedding; {advice}: this one")
-    return Note(f"tied{', and stored all the same' if HEAD in files.tensors else ''}; {advice}")
+    is_stored = HEAD in files.tensors
+    files.leave_out_tied_head()
+    text = "the embedding matrix; `vikhr-fast adapt --untie-head` gives it one of its own"
+    return Note(f"{text}; {HEAD} is stored all the same, and read over") if is_stored else text
 
 
 def _numbers(directory: Path) -> str:
@@ -123,7 +123,7 @@ def _added(directory: Path) -> str:
 def _rows(directory: Path) -> str:
     pieces = [piece.piece for piece in read_model(directory / TOKENIZER).pieces]
     added = read_added_tokens(directory / TOKENIZER, pieces)
-    rows = read_config(directory, may_be_tied=True).vocab_size
+    rows = read_config(directory).vocab_size
     padding = padding_rows(directory / TOKENIZER, len(pieces), added, rows)
     return Note(f"{padding:,} of {rows:,} are padding, of no token") if padding else "one for each token"
 

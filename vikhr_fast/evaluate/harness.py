@@ -139,7 +139,7 @@ class ShardedModel(_ChoiceModel):
         cu_seqlens = torch.tensor(ends, dtype=torch.int32, device=device)
         hidden = self._model(torch.tensor(tokens, device=device), cu_seqlens=cu_seqlens)
         expected = torch.tensor(targets, device=device)
-        _, ce, _ = self._model.lm_head(hidden, targets=expected, reduction="sum", chunk_tokens=self._chunk_tokens)
+        _, ce, _ = self._model.head(hidden, targets=expected, reduction="sum", chunk_tokens=self._chunk_tokens)
         return torch.stack([-one.double().sum() for one in ce.split(cu_seqlens.diff().tolist())])[: len(texts)]
 
 

@@ -77,7 +77,7 @@ def score_shards(
         advance()
         for batch in (b.to(device) for b in batches):
             hidden = model(batch.tokens, cu_seqlens=batch.cu_seqlens, length=length)
-            loss, _, _ = model.lm_head(hidden, targets=batch.targets, reduction="sum", chunk_tokens=chunk_tokens)
+            loss, _, _ = model.head(hidden, targets=batch.targets, reduction="sum", chunk_tokens=chunk_tokens)
             total += loss
     nats = float(ranks.all_reduce_sum(total) if ranks else total)
     tokens = shards.num_trained

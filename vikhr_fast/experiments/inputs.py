@@ -146,7 +146,7 @@ def make_start(options: Start) -> None:
     )
     model = Mistral(config, seed=options.seed)
     with atomic_directory(options.output) as directory:
-        write_config(directory, config, model.lm_head.weight.dtype)
+        write_config(directory, config, model.head_module.weight.dtype)
         write_weights(directory, model.state_dict())
         export_tokenizer(options.tokenizer / MODEL_NAME, directory)
 

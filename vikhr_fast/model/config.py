@@ -1,4 +1,4 @@
-"""The shape of a Mistral model, and its config.json as Hugging Face writes it."""
+"""The shape of a Mistral or Llama model, and its config.json as Hugging Face writes it."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 
@@ -21,13 +21,15 @@ CONFIG_NAME = "config.json"
 class ModelConfig:
     """The shape of a Mistral model (arXiv 2310.06825); names are those of Hugging Face's config.json.
 
-    The LM head is a matrix of its own (untied). `sliding_window` counts visible positions, the token itself
-    included; None is unlimited.
+    A Llama is one without a window; `model_type` is what a model is called, and nothing is computed by it.
+    `tie_word_embeddings`: the embedding matrix is the LM head, too. `sliding_window` counts visible positions, the
+    token itself included; None is unlimited.
 
     Raises:
         InputError: one line that names every invalid field.
     """
 
+    model_type: Literal["mistral", "llama"] = "mistral"
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -39,6 +41,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     sliding_window: int | None = None
+    tie_word_embeddings: bool = False
     initializer_range: float = 0.02
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
@@ -65,11 +68,14 @@ _POSITIVE = (lambda value: _is_number(value) and value > 0, "a positive number")
 _TOKEN = (lambda value: value is None or _is_integer(value, 0), "one token id, or null for none")
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "num_key_value_heads", "head_dim", "max_position_embeddings")  # fmt: skip
+_ARCHITECTURES = {"mistral": "MistralForCausalLM", "llama": "LlamaForCausalLM"}
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model_type": (lambda value: value in ("mistral", "llama"), '"mistral" or "llama"'),
     **dict.fromkeys(_SIZES, _SIZE),
     "num_hidden_layers": _LAYERS,
     **dict.fromkeys(("rms_norm_eps", "rope_theta"), _POSITIVE),
     "sliding_window": _WINDOW,
+    "tie_word_embeddings": (lambda value: isinstance(value, bool), "true or false"),
     "initializer_range": (lambda value: _is_number(value) and value >= 0, "a number that is not negative"),
     **dict.fromkeys(("bos_token_id", "eos_token_id"), _TOKEN),
 }
@@ -85,6 +91,8 @@ def _invalid_fields(values: Mapping[str, Any]) -> list[str]:
     heads, key_value_heads = sound.get("num_attention_heads"), sound.get("num_key_value_heads")
     if heads and key_value_heads and heads % key_value_heads:
         wanted["num_key_value_heads"] = f"a divisor of num_attention_heads ({heads})"
+    if sound.get("model_type") == "llama" and sound.get("sliding_window") is not None:
+        wanted["sliding_window"] = "null, because a Llama has none"
     for name in ("bos_token_id", "eos_token_id"):
         if sound.get(name) is not None and sound[name] >= sound.get("vocab_size", math.inf):
             wanted[name] = f"below vocab_size ({sound['vocab_size']})"
@@ -92,19 +100,15 @@ def _invalid_fields(values: Mapping[str, Any]) -> list[str]:
 
 
 # Settings that change the computation and have one supported value, which is also what their absence means.
-_ONLY = {"hidden_act": "silu", "tie_word_embeddings": False, "attention_dropout": 0.0, "attention_bias": False}
+_ONLY = {"hidden_act": "silu", "attention_dropout": 0.0, "attention_bias": False}
+_ONLY_OF_LLAMA = {"mlp_bias": False}
 # Fields that a config.json may leave out, because every reader agrees on what that means.
 _DEFAULTS = {"initializer_range": 0.02, "bos_token_id": 1, "eos_token_id": 2}
-# A Llama is a Mistral without a window; Llama-2's own config.json leaves the base of its rotary embeddings out.
-_LLAMA_DEFAULTS = {"sliding_window": None, "rope_theta": 10000.0}
+_LLAMA_DEFAULTS = {"rope_theta": 10000.0}  # which Llama-2's own config.json leaves out
 
 
-def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
+def read_config(directory: Path) -> ModelConfig:
     """Reads `config.json` of a Hugging Face directory of a Mistral, or of a Llama without scaled rope.
-
-    Args:
-        directory: where it lies.
-        may_be_tied: accept a model whose LM head is its embedding matrix.
 
     Raises:
         InputError: one line that names the file and everything in it that is missing, invalid or not supported.
@@ -115,14 +119,15 @@ def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
     if kind not in ("mistral", "llama"):
         raise InputError(f'{path}: model_type is {_show(kind)}, only "mistral" and "llama" are supported')
     problems = _settle_rope(values)
-    values = _DEFAULTS | (_LLAMA_DEFAULTS if kind == "llama" else {}) | values
-    for name, only in (_ONLY | ({"mlp_bias": False} if kind == "llama" else {})).items():
-        is_tied = name == "tie_word_embeddings"
+    if kind == "llama":  # transformers reads over a window that stands there all the same
+        values = _LLAMA_DEFAULTS | values | {"sliding_window": None}
+    values = _DEFAULTS | values
+    for name, only in _only_values(kind).items():
         value = values.get(name, only)
-        may_be_true = is_tied and may_be_tied and value is True
-        if value != only and (value is not None or only) and not may_be_true:  # null is none
-            advice = "; untie it with `vikhr-fast adapt --untie-head`" if is_tied else ""
-            problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported{advice}")
+        if value != only and (value is not None or only):  # null is none
+            problems.append(f"{name} is {_show(value)}, only {_show(only)} is supported")
+    if values.get("tie_word_embeddings") is None:
+        values["tie_word_embeddings"] = False
     if values.get("head_dim") is None:
         values.pop("head_dim", None)
         hidden_size, heads = values.get("hidden_size"), values.get("num_attention_heads")
@@ -134,6 +139,10 @@ def read_config(directory: Path, *, may_be_tied: bool = False) -> ModelConfig:
     if problems:
         raise InputError(f"{path}: {'; '.join(problems)}")
     return ModelConfig(**given)
+
+
+def _only_values(model_type: str) -> dict[str, Any]:
+    return _ONLY | (_ONLY_OF_LLAMA if model_type == "llama" else {})
 
 
 # How files spell that rope is not scaled.
@@ -166,13 +175,14 @@ def write_config(directory: Path, config: ModelConfig, dtype: torch.dtype) -> No
     """
     dtype_name = str(dtype).removeprefix("torch.")
     values = {
-        "architectures": ["MistralForCausalLM"],
-        "model_type": "mistral",
+        "architectures": [_ARCHITECTURES[config.model_type]],
         **asdict(config),
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        **_ONLY,
+        **_only_values(config.model_type),
         "dtype": dtype_name,
         "torch_dtype": dtype_name,
         "use_cache": True,
     }
+    if config.model_type == "llama":
+        del values["sliding_window"]
     write_json(directory / CONFIG_NAME, values)

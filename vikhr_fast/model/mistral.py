@@ -1,4 +1,4 @@
-"""Mistral (arXiv 2310.06825) by hand: RMSNorm, rotary embeddings, grouped-query attention, SwiGLU, untied head.
+"""Mistral (arXiv 2310.06825) by hand: RMSNorm, rotary embeddings, grouped-query attention, SwiGLU, untied or tied head.
 
 Parameters are named as in Hugging Face checkpoints. Inside, a batch is one row of T tokens, its documents one
 after another; `cu_seqlens` says where each begins.
@@ -161,7 +161,10 @@ class DecoderLayer(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """The vectors of tokens: [T] -> [T, H]."""
+    """The vectors of tokens: [T] -> [T, H].
+
+    Where the head is tied, its weight, sharded, stays gathered from its forward on: `Mistral.head` reads it, too.
+    """
 
     def reset_parameters(self) -> None:
         """Nothing: `Mistral.initialise` draws them. To draw normal values on "meta" is seconds of imports."""
@@ -197,13 +200,20 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor, **loss_arguments: Any) -> Any:
         """Logits [..., V] of hidden [..., H]; or, given any loss arguments, the result of `linear_ce_kl`."""
-        if loss_arguments:
-            return vikhr_kernels.linear_ce_kl(hidden, self.weight, **loss_arguments)
-        return F.linear(hidden, self.weight)
+        return _predicted(hidden, self.weight, **loss_arguments)
+
+
+def _predicted(hidden: Tensor, weight: Tensor, **loss_arguments: Any) -> Any:
+    """What `Head` gives, of any weight [V, H]."""
+    if loss_arguments:
+        return vikhr_kernels.linear_ce_kl(hidden, weight, **loss_arguments)
+    return F.linear(hidden, weight)
 
 
 class Mistral(nn.Module):
-    """A Mistral causal language model; `state_dict` has the names of `transformers.MistralForCausalLM`.
+    """A Mistral causal language model; parameters have the names of `transformers.MistralForCausalLM`.
+
+    There is no `lm_head` where the embedding matrix is the head: `head` serves both.
 
     Args:
         config: its shape.
@@ -226,7 +236,8 @@ class Mistral(nn.Module):
         self.config = config
         with torch.device("meta"):  # the layers' own initialisation then costs nothing
             self.model = Decoder(config, ops)
-            self.lm_head = Head(config)
+            if not config.tie_word_embeddings:
+                self.lm_head = Head(config)
         self.to(dtype)
         if torch.device(device).type != "meta":
             self.to_empty(device=device)
@@ -254,7 +265,7 @@ class Mistral(nn.Module):
         length: Length = "short",
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Final hidden states, to be given to `logits` or to `lm_head`.
+        """Final hidden states, to be given to `logits` or to `head`.
 
         Args:
             tokens: [B, S] int64, one document a row; or, with `cu_seqlens`, [T] packed documents.
@@ -286,7 +297,7 @@ class Mistral(nn.Module):
         Shorter rows are filled up, which nothing depends on.
         """
         cache.expect([len(row) for row in rows])
-        longest, weight = max(map(len, rows)), self.lm_head.weight
+        longest, weight = max(map(len, rows)), self.head_module.weight
         tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.int64).to(weight.device)
         hidden = [weight.new_zeros((len(rows), 0, self.config.hidden_size))]
         hidden += [self(tokens[:, at : at + _CHUNK], cache=cache) for at in range(0, longest, _CHUNK)]
@@ -313,9 +324,23 @@ class Mistral(nn.Module):
         for weights in self.sharing_input():
             stack(weights)
 
+    @property
+    def head_module(self) -> "Embedding | Head":
+        """The module that has the head's weight."""
+        return self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+
+    def head(self, hidden: Tensor, **loss_arguments: Any) -> Any:
+        """Logits [..., V] of final hidden states [..., H]; or, given any loss arguments, the result of `linear_ce_kl`.
+
+        A tied head has no forward of its own: FSDP2 would reduce the gradients of the two one by one.
+        """
+        if self.config.tie_word_embeddings:
+            return _predicted(hidden, self.model.embed_tokens.weight, **loss_arguments)
+        return self.lm_head(hidden, **loss_arguments)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of final hidden states [..., H]."""
-        logits: Tensor = self.lm_head(hidden)
+        logits: Tensor = self.head(hidden)
         return logits
 
     @classmethod
@@ -327,7 +352,7 @@ class Mistral(nn.Module):
         *,
         ops: Operations = reference,
     ) -> "Mistral":
-        """Reads a Hugging Face Mistral directory, one tensor at a time.
+        """Reads the Hugging Face directory of a Mistral or a Llama, one tensor at a time.
 
         Host memory: the weights in `dtype` where `device` is the CPU, plus one tensor.
 
@@ -351,17 +376,19 @@ class Mistral(nn.Module):
         config, files = read_config(directory), WeightFiles(directory)
         files.require_layers(config.num_hidden_layers)
         model = cls(config, ops=ops, device="meta", dtype=dtype)
+        if config.tie_word_embeddings:
+            files.leave_out_tied_head()
         files.require(dict(model.named_parameters()))
         return model, files
 
     def save_pretrained(self, directory: Path | str, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        """Writes a Hugging Face Mistral directory: complete or absent.
+        """Writes a Hugging Face directory: complete or absent.
 
         Raises:
             InputError: the directory exists already.
         """
         with atomic_directory(Path(directory)) as temporary:
-            write_config(temporary, self.config, self.lm_head.weight.dtype)
+            write_config(temporary, self.config, self.head_module.weight.dtype)
             write_weights(temporary, self.state_dict(), max_shard_bytes=max_shard_bytes)
 
 

@@ -20,6 +20,7 @@ from vikhr_fast.io.guarded import read_json
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MAX_SHARD_BYTES = 5_000_000_000
 _CHECKED_AT_ONCE = 1 << 20  # numbers
 _MOST_NUMBERS = 1 << 48  # of a tensor
@@ -106,6 +107,26 @@ class WeightFiles:
         ]
         if problems:
             raise InputError(f"{self.directory}: the weights do not fit config.json: {'; '.join(problems)}")
+
+    def has_own_head(self) -> bool:
+        """Whether there is an LM head that isn't the embedding matrix: a tied model may hold that twice."""
+        if not {EMBEDDING, HEAD} <= self.tensors.keys():
+            return HEAD in self.tensors
+        head, embedding = self.read(HEAD), self.read(EMBEDDING)
+        return head.dtype != embedding.dtype or not torch.equal(head, embedding)
+
+    def leave_out_tied_head(self) -> None:
+        """Reads over the LM head of a tied model, where there is one.
+
+        Raises:
+            InputError: it isn't the embedding matrix.
+        """
+        if self.has_own_head():
+            raise InputError(
+                f"{self.directory}: {HEAD}: config.json says that the head is tied, but one is stored that isn't the "
+                "embedding matrix; `vikhr-fast adapt --untie-head` keeps it, or delete it from the weights"
+            )
+        self.tensors.pop(HEAD, None)
 
     def read(self, name: str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Tensor:
         """Reads one tensor into memory of its own, as stored by default.

@@ -26,13 +26,13 @@ class Part:
 
 
 def parts(model: ModelConfig) -> tuple[Part, ...]:
-    """Embedding, layers, final norm and LM head."""
+    """Embedding, layers, final norm and LM head; tied, the embedding is the head's part."""
     hidden, inner, vocabulary = model.hidden_size, model.intermediate_size, model.vocab_size
     queries, keys = model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim
     attention = ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries))
     layer = (*attention, (inner, hidden), (inner, hidden), (hidden, inner), (hidden,), (hidden,))
     return (
-        Part("embedding", 1, ((vocabulary, hidden),)),
+        *(() if model.tie_word_embeddings else (Part("embedding", 1, ((vocabulary, hidden),)),)),
         Part("layer", model.num_hidden_layers, layer),
         Part("final norm", 1, ((hidden,),)),
         Part("LM head", 1, ((vocabulary, hidden),)),

@@ -16,7 +16,8 @@ class Parameters:
     """Numbers of parameters."""
 
     layer: int
-    head: int  # of the LM head; the embedding has as many
+    head: int  # of the LM head
+    embedding: int  # as many, or none where it is the head
     total: int
 
     @classmethod
@@ -24,12 +25,13 @@ class Parameters:
         """Those of a model."""
         found = {part.name: part for part in parts(model)}
         total = sum(part.count * part.elements(1) for part in found.values())
-        return cls(found["layer"].elements(1), found["LM head"].elements(1), total)
+        embedding = found["embedding"].elements(1) if "embedding" in found else 0
+        return cls(found["layer"].elements(1), found["LM head"].elements(1), embedding, total)
 
     @property
     def multiplied(self) -> int:
-        """Those that a token is multiplied with: all but the embedding."""
-        return self.total - self.head
+        """Those that a token is multiplied with: all but an embedding that isn't the head."""
+        return self.total - self.embedding
 
 
 def layers_bytes(model: ModelConfig, tokens: int, checkpointing: str) -> int:
@@ -68,14 +70,16 @@ def gathered_bytes(config: TrainConfig, model: ModelConfig, gpus: int) -> int:
     """The most that is gathered at once of both models, buffers on their way included.
 
     A forward has a part, the buffer that it was copied from and the next part's; a backward the head, a layer and the
-    next one's buffer. The reference's head stays for the micro-batches of a group.
+    next one's buffer. A tied head stays from the one's begin to the other's end. The reference's head stays for the
+    micro-batches of a group.
     """
     runtime, counts = config.runtime, StepCounts.of(config, gpus)
     shards = gpus // runtime.replicas
     elements = {part.name: part.elements(shards) for part in parts(model)}
-    layer, head, norm = elements["layer"], elements["LM head"], elements["final norm"]  # the embedding is as the head
-    whole = model.num_hidden_layers * layer + 2 * head + norm
-    passing = norm + max(3 * layer, 2 * layer + head, layer + 2 * head)
+    layer, head, norm = elements["layer"], elements["LM head"], elements["final norm"]
+    tied = head if model.tie_word_embeddings else 0
+    whole = model.num_hidden_layers * layer + 2 * head - tied + norm
+    passing = norm + max(3 * layer + tied, 2 * layer + head, layer + 2 * head)
     most = whole + max(layer, head) if runtime.keep_gathered else passing
     if counts.compared and not runtime.whole_reference:
         meanwhile = whole if runtime.keep_gathered and counts.reference_forwards > 1 else 0
@@ -87,12 +91,15 @@ def unreduced_bytes(config: TrainConfig, model: ModelConfig, gpus: int) -> int:
     """The most that gradients take before they are reduced.
 
     Waiting for the step's end: float32 sums of all, and the input of the first part's reduction. Otherwise a part's in
-    bf16 and its reduction's input.
+    bf16 and its reduction's input. That of a tied head waits for the embedding's, which is made last.
     """
     count, counts = Parameters.of(model), StepCounts.of(config, gpus)
-    if counts.micro_batches > counts.reductions:
-        return _WIDE * count.total + max(_WIDE * count.head, _HALF * count.layer, _WIDE * (count.layer - count.head))
-    return (_HALF + _WIDE) * max(count.layer, count.head)
+    waiting = _HALF * count.head if model.tie_word_embeddings else 0
+    if counts.micro_batches == counts.reductions:
+        return max((_HALF + _WIDE) * count.head, (_HALF + _WIDE) * count.layer + waiting)
+    if model.tie_word_embeddings:
+        return _WIDE * (count.total + count.layer) + waiting
+    return _WIDE * count.total + max(_WIDE * count.head, _HALF * count.layer, _WIDE * (count.layer - count.head))
 
 
 def memory(config: TrainConfig, model: ModelConfig, gpus: int) -> dict[str, int]:

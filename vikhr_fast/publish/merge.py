@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config, write_config
 from vikhr_fast.model.mistral import Mistral
@@ -19,8 +20,12 @@ from vikhr_fast.tokenizer.load import same_tokenizer
 
 _PARALLEL = 0.9995  # cosine from which two tensors are interpolated linearly, mergekit's
 _TINY = 1e-8  # norm up to which a tensor has no direction
-_ADVICE = "added tokens or padding: adapt both to one vocabulary with the same --pad-to-multiple"
-_MAY_DIFFER = ("initializer_range", "bos_token_id", "eos_token_id")  # what the weights' meaning doesn't depend on
+_ADVICE = {
+    "vocab_size": "added tokens or padding: adapt both to one vocabulary with the same --pad-to-multiple",
+    "tie_word_embeddings": "`vikhr-fast adapt --untie-head` parts a tied one",
+}
+# What the weights' meaning doesn't depend on: a Llama computes as a Mistral without a window.
+_MAY_DIFFER = ("model_type", "initializer_range", "bos_token_id", "eos_token_id")
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Merge:
     """Interpolates between the weights of two models, one tensor at a time."""
 
     first: Path
-    """Hugging Face directory; its tokenizer goes with the result."""
+    """Hugging Face directory; its tokenizer and its model_type, llama or mistral, go with the result."""
     second: Path
     """Another of the same shape and vocabulary."""
     output: Path
@@ -51,6 +56,8 @@ def merge(options: Merge) -> None:
     differing = [name for name, value in asdict(config).items() if getattr(other, name) != value]
     if problems := [_difference(name, options.first, config, other) for name in differing if name not in _MAY_DIFFER]:
         raise InputError(f"{options.second / CONFIG_NAME}: {'; '.join(problems)}")
+    if config.model_type != other.model_type:
+        logger.info(f"{options.output}: a {config.model_type} as {options.first}, though {options.second} is none")
     first, second = (Mistral.without_values(directory)[1] for directory in (options.first, options.second))
     if same_tokenizer(options.first, options.second) is False:
         raise InputError(f"{options.second}: another tokenizer than {options.first}'s; the models' rows don't match")
@@ -69,7 +76,7 @@ def merge(options: Merge) -> None:
 
 def _difference(name: str, first: Path, config: ModelConfig, other: ModelConfig) -> str:
     text = f"{name} is {getattr(other, name)}, but {getattr(config, name)} in {first}"
-    return f"{text} ({_ADVICE})" if name == "vocab_size" else text
+    return f"{text} ({_ADVICE[name]})" if name in _ADVICE else text
 
 
 def slerp(a: Tensor, b: Tensor, factor: float) -> Tensor:

@@ -19,13 +19,13 @@ from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.profiler import record_function
 
 from vikhr_fast.config import KLConfig
 from vikhr_fast.data.packing import Batch
-from vikhr_fast.model.mistral import Head, Mistral
+from vikhr_fast.model.mistral import Mistral
 from vikhr_kernels import Length
 from vikhr_kernels.reference import masked_product
 
@@ -101,7 +101,7 @@ class Objective:
         source_weights = self._source_weights[batch.sources]  # [T]
         kl_factor = batch.kl_factor * torch.ones_like(source_weights)  # [T]
         hidden = self._model(batch.tokens, cu_seqlens=batch.cu_seqlens, length=self._length)
-        loss, ce, kl = self._model.lm_head(
+        loss, ce, kl = self._model.head(
             hidden,
             targets=batch.targets,
             **({} if reference is None else reference._asdict()),
@@ -137,7 +137,8 @@ class Objective:
             with torch.no_grad(), record_function("reference"):
                 tokens, cu_seqlens = _joined(group)
                 hidden = self._reference(tokens, cu_seqlens=cu_seqlens, length=self._length)
-            with gathered(self._reference.lm_head) as head:
+            head = self._reference.head_module
+            with gathered(head):
                 weight = head.weight.detach()
                 for batch, rows in zip(group, hidden.split([len(b.tokens) for b in group]), strict=True):
                     yield batch, ReferenceOutput(rows, weight)
@@ -166,16 +167,16 @@ def _joined(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def gathered(head: Head) -> Iterator[Head]:
-    """A head whose weight can be read outside its forward, sharded or not."""
-    if not isinstance(head, FSDPModule):
-        yield head
+def gathered(module: nn.Module) -> Iterator[None]:
+    """While its context lasts, a module's weight can be read outside its forward, sharded or not."""
+    if not isinstance(module, FSDPModule):
+        yield
         return
-    head.unshard()
+    module.unshard()
     try:
-        yield head
+        yield
     finally:
-        head.reshard()
+        module.reshard()
 
 
 def slerp_weights(factor: float, ce_ce: Tensor, kl_kl: Tensor, ce_kl: Tensor) -> tuple[Tensor, Tensor]:
