@@ -81,7 +81,7 @@ original, made, weights._write_rows, adapt.MAX_SHARD_BYTES = weights._write_rows
 adapt.adapt(adapt.Adapt(*map(Path, sys.argv[1:4])))
 print(*made)
 """
-    arguments = [str(options.base), str(options.tokenizer), str(options.output)]
+    arguments = [str(options.base), str(options.output), str(options.tokenizer)]
     for nth in (2, 0):
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments, str(nth)], capture_output=True, text=True, check=False
@@ -140,7 +140,7 @@ before = memory("VmRSS")
 adapt(Adapt(*map(Path, sys.argv[1:4])))
 print(memory("VmHWM") - before)
 """
-    arguments = [str(path) for path in (tmp_path / "base", tokenizers[1], tmp_path / "out")]
+    arguments = [str(path) for path in (tmp_path / "base", tmp_path / "out", tokenizers[1])]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     largest = 1200 * width * 4  # the adapted matrix
     assert int(done.stdout) < 2.2 * largest

@@ -26,7 +26,7 @@ def test_rows_are_kept_or_the_mean_and_all_else_is_kept(
     max_shard_bytes: int,
 ) -> None:
     base = bases(dtype, max_shard_bytes)
-    report = adapt(Adapt(base, tokenizers[1], tmp_path / "out"))
+    report = adapt(Adapt(base, tmp_path / "out", tokenizers[1]))
     before, after = weights(base), weights(tmp_path / "out")
     assert before.keys() == after.keys()
     for name in before.keys() - {EMBEDDING, HEAD}:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vikhr_fast.adapt.base import base_model, padding_rows
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
+from vikhr_fast.adapt.untie import untie_head
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.files import json_text, refuse_existing, sha256_of, write_text
 from vikhr_fast.io.guarded import read_json
@@ -48,10 +49,11 @@ class Adapt:
 
     base: Path
     """Hugging Face directory of the base: config.json, safetensors, tokenizer.model."""
-    tokenizer: Path
-    """The new tokenizer: a directory with tokenizer.model, or such a file."""
     output: Path
     """Directory to make: a Hugging Face directory with the new tokenizer, and adapt.json."""
+    tokenizer: Path | None = None
+    """The new tokenizer: a directory with tokenizer.model, or such a file. Without it, --untie-head alone is done: the
+    vocabulary stays, of whatever kind, and so do the files beside the weights."""
     init: Init = "mean"
     """Rows of new pieces: the mean of the base's rows for the same text (the paper's); for ablations random ones as
     spread as the base's, the mean of all rows, or the mean weighted by how frequent the base's pieces are in --text."""
@@ -85,6 +87,9 @@ def adapt(options: Adapt) -> dict[str, Any]:
         InputError: a file is missing or damaged, the model is none that can be adapted, or its vocabulary and its
             weights do not match; OUTPUT exists, or OUTPUT.partial holds other work.
     """
+    if options.tokenizer is None:
+        _require_untying_alone(options)
+        return untie_head(options.base, options.output)
     require(options, pad_to_multiple=(options.pad_to_multiple >= 1, "positive"))
     if (options.init == "frequency-weighted-mean") != bool(options.text):
         raise InputError("--text: --init frequency-weighted-mean needs it, and nothing else does")
@@ -134,6 +139,13 @@ def adapt(options: Adapt) -> dict[str, Any]:
         export_tokenizer(new_file, directory)
         write_text(directory / REPORT_NAME, json_text(record) + "\n")
     return report
+
+
+def _require_untying_alone(options: Adapt) -> None:
+    if not options.untie_head:
+        raise InputError("--tokenizer: give the new one, or --untie-head to keep the base's and part its head")
+    if options != Adapt(options.base, options.output, untie_head=True):
+        raise InputError("--tokenizer: --init, --text, --pad-to-multiple and --seed are of a new one's rows; give it")
 
 
 def _choose_head(options: Adapt, weights: WeightFiles, config: ModelConfig) -> dict[str, str]:
