@@ -14,7 +14,7 @@ LAYERS = (
     "errors", "io", "config",
     "model", "data", "distributed",
     "tokenizer", "chat",
-    "adapt", "llm", "encoder", "corpus", "instruct", "inference", "evaluate", "plan", "train", "publish",
+    "llm", "encoder", "corpus", "instruct", "inference", "evaluate", "adapt", "plan", "train", "publish",
     "commands",
     "experiments", "report", "doctor",
     "cli", "__main__",

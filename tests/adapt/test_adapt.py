@@ -77,10 +77,10 @@ def test_report_is_kept(options: Adapt) -> None:
 
 
 def test_init_and_text_go_together(options: Adapt, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--text: --init frequency-weighted-mean needs it"):
+    with pytest.raises(InputError, match=r"^--frequencies: --init frequency-weighted-mean needs it"):
         adapt(replace(options, init="frequency-weighted-mean"))
-    with pytest.raises(InputError, match=r"^--text: "):
-        adapt(replace(options, text=(RUSSIAN,)))
+    with pytest.raises(InputError, match=r"^--frequencies: "):
+        adapt(replace(options, frequencies=(RUSSIAN,)))
     with pytest.raises(InputError, match=r"^--pad-to-multiple 0: must be positive"):
         adapt(replace(options, pad_to_multiple=0))
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

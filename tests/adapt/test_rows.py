@@ -108,7 +108,7 @@ def test_a_new_row_is_initialised_as_asked(options: Adapt, tmp_path: Path) -> No
     before = weights(options.base)
     new = read_model(options.tokenizer / "tokenizer.model")
     for init in get_args(Init):
-        more = {"text": (text,)} if init == "frequency-weighted-mean" else {}
+        more = {"frequencies": (text,)} if init == "frequency-weighted-mean" else {}
         report = adapt(replace(options, init=init, output=tmp_path / init, **more))
         assert report["init"] == init
         after, base_ids = weights(tmp_path / init), base_ids_of(tmp_path / init)
@@ -181,7 +181,7 @@ def test_what_a_normalising_base_deletes_is_spelt_in_bytes(options: Adapt, tmp_p
 def sources_of(draw: st.DrawFn) -> RowSources:
     rows = draw(st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=30))
     spelt = st.lists(st.integers(0, 9), min_size=1, max_size=9)
-    return RowSources([draw(spelt) if row is None else [row] for row in rows], rows, 0, 0)
+    return RowSources([draw(spelt) if row is None else [row] for row in rows], rows, 0, 0, [])
 
 
 @settings(max_examples=150, deadline=None)

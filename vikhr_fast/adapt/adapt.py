@@ -2,7 +2,7 @@
 
 A piece that the base model knows keeps its row in both matrices, bit for bit. A new piece gets the mean of the rows
 of the base's pieces for the same text. Unknown, BOS, EOS and padding are matched by role, whatever they are called.
-All other tensors are copied as bytes.
+All other tensors are copied as bytes. A byte-level base may get its own vocabulary extended, or a SentencePiece one.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vikhr_fast.adapt.base import base_model, padding_rows
+from vikhr_fast.adapt.measure import bits_per_byte, named_texts
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
 from vikhr_fast.adapt.untie import untie_head
+from vikhr_fast.adapt.vocabularies import (
+    ByteLevelVocabulary,
+    Vocabulary,
+    base_vocabulary,
+    new_vocabulary,
+    require_fitting,
+)
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.files import json_text, refuse_existing, sha256_of, write_text
 from vikhr_fast.io.guarded import read_json
@@ -23,16 +30,7 @@ from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.io.resumable import resumable_directory
 from vikhr_fast.model.config import CONFIG_NAME, ModelConfig, read_config
 from vikhr_fast.model.weights import EMBEDDING, HEAD, MAX_SHARD_BYTES, WeightFiles, write_weights
-from vikhr_fast.tokenizer.added_tokens import read_added_tokens, refuse_added
-from vikhr_fast.tokenizer.export import (
-    CHAT_PIECES,
-    CONTROL,
-    export_tokenizer,
-    find_model,
-    read_model,
-    refuse_inexact,
-    role_ids,
-)
+from vikhr_fast.tokenizer.export import CHAT_PIECES
 
 REPORT_NAME = "adapt.json"
 _GENERATION_NAME = "generation_config.json"
@@ -41,24 +39,34 @@ _NO_LONGER_TRUE = ("quantization_config", "rope_scaling")  # the weights are pla
 
 @dataclass(frozen=True)
 class Adapt:
-    """Gives a Mistral or Llama-2 model a new vocabulary; the rest of its weights stay as they are.
+    """Gives a Mistral or Llama model a new vocabulary; the rest of its weights stay as they are.
 
     Interrupted, the same command goes on with the files of weights that are still missing; they wait in
     OUTPUT.partial.
     """
 
     base: Path
-    """Hugging Face directory of the base: config.json, safetensors, tokenizer.model."""
+    """Hugging Face directory of the base: config.json, safetensors, tokenizer.model or a byte-level tokenizer.json."""
     output: Path
     """Directory to make: a Hugging Face directory with the new tokenizer, and adapt.json."""
     tokenizer: Path | None = None
-    """The new tokenizer: a directory with tokenizer.model, or such a file. Without it, --untie-head alone is done: the
-    vocabulary stays, of whatever kind, and so do the files beside the weights."""
+    """The new tokenizer: a directory with tokenizer.model or, for a byte-level base, its tokenizer.json extended; or
+    such a file. Without it, --untie-head alone is done: the vocabulary stays, of whatever kind, and so do the files
+    beside the weights."""
     init: Init = "mean"
     """Rows of new pieces: the mean of the base's rows for the same text (the paper's); for ablations random ones as
-    spread as the base's, the mean of all rows, or the mean weighted by how frequent the base's pieces are in --text."""
-    text: tuple[Path, ...] = ()
+    spread as the base's, the mean of all rows, or the mean weighted by how frequent the base's pieces are in
+    --frequencies."""
+    frequencies: tuple[Path, ...] = ()
     """Text to count the base's pieces in, for --init frequency-weighted-mean: files, patterns, or hf: data sets."""
+    text: tuple[str, ...] = ()
+    """Texts to predict, NAME=SOURCE, as in ru=held/ru.txt en=held/en.txt: bits per byte of the base and of the result,
+    which show at once what a new vocabulary costs either language before any training. Both models are loaded."""
+    base_bos: str | None = None
+    """For a byte-level base and a SentencePiece tokenizer: the base's token that begins a text in pre-training, which
+    the new BOS continues. tokenizer_config.json of a tuned model often names a token of chats, which is none."""
+    base_eos: str | None = None
+    """The same for the token that ends a text; many bases have one for both, as <|endoftext|>."""
     pad_to_multiple: int = 1
     """Add rows until their number is a multiple of this, 64 say. They are defined, and no text is encoded to them; they
     have less than the average probability, and generation_config.json forbids them."""
@@ -78,9 +86,10 @@ def adapt(options: Adapt) -> dict[str, Any]:
 
     Returns:
         The report: counts of pieces `by_role`, `copied`, `averaged` (new rows, by whatever `init`) and, among these,
-        `averaged_with_bytes` (the base spells some of their text in bytes); the `worst` rows, those made of most
-        pieces; `vocab_size` and how many of these rows are `padding`; what of the base is `left_out`: added tokens,
-        rows that pad its matrices, buffers and settings of its config.json; SHA-256 of both tokenizer models. In
+        `averaged_with_bytes` (the base spells some of their text in bytes); `unspelt`, new pieces with bytes for which
+        the base has no token; the `worst` rows, those made of most pieces; `vocab_size` and how many of these rows are
+        `padding`; what of the base is `left_out`: added tokens, rows that pad its matrices, buffers and settings of its
+        config.json; SHA-256 of both tokenizer files; and, with texts, their `bits_per_byte`, `before` and `after`. In
         adapt.json there are `base_ids` too: for each new id the id of the base that it continues, or null.
 
     Raises:
@@ -91,21 +100,21 @@ def adapt(options: Adapt) -> dict[str, Any]:
         _require_untying_alone(options)
         return untie_head(options.base, options.output)
     require(options, pad_to_multiple=(options.pad_to_multiple >= 1, "positive"))
-    if (options.init == "frequency-weighted-mean") != bool(options.text):
-        raise InputError("--text: --init frequency-weighted-mean needs it, and nothing else does")
+    if (options.init == "frequency-weighted-mean") != bool(options.frequencies):
+        raise InputError("--frequencies: --init frequency-weighted-mean needs it, and nothing else does")
+    texts = named_texts(options.text)
     refuse_existing(options.output)
-    new_file, base_file = find_model(options.tokenizer), base_model(options.base)
-    new, base = read_model(new_file), read_model(base_file)
-    refuse_inexact(new, new_file)
+    named = {"bos": options.base_bos, "eos": options.base_eos}
+    roles = {role: token for role, token in named.items() if token is not None}
+    base, new = base_vocabulary(options.base, roles), new_vocabulary(options.tokenizer)
+    require_fitting(base, new)
     config, weights = read_config(options.base), WeightFiles(options.base)
-    refuse_added(new_file, [piece.piece for piece in new.pieces])
-    added = read_added_tokens(base_file, [piece.piece for piece in base.pieces])
-    padding_left_out = padding_rows(base_file, len(base.pieces), added, config.vocab_size)
+    padding_left_out = base.padding_rows(config.vocab_size)
     heads = _choose_head(options, weights, config)
 
-    sources = find_sources(base, base_file, new, added.control)
-    frequencies = piece_frequencies(base_file, options.text) if options.text else None
-    padding = -len(new.pieces) % options.pad_to_multiple
+    sources = find_sources(base, new)
+    frequencies = piece_frequencies(base.file, options.frequencies) if options.frequencies else None
+    padding = -len(new.tokens) % options.pad_to_multiple
     maker = RowMaker(sources, options.init, frequencies, padding, options.seed)
     report = {
         **sources.report(new),
@@ -113,20 +122,18 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "vocab_size": maker.rows,
         "padding": padding,
         "left_out": {
-            "added_tokens": [
-                text for text, index in (added.all() | added.without_row).items() if index not in sources.base_ids
-            ],
+            "added_tokens": [text for text, index in base.added_tokens.items() if index not in sources.base_ids],
             "padding_rows": padding_left_out,
             "buffers": len(weights.ignored),
             "settings": [name for name in _NO_LONGER_TRUE if read_json(options.base / CONFIG_NAME).get(name)],
         },
-        "base_tokenizer_sha256": sha256_of(base_file),
-        "tokenizer_sha256": sha256_of(new_file),
+        "base_tokenizer_sha256": sha256_of(base.file),
+        "tokenizer_sha256": sha256_of(new.file),
     }
-    record = {**report, "base_ids": [*sources.base_ids, *[None] * padding]}
+    record = {"base_ids": [*sources.base_ids, *[None] * padding]}
     files = sorted(file for file in options.base.iterdir() if file.suffix in (".safetensors", ".json"))
     work = {
-        "report": record,
+        "report": report | record,
         "untie_head": options.untie_head,
         "seed": options.seed,
         "frequencies": None if frequencies is None else frequencies.tolist(),
@@ -136,8 +143,12 @@ def adapt(options: Adapt) -> dict[str, Any]:
     with resumable_directory(options.output, work) as directory:
         _write_weights(weights, directory, maker, heads)
         _write_configs(options, directory, config, new, maker.rows)
-        export_tokenizer(new_file, directory)
-        write_text(directory / REPORT_NAME, json_text(record) + "\n")
+        new.export(directory)
+        if texts:
+            before = bits_per_byte(options.base, texts, base.roles if roles else {})
+            after = bits_per_byte(directory, texts)
+            report["bits_per_byte"] = {name: {"before": before[name], "after": after[name]} for name in texts}
+        write_text(directory / REPORT_NAME, json_text(report | record) + "\n")
     return report
 
 
@@ -178,10 +189,10 @@ def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matri
         write_weights(directory, tensors, adapted, MAX_SHARD_BYTES)
 
 
-def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: Any, rows: int) -> None:
+def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: Vocabulary, rows: int) -> None:
     """config.json and generation_config.json of the base, with what the vocabulary changes."""
-    roles = role_ids(new)
-    token_ids = {f"{role}_token_id": roles.get(role) for role in ("bos", "eos", "pad")}
+    keeps_ids = isinstance(new, ByteLevelVocabulary)
+    token_ids = {} if keeps_ids else {f"{role}_token_id": new.roles.get(role) for role in ("bos", "eos", "pad")}
     values = {
         **read_json(options.base / CONFIG_NAME),
         **token_ids,
@@ -198,11 +209,13 @@ def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: An
         values["tie_word_embeddings"] = False
     write_text(directory / CONFIG_NAME, json_text(values, ensure_ascii=True, indent=2) + "\n")
     generation = options.base / _GENERATION_NAME
-    ends = [index for index, piece in enumerate(new.pieces) if piece.type == CONTROL and piece.piece == CHAT_PIECES[1]]
-    if generation.exists() or ends or rows > len(new.pieces):
-        settings = {**(read_json(generation) if generation.exists() else {}), **token_ids}
-        if ends:  # what ends an answer once the model is tuned on chats
-            settings["eos_token_id"] = [end for end in (roles.get("eos"), *ends) if end is not None]
-        if rows > len(new.pieces):
-            settings["suppress_tokens"] = list(range(len(new.pieces), rows))
+    settings = {**(read_json(generation) if generation.exists() else {}), **token_ids}
+    end = new.ids.get(("control", CHAT_PIECES[1]))
+    if end is not None:  # what ends an answer once the model is tuned on chats
+        eos = settings.get("eos_token_id", values.get("eos_token_id"))
+        ends = dict.fromkeys([*(eos if isinstance(eos, list) else [] if eos is None else [eos]), end])
+        settings["eos_token_id"] = list(ends)
+    if rows > len(new.tokens):
+        settings["suppress_tokens"] = list(range(len(new.tokens), rows))
+    if generation.exists() or end is not None or rows > len(new.tokens):
         write_text(directory / _GENERATION_NAME, json_text(settings, ensure_ascii=True, indent=2) + "\n")

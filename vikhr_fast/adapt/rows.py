@@ -8,13 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
+from vikhr_fast.adapt.vocabularies import Vocabulary
 from vikhr_fast.data.sources import read_texts
-from vikhr_fast.errors import InputError
-from vikhr_fast.tokenizer.bpe import BpeEncoder
-from vikhr_fast.tokenizer.export import BYTE, CONTROL, role_ids
+from vikhr_fast.tokenizer.load import load_encoder
 
 Init = Literal["mean", "random", "global-mean", "frequency-weighted-mean"]
 
@@ -34,8 +32,10 @@ class RowSources:
     """How many of these were matched by role (unknown, BOS, EOS, padding)."""
     with_bytes: int
     """New rows whose text the base spells in bytes, at least in part."""
+    unspelt: list[str]
+    """Of these, those with bytes for which the base has no token."""
 
-    def report(self, new: Any) -> dict[str, Any]:
+    def report(self, new: Vocabulary) -> dict[str, Any]:
         """Counts, and the new rows that tell the least: those that are the mean of most."""
         averaged = [index for index, base_id in enumerate(self.base_ids) if base_id is None]
         worst = sorted(averaged, key=lambda index: (-len(self.pieces[index]), index))[:_WORST]
@@ -44,54 +44,42 @@ class RowSources:
             "copied": len(self.base_ids) - len(averaged) - self.by_role,
             "averaged": len(averaged),
             "averaged_with_bytes": self.with_bytes,
-            "worst": [{"id": i, "piece": new.pieces[i].piece, "base_pieces": len(self.pieces[i])} for i in worst],
+            "unspelt": self.unspelt,
+            "worst": [
+                {"id": i, "piece": token.text if (token := new.tokens[i]) else None, "base_pieces": len(self.pieces[i])}
+                for i in worst
+            ],
         }
 
 
-def find_sources(base: Any, base_file: Path, new: Any, added: dict[str, int]) -> RowSources:
-    """Matches the pieces of two SentencePiece models.
+def find_sources(base: Vocabulary, new: Vocabulary) -> RowSources:
+    """Matches the tokens of two vocabularies.
 
-    Special pieces are matched by role, whatever they are called; other pieces by type and text. A text that the base's
-    normalisation deletes is spelt in bytes.
-
-    Args:
-        base: the model of the weights.
-        base_file: its file, for errors.
-        new: the model whose rows are wanted.
-        added: control tokens with rows of their own that are no pieces of `base`: ids by text.
-
-    Raises:
-        InputError: the base has no byte pieces, so that it cannot spell every new piece.
+    Special ones are matched by role, whatever they are called; others by kind and text. What the base has no token for
+    is spelt, and bytes that it can't spell are the mean of all that it has.
     """
-    ids = {(CONTROL, text): index for text, index in added.items()}
-    ids |= {(piece.type, piece.piece): index for index, piece in enumerate(base.pieces)}
-    if sum(kind == BYTE for kind, _ in ids) != 256:
-        raise InputError(f"{base_file}: it has no byte_fallback, so new pieces cannot be spelt; use a base that has")
-    base_roles = role_ids(base)
-    by_role = {index: base_roles[role] for role, index in role_ids(new).items() if role in base_roles}
-    # As the base segments a stretch of text where it stands: its own word boundaries, none added in front.
-    inner = type(base)()
-    inner.CopyFrom(base)
-    inner.normalizer_spec.add_dummy_prefix = False
-    inner.normalizer_spec.remove_extra_whitespaces = False
-    processor = SentencePieceProcessor(model_proto=inner.SerializeToString())
-
+    by_role = {index: base.roles[role] for role, index in new.roles.items() if role in base.roles}
     pieces: list[list[int]] = []
     base_ids: list[int | None] = []
+    unspelt: list[str] = []
     with_bytes = 0
-    for index, piece in enumerate(new.pieces):
-        base_id = by_role[index] if index in by_role else ids.get((piece.type, piece.piece))
+    for index, token in enumerate(new.tokens):
+        base_id = None if token is None else by_role.get(index, base.find(token))
         base_ids.append(base_id)
-        text = piece.piece.replace("▁", " ")
-        spelt = [base_id] if base_id is not None else processor.encode(text)
-        pieces.append(spelt or [ids[BYTE, f"<0x{byte:02X}>"] for byte in text.encode("utf-8")])
-        with_bytes += base_id is None and any(base.pieces[part].type == BYTE for part in pieces[-1])
-    return RowSources(pieces, base_ids, len(by_role), with_bytes)
+        if token is None:
+            pieces.append(list(base.byte_ids.values()))
+            continue
+        spelt = [base_id] if base_id is not None else base.spell(token)
+        pieces.append(spelt or list(base.byte_ids.values()))
+        if base_id is None:
+            with_bytes += any((part := base.tokens[own]) is not None and part.is_byte for own in pieces[-1])
+            unspelt += [token.text] if any(byte not in base.byte_ids for byte in token.content) else []
+    return RowSources(pieces, base_ids, len(by_role), with_bytes, unspelt)
 
 
 def piece_frequencies(base_file: Path, texts: tuple[Path, ...]) -> npt.NDArray[np.int64]:
     """How often each piece of the base occurs in the texts, plus one."""
-    encoder = BpeEncoder.from_file(base_file)
+    encoder = load_encoder(base_file)
     counts = np.ones(encoder.vocab_size, dtype=np.int64)
     for source in texts:
         for text in read_texts(source):

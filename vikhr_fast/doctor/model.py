@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from vikhr_fast.adapt.base import padding_rows
+from vikhr_fast.adapt.vocabularies import base_vocabulary
 from vikhr_fast.chat.encode import TEMPLATE_NAME, ChatEncoder
 from vikhr_fast.doctor.findings import Finding, Note, checked
 from vikhr_fast.errors import InputError
@@ -41,10 +41,10 @@ def model_findings(directory: Path) -> Iterator[Finding]:
         yield Finding("mend", "tokenizer", f"{directory}: neither tokenizer.model nor tokenizer.json; put it there")
         return
     yield checked("tokenizer", partial(_tokenizer, directory))
+    if (directory / CONFIG_NAME).exists():
+        yield checked("rows", partial(_rows, directory))
     if (directory / TOKENIZER).exists():
         yield (added := checked("added", partial(_added, directory)))
-        if (directory / CONFIG_NAME).exists():
-            yield checked("rows", partial(_rows, directory))
         if added.mark != "mend":
             yield checked("chat", partial(_chat, directory))
 
@@ -98,7 +98,7 @@ def _tokenizer(directory: Path) -> str:
     file = tokenizer_file(directory)
     if file is None or file.name != TOKENIZER:
         encoder = load_encoder(directory)
-        advice = "token shards can be made with it; it is not adapted, and chats are not encoded"
+        advice = "token shards can be made with it, and it can be extended; chats are not encoded"
         return Note(f"tokenizer.json alone, {encoder.vocab_size:,} tokens: {advice}")
     model = read_model(file)
     try:
@@ -121,10 +121,8 @@ def _added(directory: Path) -> str:
 
 
 def _rows(directory: Path) -> str:
-    pieces = [piece.piece for piece in read_model(directory / TOKENIZER).pieces]
-    added = read_added_tokens(directory / TOKENIZER, pieces)
     rows = read_config(directory).vocab_size
-    padding = padding_rows(directory / TOKENIZER, len(pieces), added, rows)
+    padding = base_vocabulary(directory, {}).padding_rows(rows)
     return Note(f"{padding:,} of {rows:,} are padding, of no token") if padding else "one for each token"
 
 

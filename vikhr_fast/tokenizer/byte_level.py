@@ -19,8 +19,7 @@ ALPHABET = dict(
     zip([*map(chr, _PRINTABLE), *map(chr, range(256, 256 + len(_OTHERS)))], _PRINTABLE + _OTHERS, strict=True)
 )
 """The byte that each character of a token stands for; those that can't be shown have their own (GPT-2)."""
-LETTERS = {byte: character for character, byte in ALPHABET.items()}
-"""The character that each byte has in a token."""
+_CHARACTERS = {byte: character for character, byte in ALPHABET.items()}
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -38,6 +37,11 @@ def token_bytes(token: str) -> bytes | None:
     """The bytes of a token of the vocabulary; None where it isn't written in the alphabet."""
     found = [ALPHABET.get(character) for character in token]
     return None if None in found else bytes(byte for byte in found if byte is not None)
+
+
+def token_text(content: bytes) -> str:
+    """Bytes as a token spells them."""
+    return "".join(map(_CHARACTERS.__getitem__, content))
 
 
 def split_kind(pre_tokenizer: Any) -> str | None:

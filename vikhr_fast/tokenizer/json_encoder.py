@@ -17,7 +17,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.guarded import read_bytes, read_json
 from vikhr_fast.tokenizer.added_tokens import MOST_IDS, is_text
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
-from vikhr_fast.tokenizer.byte_level import ByteLevelBpe
+from vikhr_fast.tokenizer.byte_level import ByteLevelBpe, token_text
 from vikhr_fast.tokenizer.growth import MOST_GROWTH, growth_of
 
 _SHOWN_CHARACTERS = 300
@@ -30,7 +30,8 @@ class JsonEncoder:
     """
 
     def __init__(self, tokenizer: Any, path: Path, sha256: str, roles: dict[str, int], byte_level: ByteLevelBpe | None):
-        self._tokenizer, self._path, self._byte_level = tokenizer, path, byte_level
+        self.tokenizer, self._path, self._byte_level = tokenizer, path, byte_level
+        """The library's own."""
         self.sha256 = sha256
         """SHA-256 of tokenizer.json, in hexadecimal."""
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -82,9 +83,17 @@ class JsonEncoder:
 
     def _encode_by_library(self, texts: list[str]) -> tuple[Ids, Offsets]:
         with library_errors(f"{self._path}: cannot encode a text", "fetch it again"):
-            rows = [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            rows = [row.ids for row in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(offsets[-1])), offsets
+
+    def merge(self, content: bytes) -> list[int]:
+        """The ids that some bytes are merged to as one word, whatever they are: nothing splits them."""
+        if self._byte_level is not None:
+            return self._byte_level.merge(content)
+        model, word = self.tokenizer.model, token_text(content)
+        with library_errors(f"{self._path}: cannot encode {word!r}", "fetch it again"):
+            return [token.id for token in model.tokenize(word)]
 
     def decode(self, ids: IdsLike) -> str:
         """The text of one sequence of ids [tokens]; special tokens are left out. IndexError on ids of no token."""
@@ -92,11 +101,11 @@ class JsonEncoder:
         for value in values:
             if not 0 <= value < self.vocab_size:
                 raise IndexError(f"id {value} is not one of the vocabulary's {self.vocab_size}")
-        return str(self._tokenizer.decode(values))
+        return str(self.tokenizer.decode(values))
 
     def piece(self, id: int) -> str:  # noqa: A002
         """The token of an id; IndexError where there is none."""
-        found = self._tokenizer.id_to_token(id) if id >= 0 else None
+        found = self.tokenizer.id_to_token(id) if id >= 0 else None
         if found is None:
             raise IndexError(f"id {id} is not one of the vocabulary's {self.vocab_size}")
         return str(found)
