@@ -86,6 +86,6 @@ def test_bases_with_other_vocabularies_are_refused_with_a_word(options: Adapt) -
     (options.base / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"base: no tokenizer\.model: .*Llama-3.* not adapted"):
         adapt(options)
-    (options.base / "tekken.json").write_text("{}")
-    with pytest.raises(InputError, match=r"base: has a tekken vocabulary .*Mistral-Nemo"):
+    (options.base / "tokenizer.json").rename(options.base / "tekken.json")
+    with pytest.raises(InputError, match=r"base: its one tokenizer is tekken\.json; .*`vikhr-fast tokenizer export"):
         adapt(options)

@@ -1,9 +1,11 @@
 """What `fuzz_readers` reads: small valid files of every kind, and the functions that read them."""
 
+import base64
 import contextlib
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +63,7 @@ from vikhr_fast.plan.command import _hardware as hardware_of
 from vikhr_fast.tokenizer.added_tokens import read_added_tokens, read_roles
 from vikhr_fast.tokenizer.export import read_model
 from vikhr_fast.tokenizer.load import load_encoder
+from vikhr_fast.tokenizer.tekken import export_tekken
 
 torch.set_num_threads(1)
 TEXT = "Утром туман поднялся над рекой.\n\nA <s> word\tof 12 лодок."
@@ -150,8 +153,27 @@ def _tokenizers(root: Path) -> list[Subject]:
         encoder = ChatEncoder(file.parent)
         encoder.bpe.decode(encoder.bpe.encode(TEXT).tolist())
 
+    tekken = root / "tekken" / "tekken.json"
+    tekken.parent.mkdir()
+    tokens = [bytes([byte]) for byte in range(256)] + ["он".encode(), "но".encode(), b"  "]
+    listed = [{"rank": rank, "token_bytes": base64.b64encode(token).decode()} for rank, token in enumerate(tokens)]
+    special = [{"rank": rank, "token_str": token} for rank, token in enumerate(("<unk>", "<s>", "</s>"))]
+    config = {
+        "pattern": r"\p{L}+|[^\p{L}]",
+        "default_vocab_size": 263,
+        "default_num_special_tokens": 4,
+        "version": "v13",
+    }
+    tekken.write_text(json.dumps({"config": config, "vocab": listed, "special_tokens": special}))
+
+    def restated(file: Path) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            export_tekken(file, Path(directory))
+            byte_level(Path(directory) / "tokenizer.json")
+
     files = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
     return [
+        Subject("tekken json", tekken, restated),
         Subject("tokenizer json", root / "byte-level" / "tokenizer.json", byte_level),
         Subject("tokenizer config", root / "byte-level" / "tokenizer_config.json", byte_level),
         *(Subject(f"{name} beside a model", directory / name, sentencepiece) for name in files),

@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -172,10 +171,8 @@ REAL = ["mistral_instruct_tokenizer_240323.model.v3", "mistral_instruct_tokenize
 
 @pytest.fixture(params=REAL)
 def mistral(request: pytest.FixtureRequest) -> Path:
-    spec = find_spec("mistral_common")
-    if spec is None or spec.origin is None:
-        pytest.skip("mistral-common is not installed: pip install mistral-common")
-    return Path(spec.origin).parent / "data" / request.param
+    package = pytest.importorskip("mistral_common", reason="needs `pip install mistral-common`")
+    return Path(package.__file__).parent / "data" / request.param
 
 
 @pytest.mark.nightly

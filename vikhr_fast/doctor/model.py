@@ -37,9 +37,6 @@ def model_findings(directory: Path) -> Iterator[Finding]:
         yield checked("weights", partial(_weights, directory))
         yield checked("head", partial(_head, directory))
         yield checked("numbers", partial(_numbers, directory))
-    if tokenizer_file(directory) is None:
-        yield Finding("mend", "tokenizer", f"{directory}: neither tokenizer.model nor tokenizer.json; put it there")
-        return
     yield checked("tokenizer", partial(_tokenizer, directory))
     if (directory / CONFIG_NAME).exists():
         yield checked("rows", partial(_rows, directory))

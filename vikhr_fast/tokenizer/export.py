@@ -17,11 +17,14 @@ from typing import Any
 from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_directory, write_json, write_text
+from vikhr_fast.io.files import atomic_directory, write_json
 from vikhr_fast.io.guarded import read_json
 from vikhr_fast.tokenizer.added_tokens import CONTROL_FORM, read_roles, refuse_added
 from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, TEMPLATES, read_template, try_template
+from vikhr_fast.tokenizer.files import refuse_tekken
 from vikhr_fast.tokenizer.model_file import read_model_bytes
+from vikhr_fast.tokenizer.special_tokens import added_tokens, begins_with, write_configuration
+from vikhr_fast.tokenizer.tekken import export_tekken, tekken_file
 
 MODEL_NAME = "tokenizer.model"
 CHAT_PIECES = ("<|im_start|>", "<|im_end|>")
@@ -33,10 +36,13 @@ _EXACT_NORMALIZER = {"remove_extra_whitespaces": False, "add_dummy_prefix": True
 
 @dataclass(frozen=True)
 class ExportTokenizer:
-    """Writes a SentencePiece BPE model as the files that transformers, vLLM and llama.cpp read, with the same ids."""
+    """Writes a SentencePiece BPE model as the files that transformers, vLLM and llama.cpp read, with the same ids.
+
+    Mistral's tekken.json becomes a tokenizer.json.
+    """
 
     model: Positional[Path]
-    """A SentencePiece .model file, or a directory with tokenizer.model."""
+    """A SentencePiece .model file, a tekken.json, or a directory with tokenizer.model or, without one, tekken.json."""
     output: Path
     """Directory to make."""
     chat_template: Path | None = None
@@ -44,11 +50,17 @@ class ExportTokenizer:
 
 
 def export(options: ExportTokenizer) -> None:
-    """Writes `options.output`, complete or not at all; InputError as `export_tokenizer`, or for the template."""
+    """Writes `options.output`, complete or not at all.
+
+    InputError as `export_tokenizer` or `export_tekken`, or for the template.
+    """
     template = options.chat_template
     source = None if template is None else read_template(CHAT_TEMPLATES.get(str(template), template))
     with atomic_directory(options.output) as directory:
-        export_tokenizer(find_model(options.model), directory, source)
+        if tekken := tekken_file(options.model):
+            export_tekken(tekken, directory, source)
+        else:
+            export_tokenizer(find_model(options.model), directory, source)
         if source is not None:
             try_template(source, str(template), read_roles(directory))
 
@@ -57,6 +69,7 @@ def find_model(path: Path) -> Path:
     """The SentencePiece model that `path` means: the file, or `tokenizer.model` in a directory; InputError without."""
     file = path / MODEL_NAME if path.is_dir() else path
     if not file.is_file():
+        refuse_tekken(path)
         advice = f"no {MODEL_NAME} in it; give a directory with one, or the file itself"
         raise InputError(f"{path}: {advice if path.is_dir() else 'no such file or directory'}")
     return file
@@ -132,26 +145,7 @@ def export_tokenizer(model_file: Path, directory: Path, chat_template: str | Non
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MODEL_NAME).write_bytes(read_model_bytes(model_file))
     write_json(directory / "tokenizer.json", _tokenizer_json(model, specials, roles))
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **roles,
-        "add_bos_token": "bos_token" in roles,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        "added_tokens_decoder": {str(index): _added_token(piece) for piece, index in specials.items()},
-    }
-    if extra := [piece for piece in specials if piece not in roles.values()]:
-        config["additional_special_tokens"] = extra
-    if chat_template is not None:
-        config["chat_template"] = chat_template
-        write_text(directory / "chat_template.jinja", chat_template)
-    write_json(directory / "tokenizer_config.json", config)
-    write_json(directory / "special_tokens_map.json", roles)
-
-
-def _added_token(content: str) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"content": content, **flags}
+    write_configuration(directory, specials, roles, chat_template)
 
 
 def refuse_inexact(model: Any, file: Path) -> None:
@@ -199,15 +193,8 @@ def _merges(model: Any) -> list[tuple[str, str]]:
 def _tokenizer_json(model: Any, specials: dict[str, int], roles: dict[str, str]) -> dict[str, Any]:
     """The template with what is this vocabulary's own; BOS, if there is one, stands before each sequence."""
     values = read_json(TEMPLATES / "tokenizer.json")
-    bos = [roles["bos_token"]] if "bos_token" in roles else []
-    first, second = (
-        [{"SpecialToken": {"id": piece, "type_id": kind}} for piece in bos]
-        + [{"Sequence": {"id": name, "type_id": kind}}]
-        for kind, name in enumerate("AB")
-    )
-    pieces = {piece: {"id": piece, "ids": [specials[piece]], "tokens": [piece]} for piece in bos}
-    values["post_processor"] |= {"single": first, "pair": first + second, "special_tokens": pieces}
-    values["added_tokens"] = [{"id": index, **_added_token(piece)} for piece, index in specials.items()]
+    values["post_processor"] = begins_with(roles.get("bos_token"), specials)
+    values["added_tokens"] = added_tokens(specials)
     vocabulary = {piece.piece: index for index, piece in enumerate(model.pieces)}
     values["model"] |= {"unk_token": roles["unk_token"], "vocab": vocabulary, "merges": _merges(model)}
     return values

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-TOKENIZER, TOKENIZER_JSON = "tokenizer.model", "tokenizer.json"
+from vikhr_fast.errors import InputError
+
+TOKENIZER, TOKENIZER_JSON, TEKKEN = "tokenizer.model", "tokenizer.json", "tekken.json"
 TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 _NAMES = (
     TOKENIZER,
@@ -23,3 +25,10 @@ def companions(model: Path) -> list[Path]:
 def tokenizer_file(model: Path) -> Path | None:
     """What its ids are made with: the SentencePiece model or, without one, tokenizer.json; None without both."""
     return next((path for name in (TOKENIZER, TOKENIZER_JSON) if (path := model / name).is_file()), None)
+
+
+def refuse_tekken(model: Path) -> None:
+    """Raises InputError where the one tokenizer in a model's directory is tekken.json, which has to be restated."""
+    if tokenizer_file(model) is None and (model / TEKKEN).is_file():
+        command = f"`vikhr-fast tokenizer export {model} --output OUTPUT`"
+        raise InputError(f"{model}: its one tokenizer is {TEKKEN}; put the files beside it that {command} writes")

@@ -8,7 +8,7 @@ from vikhr_fast.io.files import sha256_of
 from vikhr_fast.tokenizer.added_tokens import read_added_tokens
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.export import read_model
-from vikhr_fast.tokenizer.files import TOKENIZER, TOKENIZER_JSON, tokenizer_file
+from vikhr_fast.tokenizer.files import TOKENIZER, TOKENIZER_JSON, refuse_tekken, tokenizer_file
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder
 
 Encoder: TypeAlias = BpeEncoder | JsonEncoder
@@ -22,6 +22,7 @@ def load_encoder(path: Path) -> Encoder:
     """
     file = tokenizer_file(path) if path.is_dir() else path
     if file is None:
+        refuse_tekken(path)
         raise InputError(f"{path}: neither tokenizer.model nor tokenizer.json in it; give a directory with one")
     return JsonEncoder.from_file(file) if file.suffix == ".json" else BpeEncoder.from_file(file)
 
