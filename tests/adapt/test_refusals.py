@@ -84,7 +84,7 @@ def test_broken_tokenizer_or_output_is_named(options: Adapt, tmp_path: Path) -> 
 def test_bases_with_other_vocabularies_are_refused_with_a_word(options: Adapt) -> None:
     (options.base / "tokenizer.model").unlink()
     (options.base / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match=r"base: no tokenizer\.model: .*Llama-3.* not adapted"):
+    with pytest.raises(InputError, match=r"tokenizer\.json: no tokenizer that can be read"):
         adapt(options)
     (options.base / "tokenizer.json").rename(options.base / "tekken.json")
     with pytest.raises(InputError, match=r"base: its one tokenizer is tekken\.json; .*`vikhr-fast tokenizer export"):

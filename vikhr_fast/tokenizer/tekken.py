@@ -21,6 +21,7 @@ from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import write_json
 from vikhr_fast.io.guarded import read_json
 from vikhr_fast.tokenizer.added_tokens import is_text
+from vikhr_fast.tokenizer.byte_level import token_text
 from vikhr_fast.tokenizer.files import TEKKEN, TOKENIZER, TOKENIZER_JSON
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder, library_errors
 from vikhr_fast.tokenizer.special_tokens import added_tokens, begins_with, write_configuration
@@ -153,8 +154,7 @@ def _listed(listed: Any, file: Path) -> list[str]:
 
 
 def _tokenizer_json(tekken: Tekken, file: Path, special: dict[str, int], bos: str | None) -> dict[str, Any]:
-    letters = _letters()
-    words = ["".join(letters[byte] for byte in token) for token in tekken.tokens]
+    words = list(map(token_text, tekken.tokens))
     if clash := next((word for word in words if word in special), None):
         raise InputError(f"{file}: {clash!r} is a special token and another one, which no tokenizer.json can have")
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -187,10 +187,3 @@ def _tokenizer_json(tekken: Tekken, file: Path, special: dict[str, int], bos: st
             ],
         },
     }
-
-
-def _letters() -> list[str]:
-    """The letter of each byte in GPT-2's alphabet: itself where it can be seen, else one from U+0100 on."""
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = iter(range(0x100, 0x200))
-    return [chr(byte if byte in seen else next(hidden)) for byte in range(_BYTES)]
