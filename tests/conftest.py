@@ -19,7 +19,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `model` (tiny, with its tokenizer) and the shards `train`, `other` and `validation`."""
+    """What `make_workspace` makes, once for all tests."""
     root = tmp_path_factory.mktemp("workspace")
     make_workspace(root)
     return root

@@ -1,7 +1,7 @@
 """Kills training at random moments until it has ended anyway: are the weights those of a run left in peace?
 
-    python tests/gates/kills.py [--kills 30] [--ranks 1,2,4] [--forms gathered,kept,batched] [--kinds ...] [--seed 0]
-        [--out FILE]
+    python tests/gates/kills.py [--kills 30] [--ranks 1,2,4] [--forms gathered,kept,batched,tied] [--kinds ...]
+        [--seed 0] [--out FILE]
 
 Each run saves a checkpoint every other step, in the background. SIGKILL hits any rank at any moment, start and saving
 included, or in validation, or while the model is written; the others must end by themselves, and the same command goes
@@ -42,8 +42,13 @@ FORMS: dict[str, dict[str, Any]] = {
         "kl": {"fraction": 0.5},
         "runtime": {"keep_gathered": True, "reference_micro_batches": 2, "reduce_each_micro_batch": True},
     },
+    "tied": {
+        "model": "tied",
+        "optimizer": {"master": "split"},
+        "runtime": {"dtype": "bfloat16", "keep_gathered": True, "reference_micro_batches": 2},
+    },
 }
-"""How several ranks share the work; a single one has but the KL's share of them."""
+"""What is trained, and how several ranks share the work."""
 
 
 def start(workspace: Path, output: Path, ranks: int, form: str) -> list[subprocess.Popen[str]]:
@@ -52,8 +57,10 @@ def start(workspace: Path, output: Path, ranks: int, form: str) -> list[subproce
     config = make_config(
         workspace,
         output,
+        changes.get("model", "model"),
         data={"validation": {"held_out": workspace / "validation"}, "epochs": 40},
         batch={"micro_batch": 1 if changes else 2, "sequences_per_step": 8},
+        optimizer=changes.get("optimizer", {}),
         kl=changes.get("kl", {}),
         runtime={"dtype": "float32", "timeout_seconds": 20, **changes.get("runtime", {})},
         schedule={"max_steps": STEPS, "checkpoint_every": 2, "validate_every": VALIDATE_EVERY},

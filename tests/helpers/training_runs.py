@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data"
 
 
 def make_workspace(root: Path) -> None:
-    """Fills a directory with `model` (tiny, with its tokenizer) and the shards `train`, `other` and `validation`."""
+    """Fills a directory with models (tiny, with their tokenizer) and the shards `train`, `other` and `validation`.
+
+    `tied` is as `model`, but a Llama whose head is its embedding matrix.
+    """
     sources = {
         name: (DATA / "russian" / f"{name}.txt").read_text(encoding="utf-8").split("\n\n")
         for name in ("stories", "news")
@@ -44,15 +48,22 @@ def make_workspace(root: Path) -> None:
         max_position_embeddings=512,
         initializer_range=0.1,
     )
-    Mistral(shape, seed=1).save_pretrained(root / "model")
+    write_model(root, "model", shape)
+    write_model(root, "tied", replace(shape, tie_word_embeddings=True, model_type="llama"))
+
+
+def write_model(root: Path, name: str, shape: ModelConfig) -> Path:
+    """Writes a model of random weights into a workspace, with its tokenizer."""
+    Mistral(shape, seed=1).save_pretrained(root / name)
     for file in (root / "tokenizer").iterdir():
-        shutil.copy(file, root / "model")
+        shutil.copy(file, root / name)
+    return root / name
 
 
-def make_config(workspace: Path, output: Path, **changes: dict[str, Any]) -> TrainConfig:
-    """A small run; `changes` are merged into its sections."""
+def make_config(workspace: Path, output: Path, model: str = "model", **changes: dict[str, Any]) -> TrainConfig:
+    """A small run of a model of the workspace; `changes` are merged into its sections."""
     values: dict[str, Any] = {
-        "model": workspace / "model",
+        "model": workspace / model,
         "output": output,
         "data": {"train": {"train": workspace / "train"}, "sequence_length": 96, "epochs": 4},
         "batch": {"micro_batch": 2, "sequences_per_step": 8},

@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_runs import write_model
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.inference.engine import Engine, shown_text
 from vikhr_fast.inference.sampling import Sampling, choose, distribution, generator_of
+from vikhr_fast.model.config import read_config
 from vikhr_fast.model.key_value_cache import KeyValueCache
 from vikhr_fast.model.mistral import Mistral
 
@@ -42,11 +44,19 @@ def windowed(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("is_windowed", [False, True])
-def test_greedy_answers_are_those_of_transformers(workspace: Path, windowed: Path, is_windowed: bool) -> None:
+@pytest.fixture(scope="module")
+def tied(workspace: Path) -> Path:
+    """A model whose head is its embedding, with layers that outweigh that: the tiny one says its last token again."""
+    return write_model(
+        workspace, "heavy tied", dataclasses.replace(read_config(workspace / "tied"), initializer_range=1.0)
+    )
+
+
+@pytest.mark.parametrize("kind", ["model", "tied", "windowed"])
+def test_greedy_answers_are_those_of_transformers(workspace: Path, windowed: Path, tied: Path, kind: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    directory = windowed if is_windowed else workspace / "model"
+    directory = {"model": workspace / "model", "tied": tied, "windowed": windowed}[kind]
     engine = Engine(directory, "cpu")
     tokenizer = AutoTokenizer.from_pretrained(directory)
     peer: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)

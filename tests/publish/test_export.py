@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vikhr_fast.config import TrainConfig
 from vikhr_fast.distributed.ranks import process_group
 from vikhr_fast.errors import InputError
+from vikhr_fast.model.config import read_config
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.publish.export import Export, export_checkpoint
 from vikhr_fast.tokenizer import BpeEncoder
@@ -31,15 +32,18 @@ def small_run(workspace: Path, output: Path, **changes: Any) -> TrainConfig:
     return make_config(workspace, output, **{"runtime": {"dtype": "bfloat16"}, "schedule": schedule, **changes})
 
 
-@pytest.mark.parametrize("master", ["float32", "split"])
-def test_the_last_checkpoint_is_the_final_model(workspace: Path, tmp_path: Path, master: str) -> None:
-    train(small_run(workspace, tmp_path / "run", optimizer={"master": master}))
+@pytest.mark.parametrize(("base", "master"), [("model", "float32"), ("model", "split"), ("tied", "split")])
+def test_the_last_checkpoint_is_the_final_model(workspace: Path, tmp_path: Path, base: str, master: str) -> None:
+    train(small_run(workspace, tmp_path / "run", model=base, optimizer={"master": master}))
     assert export_checkpoint(Export(tmp_path / "run", tmp_path / "model")) == tmp_path / "model"
     exported, final = (load_file(p / "model.safetensors") for p in (tmp_path / "model", tmp_path / "run" / "model"))
     assert exported.keys() == final.keys()
     assert all(torch.equal(exported[name], final[name]) for name in final)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
-    assert torch.equal(loaded.lm_head.weight, final["lm_head.weight"])
+    assert read_config(tmp_path / "model") == read_config(workspace / base)
+    head = "model.embed_tokens.weight" if base == "tied" else "lm_head.weight"
+    assert torch.equal(loaded.lm_head.weight, final[head])
+    assert ("lm_head.weight" in exported) == (base != "tied")
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("слово").input_ids
     card = (tmp_path / "model" / "README.md").read_text()
     assert "4 steps" in card

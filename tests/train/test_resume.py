@@ -72,13 +72,13 @@ def wait_for(condition: Any, processes: list[subprocess.Popen[str]]) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_runs_end_with_the_same_bits(workspace: Path, tmp_path: Path, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "model"), [(1, "model"), (2, "model"), (2, "tied")])
+def test_killed_runs_end_with_the_same_bits(workspace: Path, tmp_path: Path, ranks: int, model: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for process in start_ranks(write_config(small_run(workspace, whole), tmp_path / "whole.toml"), ranks):
+    for process in start_ranks(write_config(small_run(workspace, whole, model=model), tmp_path / "whole.toml"), ranks):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-    command = write_config(small_run(workspace, killed), tmp_path / "killed.toml")
+    command = write_config(small_run(workspace, killed, model=model), tmp_path / "killed.toml")
     random_moment = random.Random(ranks)
     checkpoints = killed / "checkpoints"
     for kill in range(KILLS):
@@ -252,11 +252,15 @@ def test_old_checkpoints_are_deleted(workspace: Path, tmp_path: Path) -> None:
     assert names == ["step-00000004", "step-00000005"]
 
 
-def test_exported_model_is_the_trained_one(workspace: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("base", "kind"), [("model", "MistralForCausalLM"), ("tied", "LlamaForCausalLM")])
+def test_exported_model_is_the_trained_one(workspace: Path, tmp_path: Path, base: str, kind: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = train(small_run(workspace, tmp_path / "run", schedule={"max_steps": 3}))
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    model = train(small_run(workspace, tmp_path / "run", model=base, schedule={"max_steps": 3}))
+    loaded, report = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, output_loading_info=True)
+    assert not any(report.values())
+    assert type(loaded).__name__ == kind
+    assert loaded.config.tie_word_embeddings == (base == "tied")
     for name, weight in load_file(model / "model.safetensors").items():
         assert torch.equal(loaded.state_dict()[name], weight)
     assert AutoTokenizer.from_pretrained(model)("Привет")["input_ids"]

@@ -20,14 +20,15 @@ RECORDER = Path(__file__).parents[1] / "helpers" / "record_gradients.py"
 
 
 class Split(NamedTuple):
+    model: str
     combine: str
     ranks: int
     micro_batch: int
     reduce_each: bool
 
 
-COMBINES = ("sum", "slerp")
-SPLITS = [(1, 2, False), (1, 1, False), (2, 4, False), (2, 1, False), (2, 2, True)]
+RUNS = (("model", "sum"), ("model", "slerp"), ("tied", "sum"))
+SPLITS = [(1, 2, False), (1, 1, False), (2, 4, False), (2, 1, False), (2, 2, True), (4, 1, True)]
 FULL = (1, 8, False)
 
 
@@ -35,12 +36,13 @@ FULL = (1, 8, False)
 def recordings(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Split, dict[str, Any]]:
     """Metrics and gradients of each step, for every split."""
     root = tmp_path_factory.mktemp("splits")
-    runs = [Split(combine, *split) for combine, split in itertools.product(COMBINES, [FULL, *SPLITS])]
+    runs = [Split(*run, *split) for run, split in itertools.product(RUNS, [FULL, *SPLITS])]
     for run in runs:
         directory = root / "-".join(map(str, run))
         config = make_config(
             workspace,
             directory / "run",
+            run.model,
             data={"train": {"train": workspace / "train", "other": workspace / "other"}},
             batch={"micro_batch": run.micro_batch},
             optimizer={"max_grad_norm": 0.5},
@@ -50,7 +52,7 @@ def recordings(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         )
         directory.mkdir()
         (directory / "config.json").write_text(json.dumps(config_values(config)))
-    for ranks in (1, 2):
+    for ranks in (1, 2, 4):
         configs = [root / "-".join(map(str, run)) / "config.json" for run in runs if run.ranks == ranks]
         run_ranks([str(RECORDER), *map(str, configs)], ranks)
     return {
@@ -60,12 +62,12 @@ def recordings(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     }
 
 
-@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("run", RUNS, ids=str)
 @pytest.mark.parametrize("split", SPLITS, ids=str)
 def test_losses_and_gradients_equal_the_full_batch(
-    recordings: dict[Split, dict[str, Any]], combine: str, split: tuple[int, int, bool]
+    recordings: dict[Split, dict[str, Any]], run: tuple[str, str], split: tuple[int, int, bool]
 ) -> None:
-    ours, full = recordings[Split(combine, *split)], recordings[Split(combine, *FULL)]
+    ours, full = recordings[Split(*run, *split)], recordings[Split(*run, *FULL)]
     assert len(ours["metrics"]) == len(full["metrics"]) == STEPS
     for actual, expected in zip(ours["metrics"], full["metrics"], strict=True):
         for name in ("loss", "ce", "kl", "grad_norm"):
