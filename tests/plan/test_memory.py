@@ -36,12 +36,14 @@ SHAPE = ModelConfig(
 TOKENS = 384
 
 
-def test_parameters_are_counted() -> None:
-    model = Mistral(SHAPE, device="meta")
-    count = Parameters.of(SHAPE)
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_counted(tied: bool) -> None:
+    shape = dataclasses.replace(SHAPE, tie_word_embeddings=tied)
+    model, count = Mistral(shape, device="meta"), Parameters.of(shape)
     assert count.total == sum(parameter.numel() for parameter in model.parameters())
     assert count.layer == sum(parameter.numel() for parameter in model.model.layers[0].parameters())
-    assert count.multiplied == count.total - model.model.embed_tokens.weight.numel()
+    assert count.head == model.head_module.weight.numel()
+    assert count.multiplied == count.total - (0 if tied else model.model.embed_tokens.weight.numel())
 
 
 @pytest.mark.parametrize("stacked", [False, True])
