@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "bpe/byte_extend.hpp"
 #include "bpe/extend.hpp"
 #include "bpe/extend_words.hpp"
 
@@ -18,6 +19,7 @@ namespace py = pybind11;
 
 namespace {
 
+using vikhr::ByteExtender;
 using vikhr::Extender;
 using vikhr::WordCounts;
 
@@ -33,6 +35,10 @@ void add_texts(WordCounts& counts, const py::sequence& texts) {
   }
   const py::gil_scoped_release released;
   for (const std::string_view view : views) counts.add(view);
+}
+
+void add_words(WordCounts& counts, const std::vector<std::pair<py::bytes, std::uint64_t>>& words) {
+  for (const auto& [word, count] : words) counts.add_word(std::string_view(word), count);
 }
 
 py::list words(const WordCounts& counts, std::size_t start, std::size_t stop) {
@@ -56,6 +62,29 @@ auto make_extender(const std::vector<std::pair<std::string, double>>& base,
   return std::make_unique<Extender>(pieces, std::move(classes), max_characters, first_score);
 }
 
+auto make_byte_extender(
+    const std::vector<py::bytes>& tokens,
+    const std::vector<std::pair<ByteExtender::Token, ByteExtender::Token>>& merges,
+    vikhr::CharacterClasses classes, std::size_t max_characters, bool keeps_whole) {
+  std::vector<std::string> texts(tokens.begin(), tokens.end());
+  const py::gil_scoped_release released;
+  return std::make_unique<ByteExtender>(
+      std::move(texts), merges, vikhr::PieceRules(std::move(classes), max_characters), keeps_whole);
+}
+
+py::list learn_merges(ByteExtender& extender, std::size_t count) {
+  std::vector<ByteExtender::Learnt> learnt;
+  {
+    const py::gil_scoped_release released;
+    learnt = extender.learn(count);
+  }
+  py::list list;
+  for (const ByteExtender::Learnt& merge : learnt) {
+    list.append(py::make_tuple(py::bytes(merge.left), py::bytes(merge.right), merge.count));
+  }
+  return list;
+}
+
 py::list learn(Extender& extender, std::size_t count) {
   std::vector<Extender::Learnt> learnt;
   {
@@ -75,6 +104,7 @@ void bind_extend(py::module_& module) {
   py::class_<WordCounts>(module, "WordCounts")
       .def(py::init<std::size_t>(), py::arg("max_words"))
       .def("add", &add_texts, py::arg("texts"))
+      .def("add_words", &add_words, py::arg("words"))
       .def("add_scaled", &WordCounts::add_scaled, py::arg("other"), py::arg("factor"),
            py::call_guard<py::gil_scoped_release>())
       .def("sort", &WordCounts::sort, py::call_guard<py::gil_scoped_release>())
@@ -90,4 +120,11 @@ void bind_extend(py::module_& module) {
       .def("add_words", &Extender::add_words, py::arg("words"),
            py::call_guard<py::gil_scoped_release>())
       .def("learn", &learn, py::arg("count"));
+
+  py::class_<ByteExtender>(module, "ByteExtender")
+      .def(py::init(&make_byte_extender), py::arg("tokens"), py::arg("merges"), py::arg("classes"),
+           py::arg("max_characters"), py::arg("keeps_whole"))
+      .def("add_words", &ByteExtender::add_words, py::arg("words"),
+           py::call_guard<py::gil_scoped_release>())
+      .def("learn", &learn_merges, py::arg("count"));
 }

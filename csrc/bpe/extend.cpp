@@ -16,7 +16,7 @@ std::uint64_t key_of(std::uint32_t left, std::uint32_t right) {
 
 Extender::Extender(const std::vector<ScoredPiece>& base, CharacterClasses classes,
                    std::size_t max_characters, double first_score)
-    : classes_(std::move(classes)), max_characters_(max_characters), first_score_(first_score) {
+    : rules_(std::move(classes), max_characters), first_score_(first_score) {
   for (const ScoredPiece& piece : base) {
     Text& text = texts_[static_cast<std::size_t>(find_or_add(piece.text))];
     text.is_piece = true;
@@ -40,35 +40,9 @@ Extender::Symbol Extender::find_or_add(std::string_view text) {
   place->second = static_cast<Symbol>(texts_.size());
   Text& added = texts_.emplace_back();
   added.text = text;
-  added.may_be_piece = may_be_piece(text);
+  added.may_be_piece = rules_.may_be_piece(text);
   for (const char byte : text) added.characters += (static_cast<unsigned char>(byte) & 0xC0) != 0x80;
   return place->second;
-}
-
-// The rules of SentencePiece's trainer: one script, no digits, a space only in front.
-bool Extender::may_be_piece(std::string_view text) const {
-  std::size_t characters = 0;
-  CodePoint before = ' ';
-  for (std::size_t at = 0; at < text.size(); ++characters) {
-    const Character character = decode_valid_character(text.data() + at);
-    if (at > 0 && !can_join(before, character.code_point)) return false;
-    // A joining mark takes the class of what it follows.
-    const auto found = classes_.find(character.code_point);
-    const bool is_mark = found != classes_.end() && found->second == kJoinsAny;
-    if (at == 0 || !is_mark) before = character.code_point;
-    at += character.length;
-  }
-  return characters <= max_characters_;
-}
-
-bool Extender::can_join(CodePoint left, CodePoint right) const {
-  const auto right_class = classes_.find(right);
-  if (right_class == classes_.end()) return false;
-  if (left == ' ') return true;
-  const auto left_class = classes_.find(left);
-  if (left_class == classes_.end()) return false;
-  return left_class->second == right_class->second || left_class->second == kJoinsAny ||
-         right_class->second == kJoinsAny;
 }
 
 // kNone where one of them is no piece.
@@ -95,7 +69,7 @@ void Extender::add_words(const WordCounts& words) {
     CodePoint before = 0;
     for (std::size_t at = 0; at < word.size();) {
       const Character character = decode_valid_character(word.data() + at);
-      if (at > 0 && !can_join(before, character.code_point) &&
+      if (at > 0 && !rules_.can_join(before, character.code_point) &&
           base_neighbours_.count(key_of(before, character.code_point)) == 0) {
         add_part(word.substr(start, at - start), words.count(i));
         start = at;

@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "bpe/extend_words.hpp"
+#include "bpe/piece_rules.hpp"
 #include "base/hash.hpp"
-#include "text/utf8.hpp"
 
 namespace vikhr {
 
@@ -27,11 +27,6 @@ struct ScoredPiece {
   std::string text;  // ▁ as a space
   double score;      // of two possible merges the higher score goes first, the leftmost of equals
 };
-
-// What may stand together in a new piece: characters of the same class. Characters without an entry
-// join nothing; those of kJoinsAny join whatever they follow.
-using CharacterClasses = std::unordered_map<CodePoint, std::uint32_t>;
-inline constexpr std::uint32_t kJoinsAny = ~std::uint32_t{0};
 
 class Extender {
  public:
@@ -77,8 +72,6 @@ class Extender {
   using Parts = std::vector<std::pair<std::string, std::uint64_t>>;
 
   Symbol find_or_add(std::string_view text);
-  bool may_be_piece(std::string_view text) const;
-  bool can_join(CodePoint left, CodePoint right) const;
   Symbol spelt_by(Symbol left, Symbol right);
   void segment_words(const Parts& parts);
   void settle(Word& word);
@@ -87,8 +80,7 @@ class Extender {
   bool is_after(const Candidate& a, const Candidate& b) const;
   void push(Symbol text);
 
-  CharacterClasses classes_;
-  std::size_t max_characters_;
+  PieceRules rules_;
   double first_score_;
   std::vector<Text> texts_;
   std::unordered_map<std::string, Symbol> symbols_of_;

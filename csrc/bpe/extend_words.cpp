@@ -29,8 +29,9 @@ std::uint64_t hash_bytes(std::string_view text) {
 // At most `limit` bytes, never cut inside a character.
 std::size_t whole_characters(std::string_view text, std::size_t limit) {
   if (text.size() <= limit) return text.size();
-  while ((static_cast<unsigned char>(text[limit]) & 0xC0) == 0x80) --limit;
-  return limit;
+  std::size_t end = limit;
+  while (limit - end < 4 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return limit - end < 4 ? end : limit;  // no character is longer
 }
 
 }  // namespace
@@ -58,27 +59,30 @@ void WordCounts::add_line(std::string_view line) {
   for (std::size_t start = 0; start < rest.size();) {
     const std::size_t letters = rest.find_first_not_of(' ', start);
     const std::size_t end = std::min(rest.find(' ', letters), rest.size());
-    std::string_view word = rest.substr(start, end - start);
-    bytes_ += word.size();
-    while (!word.empty()) {
-      const std::size_t length = whole_characters(word, kMaxWord);
-      add_word(word.substr(0, length), 1);
-      word.remove_prefix(length);
-    }
+    add_word(rest.substr(start, end - start), 1);
     start = end;
+  }
+}
+
+void WordCounts::add_word(std::string_view word, std::uint64_t count) {
+  bytes_ += word.size() * count;
+  while (!word.empty()) {
+    const std::size_t length = whole_characters(word, kMaxWord);
+    count_word(word.substr(0, length), count);
+    word.remove_prefix(length);
   }
 }
 
 void WordCounts::add_scaled(const WordCounts& other, double factor) {
   for (const Entry& entry : other.entries_) {
     const double scaled = std::round(static_cast<double>(entry.count) * factor);
-    add_word(other.text_of(entry), static_cast<std::uint64_t>(std::max(scaled, 1.0)));
+    count_word(other.text_of(entry), static_cast<std::uint64_t>(std::max(scaled, 1.0)));
   }
   bytes_ += other.bytes_;
   dropped_ += other.dropped_;
 }
 
-void WordCounts::add_word(std::string_view word, std::uint64_t count) {
+void WordCounts::count_word(std::string_view word, std::uint64_t count) {
   const std::uint64_t hash = hash_bytes(word);
   std::size_t slot = hash & (slots_.size() - 1);
   for (; slots_[slot] != 0; slot = (slot + 1) & (slots_.size() - 1)) {
@@ -144,9 +148,9 @@ std::vector<std::pair<CodePoint, std::uint64_t>> WordCounts::characters() const 
   for (const Entry& entry : entries_) {
     const std::string_view word = text_of(entry);
     for (std::size_t at = 0; at < word.size();) {
-      const Character character = decode_valid_character(word.data() + at);
-      counts[character.code_point] += entry.count;
-      at += character.length;
+      const Character character = decode_character(word.substr(at));
+      if (character.length > 0) counts[character.code_point] += entry.count;
+      at += std::max(character.length, 1u);
     }
   }
   return {counts.begin(), counts.end()};

@@ -25,6 +25,9 @@ class WordCounts {
   // `text` is valid UTF-8.
   void add(std::string_view text);
 
+  // Adds a word as it is, of any bytes, that occurs `count` times.
+  void add_word(std::string_view word, std::uint64_t count);
+
   // Adds the counts of `other` times `factor`, rounded, at least 1 each.
   void add_scaled(const WordCounts& other, double factor);
 
@@ -52,7 +55,7 @@ class WordCounts {
     return std::string_view(text_).substr(entry.start, entry.length);
   }
   void add_line(std::string_view line);
-  void add_word(std::string_view word, std::uint64_t count);
+  void count_word(std::string_view word, std::uint64_t count);
   void drop_rare();
   void rehash(std::size_t slots);
 

@@ -25,7 +25,7 @@ from vikhr_fast.io.provenance import value_table
 from vikhr_fast.io.run_directory import flat
 from vikhr_fast.llm.ask import FAILED
 from vikhr_fast.tokenizer.export import MODEL_NAME
-from vikhr_fast.tokenizer.extend import REPORT_NAME as EXTENSION
+from vikhr_fast.tokenizer.new_pieces import REPORT_NAME as EXTENSION
 from vikhr_fast.tokenizer.report import vocabularies_table
 from vikhr_fast.train.inputs import ADAPTATION
 

@@ -44,6 +44,11 @@ def token_text(content: bytes) -> str:
     return "".join(map(_CHARACTERS.__getitem__, content))
 
 
+def spells_bytes(pre_tokenizer: Any) -> bool:
+    """Whether a pre-tokenizer of `tokenizers`, or None, spells words by their bytes."""
+    return any(step["type"] == "ByteLevel" for step in _steps(pre_tokenizer, "pretokenizers"))
+
+
 def split_kind(pre_tokenizer: Any) -> str | None:
     """How texts are split, by the name that the C++ code has for it; None for another way.
 

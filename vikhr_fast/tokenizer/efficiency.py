@@ -5,10 +5,13 @@ from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vikhr_fast.data.sources import read_texts
-from vikhr_fast.tokenizer.bpe import BpeEncoder
+from vikhr_fast.tokenizer.byte_level import token_bytes
 from vikhr_fast.tokenizer.export import BYTE, read_model
+from vikhr_fast.tokenizer.json_encoder import JsonEncoder
+from vikhr_fast.tokenizer.load import Encoder, load_encoder
 
 _BATCH = 4096  # documents
 
@@ -26,10 +29,8 @@ def measure(model_files: Sequence[Path], sources: Iterable[Path]) -> list[dict[s
     Raises:
         InputError: an unreadable model or source, or no text at all.
     """
-    encoders = [BpeEncoder.from_file(file) for file in model_files]
-    models = [read_model(file) for file in model_files]
-    is_byte = [np.array([piece.type == BYTE for piece in model.pieces]) for model in models]
-    pieces = [[piece.piece for piece in model.pieces] for model in models]
+    encoders = [load_encoder(file) for file in model_files]
+    pieces, is_byte = zip(*map(_vocabulary, model_files, encoders), strict=True)
     words = characters = size = 0
     tokens, byte_tokens, changed = ([0] * len(encoders) for _ in range(3))
     texts = chain.from_iterable(map(read_texts, sources))
@@ -63,7 +64,21 @@ def measure(model_files: Sequence[Path], sources: Iterable[Path]) -> list[dict[s
     ]
 
 
-def _segmented(encoder: BpeEncoder, pieces: list[str], words: list[str]) -> Iterator[list[str]]:
-    ids, offsets = encoder.encode_batch(words)
+def _vocabulary(file: Path, encoder: Encoder) -> tuple[list[str], npt.NDArray[np.bool_]]:
+    """The pieces by id, "" where there is none, and which of them spell one byte of what has no piece."""
+    if not isinstance(encoder, JsonEncoder):
+        model = read_model(file)
+        return [piece.piece for piece in model.pieces], np.array([piece.type == BYTE for piece in model.pieces])
+    pieces = [""] * encoder.vocab_size
+    for piece, index in encoder.tokenizer.get_vocab(with_added_tokens=True).items():
+        pieces[index] = piece
+    contents = [token_bytes(piece) or b"" for piece in pieces]
+    return pieces, np.array([len(content) == 1 and not content.isascii() for content in contents])
+
+
+def _segmented(encoder: Encoder, pieces: list[str], words: list[str]) -> Iterator[list[str]]:
+    """The pieces of words behind a space, which SentencePiece puts there itself."""
+    spaced = [f" {word}" for word in words] if isinstance(encoder, JsonEncoder) else words
+    ids, offsets = encoder.encode_batch(spaced)
     for start, end in pairwise(offsets):
         yield [pieces[index] for index in ids[start:end]]

@@ -5,7 +5,6 @@ new piece is a part keeps its segmentation. Merging two vocabularies that were t
 pieces without a path of merges that leads to them.
 """
 
-import unicodedata
 from collections.abc import Container
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -13,41 +12,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fontTools.unicodedata import script
-from rich.progress import track
 from tyro.conf import Positional
 
 from vikhr_fast._native import Extender, WordCounts
 from vikhr_fast.data.read import named
 from vikhr_fast.data.text_lines import line_bytes
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.console import console, logger
+from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, refuse_existing, sha256_of, write_json
 from vikhr_fast.tokenizer import export
 from vikhr_fast.tokenizer.added_tokens import named_tokens, read_added_tokens
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.export import CONTROL, MODEL_NAME, NORMAL
+from vikhr_fast.tokenizer.extend_byte_level import extend_byte_level
+from vikhr_fast.tokenizer.files import TOKENIZER, TOKENIZER_JSON, tokenizer_file
+from vikhr_fast.tokenizer.new_pieces import MAX_CHARACTERS, REPORT_NAME, learn_pieces, scripts
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
 from vikhr_fast.tokenizer.train import Learning, control_pieces
 from vikhr_fast.tokenizer.word_counts import count_words
 
-REPORT_NAME = "extend.json"
 _SPACE = "▁"
-_MAX_CHARACTERS = 16  # of a new piece, as SentencePiece's trainer has it
-_JOINS_ANY = 2**32 - 1
-_PIECES_AT_ONCE = 64  # learnt between two chances to interrupt
 
 
 @dataclass(frozen=True)
 class ExtendTokenizer(Learning):
     """Adds pieces for new text to a base tokenizer, whose pieces keep their ids.
 
+    The base is a SentencePiece BPE model, or a byte-level BPE tokenizer as of Llama 3, Qwen2, GPT-2 and Mistral-Nemo.
     Every new piece is reachable; OUTPUT/extend.json says how many there are. The same input and options give the same
     bytes. A word that is counted takes about 300 bytes of memory.
     """
 
     base: Positional[Path] = field(kw_only=True)
-    """The tokenizer to extend: a SentencePiece .model file, or a directory with tokenizer.model."""
+    """The tokenizer to extend: a SentencePiece .model file, a byte-level tokenizer.json, or a directory with
+    tokenizer.model or, without one, tokenizer.json."""
     compare: tuple[Path, ...] = ()
     """English text, say: extend.json tells how many of its words are segmented in another way than before."""
     max_words: int = 5_000_000
@@ -63,15 +61,21 @@ def extend_tokenizer(options: ExtendTokenizer) -> dict[str, Any]:
         The report that is also written to extend.json: numbers of `base`, `control`, `learnt` and `characters` pieces,
         which follow each other in this order; `words_left_out`; `rarest`, the occurrences of the last piece learnt;
         `unreachable` pieces; SHA-256 of the base; and, if there is text to compare, `compared`: its `words`, the share
-        `words_changed` that falls into other pieces, `tokens_before` and `tokens_after`.
+        `words_changed` that falls into other pieces, `tokens_before` and `tokens_after`. For a byte-level base see
+        `extend_byte_level`.
 
     Raises:
         InputError: an impossible option, unreadable or empty input, a base that other tools could not load with the
             same ids, a vocabulary size that leaves no room or that the text cannot fill.
     """
+    file = tokenizer_file(options.base) if options.base.is_dir() else options.base
+    if file is None:
+        raise InputError(f"{options.base}: neither {TOKENIZER} nor {TOKENIZER_JSON} in it; give a directory with one")
+    if file.suffix == Path(TOKENIZER_JSON).suffix:
+        return extend_byte_level(options, file, options.compare)
     wanted = control_pieces(options)
     refuse_existing(options.output)
-    base_file = export.find_model(options.base)
+    base_file = export.find_model(file)
     model = export.read_model(base_file)
     export.refuse_inexact(model, base_file)
     known = {piece.piece: piece.type for piece in model.pieces}
@@ -136,31 +140,11 @@ def _new_characters(words: WordCounts, known: Container[str], coverage: float) -
     return [character for character in frequent if character not in known and character not in " \0"]
 
 
-def _scripts(characters: set[str]) -> dict[int, int]:
-    """Classes of characters that may stand together in a new piece: those of a script, and signs of no script.
-
-    Digits, spaces and control characters have none; a mark that joins any script, such as an accent, goes with all.
-    """
-    classes: dict[int, int] = {}
-    numbers: dict[str, int] = {}
-    for character in sorted(characters):
-        if unicodedata.category(character)[0] in "NZC":
-            continue
-        name = script(character)
-        name = "Hani" if name in ("Hira", "Kana") or character == "ー" else name
-        classes[ord(character)] = _JOINS_ANY if name == "Zinh" else numbers.setdefault(name, len(numbers))
-    return classes
-
-
 def _learn(model: Any, words: WordCounts, characters: list[str], count: int, score: float) -> list[tuple[str, int]]:
     """Up to `count` new pieces, whose scores begin at `score`, and their frequencies."""
     base = [(piece.piece, piece.score) for piece in model.pieces if piece.type == NORMAL]
     single = {piece for piece, _ in base if len(piece) == 1 and piece != _SPACE}
     base += [(character, score) for character in characters]
-    extender = Extender(base, _scripts(single.union(characters)), _MAX_CHARACTERS, score)
+    extender = Extender(base, scripts(single.union(characters)), MAX_CHARACTERS, score)
     extender.add_words(words)
-    learnt: list[tuple[str, int]] = []
-    steps = range(0, count, _PIECES_AT_ONCE)
-    for start in track(steps, "pieces", console=console, disable=not console.is_terminal):
-        learnt += extender.learn(min(_PIECES_AT_ONCE, count - start))
-    return learnt
+    return learn_pieces(extender.learn, count)

@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,13 @@ _BATCH = 1024  # documents
 
 
 def count_words(
-    sources: tuple[Path, ...], weights: tuple[float, ...], text_field: str, max_words: int, max_line: int = MAX_LINE
+    sources: tuple[Path, ...],
+    weights: tuple[float, ...],
+    text_field: str,
+    max_words: int,
+    max_line: int = MAX_LINE,
+    add: Callable[[WordCounts, Sequence[str]], None] = WordCounts.add,
+    normalises: bool = False,
 ) -> WordCounts:
     """How often each word occurs in the text of all sources, most frequent first.
 
@@ -26,6 +33,8 @@ def count_words(
         text_field: see `read_texts`.
         max_words: different words to keep, for each source; past it the rarer half is dropped. About 100 bytes each.
         max_line: see `read_texts`.
+        add: counts the words of some texts; by default words are as SentencePiece cuts them.
+        normalises: whether the tokenizer brings texts to a normal form itself.
 
     Raises:
         InputError: unreadable or empty sources, or impossible weights.
@@ -41,7 +50,7 @@ def count_words(
     for source, count in zip(sources, counts, strict=True):
         texts = read_texts(source, text_field, max_line)
         while batch := tuple(islice(texts, _BATCH)):
-            count.add(batch)
+            add(count, batch)
             not_nfc += sum(not unicodedata.is_normalized("NFC", text) for text in batch)
     factors = [weight / count.bytes for weight, count in zip(weights, counts, strict=False)]
     for count, factor in zip(counts, factors, strict=False):
@@ -49,7 +58,7 @@ def count_words(
         words.add_scaled(count, factor / min(factors))
     words.sort()
     logger.info(f"{named(sources)}: {words.bytes:,} bytes, {len(words):,} different words")
-    if not_nfc:
+    if not_nfc and not normalises:
         reason = "й may be two characters in them, and pieces are learnt for both spellings; normalise them before"
         logger.warning(f"{named(sources)}: {not_nfc:,} texts are not in NFC: {reason}")
     if words.dropped:

@@ -1,0 +1,229 @@
+#include "bpe/byte_extend.hpp"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <stdexcept>
+
+#include "text/utf8.hpp"
+
+namespace vikhr {
+namespace {
+
+std::uint64_t key_of(std::int32_t left, std::int32_t right) {
+  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
+         static_cast<std::uint32_t>(right);
+}
+
+// Whether bytes begin or end inside a character, and are no more than a part of it.
+bool is_part_of_character(std::string_view bytes) {
+  const auto is_trail = [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) == 0x80; };
+  const auto lead = static_cast<unsigned char>(bytes.front());
+  const unsigned whole = lead < 0xC0 ? 4 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  return lead >= 0x80 && bytes.size() < whole &&
+         std::all_of(bytes.begin() + 1, bytes.end(), is_trail);
+}
+
+}  // namespace
+
+ByteExtender::ByteExtender(std::vector<std::string> tokens,
+                           const std::vector<std::pair<Token, Token>>& merges, PieceRules rules,
+                           bool keeps_whole)
+    : rules_(std::move(rules)), keeps_whole_(keeps_whole), tokens_(std::move(tokens)) {
+  for (std::size_t i = 0; i < tokens_.size(); ++i) {
+    token_of_.try_emplace(tokens_[i], static_cast<Token>(i));
+  }
+  const auto is_token = [this](Token token) {
+    return token >= 0 && static_cast<std::size_t>(token) < tokens_.size();
+  };
+  for (const auto& [left, right] : merges) {
+    if (!is_token(left) || !is_token(right)) throw std::invalid_argument("a merge of no token");
+    const auto merged = token_of_.find(bytes_of(left) + bytes_of(right));
+    if (merged == token_of_.end()) throw std::invalid_argument("a merge to no token");
+    Pair& pair = pairs_[find_or_add(left, right)];
+    pair.merged = merged->second;
+    pair.rank = static_cast<std::uint32_t>(merges_.size());
+    merges_.push_back(static_cast<std::uint32_t>(&pair - pairs_.data()));
+  }
+}
+
+// Whole characters by the rules, or a part of one character; also behind a space.
+bool ByteExtender::may_be_token(std::string_view bytes) const {
+  const std::string_view rest = bytes.substr(bytes.front() == ' ' ? 1 : 0);
+  if (rest.empty()) return false;
+  if (is_part_of_character(rest)) return true;
+  for (std::size_t at = 0; at < rest.size();) {
+    const unsigned length = decode_character(rest.substr(at)).length;
+    if (length == 0) return false;
+    at += length;
+  }
+  return rules_.can_join(' ', decode_valid_character(rest.data()).code_point) &&
+         rules_.may_be_piece(bytes);
+}
+
+std::uint32_t ByteExtender::find_or_add(Token left, Token right) {
+  const std::uint64_t key = key_of(left, right);
+  if (const std::uint32_t* known = pair_of_.find(key)) return *known;
+  const auto index = static_cast<std::uint32_t>(pairs_.size());
+  if (index == kUnranked) throw std::length_error("more than 2^32 different pairs of tokens");
+  pair_of_.insert(key, index);
+  Pair& added = pairs_.emplace_back();
+  added.left = left;
+  added.right = right;
+  std::string bytes = bytes_of(left) + bytes_of(right);
+  if (token_of_.count(bytes) == 0 && may_be_token(bytes)) added.bytes = std::move(bytes);
+  return index;
+}
+
+std::uint32_t ByteExtender::rank_of(Token left, Token right) const {
+  if (left == kNone || right == kNone) return kUnranked;
+  const std::uint32_t* pair = pair_of_.find(key_of(left, right));
+  return pair == nullptr ? kUnranked : pairs_[*pair].rank;
+}
+
+void ByteExtender::add_words(const WordCounts& words) {
+  std::array<Token, 256> token_of_byte;
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    const auto found = token_of_.find(std::string(1, static_cast<char>(byte)));
+    token_of_byte[byte] = found == token_of_.end() ? kNone : found->second;
+  }
+  std::vector<std::uint32_t> pairs;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const std::string_view text = words.word(i);
+    if (keeps_whole_ && token_of_.count(std::string(text)) != 0) continue;
+    Word word{words.count(i), tokens_of_words_.size(), static_cast<std::uint32_t>(text.size())};
+    for (const char byte : text) {
+      tokens_of_words_.push_back(token_of_byte[static_cast<unsigned char>(byte)]);
+    }
+    settle(word);
+    tokens_of_words_.resize(word.start + word.length);
+    list_pairs(word, pairs);
+    if (pairs.empty()) {
+      tokens_of_words_.resize(word.start);
+      continue;
+    }
+    const auto index = static_cast<std::uint32_t>(words_.size());
+    for (const std::uint32_t number : pairs) {
+      Pair& pair = pairs_[number];
+      pair.count += word.count;
+      if (pair.words.empty() || pair.words.back() != index) pair.words.push_back(index);
+    }
+    if (keeps_whole_) word_of_.emplace(text, index);
+    words_.push_back(word);
+  }
+  for (std::size_t i = 0; i < pairs_.size(); ++i) {
+    if (pairs_[i].count > 1) push(static_cast<std::uint32_t>(i));
+  }
+}
+
+// Merges pairs, always the one of lowest rank and the leftmost of equals, until none is left.
+void ByteExtender::settle(Word& word) {
+  Token* tokens = tokens_of_words_.data() + word.start;
+  ranks_.clear();
+  for (std::size_t i = 0; i + 1 < word.length; ++i) {
+    ranks_.push_back(rank_of(tokens[i], tokens[i + 1]));
+  }
+  while (!ranks_.empty()) {
+    const auto best = std::min_element(ranks_.begin(), ranks_.end());
+    if (*best == kUnranked) return;
+    const auto at = static_cast<std::size_t>(best - ranks_.begin());
+    tokens[at] = pairs_[merges_[*best]].merged;
+    std::copy(tokens + at + 2, tokens + word.length, tokens + at + 1);
+    --word.length;
+    ranks_.erase(best);
+    if (at > 0) ranks_[at - 1] = rank_of(tokens[at - 1], tokens[at]);
+    if (at < ranks_.size()) ranks_[at] = rank_of(tokens[at], tokens[at + 1]);
+  }
+}
+
+// The word's pairs that may become tokens, from left to right.
+void ByteExtender::list_pairs(const Word& word, std::vector<std::uint32_t>& pairs) {
+  pairs.clear();
+  for (std::size_t i = word.start; i + 1 < word.start + word.length; ++i) {
+    const Token left = tokens_of_words_[i], right = tokens_of_words_[i + 1];
+    if (left == kNone || right == kNone) continue;
+    const std::uint32_t pair = find_or_add(left, right);
+    if (!pairs_[pair].bytes.empty()) pairs.push_back(pair);
+  }
+}
+
+// The heap's order: less frequent, then longer, then later by bytes.
+bool ByteExtender::is_after(const Candidate& a, const Candidate& b) const {
+  if (a.count != b.count) return a.count < b.count;
+  const Pair& left = pairs_[a.pair];
+  const Pair& right = pairs_[b.pair];
+  if (left.bytes.size() != right.bytes.size()) return left.bytes.size() > right.bytes.size();
+  return left.bytes > right.bytes;
+}
+
+void ByteExtender::push(std::uint32_t pair) {
+  heap_.push_back({pairs_[pair].count, pair});
+  std::push_heap(heap_.begin(), heap_.end(),
+                 [this](const Candidate& a, const Candidate& b) { return is_after(a, b); });
+}
+
+std::vector<ByteExtender::Learnt> ByteExtender::learn(std::size_t count) {
+  std::vector<Learnt> learnt;
+  while (learnt.size() < count && !heap_.empty()) {
+    std::pop_heap(heap_.begin(), heap_.end(),
+                  [this](const Candidate& a, const Candidate& b) { return is_after(a, b); });
+    const Candidate candidate = heap_.back();
+    heap_.pop_back();
+    Pair& pair = pairs_[candidate.pair];
+    if (pair.merged != kNone) continue;
+    if (pair.count != candidate.count) {  // it fell since it was put here; rises are put anew
+      if (pair.count > 1 && pair.count < candidate.count) push(candidate.pair);
+      continue;
+    }
+    const auto merged = static_cast<Token>(tokens_.size());
+    pair.merged = merged;
+    pair.rank = static_cast<std::uint32_t>(merges_.size());
+    merges_.push_back(candidate.pair);
+    tokens_.push_back(pair.bytes);
+    learnt.push_back({bytes_of(pair.left), bytes_of(pair.right), pair.count});
+    const auto whole = word_of_.find(pair.bytes);
+    const std::vector<std::uint32_t> words = std::move(pair.words);
+    for (const std::uint32_t word : words) learn_from(word);  // `pair` may move
+    if (whole != word_of_.end()) learn_whole(whole->second, merged);
+    std::sort(risen_.begin(), risen_.end());
+    risen_.erase(std::unique(risen_.begin(), risen_.end()), risen_.end());
+    for (const std::uint32_t risen : risen_) {
+      if (pairs_[risen].count > 1) push(risen);
+    }
+    risen_.clear();
+  }
+  return learnt;
+}
+
+// Segments a word anew, now that there is one more merge, and moves its counts along.
+void ByteExtender::learn_from(std::uint32_t index) {
+  Word& word = words_[index];
+  list_pairs(word, before_);
+  const std::uint32_t length = word.length;
+  settle(word);
+  if (word.length == length) return;
+  list_pairs(word, after_);
+  for (const std::uint32_t pair : before_) pairs_[pair].count -= word.count;
+  std::sort(before_.begin(), before_.end());
+  std::sort(after_.begin(), after_.end());
+  for (auto place = after_.begin(); place != after_.end();) {
+    const auto next = std::upper_bound(place, after_.end(), *place);
+    const auto earlier = std::equal_range(before_.begin(), before_.end(), *place);
+    Pair& pair = pairs_[*place];
+    pair.count += word.count * static_cast<std::uint64_t>(next - place);
+    if (earlier.first == earlier.second) pair.words.push_back(index);
+    if (next - place > earlier.second - earlier.first) risen_.push_back(*place);
+    place = next;
+  }
+}
+
+// A word that is kept whole has become a token: nothing is learnt from its parts any more.
+void ByteExtender::learn_whole(std::uint32_t index, Token token) {
+  Word& word = words_[index];
+  list_pairs(word, before_);
+  for (const std::uint32_t pair : before_) pairs_[pair].count -= word.count;
+  tokens_of_words_[word.start] = token;
+  word.length = 1;
+}
+
+}  // namespace vikhr
