@@ -97,7 +97,8 @@ void ByteExtender::add_words(const WordCounts& words) {
     }
     settle(word);
     tokens_of_words_.resize(word.start + word.length);
-    list_pairs(word, pairs);
+    pairs.clear();
+    list_pairs(word, 0, word.length, pairs);
     if (pairs.empty()) {
       tokens_of_words_.resize(word.start);
       continue;
@@ -136,14 +137,26 @@ void ByteExtender::settle(Word& word) {
   }
 }
 
-// The word's pairs that may become tokens, from left to right.
-void ByteExtender::list_pairs(const Word& word, std::vector<std::uint32_t>& pairs) {
-  pairs.clear();
-  for (std::size_t i = word.start; i + 1 < word.start + word.length; ++i) {
-    const Token left = tokens_of_words_[i], right = tokens_of_words_[i + 1];
-    if (left == kNone || right == kNone) continue;
-    const std::uint32_t pair = find_or_add(left, right);
+// Adds the pairs that begin from `first` on and before `last` in a word, and may become tokens.
+void ByteExtender::list_pairs(const Word& word, std::size_t first, std::size_t last,
+                              std::vector<std::uint32_t>& pairs) {
+  const Token* tokens = tokens_of_words_.data() + word.start;
+  for (std::size_t i = first; i < last && i + 1 < word.length; ++i) {
+    if (tokens[i] == kNone || tokens[i + 1] == kNone) continue;
+    const std::uint32_t pair = find_or_add(tokens[i], tokens[i + 1]);
     if (!pairs_[pair].bytes.empty()) pairs.push_back(pair);
+  }
+}
+
+// The pairs that hold one of the `width` tokens at `places_`, each once.
+void ByteExtender::list_pairs_around(const Word& word, std::size_t width,
+                                     std::vector<std::uint32_t>& pairs) {
+  pairs.clear();
+  std::size_t listed = 0;
+  for (const std::size_t place : places_) {
+    list_pairs(word, std::max(listed, place - std::min<std::size_t>(place, 1)), place + width,
+               pairs);
+    listed = place + width;
   }
 }
 
@@ -183,7 +196,7 @@ std::vector<ByteExtender::Learnt> ByteExtender::learn(std::size_t count) {
     learnt.push_back({bytes_of(pair.left), bytes_of(pair.right), pair.count});
     const auto whole = word_of_.find(pair.bytes);
     const std::vector<std::uint32_t> words = std::move(pair.words);
-    for (const std::uint32_t word : words) learn_from(word);  // `pair` may move
+    for (const std::uint32_t word : words) merge(candidate.pair, word);  // `pair` may move
     if (whole != word_of_.end()) learn_whole(whole->second, merged);
     std::sort(risen_.begin(), risen_.end());
     risen_.erase(std::unique(risen_.begin(), risen_.end()), risen_.end());
@@ -195,23 +208,40 @@ std::vector<ByteExtender::Learnt> ByteExtender::learn(std::size_t count) {
   return learnt;
 }
 
-// Segments a word anew, now that there is one more merge, and moves its counts along.
-void ByteExtender::learn_from(std::uint32_t index) {
+// Merges the last pair learnt wherever it stands in a word, and moves the counts of the pairs
+// around it along. Nothing else joins then: merges of the new token are yet to be learnt.
+void ByteExtender::merge(std::uint32_t pair, std::uint32_t index) {
   Word& word = words_[index];
-  list_pairs(word, before_);
-  const std::uint32_t length = word.length;
-  settle(word);
-  if (word.length == length) return;
-  list_pairs(word, after_);
-  for (const std::uint32_t pair : before_) pairs_[pair].count -= word.count;
+  Token* tokens = tokens_of_words_.data() + word.start;
+  const Token left = pairs_[pair].left, right = pairs_[pair].right, merged = pairs_[pair].merged;
+  places_.clear();
+  for (std::uint32_t i = 0; i + 1 < word.length; ++i) {
+    if (tokens[i] == left && tokens[i + 1] == right) places_.push_back(i++);
+  }
+  if (places_.empty()) return;
+  list_pairs_around(word, 2, before_);
+  Token* end = tokens + places_.front();
+  for (std::size_t i = 0; i < places_.size(); ++i) {
+    const Token* rest = tokens + places_[i] + 2;
+    const Token* rest_end = tokens + (i + 1 < places_.size() ? places_[i + 1] : word.length);
+    places_[i] = static_cast<std::uint32_t>(end - tokens);
+    *end++ = merged;
+    end = std::copy(rest, rest_end, end);
+  }
+  word.length = static_cast<std::uint32_t>(end - tokens);
+  list_pairs_around(word, 1, after_);
+
+  for (const std::uint32_t gone : before_) pairs_[gone].count -= word.count;
   std::sort(before_.begin(), before_.end());
   std::sort(after_.begin(), after_.end());
   for (auto place = after_.begin(); place != after_.end();) {
     const auto next = std::upper_bound(place, after_.end(), *place);
     const auto earlier = std::equal_range(before_.begin(), before_.end(), *place);
-    Pair& pair = pairs_[*place];
-    pair.count += word.count * static_cast<std::uint64_t>(next - place);
-    if (earlier.first == earlier.second) pair.words.push_back(index);
+    Pair& found = pairs_[*place];
+    found.count += word.count * static_cast<std::uint64_t>(next - place);
+    if (earlier.first == earlier.second && (found.words.empty() || found.words.back() != index)) {
+      found.words.push_back(index);
+    }
     if (next - place > earlier.second - earlier.first) risen_.push_back(*place);
     place = next;
   }
@@ -220,7 +250,8 @@ void ByteExtender::learn_from(std::uint32_t index) {
 // A word that is kept whole has become a token: nothing is learnt from its parts any more.
 void ByteExtender::learn_whole(std::uint32_t index, Token token) {
   Word& word = words_[index];
-  list_pairs(word, before_);
+  before_.clear();
+  list_pairs(word, 0, word.length, before_);
   for (const std::uint32_t pair : before_) pairs_[pair].count -= word.count;
   tokens_of_words_[word.start] = token;
   word.length = 1;

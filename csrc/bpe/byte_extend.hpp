@@ -76,8 +76,10 @@ class ByteExtender {
   std::uint32_t find_or_add(Token left, Token right);
   std::uint32_t rank_of(Token left, Token right) const;
   void settle(Word& word);
-  void list_pairs(const Word& word, std::vector<std::uint32_t>& pairs);
-  void learn_from(std::uint32_t index);
+  void list_pairs(const Word& word, std::size_t first, std::size_t last,
+                  std::vector<std::uint32_t>& pairs);
+  void list_pairs_around(const Word& word, std::size_t width, std::vector<std::uint32_t>& pairs);
+  void merge(std::uint32_t pair, std::uint32_t index);
   void learn_whole(std::uint32_t index, Token token);
   bool is_after(const Candidate& a, const Candidate& b) const;
   void push(std::uint32_t pair);
@@ -93,9 +95,9 @@ class ByteExtender {
   std::vector<Token> tokens_of_words_;
   std::unordered_map<std::string, std::uint32_t> word_of_;  // only where words are kept whole
   std::vector<Candidate> heap_;
-  std::vector<std::uint32_t> risen_;           // pairs whose count grew in this step
-  std::vector<std::uint32_t> before_, after_;  // buffers of learn_from
-  std::vector<std::uint32_t> ranks_;           // buffer of settle
+  std::vector<std::uint32_t> risen_;                    // pairs whose count grew in this step
+  std::vector<std::uint32_t> places_, before_, after_;  // buffers of merge
+  std::vector<std::uint32_t> ranks_;                    // buffer of settle
 };
 
 }  // namespace vikhr

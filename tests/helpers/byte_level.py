@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -25,3 +26,34 @@ def make_tokenizer(directory: Path, texts: Iterable[str], vocab_size: int = 400)
     config = {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", "pad_token": None}
     path.with_name("tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return path
+
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_GPT2: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, {**_GPT2, "use_regex": False}]}
+
+
+STEPS: dict[str, dict[str, Any]] = {
+    "gpt-2": {"pre_tokenizer": _GPT2},
+    "smollm": {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _GPT2]}
+    },
+    "llama-bpe": {"pre_tokenizer": _split(rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}{{1,3}}|{_REST}")},
+    "qwen2": {
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": _split(rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}|{_REST}"),
+    },
+    "tekken": {"pre_tokenizer": _split(_TEKKEN)},
+}
+"""Steps of a tokenizer.json by what llama.cpp calls the pre-tokenizer, as the models that have them write them."""

@@ -61,6 +61,14 @@ def test_long_words_are_cut_between_characters() -> None:
     assert counted(words) == {" " + "я" * 255: 1, "я" * 256: 2, "я" * 233: 1}
 
 
+def test_words_of_any_bytes_are_counted_as_they_are() -> None:
+    words = WordCounts(100)
+    words.add_words([(b"a b\n", 2), (b"\xd1", 3), ("я".encode() * 300, 1), (b"\x80" * 600, 1)])
+    words.add_words([(b"a b\n", 5)])
+    assert (len(words), words.bytes) == (6, 28 + 3 + 600 + 600)
+    assert words.characters() == [(ord("\n"), 7), (ord(" "), 7), (ord("a"), 7), (ord("b"), 7), (ord("я"), 300)]
+
+
 def test_texts_that_are_not_nfc_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,13 +13,12 @@ from vikhr_fast import _native
 from vikhr_fast.data.native_texts import Texts, native_texts, strings
 from vikhr_fast.io.guarded import parse_json
 
-_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+# Bytes that can't be shown have characters of their own, as GPT-2 began.
+_PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
-ALPHABET = dict(
-    zip([*map(chr, _PRINTABLE), *map(chr, range(256, 256 + len(_OTHERS)))], _PRINTABLE + _OTHERS, strict=True)
-)
-"""The byte that each character of a token stands for; those that can't be shown have their own (GPT-2)."""
-_CHARACTERS = {byte: character for character, byte in ALPHABET.items()}
+_BYTE_OF = {byte: byte for byte in _PRINTABLE} | {256 + place: byte for place, byte in enumerate(_OTHERS)}
+_CHARACTER_OF = {byte: chr(code) for code, byte in _BYTE_OF.items()}
+_BYTES = dict.fromkeys(_OTHERS, 256) | _BYTE_OF  # Latin-1 has no character 256
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -34,14 +33,16 @@ _OWN_WAY = ("single_word", "lstrip", "rstrip")  # flags of a token that looks at
 
 
 def token_bytes(token: str) -> bytes | None:
-    """The bytes of a token of the vocabulary; None where it isn't written in the alphabet."""
-    found = [ALPHABET.get(character) for character in token]
-    return None if None in found else bytes(byte for byte in found if byte is not None)
+    """The bytes that a token stands for; None for a text with characters of no byte, as added tokens may have."""
+    try:
+        return token.translate(_BYTES).encode("latin-1")
+    except UnicodeEncodeError:
+        return None
 
 
 def token_text(content: bytes) -> str:
     """Bytes as a token spells them."""
-    return "".join(map(_CHARACTERS.__getitem__, content))
+    return "".join(map(_CHARACTER_OF.__getitem__, content))
 
 
 def spells_bytes(pre_tokenizer: Any) -> bool:
@@ -99,7 +100,7 @@ class ByteLevelBpe:
             return None
         vocabulary: dict[str, int] = model["vocab"]
         tokens = [(data, index) for token, index in vocabulary.items() if (data := token_bytes(token)) is not None]
-        has_all_bytes = sum(len(data) == 1 for data, _ in tokens) == len(ALPHABET)
+        has_all_bytes = sum(len(data) == 1 for data, _ in tokens) == len(_BYTE_OF)
         if not has_all_bytes and (model.get("unk_token") is not None or model.get("byte_fallback")):
             return None
         pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
