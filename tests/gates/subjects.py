@@ -62,6 +62,7 @@ from vikhr_fast.plan.command import Plan, estimate
 from vikhr_fast.plan.command import _hardware as hardware_of
 from vikhr_fast.tokenizer.added_tokens import read_added_tokens, read_roles
 from vikhr_fast.tokenizer.export import read_model
+from vikhr_fast.tokenizer.extend import ExtendTokenizer, extend_tokenizer
 from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.tokenizer.tekken import export_tekken
 
@@ -146,6 +147,13 @@ def _tokenizers(root: Path) -> list[Subject]:
         encoder = load_encoder(file.parent)
         encoder.decode(encoder.encode(TEXT).tolist())
 
+    def extended(file: Path) -> None:
+        output = root / "grown"
+        try:
+            extend_tokenizer(ExtendTokenizer(base=file.parent, input=(RUSSIAN,), output=output, vocab_size=440))
+        finally:
+            shutil.rmtree(output, ignore_errors=True)
+
     def sentencepiece(file: Path) -> None:
         model = file.parent / "tokenizer.model"
         read_added_tokens(model, [piece.piece for piece in read_model(model).pieces])
@@ -176,6 +184,8 @@ def _tokenizers(root: Path) -> list[Subject]:
         Subject("tekken json", tekken, restated),
         Subject("tokenizer json", root / "byte-level" / "tokenizer.json", byte_level),
         Subject("tokenizer config", root / "byte-level" / "tokenizer_config.json", byte_level),
+        Subject("base to extend", root / "byte-level" / "tokenizer.json", extended),
+        Subject("config of a base to extend", root / "byte-level" / "tokenizer_config.json", extended),
         *(Subject(f"{name} beside a model", directory / name, sentencepiece) for name in files),
         Subject("tokenizer model", directory / "tokenizer.model", sentencepiece, "bytes"),
     ]

@@ -35,7 +35,7 @@ class Learning:
     """Text to learn from: files (.txt in paragraphs, .jsonl, .parquet; .txt and .jsonl also as .gz or .zst), patterns
     such as 'news/*.jsonl.gz', or data sets of the Hub, hf:OWNER/NAME@COMMIT[/CONFIG[/SPLIT]]."""
     output: Path
-    """Directory to make: tokenizer.model and the files that transformers, vLLM and llama.cpp read."""
+    """Directory to make, with the files that transformers, vLLM and llama.cpp read."""
     weights: tuple[float, ...] = ()
     """Share of each input in the text learnt from, in any unit; without it each counts as large as it is."""
     vocab_size: int = 40_000
