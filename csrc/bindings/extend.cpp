@@ -14,6 +14,7 @@
 #include "bpe/byte_extend.hpp"
 #include "bpe/extend.hpp"
 #include "bpe/extend_words.hpp"
+#include "bpe/splitter.hpp"
 
 namespace py = pybind11;
 
@@ -23,16 +24,22 @@ using vikhr::ByteExtender;
 using vikhr::Extender;
 using vikhr::WordCounts;
 
-void add_texts(WordCounts& counts, const py::sequence& texts) {
-  const py::tuple held(texts);  // nobody can change it while the GIL is released
+// Of strings in a tuple, so that nobody can change it while the GIL is released.
+std::vector<std::string_view> views_of(const py::tuple& texts) {
   std::vector<std::string_view> views;
-  views.reserve(held.size());
-  for (const py::handle text : held) {
+  views.reserve(texts.size());
+  for (const py::handle text : texts) {
     py::ssize_t size = 0;
     const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);  // valid UTF-8, or an error
     if (data == nullptr) throw py::error_already_set();
     views.emplace_back(data, static_cast<std::size_t>(size));
   }
+  return views;
+}
+
+void add_texts(WordCounts& counts, const py::sequence& texts) {
+  const py::tuple held(texts);
+  const std::vector<std::string_view> views = views_of(held);
   const py::gil_scoped_release released;
   for (const std::string_view view : views) counts.add(view);
 }
@@ -60,6 +67,16 @@ auto make_extender(const std::vector<std::pair<std::string, double>>& base,
     vikhr::append_with_spaces(text, pieces.back().text);
   }
   return std::make_unique<Extender>(pieces, std::move(classes), max_characters, first_score);
+}
+
+void add_split(WordCounts& counts, std::string_view kind, const py::sequence& texts) {
+  const vikhr::SplitKind split = vikhr::split_kind(kind);
+  const py::tuple held(texts);
+  const std::vector<std::string_view> views = views_of(held);
+  const py::gil_scoped_release released;
+  for (const std::string_view view : views) {
+    vikhr::split(split, view, [&](std::string_view word) { counts.add_word(word, 1); });
+  }
 }
 
 auto make_byte_extender(
@@ -105,6 +122,7 @@ void bind_extend(py::module_& module) {
       .def(py::init<std::size_t>(), py::arg("max_words"))
       .def("add", &add_texts, py::arg("texts"))
       .def("add_words", &add_words, py::arg("words"))
+      .def("add_split", &add_split, py::arg("kind"), py::arg("texts"))
       .def("add_scaled", &WordCounts::add_scaled, py::arg("other"), py::arg("factor"),
            py::call_guard<py::gil_scoped_release>())
       .def("sort", &WordCounts::sort, py::call_guard<py::gil_scoped_release>())

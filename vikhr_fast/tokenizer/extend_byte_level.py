@@ -18,13 +18,13 @@ from vikhr_fast.data.text_lines import line_bytes
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, json_text, refuse_existing, sha256_of, write_json, write_text
-from vikhr_fast.io.guarded import parse_json, read_json
-from vikhr_fast.tokenizer.byte_level import spells_bytes, token_bytes, token_text
+from vikhr_fast.io.guarded import read_json
+from vikhr_fast.tokenizer.byte_level import spells_bytes, split_kind, token_bytes, token_text
 from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, read_template
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder, library_errors
-from vikhr_fast.tokenizer.llama_cpp import pre_tokenizer_name
+from vikhr_fast.tokenizer.llama_cpp import PRE_TOKENIZERS
 from vikhr_fast.tokenizer.new_pieces import MAX_CHARACTERS, REPORT_NAME, learn_pieces, scripts
 from vikhr_fast.tokenizer.train import Learning, control_pieces
 from vikhr_fast.tokenizer.word_counts import count_words
@@ -73,7 +73,7 @@ def extend_byte_level(options: Learning, file: Path, compare: Sequence[Path]) ->
         options.text_field,
         options.max_words,
         line_bytes(options),
-        lambda counts, texts: counts.add_words(list(count_pretokens(base, texts).items())),
+        lambda counts, texts: add_pretokens(counts, base, texts),
         base.is_normal_form,
     )
     learnt = learn_pieces(_extender(base, words).learn, room)
@@ -85,7 +85,7 @@ def extend_byte_level(options: Learning, file: Path, compare: Sequence[Path]) ->
     control_ids = {name: base.size + place for place, name in enumerate(control)}
     first = base.size + len(control)
     learnt_ids = {left + right: first + place for place, (left, right, _) in enumerate(learnt)}
-    llama_cpp = pre_tokenizer_name(base.pre_tokenizer)
+    llama_cpp = None if base.kind is None else PRE_TOKENIZERS[base.kind]
     if llama_cpp is None:
         logger.warning(f"{file}: llama.cpp isn't known to have its pre-tokenizer, so the model may have no GGUF form")
     with atomic_directory(options.output) as directory:
@@ -123,24 +123,18 @@ class _Base:
     """Added tokens that text never becomes, with their ids."""
     words: dict[str, int]
     """Other added tokens, which are found in text before it is split."""
-    pre_tokenizer: dict[str, Any]
-    """In the form that the library writes."""
+    kind: str | None
+    """How it splits texts, see `byte_level.split_kind`."""
 
     @classmethod
     def from_file(cls, file: Path) -> "_Base":
-        import tokenizers
-
         tokenizer = JsonEncoder.from_file(file).tokenizer
         model, advice = tokenizer.model, "choose a base that is byte-level BPE"
         for name in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
             if value := getattr(model, name):
                 raise InputError(f"{file}: {name} is {value}, must be absent; {advice}")
-        empty = tokenizers.Tokenizer(tokenizers.models.BPE())
-        if tokenizer.pre_tokenizer is not None:
-            empty.pre_tokenizer = tokenizer.pre_tokenizer
-        pre_tokenizer = parse_json(empty.to_str())["pre_tokenizer"]
-        if not spells_bytes(pre_tokenizer):
-            kind = pre_tokenizer["type"] if pre_tokenizer else "none"
+        if not spells_bytes(tokenizer.pre_tokenizer):
+            kind = "none" if tokenizer.pre_tokenizer is None else type(tokenizer.pre_tokenizer).__name__
             raise InputError(f"{file}: its pre-tokenizer ({kind}) doesn't spell words by their bytes; {advice}")
         vocabulary = tokenizer.get_vocab(with_added_tokens=False)
         if len(set(vocabulary.values())) < len(vocabulary):
@@ -149,7 +143,7 @@ class _Base:
         special, words = (
             {token.content: id_ for id_, token in added if token.special == wanted} for wanted in (True, False)
         )
-        return cls(file, tokenizer, vocabulary, special, words, pre_tokenizer)
+        return cls(file, tokenizer, vocabulary, special, words, split_kind(tokenizer.pre_tokenizer))
 
     @property
     def size(self) -> int:
@@ -163,21 +157,22 @@ class _Base:
         return normalizer is not None and normalizer.normalize_str("и\u0306") == "й"
 
 
-def count_pretokens(base: _Base, texts: Sequence[str]) -> Counter[bytes]:
-    """How often each word occurs that the base's normalizer and pre-tokenizer make of texts, by the word's bytes."""
+def add_pretokens(counts: WordCounts, base: _Base, texts: Sequence[str]) -> None:
+    """Counts the words that the base's normalizer and pre-tokenizer make of texts, by their bytes."""
     normalizer, pre_tokenizer = base.tokenizer.normalizer, base.tokenizer.pre_tokenizer
-    counts: Counter[str] = Counter()
     with library_errors(f"{base.file}: cannot split a text", "fetch it again"):
-        for part in _parts(base, texts):
-            normal = part if normalizer is None else normalizer.normalize_str(part)
-            counts.update(word for word, _ in pre_tokenizer.pre_tokenize_str(normal))
-    found: Counter[bytes] = Counter()
-    for word, count in counts.items():
+        parts = _parts(base, texts)
+        normal = list(parts if normalizer is None else map(normalizer.normalize_str, parts))
+        if base.kind is not None:
+            return counts.add_split(base.kind, normal)
+        words = Counter(word for part in normal for word, _ in pre_tokenizer.pre_tokenize_str(part))
+    found: list[tuple[bytes, int]] = []
+    for word, count in words.items():
         if (content := token_bytes(word)) is None:
             reason = f"its pre-tokenizer makes {word!r}, which has characters that stand for no byte"
             raise InputError(f"{base.file}: {reason}; choose a base that is byte-level BPE")
-        found[content] = count
-    return found
+        found.append((content, count))
+    return counts.add_words(found)
 
 
 def _parts(base: _Base, texts: Sequence[str]) -> Iterator[str]:
@@ -264,7 +259,7 @@ def unreachable_tokens(file: Path, ids: dict[bytes, int]) -> list[bytes]:
     import tokenizers
 
     base = _Base.from_file(file)
-    alone = [token for token in ids if _is_text(token) and count_pretokens(base, [token.decode()]) == {token: 1}]
+    alone = [token for token in ids if _is_text(token) and _stands_alone(base, token)]
     inside = list(ids.keys() - set(alone))
     steps = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor"))
     merges_only = tokenizers.Tokenizer.from_str(json_text({**read_json(file), **steps, "added_tokens": []}))
@@ -274,6 +269,13 @@ def unreachable_tokens(file: Path, ids: dict[bytes, int]) -> list[bytes]:
     ]
     found += [row.ids for row in merges_only.encode_batch_fast(list(map(token_text, inside)), add_special_tokens=False)]
     return [token for token, row in zip([*alone, *inside], found, strict=True) if row != [ids[token]]]
+
+
+def _stands_alone(base: _Base, token: bytes) -> bool:
+    """Whether the pre-tokenizer makes one word of a token's text."""
+    words = WordCounts(1000)
+    add_pretokens(words, base, [token.decode()])
+    return len(words) == 1 and words.bytes == len(token)
 
 
 def _is_text(content: bytes) -> bool:
