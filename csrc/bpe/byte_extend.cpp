@@ -109,7 +109,6 @@ void ByteExtender::add_words(const WordCounts& words) {
       pair.count += word.count;
       if (pair.words.empty() || pair.words.back() != index) pair.words.push_back(index);
     }
-    if (keeps_whole_) word_of_.emplace(text, index);
     words_.push_back(word);
   }
   for (std::size_t i = 0; i < pairs_.size(); ++i) {
@@ -188,16 +187,13 @@ std::vector<ByteExtender::Learnt> ByteExtender::learn(std::size_t count) {
       if (pair.count > 1 && pair.count < candidate.count) push(candidate.pair);
       continue;
     }
-    const auto merged = static_cast<Token>(tokens_.size());
-    pair.merged = merged;
+    pair.merged = static_cast<Token>(tokens_.size());
     pair.rank = static_cast<std::uint32_t>(merges_.size());
     merges_.push_back(candidate.pair);
     tokens_.push_back(pair.bytes);
     learnt.push_back({bytes_of(pair.left), bytes_of(pair.right), pair.count});
-    const auto whole = word_of_.find(pair.bytes);
     const std::vector<std::uint32_t> words = std::move(pair.words);
     for (const std::uint32_t word : words) merge(candidate.pair, word);  // `pair` may move
-    if (whole != word_of_.end()) learn_whole(whole->second, merged);
     std::sort(risen_.begin(), risen_.end());
     risen_.erase(std::unique(risen_.begin(), risen_.end()), risen_.end());
     for (const std::uint32_t risen : risen_) {
@@ -245,16 +241,6 @@ void ByteExtender::merge(std::uint32_t pair, std::uint32_t index) {
     if (next - place > earlier.second - earlier.first) risen_.push_back(*place);
     place = next;
   }
-}
-
-// A word that is kept whole has become a token: nothing is learnt from its parts any more.
-void ByteExtender::learn_whole(std::uint32_t index, Token token) {
-  Word& word = words_[index];
-  before_.clear();
-  list_pairs(word, 0, word.length, before_);
-  for (const std::uint32_t pair : before_) pairs_[pair].count -= word.count;
-  tokens_of_words_[word.start] = token;
-  word.length = 1;
 }
 
 }  // namespace vikhr

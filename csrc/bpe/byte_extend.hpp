@@ -80,7 +80,6 @@ class ByteExtender {
                   std::vector<std::uint32_t>& pairs);
   void list_pairs_around(const Word& word, std::size_t width, std::vector<std::uint32_t>& pairs);
   void merge(std::uint32_t pair, std::uint32_t index);
-  void learn_whole(std::uint32_t index, Token token);
   bool is_after(const Candidate& a, const Candidate& b) const;
   void push(std::uint32_t pair);
 
@@ -93,7 +92,6 @@ class ByteExtender {
   std::vector<std::uint32_t> merges_;  // by rank, indices in `pairs_`
   std::vector<Word> words_;
   std::vector<Token> tokens_of_words_;
-  std::unordered_map<std::string, std::uint32_t> word_of_;  // only where words are kept whole
   std::vector<Candidate> heap_;
   std::vector<std::uint32_t> risen_;                    // pairs whose count grew in this step
   std::vector<std::uint32_t> places_, before_, after_;  // buffers of merge
