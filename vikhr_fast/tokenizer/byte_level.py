@@ -45,6 +45,19 @@ def token_text(content: bytes) -> str:
     return "".join(map(_CHARACTER_OF.__getitem__, content))
 
 
+def merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """The merges of a tokenizer.json's model, which stand there as pairs or as texts with a space."""
+    pairs = [
+        merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"] if not _is_version(merge)
+    ]
+    return [(left, right) for left, right in pairs]
+
+
+def _is_version(merge: str | list[str]) -> bool:
+    """Whether it is no merge but the first line of the file that the merges were once in."""
+    return isinstance(merge, str) and merge.startswith("#version")
+
+
 def spells_bytes(pre_tokenizer: Any) -> bool:
     """Whether a pre-tokenizer of `tokenizers`, or None, spells words by their bytes."""
     return any(step["type"] == "ByteLevel" for step in _steps(pre_tokenizer, "pretokenizers"))
@@ -103,8 +116,7 @@ class ByteLevelBpe:
         has_all_bytes = sum(len(data) == 1 for data, _ in tokens) == len(_BYTE_OF)
         if not has_all_bytes and (model.get("unk_token") is not None or model.get("byte_fallback")):
             return None
-        pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-        merges = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in pairs]
+        merges = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in merge_pairs(model)]
         try:
             native = _native.ByteEncoder(tokens, merges, bool(model.get("ignore_merges")), kind, added)
         except _native.ModelError:  # it has no room for them

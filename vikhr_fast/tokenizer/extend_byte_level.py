@@ -19,7 +19,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, json_text, refuse_existing, sha256_of, write_json, write_text
 from vikhr_fast.io.guarded import read_json
-from vikhr_fast.tokenizer.byte_level import spells_bytes, split_kind, token_bytes, token_text
+from vikhr_fast.tokenizer.byte_level import merge_pairs, spells_bytes, split_kind, token_bytes, token_text
 from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, read_template
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON
@@ -202,14 +202,8 @@ def _extender(base: _Base, words: WordCounts) -> ByteExtender:
 
 def _merges(base: _Base) -> list[tuple[str, str]]:
     """The base's merges in order; of those that stand twice the library takes the last."""
-    merges = read_json(base.file)["model"]["merges"]
-    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges if not _is_version(merge)]
-    return list(dict.fromkeys((left, right) for left, right in reversed(pairs)))[::-1]
-
-
-def _is_version(merge: str | list[str]) -> bool:
-    """Whether it is no merge but the first line of the file that the merges were once in."""
-    return isinstance(merge, str) and merge.startswith("#version")
+    pairs = merge_pairs(read_json(base.file)["model"])
+    return list(dict.fromkeys(reversed(pairs)))[::-1]
 
 
 def _extended(
