@@ -1,0 +1,143 @@
+"""A byte-level base from its extension to its evaluation, by the commands, with kills in between."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import pytest
+import torch
+from byte_level import STEPS, make_tokenizer
+from safetensors.torch import load_file
+from training_runs import DATA, make_config, start_ranks, write_config
+
+from vikhr_fast.cli import main
+from vikhr_fast.io.append_only import read_lines
+from vikhr_fast.model.config import ModelConfig
+from vikhr_fast.model.mistral import Mistral
+from vikhr_fast.tokenizer import JsonEncoder
+from vikhr_fast.train.metrics import METRICS
+
+pytestmark = pytest.mark.slow
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+MAX_STEPS = 12
+
+
+@pytest.fixture(scope="module", params=["llama-3", "tied"])
+def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace: `base`, its tokenizer extended, `model` adapted to it, and shards `train` and `validation`."""
+    root = tmp_path_factory.mktemp("path")
+    stories = (DATA / "russian" / "stories.txt").read_text(encoding="utf-8").split("\n\n")
+    for name, paragraphs in {"train": stories[:40], "validation": stories[-3:]}.items():
+        (root / f"{name}.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    tokens = make_base_tokenizer(root / "tokenizer")
+    shape = ModelConfig(
+        vocab_size=tokens + 24, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=512, initializer_range=0.1, rope_theta=5e5,
+        bos_token_id=0, eos_token_id=1, model_type="llama", tie_word_embeddings=request.param == "tied",
+    )  # fmt: skip
+    Mistral(shape, seed=1).save_pretrained(root / "base")
+    for file in (root / "tokenizer").iterdir():
+        shutil.copy(file, root / "base")
+    base, extended, model = (str(root / name) for name in ("base", "extended", "model"))
+    size = str(tokens + 302)
+    run(["tokenizer", "extend", base, "--input", str(root / "train.txt"), "--output", extended, "--vocab-size", size])
+    run(["adapt", "--base", base, "--tokenizer", extended, "--output", model])
+    for name in ("train", "validation"):
+        shards = ["--tokenizer", model, "--output", str(root / name)]
+        run(["corpus", "shard", "--input", str(root / f"{name}.txt"), *shards])
+    return root
+
+
+def run(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+
+
+def make_base_tokenizer(directory: Path) -> int:
+    """Writes one as Llama 3 has it, learnt from English; returns its number of tokens."""
+    file = make_tokenizer(directory, [topics[name] for name in sorted(topics)][:30])
+    content = json.loads(file.read_text(encoding="utf-8")) | STEPS["llama-bpe"]
+    content["model"]["ignore_merges"] = True
+    file.write_text(json.dumps(content), encoding="utf-8")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>", "eos_token": "<|end|>"}
+    file.with_name("tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return JsonEncoder.from_file(file).vocab_size
+
+
+def command(workspace: Path, output: Path) -> list[str]:
+    """CE + KL in bf16 with split masters, a checkpoint every second step."""
+    config = make_config(
+        workspace,
+        output,
+        data={"validation": {"held_out": workspace / "validation"}},
+        optimizer={"master": "split"},
+        runtime={"dtype": "bfloat16"},
+        schedule={"max_steps": MAX_STEPS, "checkpoint_every": 2, "validate_every": 5},
+    )
+    return write_config(config, workspace / f"{output.name}.toml")
+
+
+def outcome(output: Path) -> tuple[list[Any], dict[str, torch.Tensor]]:
+    steps = [
+        [line[name] for name in ("step", "loss", "ce", "kl", "grad_norm")] for line in read_lines(output / METRICS)
+    ]
+    return steps, load_file(output / "model" / "model.safetensors")
+
+
+def test_trains_through_kills_to_a_model_that_transformers_has(adapted: Path) -> None:
+    """The tied one on two ranks, which share its one matrix."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = json.loads((adapted / "base" / "config.json").read_text())
+    is_tied = config["tie_word_embeddings"]
+    ranks, whole, killed = 1 + is_tied, adapted / "whole", adapted / "killed"
+    for process in start_ranks(command(adapted, whole), ranks):
+        assert process.wait(timeout=300) == 0
+    for moment in (3, 7):
+        processes = start_ranks(command(adapted, killed), ranks)
+        deadline = time.monotonic() + 300
+        while len(read_lines(killed / METRICS) if (killed / METRICS).exists() else []) < moment:
+            assert time.monotonic() < deadline
+            assert processes[0].poll() is None
+            time.sleep(0.01)
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    for process in start_ranks(command(adapted, killed), ranks):
+        assert process.wait(timeout=300) == 0
+    steps, weights = outcome(killed)
+    expected_steps, expected_weights = outcome(whole)
+    assert steps == expected_steps
+    assert weights.keys() == expected_weights.keys()
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in weights)
+    assert steps[-1][2] < steps[0][2] - 0.5, "it learnt"
+
+    config = json.loads((killed / "model" / "config.json").read_text())
+    assert (config["model_type"], config["tie_word_embeddings"]) == ("llama", is_tied)
+    assert ("lm_head.weight" in weights) is not is_tied
+    model = AutoModelForCausalLM.from_pretrained(killed / "model", dtype=torch.float32)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    text = "Утром туман поднялся над рекой, and 42"
+    ids = AutoTokenizer.from_pretrained(killed / "model")(text)["input_ids"]
+    assert ids == JsonEncoder.from_file(killed / "model" / "tokenizer.json").encode(text).tolist()
+    ours = Mistral.from_pretrained(killed / "model")
+    with torch.no_grad():
+        found = ours.logits(ours(torch.tensor([ids])))
+        torch.testing.assert_close(found, model(torch.tensor([ids])).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_of_what_was_trained(adapted: Path) -> None:
+    """It predicts held-out text better than before it was trained."""
+    found = {}
+    for name, model in (("before", adapted / "model"), ("after", adapted / "whole" / "model")):
+        output = adapted / f"evaluated-{name}"
+        text = f"held={adapted / 'validation.txt'}"
+        run(["evaluate", str(model), "--output", str(output), "--text", text, "--device", "cpu"])
+        found[name] = json.loads((output / "results.json").read_text())["texts"]["held"]["bits_per_byte"]
+    assert found["after"] < found["before"] - 0.2
