@@ -92,7 +92,7 @@ def test_text_without_new_tokens_has_the_logits_of_the_base_in_transformers(opti
     old, new = (AutoTokenizer.from_pretrained(path) for path in (options.base, options.output))
     text = "the cat sat on that mat:кот"
     assert new(text)["input_ids"] == old(text)["input_ids"]
-    assert len(new(" м!")["input_ids"]) == 1
+    assert len(new(" м")["input_ids"]) == 1
     before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (options.base, options.output))
     assert type(after).__name__ == "LlamaForCausalLM"
     for name in ("bos_token_id", "eos_token_id", "tie_word_embeddings"):
@@ -110,6 +110,23 @@ def test_text_shows_what_a_vocabulary_costs(options: Adapt, tmp_path: Path) -> N
         expected = bits_per_byte(model, sources)
         assert {name: own[when] for name, own in report["bits_per_byte"].items()} == expected
     assert json.loads((options.output / "adapt.json").read_text())["bits_per_byte"] == report["bits_per_byte"]
+
+
+def test_named_roles_are_those_of_the_result(options: Adapt) -> None:
+    """A tuned base's BOS and EOS may be tokens of chats, which no document has."""
+    before = json.loads((options.base / "tokenizer_config.json").read_text())
+    (options.base / "special_tokens_map.json").write_text('{"eos_token": "<|end|>", "pad_token": "<|end|>"}')
+    (options.tokenizer / "special_tokens_map.json").write_text('{"eos_token": "<|end|>", "pad_token": "<|end|>"}')
+    adapt(replace(options, base_bos="<|end|>", base_eos="<|begin|>"))
+    (options.tokenizer / "special_tokens_map.json").unlink()
+    encoder = JsonEncoder.from_file(options.output / "tokenizer.json")
+    assert (encoder.bos_id, encoder.eos_id) == (1, 0)
+    config = json.loads((options.output / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (1, 0)
+    after = json.loads((options.output / "tokenizer_config.json").read_text())
+    assert after == before | {"bos_token": "<|end|>", "eos_token": "<|begin|>"}
+    special = json.loads((options.output / "special_tokens_map.json").read_text())
+    assert special == {"bos_token": "<|end|>", "eos_token": "<|begin|>", "pad_token": "<|end|>"}
 
 
 @pytest.mark.parametrize("wrong", ["en", "=file", "en=", "e n=file"])

@@ -34,6 +34,7 @@ from vikhr_fast.tokenizer.export import CHAT_PIECES
 
 REPORT_NAME = "adapt.json"
 _GENERATION_NAME = "generation_config.json"
+_ROLES = ("bos", "eos", "pad")
 _NO_LONGER_TRUE = ("quantization_config", "rope_scaling")  # the weights are plain, and rope_parameters say the second
 
 
@@ -63,8 +64,8 @@ class Adapt:
     """Texts to predict, NAME=SOURCE, as in ru=held/ru.txt en=held/en.txt: bits per byte of the base and of the result,
     which show at once what a new vocabulary costs either language before any training. Both models are loaded."""
     base_bos: str | None = None
-    """For a byte-level base and a SentencePiece tokenizer: the base's token that begins a text in pre-training, which
-    the new BOS continues. tokenizer_config.json of a tuned model often names a token of chats, which is none."""
+    """For a byte-level base: its token that begins a text in pre-training, where tokenizer_config.json, as of many tuned
+    models, names one of chats. The BOS of a SentencePiece tokenizer continues it; an extended one has it as BOS."""
     base_eos: str | None = None
     """The same for the token that ends a text; many bases have one for both, as <|endoftext|>."""
     pad_to_multiple: int = 1
@@ -142,11 +143,13 @@ def adapt(options: Adapt) -> dict[str, Any]:
     }
     with resumable_directory(options.output, work) as directory:
         _write_weights(weights, directory, maker, heads)
-        _write_configs(options, directory, config, new, maker.rows)
-        new.export(directory)
+        new.export(directory, roles)
+        _write_configs(options, directory, config, base, new, maker.rows)
         if texts:
-            before = bits_per_byte(options.base, texts, base.roles if roles else {})
-            after = bits_per_byte(directory, texts)
+            before, after = (
+                bits_per_byte(options.base, texts, base.roles if roles else {}),
+                bits_per_byte(directory, texts),
+            )
             report["bits_per_byte"] = {name: {"before": before[name], "after": after[name]} for name in texts}
         write_text(directory / REPORT_NAME, json_text(report | record) + "\n")
     return report
@@ -189,10 +192,12 @@ def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matri
         write_weights(directory, tensors, adapted, MAX_SHARD_BYTES)
 
 
-def _write_configs(options: Adapt, directory: Path, config: ModelConfig, new: Vocabulary, rows: int) -> None:
+def _write_configs(
+    options: Adapt, directory: Path, config: ModelConfig, base: Vocabulary, new: Vocabulary, rows: int
+) -> None:
     """config.json and generation_config.json of the base, with what the vocabulary changes."""
-    keeps_ids = isinstance(new, ByteLevelVocabulary)
-    token_ids = {} if keeps_ids else {f"{role}_token_id": new.roles.get(role) for role in ("bos", "eos", "pad")}
+    roles = base.roles if isinstance(new, ByteLevelVocabulary) else {role: new.roles.get(role) for role in _ROLES}
+    token_ids = {f"{role}_token_id": index for role, index in roles.items()}
     values = {
         **read_json(options.base / CONFIG_NAME),
         **token_ids,

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeAlias
 from sentencepiece import SentencePieceProcessor
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.files import write_json
+from vikhr_fast.io.guarded import read_json
 from vikhr_fast.tokenizer.added_tokens import AddedTokens, read_added_tokens, refuse_added
 from vikhr_fast.tokenizer.byte_level import token_bytes
 from vikhr_fast.tokenizer.export import (
@@ -24,7 +26,7 @@ from vikhr_fast.tokenizer.export import (
     refuse_inexact,
     role_ids,
 )
-from vikhr_fast.tokenizer.files import TOKENIZER_JSON, companions, tokenizer_file
+from vikhr_fast.tokenizer.files import SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON, companions, tokenizer_file
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder
 
 _MULTIPLES = tuple(2**power for power in range(10))  # what people pad the rows of a matrix to
@@ -81,8 +83,8 @@ class Vocabulary(ABC):
         """The ids of tokens of one byte, by the byte."""
 
     @abstractmethod
-    def export(self, directory: Path) -> None:
-        """Writes the tokenizer's files."""
+    def export(self, directory: Path, roles: dict[str, str]) -> None:
+        """Writes the tokenizer's files; a byte-level one's with the tokens given as "bos" and "eos"."""
 
     @abstractmethod
     def padding_rows(self, rows: int) -> int:
@@ -138,7 +140,7 @@ class SentencePieceVocabulary(Vocabulary):
         """As `Vocabulary.byte_ids`."""
         return {token.content[0]: index for index, token in enumerate(self.tokens) if token and token.kind == "byte"}
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, roles: dict[str, str]) -> None:  # noqa: ARG002  it says its own
         """As `Vocabulary.export`."""
         export_tokenizer(self.file, directory)
 
@@ -202,11 +204,15 @@ class ByteLevelVocabulary(Vocabulary):
         """As `Vocabulary.byte_ids`."""
         return {content[0]: index for content, index in self._ids.items() if len(content) == 1}
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, roles: dict[str, str]) -> None:
         """As `Vocabulary.export`, copies of them."""
         for path in companions(self.file.parent):
             if path.name.startswith(("tokenizer", "special", "added", "chat")):
                 shutil.copyfile(path, directory / path.name)
+        named = {f"{role}_token": text for role, text in roles.items()}
+        for file in (directory / TOKENIZER_CONFIG, directory / SPECIAL_TOKENS):
+            if named and (file.name == TOKENIZER_CONFIG or file.exists()):
+                write_json(file, (read_json(file) if file.exists() else {}) | named)
 
     def padding_rows(self, rows: int) -> int:
         """As `Vocabulary.padding_rows`."""
