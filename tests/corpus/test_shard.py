@@ -20,6 +20,7 @@ from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import sha256_of
 from vikhr_fast.io.manifest import manifest_sha256
+from vikhr_fast.tokenizer.byte_level import token_text
 
 texts = st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min_size=1, max_size=8)
 
@@ -337,3 +338,21 @@ def test_a_tokenizer_without_a_sentencepiece_model(folder: Path, other_tokenizer
     for ids in documents:
         assert (ids[0], ids[-1], ids.count(0), ids.count(1)) == (0, 1, 1, 1)
     assert (shards.vocab_size, shards.tokenizer_sha256) == (400, sha256_of(other_tokenizer / "tokenizer.json"))
+
+
+def test_bytes_without_a_token_are_counted(
+    other_tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As SmolLM2 has eight; the library makes nothing of them."""
+    shutil.copytree(other_tokenizer, tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    for token in (token_text(b"\x04"), token_text(b"\xf1")):
+        del values["model"]["vocab"][token]
+    file.write_text(json.dumps(values), encoding="utf-8")
+    for name, text in (("clean", "а b"), ("lossy", "а\x04b\x04 \U00050000\n\nc\x04")):
+        caplog.clear()
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+        write_shards(Shard((tmp_path / f"{name}.txt",), tmp_path / "tokenizer", tmp_path / name))
+        lost = "4 bytes of the text have no token in this tokenizer and are lost: 0x04 (3), 0xf1 (1)"
+        assert caplog.messages == ([lost] if name == "lossy" else [])

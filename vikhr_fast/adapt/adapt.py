@@ -64,8 +64,8 @@ class Adapt:
     """Texts to predict, NAME=SOURCE, as in ru=held/ru.txt en=held/en.txt: bits per byte of the base and of the result,
     which show at once what a new vocabulary costs either language before any training. Both models are loaded."""
     base_bos: str | None = None
-    """For a byte-level base: its token that begins a text in pre-training, where tokenizer_config.json, as of many tuned
-    models, names one of chats. The BOS of a SentencePiece tokenizer continues it; an extended one has it as BOS."""
+    """For a byte-level base: its token that begins a text in pre-training, where tokenizer_config.json names one of
+    chats, as that of many tuned models. The BOS of a SentencePiece tokenizer continues it; an extended one has it."""
     base_eos: str | None = None
     """The same for the token that ends a text; many bases have one for both, as <|endoftext|>."""
     pad_to_multiple: int = 1

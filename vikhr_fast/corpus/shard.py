@@ -1,6 +1,7 @@
 """`corpus shard`: documents encoded into token shards."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from vikhr_fast.data.token_shards import (
     Tokens,
 )
 from vikhr_fast.errors import InputError, require
+from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, json_text, refuse_existing, write_text
 from vikhr_fast.io.manifest import manifest_sha256
 from vikhr_fast.io.progress import progress_bar
@@ -97,7 +99,7 @@ def encode_documents(
     threads: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Writes token shards into an empty directory.
+    """Writes token shards into an empty directory; warns of bytes that the tokenizer has no token for.
 
     Args:
         directory: where.
@@ -107,9 +109,18 @@ def encode_documents(
         threads: 0 is one a core.
         advance: is told, now and then, how many more documents are done.
     """
-    dtype = token_dtype(encoder)
-    batches = (_encode(encoder, batch, dtype, threads) for batch in _batches(documents))
-    write_encoded(directory, batches, encoder, shard_tokens, advance)
+    dtype, lost = token_dtype(encoder), Counter[int]()
+
+    def encoded() -> Iterator[Encoded]:
+        for batch in _batches(documents):
+            for byte in encoder.missing_bytes:
+                lost[byte] += sum(document.text.encode().count(byte) for document in batch)
+            yield _encode(encoder, batch, dtype, threads)
+
+    write_encoded(directory, encoded(), encoder, shard_tokens, advance)
+    if lost.total():
+        named = ", ".join(f"{byte:#04x} ({count:,})" for byte, count in lost.items() if count)
+        logger.warning(f"{lost.total():,} bytes of the text have no token in this tokenizer and are lost: {named}")
 
 
 def token_dtype(encoder: Encoder) -> np.dtype[Any]:

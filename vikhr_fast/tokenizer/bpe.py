@@ -41,6 +41,8 @@ class BpeEncoder:
         """Number of the model's own pieces."""
         self.vocab_size = 1 + max([self.num_pieces - 1, *self.added.values()])
         """The number that all ids are below."""
+        self.missing_bytes = b""
+        """As that of `JsonEncoder`; what has no piece is spelt in bytes, or is the unknown piece."""
         self.unk_id, self.bos_id, self.eos_id, self.pad_id = native.unk_id, native.bos_id, native.eos_id, native.pad_id
         """Ids of the pieces for unknown text, that begin and end a text, and for padding; -1 where there is none."""
 

@@ -20,6 +20,8 @@ _BYTE_OF = {byte: byte for byte in _PRINTABLE} | {256 + place: byte for place, b
 _CHARACTER_OF = {byte: chr(code) for code, byte in _BYTE_OF.items()}
 _BYTES = dict.fromkeys(_OTHERS, 256) | _BYTE_OF  # Latin-1 has no character 256
 
+_OF_UTF8 = (*range(0xC0), *range(0xC2, 0xF5))
+
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -43,6 +45,16 @@ def token_bytes(token: str) -> bytes | None:
 def token_text(content: bytes) -> str:
     """Bytes as a token spells them."""
     return "".join(map(_CHARACTER_OF.__getitem__, content))
+
+
+def missing_bytes(tokenizer: Any) -> bytes:
+    """Those of UTF-8 that a byte-level tokenizer of `tokenizers` has no token for (SmolLM2: eight).
+
+    What it makes of them is nothing. Empty for other tokenizers, and where there is a token for what is unknown.
+    """
+    if not spells_bytes(tokenizer.pre_tokenizer) or tokenizer.model.unk_token is not None:
+        return b""
+    return bytes(byte for byte in _OF_UTF8 if tokenizer.model.token_to_id(token_text(bytes([byte]))) is None)
 
 
 def merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:

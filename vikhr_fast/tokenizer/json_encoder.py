@@ -17,7 +17,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.guarded import read_bytes, read_json
 from vikhr_fast.tokenizer.added_tokens import MOST_IDS, is_text
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
-from vikhr_fast.tokenizer.byte_level import ByteLevelBpe, token_text
+from vikhr_fast.tokenizer.byte_level import ByteLevelBpe, missing_bytes, token_text
 from vikhr_fast.tokenizer.growth import MOST_GROWTH, growth_of
 
 _SHOWN_CHARACTERS = 300
@@ -36,6 +36,8 @@ class JsonEncoder:
         """SHA-256 of tokenizer.json, in hexadecimal."""
         self.vocab_size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         """The number that all ids are below; those of some vocabularies have gaps."""
+        self.missing_bytes = missing_bytes(tokenizer)
+        """Bytes of a text that no token stands for, so that they are lost."""
         self.bos_id, self.eos_id = roles.get("bos", -1), roles.get("eos", -1)
         """Ids of the tokens that begin and end a text, -1 where there is none."""
 
