@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer, of the kind that Llama 3 has."""
+"""Small byte-level BPE tokenizers, of the kinds that GPT-2, SmolLM, Llama 3, Qwen 2 and Mistral-Nemo have."""
 
 import json
 from collections.abc import Iterable
@@ -6,27 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-
-
-def make_tokenizer(directory: Path, texts: Iterable[str], vocab_size: int = 400) -> Path:
-    """Writes `tokenizer.json` and `tokenizer_config.json` into the directory, made if missing; returns the former."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<|begin|>", "<|end|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "tokenizer.json"
-    tokenizer.save(str(path))
-    config = {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", "pad_token": None}
-    path.with_name("tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return path
-
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -57,3 +36,30 @@ STEPS: dict[str, dict[str, Any]] = {
     "tekken": {"pre_tokenizer": _split(_TEKKEN)},
 }
 """Steps of a tokenizer.json by what llama.cpp calls the pre-tokenizer, as the models that have them write them."""
+NATIVE_KINDS = {"gpt-2": "gpt2", "smollm": "digits_gpt2", "llama-bpe": "llama3", "qwen2": "qwen2", "tekken": "tekken"}
+"""The C++ code's names of them."""
+
+
+def of_kind(kind: str) -> tokenizers.Tokenizer:
+    """A tokenizer of some of STEPS without a vocabulary."""
+    content = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
+    return tokenizers.Tokenizer.from_str(json.dumps(content | STEPS[kind]))
+
+
+def make_tokenizer(directory: Path, texts: Iterable[str], vocab_size: int = 400, kind: str = "gpt-2") -> Path:
+    """Writes `tokenizer.json` and `tokenizer_config.json` into the directory, made if missing; returns the former."""
+    tokenizer = of_kind(kind)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|begin|>", "<|end|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "tokenizer.json"
+    tokenizer.save(str(path))
+    config = {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", "pad_token": None}
+    path.with_name("tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return path

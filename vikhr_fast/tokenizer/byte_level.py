@@ -32,6 +32,7 @@ _EXPRESSIONS = {
     rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*{_REST}": "tekken",
 }
 _OWN_WAY = ("single_word", "lstrip", "rstrip")  # flags of a token that looks at what is around it
+_MADE_BY_NFC = frozenset(";K`")  # the ASCII characters that are what others are normalised to
 
 
 def token_bytes(token: str) -> bytes | None:
@@ -119,7 +120,7 @@ class ByteLevelBpe:
     def of(cls, tokenizer: Any, content: dict[str, Any]) -> "ByteLevelBpe | None":
         """Of a tokenizer of the library and the content of its file; None where the C++ code has no such."""
         kind, nfc = split_kind(tokenizer.pre_tokenizer), normalises_to_nfc(tokenizer.normalizer)
-        model, added = content["model"], _added(content.get("added_tokens") or [], bool(nfc))
+        model, added = content["model"], _added(tokenizer.get_added_tokens_decoder(), bool(nfc))
         changed = model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
         if kind is None or nfc is None or added is None or changed:
             return None
@@ -167,16 +168,37 @@ def _steps(step: Any, parts: str) -> list[dict[str, Any]]:
     return list(written[parts]) if written.get("type") == "Sequence" else [written]
 
 
-def _added(tokens: list[dict[str, Any]], nfc: bool) -> list[tuple[str, int]] | None:
+def _added(tokens: dict[int, Any], nfc: bool) -> list[tuple[str, int]] | None:
     """The added tokens that are found in text, and, with the id -1, the special ones, which stay text.
 
     None where the C++ code can't find them as the library does.
 
     Those that are found before the text is normalised come first there, and those after it in what is left.
+
+    Args:
+        tokens: the library's own, which may have other ids than the file says.
     """
-    found = [token for token in tokens if not token["special"]]
-    normalized = {bool(token["normalized"]) for token in found}
-    if any(token[flag] for token in found for flag in _OWN_WAY) or len(normalized) > 1 or (nfc and True in normalized):
+    found = [token for token in tokens.values() if not token.special]
+    normalized = {token.normalized for token in found}
+    if any(getattr(token, flag) for token in found for flag in _OWN_WAY):
         return None
-    same = [token for token in tokens if bool(token["normalized"]) in normalized and token["content"]]
-    return [(token["content"], -1 if token["special"] else token["id"]) for token in same]
+    if len(normalized) > 1 or (nfc and True in normalized):
+        return None
+    same = {index: token for index, token in tokens.items() if token.normalized in normalized and token.content}
+    if nfc and not _stays_as_found(list(same.values())):
+        return None
+    return [(token.content, -1 if token.special else index) for index, token in same.items()]
+
+
+def _stays_as_found(tokens: list[Any]) -> bool:
+    """Whether normalising to NFC gives no text a token to find that it had not.
+
+    It could spell one, or change the end of a special one that holds another.
+    """
+    found = [token.content for token in tokens if not token.special]
+    return not any(
+        not token.content.isascii()
+        or not _MADE_BY_NFC.isdisjoint(token.content)
+        or (token.special and any(text in token.content[:-1] for text in found))
+        for token in tokens
+    )
