@@ -36,6 +36,30 @@ STEPS: dict[str, dict[str, Any]] = {
     "tekken": {"pre_tokenizer": _split(_TEKKEN)},
 }
 """Steps of a tokenizer.json by what llama.cpp calls the pre-tokenizer, as the models that have them write them."""
+HARD_PARTS = [
+    *["a", "B", "ab", "Ab", "aB", "я", "Я", "é", "ß", "ﬆ", "ǅ", "ʰ", "ª", "中", "ա", "ᏸ", "𝐀", "𐐨", "𐐀", "𠀀"],
+    *["1", "12", "123", "２", "½", "Ⅷ", "٣", "一", "𝟘", "²", "〇"],
+    *[" ", "  ", "   ", "\t", "\n", "\r", "\r\n", "\n\n", "\x0b", "\x85", "\u00a0", "\u2028", "\u3000", "\u200b"],
+    *["'", "'s", "'S", "'ſ", "'t", "'LL", "'l", "'re", "'vE", "'M", "'d", "’s", "K", "ſ"],
+    *[
+        "\u0301",
+        "\u0903",
+        "\u20dd",
+        "\u200d",
+        "\ufe0f",
+        "\0",
+        "/",
+        "//",
+        "!",
+        "-",
+        "_",
+        "…",
+        "😀",
+        "👩‍👧",
+        "\U0010ffff",
+    ],
+]
+"""What the expressions treat apart: letters of all cases, numbers, spaces, contractions, marks, signs."""
 NATIVE_KINDS = {"gpt-2": "gpt2", "smollm": "digits_gpt2", "llama-bpe": "llama3", "qwen2": "qwen2", "tekken": "tekken"}
 """The C++ code's names of them."""
 
