@@ -227,6 +227,26 @@ def test_an_end_of_chats_that_is_new_ends_answers(options: Adapt, made: Path, tm
     assert rows % 64 == 0
 
 
+def test_rows_that_padded_the_base_are_not_forbidden_once_they_are_tokens(options: Adapt) -> None:
+    """A token that the base forbids stays forbidden."""
+    tokens = 1 + max(json.loads((options.base / "tokenizer.json").read_text())["model"]["vocab"].values())
+    padding = list(range(tokens, tokens + SPARE))
+    (options.base / "generation_config.json").write_text(json.dumps({"suppress_tokens": [7, *padding]}))
+    adapt(options)
+    assert json.loads((options.output / "generation_config.json").read_text()) == {"suppress_tokens": [7]}
+
+
+def test_a_text_that_is_none_is_said_before_any_row_is_made(
+    options: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vikhr_fast.adapt.adapt._write_weights", lambda *_: pytest.fail("rows are made"))
+    with pytest.raises(InputError, match=r"none\.txt: no such file$"):
+        adapt(replace(options, text=(f"ru={tmp_path / 'none.txt'}",)))
+    rewrite(options.base / "tokenizer_config.json", bos_token=None)
+    with pytest.raises(InputError, match=r"no BOS or no EOS, .* --base-bos and --base-eos, or leave --text out$"):
+        adapt(replace(options, text=texts(tmp_path)))
+
+
 def test_frequencies_are_counted_with_the_bases_tokenizer(options: Adapt, tmp_path: Path) -> None:
     """In a text of м alone its two bytes are equally frequent, so that the weighted mean of three parts differs."""
     (tmp_path / "m.txt").write_text("м" * 50, encoding="utf-8")

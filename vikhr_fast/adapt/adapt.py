@@ -141,15 +141,13 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "base": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
         "max_shard_bytes": MAX_SHARD_BYTES,
     }
+    before = bits_per_byte(options.base, texts, base.roles) if texts else {}  # first, as a text may be none
     with resumable_directory(options.output, work) as directory:
         _write_weights(weights, directory, maker, heads)
         new.export(directory, roles)
-        _write_configs(options, directory, config, base, new, maker.rows)
+        _write_configs(options, directory, config, base, new, record["base_ids"])
         if texts:
-            before, after = (
-                bits_per_byte(options.base, texts, base.roles if roles else {}),
-                bits_per_byte(directory, texts),
-            )
+            after = bits_per_byte(directory, texts)
             report["bits_per_byte"] = {name: {"before": before[name], "after": after[name]} for name in texts}
         write_text(directory / REPORT_NAME, json_text(report | record) + "\n")
     return report
@@ -193,15 +191,23 @@ def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matri
 
 
 def _write_configs(
-    options: Adapt, directory: Path, config: ModelConfig, base: Vocabulary, new: Vocabulary, rows: int
+    options: Adapt,
+    directory: Path,
+    config: ModelConfig,
+    base: Vocabulary,
+    new: Vocabulary,
+    base_ids: list[int | None],
 ) -> None:
-    """config.json and generation_config.json of the base, with what the vocabulary changes."""
+    """config.json and generation_config.json of the base, with what the vocabulary changes.
+
+    `base_ids` are those of all rows: a row is forbidden that pads, or continues one that is forbidden in the base.
+    """
     roles = base.roles if isinstance(new, ByteLevelVocabulary) else {role: new.roles.get(role) for role in _ROLES}
     token_ids = {f"{role}_token_id": index for role, index in roles.items()}
     values = {
         **read_json(options.base / CONFIG_NAME),
         **token_ids,
-        "vocab_size": rows,
+        "vocab_size": len(base_ids),
         # Readers of transformers 4 look for the first, of transformers 5 for the second.
         "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
@@ -220,7 +226,10 @@ def _write_configs(
         eos = settings.get("eos_token_id", values.get("eos_token_id"))
         ends = dict.fromkeys([*(eos if isinstance(eos, list) else [] if eos is None else [eos]), end])
         settings["eos_token_id"] = list(ends)
-    if rows > len(new.tokens):
-        settings["suppress_tokens"] = list(range(len(new.tokens), rows))
-    if generation.exists() or end is not None or rows > len(new.tokens):
+    listed = settings.pop("suppress_tokens", None)
+    suppressed = {index for index in listed if isinstance(index, int)} if isinstance(listed, list) else set()
+    forbidden = [index for index, own in enumerate(base_ids) if index >= len(new.tokens) or own in suppressed]
+    if forbidden:
+        settings["suppress_tokens"] = forbidden
+    if generation.exists() or end is not None or forbidden:
         write_text(directory / _GENERATION_NAME, json_text(settings, ensure_ascii=True, indent=2) + "\n")

@@ -46,7 +46,8 @@ def bits_per_byte(model: Path, texts: dict[str, Path], roles: dict[str, int] | N
         (roles or {}).get(role, own) for role, own in (("bos", encoder.bos_id), ("eos", encoder.eos_id))
     )
     if encoder.bos_id < 0 or encoder.eos_id < 0:
-        raise InputError(f"{model}: its tokenizer has no BOS or no EOS, which --text needs; leave --text out")
+        advice = "name those of a byte-level base with --base-bos and --base-eos, or leave --text out"
+        raise InputError(f"{model}: its tokenizer has no BOS or no EOS, which --text needs; {advice}")
     device, dtype = device_of("auto")
     ops = vikhr_kernels if device.type == "cuda" else vikhr_kernels.reference
     network = Mistral.from_pretrained(model, dtype, device, ops=ops)
