@@ -396,6 +396,24 @@ def no_steps(content: dict[str, Any]) -> None:
     content["pre_tokenizer"] = None
 
 
+def added(content: dict[str, Any], *tokens: str, special: bool = False) -> None:
+    """Added tokens that the vocabulary lacks, under the next ids."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": special}
+    first = 1 + max(content["model"]["vocab"].values())
+    content["added_tokens"] += [{"id": first + place, "content": own, **flags} for place, own in enumerate(tokens)]
+
+
+def number_anew(content: dict[str, Any]) -> None:
+    """The library numbers added tokens by how many there are, so that one has the id behind a gap."""
+    content["model"]["vocab"]["zq"] = 1 + max(content["model"]["vocab"].values()) + 1
+    added(content, "foo", "bar")
+
+
+def take_special_words_whole(content: dict[str, Any]) -> None:
+    content["model"]["ignore_merges"] = True
+    added(content, "PAD", special=True)
+
+
 REFUSED: dict[str, Edit] = {
     "a WordLevel tokenizer, only BPE": lambda content: content.update(
         model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
@@ -416,6 +434,8 @@ REFUSED: dict[str, Edit] = {
     "end_of_word_suffix is </w>, must be absent": lambda content: content["model"].update(end_of_word_suffix="</w>"),
     "dropout is 0.5, must be absent": lambda content: content["model"].update(dropout=0.5),
     "two tokens have one id": lambda content: content["model"]["vocab"].update(a=content["model"]["vocab"]["b"]),
+    "two tokens have one id; fetch it again": number_anew,
+    "special token 'PAD': its text would be encoded to its id": take_special_words_whole,
     "no tokenizer that can be read": lambda content: content["model"]["merges"].append(["a", "never"]),
     "no tokenizer that can be read: ": lambda content: content["model"].update(vocab=[1]),
 }

@@ -93,6 +93,22 @@ def test_ids_with_gaps_are_below_the_size(file: Path, tmp_path: Path) -> None:
     assert encoder.piece(70_000) == "gap"
 
 
+@pytest.mark.parametrize(
+    "tokens", [[(900, False)], [(7, False)], [(900, False), (901, False)], [(7, True), (7, False)]]
+)
+def test_an_added_token_has_the_librarys_id_whatever_the_file_says(
+    file: Path, tmp_path: Path, tokens: list[tuple[int, bool]]
+) -> None:
+    content = json.loads(file.read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content["added_tokens"] += [{"id": id_, "content": "<x>", "special": special, **flags} for id_, special in tokens]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    library.encode_special_tokens = True
+    expected = library.encode("a<x>b", add_special_tokens=False).ids
+    assert JsonEncoder.from_file(tmp_path / "tokenizer.json").encode("a<x>b").tolist() == expected
+
+
 def test_other_kinds_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizers.Tokenizer(tokenizers.models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0)).save(str(path))

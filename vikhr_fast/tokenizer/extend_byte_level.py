@@ -62,6 +62,7 @@ def extend_byte_level(options: Learning, file: Path, compare: Sequence[Path]) ->
     control = [name for name in wanted if name not in base.special]
     if taken := [name for name in control if name in base.vocabulary or name in base.words]:
         raise InputError(f"{file}: {', '.join(taken)}: a token of text there, so no control token; choose another")
+    _refuse_found_in_text(base, [*control, *(name for name in base.special if name not in base.vocabulary)])
     room = options.vocab_size - base.size - len(control)
     if room < 1:
         needed = f"the base has {base.size} ids, control tokens take {len(control)} more"
@@ -137,7 +138,8 @@ class _Base:
             kind = "none" if tokenizer.pre_tokenizer is None else type(tokenizer.pre_tokenizer).__name__
             raise InputError(f"{file}: its pre-tokenizer ({kind}) doesn't spell words by their bytes; {advice}")
         vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-        if len(set(vocabulary.values())) < len(vocabulary):
+        tokens = tokenizer.get_vocab(with_added_tokens=True)
+        if len(set(tokens.values())) < len(tokens):
             raise InputError(f"{file}: damaged: two tokens have one id; fetch it again")
         added = tokenizer.get_added_tokens_decoder().items()
         special, words = (
@@ -155,6 +157,15 @@ class _Base:
         """Whether texts are brought to Unicode's composed form before they are split."""
         normalizer = self.tokenizer.normalizer
         return normalizer is not None and normalizer.normalize_str("и\u0306") == "й"
+
+
+def _refuse_found_in_text(base: _Base, special: list[str]) -> None:
+    """Raises InputError where text would become a special token that enters the vocabulary."""
+    for name in special if base.tokenizer.model.ignore_merges else ():
+        content = token_bytes(name)
+        if content is not None and _is_text(content) and _stands_alone(base, content):
+            reason = "its text would be encoded to its id, as the base keeps words whole that are tokens"
+            raise InputError(f"{base.file}: special token {name!r}: {reason}; choose another")
 
 
 def add_pretokens(counts: WordCounts, base: _Base, texts: Sequence[str]) -> None:
