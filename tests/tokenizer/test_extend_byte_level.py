@@ -351,14 +351,15 @@ def test_files_beside_it_know_the_control_tokens(english: Path, options: ExtendT
 def test_transformers_reads_the_same_ids(
     kind: str, english: Path, options: ExtendTokenizer, corpus: tuple[Path, ...], tmp_path: Path
 ) -> None:
+    """Also where the base has a class that transformers makes anew, with a pre-tokenizer of its own."""
     from transformers import AutoTokenizer
 
-    base = edited(english, tmp_path / "base").parent
+    base = edited(english, tmp_path / "base", lambda content: content.update(STEPS["llama-bpe"])).parent
     config = {"tokenizer_class": kind, "bos_token": "<|begin|>", "eos_token": "<|end|>", "unk_token": "<|end|>"}
     (base / "tokenizer_config.json").write_text(json.dumps(config))
     extend_tokenizer(replace(options, base=base))
     loaded = AutoTokenizer.from_pretrained(str(options.output))
-    text = corpus[1].read_text(encoding="utf-8")[:20_000]
+    text = corpus[1].read_text(encoding="utf-8")[:20_000] + " (the END)\n\n \r\n(and THE'S end)"
     ids = JsonEncoder.from_file(options.output / "tokenizer.json").encode(text).tolist()
     assert loaded(text, add_special_tokens=False).input_ids == ids
     assert loaded.decode(ids) == text

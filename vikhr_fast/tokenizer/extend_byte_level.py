@@ -26,6 +26,7 @@ from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER_C
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder, library_errors
 from vikhr_fast.tokenizer.llama_cpp import PRE_TOKENIZERS
 from vikhr_fast.tokenizer.new_pieces import MAX_CHARACTERS, REPORT_NAME, learn_pieces, scripts
+from vikhr_fast.tokenizer.special_tokens import TOKENIZER_CLASS
 from vikhr_fast.tokenizer.train import Learning, control_pieces
 from vikhr_fast.tokenizer.word_counts import count_words
 
@@ -236,15 +237,18 @@ def _extended(
 
 
 def _carry_over(base: Path, directory: Path, control: dict[str, int]) -> None:
-    """Writes the files beside tokenizer.json, with the new control tokens where they list such."""
+    """Writes the files beside tokenizer.json, with the new control tokens where they list such.
+
+    The class is the one that takes tokenizer.json as it is: of others transformers 5 makes the pre-tokenizer anew.
+    """
     for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, _CHAT_TEMPLATE):
         if (base / name).is_file():
             shutil.copyfile(base / name, directory / name)
     config_file, added_file, template = (directory / name for name in (TOKENIZER_CONFIG, ADDED_TOKENS, _CHAT_TEMPLATE))
-    config = read_json(config_file) if config_file.is_file() else {}
+    config = (read_json(config_file) if config_file.is_file() else {}) | {"tokenizer_class": TOKENIZER_CLASS}
     if control and isinstance(config.get("added_tokens_decoder"), dict):
         config["added_tokens_decoder"] |= {str(id_): {"content": name, **_SPECIAL} for name, id_ in control.items()}
-        write_json(config_file, config)
+    write_json(config_file, config)
     if control and added_file.is_file():
         write_json(added_file, read_json(added_file) | control)
     if not template.is_file() and not config.get("chat_template"):

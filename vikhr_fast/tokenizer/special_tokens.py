@@ -6,6 +6,9 @@ from typing import Any
 from vikhr_fast.io.files import write_json, write_text
 from vikhr_fast.tokenizer.files import SPECIAL_TOKENS, TOKENIZER_CONFIG
 
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+"""What transformers takes a `tokenizer.json` as it is with."""
+
 
 def added_tokens(specials: dict[str, int]) -> list[dict[str, Any]]:
     """Special tokens, ids by text, as `tokenizer.json` lists them."""
@@ -36,7 +39,7 @@ def write_configuration(
         chat_template: in Jinja.
     """
     config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": TOKENIZER_CLASS,
         **roles,
         "add_bos_token": "bos_token" in roles,
         "add_eos_token": False,
