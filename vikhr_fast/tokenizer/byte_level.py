@@ -122,7 +122,9 @@ class ByteLevelBpe:
         kind, nfc = split_kind(tokenizer.pre_tokenizer), normalises_to_nfc(tokenizer.normalizer)
         model, added = content["model"], _added(tokenizer.get_added_tokens_decoder(), bool(nfc))
         changed = model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
-        if kind is None or nfc is None or added is None or changed:
+        names = [token["content"] for token in content.get("added_tokens") or ()]
+        is_odd = changed or len(set(names)) < len(names)  # the library remembers both of two that are called the same
+        if kind is None or nfc is None or added is None or is_odd:
             return None
         vocabulary: dict[str, int] = model["vocab"]
         tokens = [(data, index) for token, index in vocabulary.items() if (data := token_bytes(token)) is not None]
