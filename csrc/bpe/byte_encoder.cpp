@@ -69,65 +69,94 @@ void ByteWorker::take(std::string_view word, std::size_t readable) {
     empty_queue();
     return merge(word, *out_);
   }
-  Waiting& waiting = queue_[waiting_];
-  waiting.length = word.size();
-  if (word.size() <= ShortWordCache::kMaxWord) {
-    const ShortWordCache::Key key = ShortWordCache::make_key(word, readable);
-    std::copy(key.begin(), key.end(), waiting.key.begin());
-    waiting.place = ShortWordCache::index_of(key);
-    words_.prefetch(waiting.place);
-  } else {
-    waiting.key = LongWordCache::make_key(word, readable);
-    waiting.place = LongWordCache::index_of(waiting.key);
+  if (word.size() > ShortWordCache::kMaxWord) {
+    const LongWaiting& waiting = long_queue_[num_long_] = long_waiting(word, readable);
     long_words_.prefetch(waiting.place);
+    return push_mark(kLongMark | num_long_++);
   }
+  Waiting& waiting = queue_[waiting_];
+  ShortWordCache::make_key(word, readable, waiting.key);
+  waiting.place = ShortWordCache::index_of(waiting.key);
+  words_.prefetch(waiting.place);
   if (++waiting_ == kQueue) empty_queue();
 }
 
+ByteWorker::LongWaiting ByteWorker::long_waiting(std::string_view word, std::size_t readable) {
+  LongWordCache::Key key;
+  LongWordCache::make_key(word, readable, key);
+  return {key, LongWordCache::index_of(key)};
+}
+
 void ByteWorker::push_mark(std::size_t mark) {
-  queue_[waiting_].length = 0;
+  queue_[waiting_].key.back() = 0;
   queue_[waiting_].place = mark;
-  if (++waiting_ == kQueue) empty_queue();
+  if (++waiting_ == kQueue || num_long_ == kLongQueue) empty_queue();
 }
 
 void ByteWorker::empty_queue() {
   const std::size_t count = std::exchange(waiting_, 0);
   for (std::size_t i = 0; i < count; ++i) {
     const Waiting& waiting = queue_[i];
-    if (waiting.length > 0) {
+    if (waiting.key.back() != 0) {
       append_word(waiting);
-    } else if ((waiting.place & kIdMark) != 0) {
-      out_->append(static_cast<Id>(waiting.place & ~kIdMark));
     } else {
-      ends_[waiting.place] = static_cast<std::int64_t>(out_->size());
+      append_mark(waiting.place);
     }
+  }
+  num_long_ = 0;
+}
+
+void ByteWorker::append_mark(std::size_t mark) {
+  if ((mark & kIdMark) != 0) {
+    out_->append(static_cast<Id>(mark & ~kIdMark));
+  } else if ((mark & kLongMark) != 0) {
+    append_long(long_queue_[mark & ~kLongMark]);
+  } else {
+    ends_[mark] = static_cast<std::int64_t>(out_->size());
   }
 }
 
-// A short word of many ids is in the other cache.
 void ByteWorker::append_word(const Waiting& waiting) {
-  const bool is_short = waiting.length <= ShortWordCache::kMaxWord;
-  ShortWordCache::Key key;
-  if (is_short) {
-    std::copy_n(waiting.key.begin(), key.size(), key.begin());
-    if (const std::size_t known = words_.find(key, waiting.place, out_->reserve(ShortWordCache::kMaxIds + 1))) {
-      return out_->advance(known);
-    }
-  }
-  const std::string_view word = is_short ? ShortWordCache::word_of(key) : LongWordCache::word_of(waiting.key);
-  const LongWordCache::Key long_key = is_short ? LongWordCache::make_key(word, word.size()) : waiting.key;
-  const std::size_t place = is_short ? LongWordCache::index_of(long_key) : waiting.place;
-  if (const std::size_t known = long_words_.find(long_key, place, out_->reserve(LongWordCache::kMaxIds + 1))) {
+  if (const std::size_t known = words_.find(waiting.key, waiting.place, out_->reserve(ShortWordCache::kMaxIds + 1))) {
     return out_->advance(known);
   }
+  const std::string_view word = ShortWordCache::word_of(waiting.key);
+  if (word.size() <= ShortWordCache::kMaxIds) {
+    append_merged(word);
+    if (ids_.size() > 0) words_.insert(waiting.key, waiting.place, ids_.data(), ids_.size());
+    return;
+  }
+  const LongWaiting also = long_waiting(word, word.size());  // where it is if it has many ids
+  if (append_known(also)) return;
+  append_merged(word);
+  if (ids_.size() > ShortWordCache::kMaxIds) {
+    remember(also);
+  } else if (ids_.size() > 0) {
+    words_.insert(waiting.key, waiting.place, ids_.data(), ids_.size());
+  }
+}
+
+void ByteWorker::append_long(const LongWaiting& waiting) {
+  if (append_known(waiting)) return;
+  append_merged(LongWordCache::word_of(waiting.key));
+  remember(waiting);
+}
+
+bool ByteWorker::append_known(const LongWaiting& waiting) {
+  const std::size_t known = long_words_.find(waiting.key, waiting.place, out_->reserve(LongWordCache::kMaxIds + 1));
+  out_->advance(known);
+  return known > 0;
+}
+
+void ByteWorker::append_merged(std::string_view word) {
   ids_.clear();
   merge(word, ids_);
   out_->append(ids_.data(), ids_.size());
-  if (ids_.size() == 0) return;
-  if (is_short && ids_.size() <= ShortWordCache::kMaxIds) {
-    words_.insert(key, waiting.place, ids_.data(), ids_.size());
-  } else if (ids_.size() <= LongWordCache::kMaxIds) {
-    long_words_.insert(long_key, place, ids_.data(), ids_.size());
+}
+
+void ByteWorker::remember(const LongWaiting& waiting) {
+  if (ids_.size() > 0 && ids_.size() <= LongWordCache::kMaxIds) {
+    long_words_.insert(waiting.key, waiting.place, ids_.data(), ids_.size());
   }
 }
 

@@ -34,7 +34,7 @@ class ByteWorker {
   void begin(IdBuffer& out, std::int64_t* ends) {
     out_ = &out;
     ends_ = ends;
-    waiting_ = 0;  // an exception may have left some
+    waiting_ = num_long_ = 0;  // an exception may have left some
   }
   // Takes the next document. TextError on text that cannot be encoded.
   void encode(const Text& text, std::size_t document, InvalidUtf8 policy);
@@ -46,15 +46,20 @@ class ByteWorker {
 
  private:
   static constexpr std::size_t kQueue = 64;
+  static constexpr std::size_t kLongQueue = 16;
   static constexpr std::size_t kIdMark = std::size_t{1} << 63;
+  static constexpr std::size_t kLongMark = std::size_t{1} << 62;
   static constexpr Id kTextOnly = INT32_MAX;
 
-  // A short word and its place in the cache; a longer one, whose place is not looked for before; or, of length 0, a mark:
-  // an id, or the end of a document.
+  // A word and its place in the short cache; or, of no length, a mark: an id, a longer word that waits elsewhere, or the
+  // end of a document.
   struct Waiting {
+    ShortWordCache::Key key;
+    std::size_t place;
+  };
+  struct LongWaiting {
     LongWordCache::Key key;
     std::size_t place;
-    std::size_t length;
   };
 
   friend class ByteEncoder;
@@ -62,7 +67,13 @@ class ByteWorker {
   void take(std::string_view word, std::size_t readable);
   void push_mark(std::size_t mark);
   void empty_queue();
+  void append_mark(std::size_t mark);
   void append_word(const Waiting& waiting);
+  void append_long(const LongWaiting& waiting);
+  bool append_known(const LongWaiting& waiting);
+  void append_merged(std::string_view word);  // keeps its ids in `ids_`
+  void remember(const LongWaiting& waiting);
+  static LongWaiting long_waiting(std::string_view word, std::size_t readable);
   void shrink();
 
   const ByteVocabulary& vocabulary_;
@@ -78,6 +89,8 @@ class ByteWorker {
 
   std::array<Waiting, kQueue> queue_;
   std::size_t waiting_ = 0;
+  std::array<LongWaiting, kLongQueue> long_queue_;
+  std::size_t num_long_ = 0;
   IdBuffer* out_ = nullptr;
   std::int64_t* ends_ = nullptr;
 };

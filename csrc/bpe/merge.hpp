@@ -70,7 +70,7 @@ class Merger {
   // Gives back the memory of a huge text.
   void shrink() {
     std::vector<Node>().swap(nodes_);
-    std::vector<std::uint64_t>().swap(heap_);
+    for (std::vector<std::uint64_t>* pairs : {&sorted_, &later_, &heap_}) std::vector<std::uint64_t>().swap(*pairs);
   }
 
  private:
@@ -88,11 +88,13 @@ class Merger {
   };
 
   Pair merge_long(std::vector<Symbol>& symbols);
-  bool queue(std::uint32_t node);
+  void queue(std::uint32_t node);
 
   const Table& table_;
   std::vector<Node> nodes_;
-  std::vector<std::uint64_t> heap_;
+  // Pairs that may merge, as rank and place: those at hand, those that came since and are due before the last of them,
+  // and those that are due after all of them.
+  std::vector<std::uint64_t> sorted_, heap_, later_;
 };
 
 // Places never move: a merged pair keeps the left one's, the right one's stays empty. Before the
@@ -154,14 +156,20 @@ typename Merger<Table>::Pair Merger<Table>::merge_short(std::string_view text, S
   return last;
 }
 
-// Looks at the pair that starts at `node`, and puts it at the heap's end where it can merge.
+// Looks at the pair that starts at `node`, and puts it where it is due if it can merge: behind all that are sorted, as
+// in a run of one character, or on the heap.
 template <typename Table>
-bool Merger<Table>::queue(std::uint32_t node) {
+void Merger<Table>::queue(std::uint32_t node) {
   Node& left = nodes_[node];
   left.result = left.next == kEnd ? table_.no_merge() : table_.merged(left.symbol, nodes_[left.next].symbol);
-  if (left.result == table_.no_merge()) return false;
-  heap_.push_back(static_cast<std::uint64_t>(table_.rank(left.result)) << 32 | node);
-  return true;
+  if (left.result == table_.no_merge()) return;
+  const std::uint64_t pair = static_cast<std::uint64_t>(table_.rank(left.result)) << 32 | node;
+  if (sorted_.empty() || pair > sorted_.back()) {
+    later_.push_back(pair);
+  } else {
+    heap_.push_back(pair);
+    std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+  }
 }
 
 template <typename Table>
@@ -169,23 +177,34 @@ typename Merger<Table>::Pair Merger<Table>::merge_long(std::vector<Symbol>& symb
   Pair last{};
   const auto count = static_cast<std::uint32_t>(symbols.size());
   if (count == 0) return last;
-  const auto later = std::greater<>();
   nodes_.resize(count);
-  heap_.clear();
+  for (std::vector<std::uint64_t>* pairs : {&sorted_, &later_, &heap_}) pairs->clear();
   for (std::uint32_t i = 0; i < count; ++i) {
     nodes_[i] = {symbols[i], i == 0 ? kEnd : i - 1, i + 1 == count ? kEnd : i + 1, table_.no_merge()};
   }
   for (std::uint32_t i = 0; i < count; ++i) queue(i);
-  std::make_heap(heap_.begin(), heap_.end(), later);
 
-  while (!heap_.empty()) {
-    std::pop_heap(heap_.begin(), heap_.end(), later);
-    const std::uint64_t top = heap_.back();
-    heap_.pop_back();
-    const auto at = static_cast<std::uint32_t>(top);
+  for (std::size_t next = 0;;) {
+    std::uint64_t least;
+    if (!heap_.empty() && (next == sorted_.size() || heap_.front() < sorted_[next])) {
+      least = heap_.front();
+      std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+      heap_.pop_back();
+    } else if (next < sorted_.size()) {
+      least = sorted_[next++];
+    } else if (!later_.empty()) {
+      sorted_.swap(later_);
+      later_.clear();
+      std::sort(sorted_.begin(), sorted_.end());
+      next = 0;
+      continue;
+    } else {
+      break;
+    }
+    const auto at = static_cast<std::uint32_t>(least);
     Node& left = nodes_[at];
     // A pair that has changed since: its rank differs, or the new pair is due at the same moment.
-    if (table_.rank(left.result) != top >> 32) continue;
+    if (table_.rank(left.result) != least >> 32) continue;
     Node& right = nodes_[left.next];
     last = {left.symbol, right.symbol};
     left.symbol = table_.symbol_of(left.result);
@@ -193,7 +212,7 @@ typename Merger<Table>::Pair Merger<Table>::merge_long(std::vector<Symbol>& symb
     right.result = table_.no_merge();
     if (left.next != kEnd) nodes_[left.next].previous = at;
     for (const std::uint32_t changed : {left.previous, at}) {
-      if (changed != kEnd && queue(changed)) std::push_heap(heap_.begin(), heap_.end(), later);
+      if (changed != kEnd) queue(changed);
     }
   }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -62,6 +64,16 @@ struct Tekken : Qwen2 {
 
 }  // namespace split_rules
 
+// The first byte in the lowest bits.
+inline std::uint64_t load_little_endian(const char* bytes) {
+  std::uint64_t value;
+  std::memcpy(&value, bytes, sizeof value);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  value = __builtin_bswap64(value);
+#endif
+  return value;
+}
+
 // Where words end, one after another, in one text of valid UTF-8.
 template <typename Rules>
 class Splitter {
@@ -70,6 +82,8 @@ class Splitter {
 
   // The end of the word that starts at `at`, which is before the text's end.
   const char* word_end(const char* at) const {
+    const char* first = at + (*at == ' ');
+    if (const char* next = skip_usual_letters(first); next != first) return run_end(next, joins_usual);
     if (Rules::kHasContractions && *at == '\'') {
       if (const std::size_t length = contraction(at)) return at + length;
     }
@@ -103,6 +117,51 @@ class Splitter {
     return at;
   }
 
+  // Whether a character goes on with what skip_usual_letters() went over.
+  static bool joins_usual(CharacterClass c) { return Rules::kIsCased ? joins_lower(c) : is_letter(c); }
+  static bool joins_upper(CharacterClass c) {
+    return c == CharacterClass::upper || c == CharacterClass::caseless || c == CharacterClass::mark;
+  }
+  static bool joins_lower(CharacterClass c) {
+    return c == CharacterClass::lower || c == CharacterClass::caseless || c == CharacterClass::mark;
+  }
+
+  // Goes over letters of ASCII or Cyrillic, as far as that is quick: where case matters, over one of upper case and
+  // those of lower case behind it. Returns `at` where there are none, or none of lower case.
+  const char* skip_usual_letters(const char* at) const {
+    if (Rules::kIsCased) {
+      const char* lower = at + (at < end_ && *at >= 'A' && *at <= 'Z');
+      const char* next = skip_ascii<0>(lower);
+      return next != lower ? next : at;
+    }
+    const char* next = skip_ascii<0x20>(at);
+    return next != at ? next : skip_cyrillic(at);
+  }
+
+  // Over letters of lower case, or of both where their difference is `kCaseBit`, eight bytes at a time.
+  template <unsigned char kCaseBit>
+  const char* skip_ascii(const char* at) const {
+    constexpr std::uint64_t kOnes = 0x0101010101010101u, kHigh = 0x80 * kOnes;
+    for (; end_ - at >= 8; at += 8) {
+      const std::uint64_t bytes = load_little_endian(at);
+      const std::uint64_t low = (bytes & ~kHigh) | kCaseBit * kOnes;
+      const std::uint64_t from_a = low + (0x80 - 'a') * kOnes, after_z = low + (0x7F - 'z') * kOnes;
+      const std::uint64_t others = ~(from_a & ~after_z & ~bytes) & kHigh;
+      if (others != 0) return at + __builtin_ctzll(others) / 8;
+    }
+    return at;
+  }
+
+  // Over letters of U+0400 to U+047F: those of the leads D0 and D1.
+  const char* skip_cyrillic(const char* at) const {
+    for (; end_ - at >= 8; at += 8) {
+      const std::uint64_t differs = (load_little_endian(at) & 0x00FE00FE00FE00FEu) ^ 0x00D000D000D000D0u;
+      const std::uint64_t others = (differs + 0x00FF00FF00FF00FFu) & 0x0100010001000100u;
+      if (others != 0) return at + __builtin_ctzll(others) / 16 * 2;
+    }
+    return at;
+  }
+
   // The length of a contraction, 0 where none starts at the apostrophe.
   std::size_t contraction(const char* at) const {
     const auto left = static_cast<std::size_t>(end_ - at);
@@ -121,12 +180,6 @@ class Splitter {
 
   const char* letters_end(const char* at) const {
     if (!Rules::kIsCased) return run_end(at, is_letter);
-    const auto joins_upper = [](CharacterClass c) {
-      return c == CharacterClass::upper || c == CharacterClass::caseless || c == CharacterClass::mark;
-    };
-    const auto joins_lower = [](CharacterClass c) {
-      return c == CharacterClass::lower || c == CharacterClass::caseless || c == CharacterClass::mark;
-    };
     const char* end = at;
     const char* lower_end = at;  // behind the last one that could end it in lower case
     while (end < end_) {

@@ -143,7 +143,7 @@ void Worker::take(std::string_view unit, std::size_t readable) {
   if (unit.size() == 1 && byte < single_.size() && single_[byte] >= 0) {
     push_mark(kIdMark | static_cast<std::size_t>(single_[byte]));
   } else {
-    push(ShortWordCache::make_key(unit, readable));
+    push(unit, readable);
   }
 }
 
@@ -157,7 +157,7 @@ void Worker::take_long(std::string_view unit, std::size_t readable) {
     if (is_end || vocabulary_.is_cut(left.code_point, right.code_point)) {
       const std::string_view part = unit.substr(start, at - start);
       if (part.size() <= ShortWordCache::kMaxWord) {
-        push(ShortWordCache::make_key(part, readable - start));
+        push(part, readable - start);
       } else {
         empty_queue();
         merge_unit(part);
@@ -170,10 +170,10 @@ void Worker::take_long(std::string_view unit, std::size_t readable) {
   }
 }
 
-void Worker::push(const ShortWordCache::Key& key) {
-  const std::size_t index = ShortWordCache::index_of(key);
+void Worker::push(std::string_view word, std::size_t readable) {
+  ShortWordCache::make_key(word, readable, keys_[waiting_]);
+  const std::size_t index = ShortWordCache::index_of(keys_[waiting_]);
   cache_.prefetch(index);
-  keys_[waiting_] = key;
   places_[waiting_] = index;
   if (++waiting_ == kQueue) empty_queue();
 }

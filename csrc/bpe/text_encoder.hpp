@@ -48,7 +48,7 @@ class Worker {
 
   // A place in the queue is a unit and where the cache has it, or, of length 0, a mark: an id, or
   // the end of a document.
-  void push(const ShortWordCache::Key& key);
+  void push(std::string_view word, std::size_t readable);
   void push_mark(std::size_t mark);
   static constexpr std::size_t kIdMark = std::size_t{1} << 63;
   void empty_queue();

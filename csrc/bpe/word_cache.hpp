@@ -36,17 +36,20 @@ class WordCache {
     entries_ = static_cast<Entry*>(aligned);
   }
 
-  // `word` has 1 to kMaxWord bytes; `readable` bytes may be read from its start.
-  static Key make_key(std::string_view word, std::size_t readable) {
-    Key key{};
+  // The key of a word of 1 to kMaxWord bytes; `readable` bytes may be read from its start. Written in whole words of
+  // eight bytes, as it is read: others would wait for the memory.
+  static void make_key(std::string_view word, std::size_t readable, Key& key) {
+    const std::uint64_t length = static_cast<std::uint64_t>(word.size()) << 56;
     if (readable >= sizeof(Key)) {
       const unsigned char* mask = kMask.data() + sizeof(Key) - word.size();
-      for (std::size_t i = 0; i < key.size(); ++i) key[i] = load(word.data() + 8 * i) & load(mask + 8 * i);
+      for (std::size_t i = 0; i < key.size(); ++i) {
+        key[i] = (load(word.data() + 8 * i) & load(mask + 8 * i)) | (i + 1 == kHalf ? length : 0);
+      }
     } else {
+      key = {};
       std::memcpy(key.data(), word.data(), word.size());
+      key[kHalf - 1] |= length;
     }
-    key[kHalf - 1] |= static_cast<std::uint64_t>(word.size()) << 56;
-    return key;
   }
 
   // The word of a key.
@@ -95,16 +98,16 @@ class WordCache {
     std::size_t read(const Key& key, std::int32_t* ids) {
       const std::uint64_t last = words_[kLast].load(std::memory_order_acquire);
       if ((last & kWriting) != 0 || !is_same(key)) return 0;
-      std::array<std::uint64_t, kHalf> values;
-      for (std::size_t i = 0; i + 1 < kHalf; ++i) values[i] = words_[kHalf + i].load(std::memory_order_acquire);
-      values[kHalf - 1] = last;
+      for (std::size_t i = 0; i < kHalf; ++i) {
+        const std::uint64_t pair = i + 1 < kHalf ? words_[kHalf + i].load(std::memory_order_acquire) : last;
+        std::memcpy(ids + 2 * i, &pair, sizeof pair);
+      }
       const std::uint64_t after = words_[kLast].load(std::memory_order_relaxed);
       if (((last ^ after) & ~kUsed) != 0) return 0;
       if ((last & kUsed) == 0) {
         std::uint64_t expected = last;
         words_[kLast].compare_exchange_strong(expected, last | kUsed, std::memory_order_relaxed);
       }
-      std::memcpy(ids, values.data(), sizeof values);
       return static_cast<std::size_t>(last >> kStateShift & 15);
     }
 

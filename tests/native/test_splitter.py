@@ -20,6 +20,8 @@ CONTEXTS: list[Callable[[str], str]] = [
     lambda c: f"!{c}\n",
     lambda c: f"A{c}{c}a",
     lambda c: f"  {c}",
+    lambda c: f"abcDefgh{c}abcdefg{c}ABCDEFG{c}",
+    lambda c: f"жёлтыйЖ{c}ж{c}ЖЁЛТ",
 ]
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
 AT_ONCE = 4096
