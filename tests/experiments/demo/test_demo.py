@@ -15,9 +15,11 @@ from vikhr_fast.experiments.demo.results import LABELS
 from vikhr_fast.experiments.sample.text import text_source
 from vikhr_fast.io.console import logger
 from vikhr_fast.report.command import Report, report_run
+from vikhr_fast.tokenizer import BpeEncoder
 
 pytestmark = pytest.mark.slow
 
+LANGUAGES = ("russian", "english")
 PRESET = """
 data = {sequence_length = 64}
 batch = {micro_batch = 4, sequences_per_step = 4}
@@ -37,6 +39,11 @@ def excerpt(source: str, target: Path) -> Path:
             size += len(text.encode())
     target.write_text("\n\n".join(taken), encoding="utf-8")
     return target
+
+
+def cells(page: str) -> list[list[str]]:
+    """The rows of all tables of a page."""
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall("<tr>.*</tr>", page)]
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +92,18 @@ def test_results_and_report(finished: Demo) -> None:
     assert set(results["segments"]["english"]) - {"▁"} <= {f"<0x{byte:02X}>" for byte in range(256)}
 
     page = (finished.output / "report.html").read_text()
-    cells = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall("<tr>.*</tr>", page)]
     for model, label in LABELS.items():
-        assert [label, f"{scores[model]['russian']:.3f}", f"{scores[model]['english']:.3f}"] in cells
+        assert [label, f"{scores[model]['russian']:.3f}", f"{scores[model]['english']:.3f}"] in cells(page)
     for comparison in results["english_at_equal_russian"].values():
         assert comparison["differences"] == [comparison["mean"]]
         assert comparison["verdict"] in page
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 8
 
 
 def test_the_report_can_be_made_again(finished: Demo, tmp_path: Path) -> None:
     page = report_run(Report((finished.output,), tmp_path / "page.html"))
     assert page.read_bytes() == (finished.output / "report.html").read_bytes()
-    assert len(assert_good(page, tmp_path).figures) == 7
+    assert len(assert_good(page, tmp_path).figures) == 8
 
 
 def test_instructions_are_cleaned_and_answers_learnt(finished: Demo) -> None:
@@ -127,6 +133,60 @@ def test_the_runs_of_cpt_begin_at_the_adapted_model_and_differ_in_the_kl_alone(f
     terms = [config.pop("kl") for config in configs]
     assert [(kl["weight"], kl["support"]) for kl in terms] == [(0.0, "all"), (1.0, "all"), (1.0, "shared")]
     assert {key for config in configs for key in config if config[key] != configs[0][key]} == {"output"}
+
+
+def test_the_extended_vocabulary_keeps_the_base_and_reads_as_much_text(finished: Demo) -> None:
+    results = json.loads((finished.output / "results.json").read_text())
+    rebuilt, extended = (results["vocabularies"]["arms"][name]["figures"] for name in ("rebuilt", "extended"))
+    base, old, new = (
+        BpeEncoder.from_file(finished.output / f"{name}-tokenizer" / "tokenizer.model")
+        for name in ("english", "russian", "extended")
+    )
+    assert [new.piece(index) for index in range(base.num_pieces)] == list(map(base.piece, range(base.num_pieces)))
+    assert new.num_pieces == old.num_pieces == finished.russian_vocab
+    pieces = map(new.piece, range(base.num_pieces, new.num_pieces))
+    assert extended["cyrillic"]["values"] == [sum(bool(re.search("[А-Яа-яёЁ]", piece)) for piece in pieces)]
+    for name, figures in (("russian", rebuilt), ("extended", extended)):
+        for language, tokens in results["tokens_per_word"][name].items():
+            assert figures[f"{language}.tokens_per_word"]["values"] == [tokens]
+
+    seed = finished.output / "seed-0"
+    runs = {name: json.loads((seed / name / "config.json").read_text()) for name in ("cpt", "cpt-extended")}
+    different = {key for key in runs["cpt"] if runs["cpt"][key] != runs["cpt-extended"][key]}
+    assert different == {"model", "data", "inputs", "output"}
+    read, scores = [], []
+    for name, shards in (("cpt", "russian-shards"), ("cpt-extended", "extended-shards")):
+        validations = [json.loads(line) for line in (seed / name / "validation.jsonl").read_text().splitlines()]
+        text = json.loads((finished.output / shards / "russian-train" / "manifest.json").read_text())
+        read.append(validations[-1]["tokens"] * text["num_bytes"] / text["num_trained"])
+        scores.append(
+            {language: [one["sets"][language]["bits_per_byte"] for one in validations] for language in LANGUAGES}
+        )
+    assert results["vocabularies"]["text_bytes"]["values"] == [min(read)]
+    for figures, own, bytes_read in zip((rebuilt, extended), scores, read, strict=True):
+        for language, along in own.items():
+            assert figures[f"{language}.before"]["values"] == [along[0]]
+            (after,) = figures[f"{language}.after"]["values"]
+            assert (after == along[-1]) == (bytes_read == min(read))
+            assert min(along[-2:]) <= after <= max(along[-2:])
+
+
+def test_a_row_compares_the_vocabularies(finished: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    run_demo(finished)
+    arms = json.loads((finished.output / "results.json").read_text())["vocabularies"]["arms"]
+    rebuilt, extended = ({key: one["values"][0] for key, one in arms[name]["figures"].items()} for name in arms)
+    digits = {f"{one}.{when}": 3 for one in LANGUAGES for when in ("before", "after")}
+    digits |= {f"{one}.tokens_per_word": 2 for one in LANGUAGES}
+    rows = [
+        ["rebuilt", *(f"{rebuilt[key]:.{number}f}" for key, number in digits.items())],
+        ["extended", *(f"{extended[key]:.{number}f}" for key, number in digits.items())],
+        ["change", *(f"{extended[key] - rebuilt[key]:+.{number}f}" for key, number in digits.items())],
+    ]
+    printed = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in capsys.readouterr().out.splitlines()]
+    shown = cells((finished.output / "report.html").read_text())
+    for row in rows:
+        assert row in printed
+        assert row in shown
 
 
 def test_a_table_is_printed_and_a_second_run_redoes_nothing(
@@ -189,6 +249,7 @@ def test_other_settings_or_texts_are_refused(finished: Demo, tmp_path: Path, cha
     [
         ({"seeds": 0}, "--seeds 0: must be 1 or more"),
         ({"hidden_size": 100}, "--hidden-size 100: must be a multiple of 64"),
+        ({"russian_vocab": 400}, "--russian-vocab 400: must be more than --english-vocab, which is extended"),
         ({"max_bytes": 10}, "--max-bytes 10: must be 100000 or more"),
         ({"base": Path("absent")}, "absent: no such config"),
         ({"russian": (Path("absent.txt"),)}, "absent.txt: no such file"),

@@ -84,7 +84,7 @@ def _figures(ablation: Ablation) -> Table:
     columns = [column for column in ablation.columns if _arms_with(column, ablation)]
     error = "" if len(ablation.seeds) == 1 else ", mean ± standard error"
     caption = f"{_title(ablation)}; {_seeds(ablation)}{error}; perplexity on {ablation.text}"
-    return _table(caption, columns, ablation.arms.values())
+    return figures_table(caption, columns, ablation.arms.values())
 
 
 def _differences(ablation: Ablation) -> Table:
@@ -95,10 +95,12 @@ def _differences(ablation: Ablation) -> Table:
         if any(any(one.figures[column.name].values) for one in ablation.comparisons if column.name in one.figures)
     ]
     error = "" if len(ablation.seeds) == 1 else ", mean ± standard error of the differences"
-    return _table(f"Differences, paired by seed{error}", columns, ablation.comparisons, "+")
+    return figures_table(f"Differences, paired by seed{error}", columns, ablation.comparisons, "+")
 
 
-def _table(caption: str, columns: Sequence[Column], rows: Iterable[Arm | Comparison], sign: str = "") -> Table:
+def figures_table(caption: str, columns: Sequence[Column], rows: Iterable[Arm | Comparison], sign: str = "") -> Table:
+    """The columns of some arms or, with the sign "+", of differences."""
+
     def cell(figures: dict[str, Figure], column: Column) -> str:
         return figures[column.name].shown(column.digits, sign) if column.name in figures else _MISSING
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from vikhr_fast.experiments.comparison import read_curve
 from vikhr_fast.experiments.demo.paths import DemoPaths
-from vikhr_fast.experiments.demo.results import KL_RUNS, LABELS, PROMPT, Results, read_results
+from vikhr_fast.experiments.demo.results import ALL_LABELS, KL_RUNS, LABELS, PROMPT, Results, read_results
 from vikhr_fast.experiments.demo.tuning import TUNED, tuning_section
+from vikhr_fast.experiments.demo.vocabularies import EXTENDED, vocabulary_section
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN
 from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.html import Figure, Line, Page, Section, Segments, Table, bar_plot, line_plot
@@ -15,7 +16,7 @@ from vikhr_fast.tokenizer.report import EXAMPLE
 from vikhr_fast.train.metrics import METRICS
 
 _RUNS = {name: LABELS[name] for name in ("cpt", *KL_RUNS)}
-_TOKENIZERS = {ENGLISH: "base tokenizer", RUSSIAN: "new tokenizer"}
+_TOKENIZERS = {ENGLISH: "base tokenizer", RUSSIAN: "new tokenizer", EXTENDED: "extended tokenizer"}
 
 
 def demo_page(directory: Path) -> Page:
@@ -24,6 +25,7 @@ def demo_page(directory: Path) -> Page:
     results = read_results(paths.results)
     sections = [
         _scores(results),
+        vocabulary_section(paths, results.vocabularies),
         _equal_russian(paths, results),
         _tokenizers(results),
         _losses(paths),
@@ -119,7 +121,7 @@ def _tokenizers(results: Results) -> Section:
     words = results.words()
     languages = (RUSSIAN, ENGLISH)
     bars = {title: [results.tokens_per_word[name][one] for one in languages] for name, title in _TOKENIZERS.items()}
-    counts = " and ".join(f"{len(results.segments[name])} by the {title}" for name, title in _TOKENIZERS.items())
+    counts = ", ".join(f"{len(results.segments[name])} by the {title}" for name, title in _TOKENIZERS.items())
     segments = tuple((title, results.segments[name]) for name, title in _TOKENIZERS.items())
     num_bytes = sum(piece.startswith("<0x") for piece in results.segments[ENGLISH])
     return Section(
@@ -168,7 +170,7 @@ def _plot(caption: str, y_label: str, lines: list[Line]) -> Figure:
 
 
 def _continuations(results: Results) -> Section:
-    rows = tuple((LABELS[name], text) for name, text in results.continuations.items())
+    rows = tuple((ALL_LABELS[name], text) for name, text in results.continuations.items())
     return Section(
         "A glimpse of the models' Russian",
         (
@@ -185,7 +187,8 @@ def _provenance(paths: DemoPaths, results: Results) -> Section:
         for language, use in results.text.items()
     )
     runs = []
-    for name, label in {"base": LABELS["base"], **_RUNS, TUNED: "instruction tuning of CPT"}.items():
+    trained = {name: label for name, label in ALL_LABELS.items() if name != "adapted"}
+    for name, label in {**trained, TUNED: "instruction tuning of CPT"}.items():
         metrics = read_lines(paths.run(0, name) / METRICS)
         seconds = sum(line["seconds"] for line in metrics)
         runs.append((label, f"{len(metrics):,}", f"{metrics[-1]['tokens']:,}", f"{seconds:.0f}"))

@@ -14,7 +14,7 @@ class DemoPaths:
         self.report = output / "report.html"
 
     def tokenizer(self, language: str) -> Path:
-        """The base's tokenizer (English) or the new one (Russian)."""
+        """The base's tokenizer (English), the new one (Russian), or the base's extended."""
         return self.output / f"{language}-tokenizer"
 
     def shards(self, tokenizer: str, language: str, part: str) -> Path:
@@ -22,10 +22,10 @@ class DemoPaths:
         return self.output / f"{tokenizer}-shards" / f"{language}-{part}"
 
     def run(self, seed: int, name: str) -> Path:
-        """A stage of one seed: start (random weights), base, adapted, cpt, cpt-kl, instruct ..."""
+        """A stage of one seed: start (random weights), base, adapted or extended, cpt, cpt-kl, instruct ..."""
         return self.output / f"seed-{seed}" / name
 
     def model(self, seed: int, name: str) -> Path:
         """The Hugging Face directory that a stage of one seed leaves."""
         directory = self.run(seed, name)
-        return directory if name in ("start", "adapted") else directory / "model"
+        return directory if name in ("start", "adapted", "extended") else directory / "model"

@@ -43,7 +43,7 @@ class Demo:
     english_vocab: int = 2048
     """Pieces of the base model's tokenizer, trained on the English text."""
     russian_vocab: int = 3072
-    """Pieces of the new tokenizer, trained on the Russian and the English text."""
+    """Pieces of the new tokenizer, trained on the Russian and the English text; the base's is extended to as many."""
     hidden_size: int = 192
     """Width of the model, a multiple of 64."""
     layers: int = 4
@@ -73,6 +73,10 @@ def run_demo(options: Demo) -> None:
         options,
         seeds=(options.seeds >= 1, "1 or more"),
         max_bytes=(options.max_bytes >= MINIMUM_BYTES, f"{MINIMUM_BYTES} or more"),
+        russian_vocab=(
+            options.russian_vocab > options.english_vocab,
+            "more than --english-vocab, which is extended",
+        ),
         hidden_size=(options.hidden_size > 0 and options.hidden_size % (2 * HEAD_SIZE) == 0, "a multiple of 64"),
         layers=(options.layers >= 1, "1 or more"),
     )
@@ -112,7 +116,7 @@ def demo_works(options: Demo, sequence_length: int) -> Works:
     inputs["sequence-length"] = str(sequence_length)
     works = Works(read_stages(_STAGES), options.output, inputs)
     for seed in range(options.seeds):
-        for name in ("cpt", "cpt-kl", "cpt-kl-shared"):
+        for name in ("cpt", "cpt-kl", "cpt-kl-shared", "cpt-extended"):
             works.add_stage(name, seed)
     works.add_stage("instruct", 0)
     return works

@@ -10,6 +10,7 @@ from vikhr_fast.experiments.ablate.page import terminal
 from vikhr_fast.experiments.comparison import Comparison, compare, read_curve, verdict
 from vikhr_fast.experiments.demo.paths import DemoPaths
 from vikhr_fast.experiments.demo.tuning import Tuning, collect_tuning
+from vikhr_fast.experiments.demo.vocabularies import EXTENDED, EXTENDED_CPT, Vocabularies, collect_vocabularies
 from vikhr_fast.experiments.results import Figure
 from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN, TextUse, read_usage
 from vikhr_fast.io.console import PlainConsole
@@ -28,6 +29,8 @@ LABELS = {
     "cpt-kl-shared": "CPT + KL, shared pieces",
 }
 """The models that are compared, in the order in which they come to be."""
+ALL_LABELS = {**LABELS, EXTENDED_CPT: "CPT, extended vocabulary"}
+"""With the model that only the table of vocabularies compares."""
 KL_RUNS = ("cpt-kl", "cpt-kl-shared")
 """Each is compared with the run without KL, cpt."""
 PROMPT = "В небольшом городе на берегу реки"
@@ -55,7 +58,8 @@ class Results:
     segments: dict[str, tuple[str, ...]]
     """`EXAMPLE` in the pieces of each tokenizer."""
     continuations: dict[str, str]
-    """What the models of seed 0 write after `PROMPT`, by the names of `LABELS`."""
+    """What the models of seed 0 write after `PROMPT`, by the names of `ALL_LABELS`."""
+    vocabularies: Vocabularies
     text: dict[str, TextUse]
     tuning: Tuning
 
@@ -95,17 +99,19 @@ def collect_results(paths: DemoPaths, seeds: int) -> Results:
     Raises:
         InputError: a stage's output is damaged.
     """
-    models = {name: paths.tokenizer(name) / MODEL_NAME for name in (ENGLISH, RUSSIAN)}
+    models = {name: paths.tokenizer(name) / MODEL_NAME for name in (ENGLISH, RUSSIAN, EXTENDED)}
     encoders = {name: BpeEncoder.from_file(model) for name, model in models.items()}
     held_out = {language: paths.text / f"{language}-validation.jsonl" for language in (RUSSIAN, ENGLISH)}
+    tokens_per_word = {
+        name: {language: measure([model], [text])[0]["tokens_per_word"] for language, text in held_out.items()}
+        for name, model in models.items()
+    }
     return Results(
         seeds=tuple(_seed_result(paths, seed) for seed in range(seeds)),
-        tokens_per_word={
-            name: {language: measure([model], [text])[0]["tokens_per_word"] for language, text in held_out.items()}
-            for name, model in models.items()
-        },
+        tokens_per_word=tokens_per_word,
         segments={name: tuple(map(one.piece, one.encode(EXAMPLE).tolist())) for name, one in encoders.items()},
-        continuations={name: _continue(paths.model(0, name)) for name in LABELS if name != "base"},
+        continuations={name: _continue(paths.model(0, name)) for name in ALL_LABELS if name != "base"},
+        vocabularies=collect_vocabularies(paths, seeds, tokens_per_word),
         text=read_usage(paths.text),
         tuning=collect_tuning(paths),
     )
@@ -133,10 +139,11 @@ def read_results(path: Path) -> Results:
 
 
 def print_results(results: Results) -> None:
-    """Prints the table, tokens per word and the verdict to standard output."""
+    """Prints the tables, tokens per word and the verdict to standard output."""
     console = PlainConsole(soft_wrap=True)
-    console.print(results.table().caption)
-    console.print(terminal(results.table()))
+    for table in (results.table(), results.vocabularies.table()):
+        console.print(table.caption)
+        console.print(terminal(table))
     for sentence in results.words():
         console.print(sentence)
     for language, (before, after) in results.tuning.perplexity.items():
