@@ -31,7 +31,7 @@ def test_the_package_s_grids_are_commands_that_the_command_line_takes(
     assert not (tmp_path / "run").exists()
     for number, table in enumerate(TABLES, start=7):
         assert f"{table}, table {number}:" in out
-    assert out.count(", seed 2: score: ") == (15 if scale == "demo" else 14)
+    assert out.count(", seed 2: score: ") == (16 if scale == "demo" else 14)
     assert ("GPU-hours" in out) == (scale == "paper")
     if scale == "paper":
         hours = re.findall(r"kl: ce-kl, seed 0 \[([\d,]+) GPU-hours\]: torchrun .* -m vikhr_fast.train --config", out)
