@@ -171,6 +171,15 @@ def test_the_extended_vocabulary_keeps_the_base_and_reads_as_much_text(finished:
             assert min(along[-2:]) <= after <= max(along[-2:])
 
 
+def test_validations_without_their_tokens_are_refused(finished: Demo) -> None:
+    path = finished.output / "seed-0" / "cpt-extended" / "validation.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.replace('"tokens"', '"token"'))
+    with pytest.raises(InputError, match=r"cpt-extended/validation\.jsonl: damaged \(KeyError\('tokens'\)\); delete "):
+        run_demo(finished)
+    path.write_text(whole)
+
+
 def test_a_row_compares_the_vocabularies(finished: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     run_demo(finished)
     arms = json.loads((finished.output / "results.json").read_text())["vocabularies"]["arms"]
@@ -212,12 +221,13 @@ def test_a_dry_run_shows_the_commands(tiny: Demo, tmp_path: Path, capsys: pytest
     assert f"to do: cpt-kl, seed 1: train --config {tiny.pretrain} --model {tmp_path}/run/seed-1/adapted " in output
 
 
-def test_an_interrupted_demo_goes_on_where_it_was(finished: Demo) -> None:
+@pytest.mark.parametrize("run", ["cpt", "cpt-extended"])
+def test_an_interrupted_demo_goes_on_where_it_was(finished: Demo, run: str) -> None:
     base = finished.output / "seed-0" / "base" / "metrics.jsonl"
     stamp, results = base.stat().st_mtime_ns, (finished.output / "results.json").read_bytes()
-    weights = finished.output / "seed-0" / "cpt" / "model" / "model.safetensors"
+    weights = finished.output / "seed-0" / run / "model" / "model.safetensors"
     trained = weights.read_bytes()
-    for path in sorted((finished.output / "seed-0" / "cpt").rglob("*"), reverse=True):
+    for path in sorted((finished.output / "seed-0" / run).rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     run_demo(finished)
     assert weights.read_bytes() == trained

@@ -112,9 +112,10 @@ def vocabulary_section(paths: DemoPaths, vocabularies: Vocabularies) -> Section:
             f"pieces after its own until it is as large: {extended} of them have Cyrillic letters, of the rebuilt "
             f"one's {rebuilt}. CPT is the same for both, without KL. A token of one isn't as much text as a token of "
             "the other, so they are compared where both have read the same bytes, interpolated between validations.",
-            "The base's pieces were learnt from the English text that the rebuilt vocabulary is made of, too, so most "
-            "of them are rebuilt as they were. A base from elsewhere loses more: `vikhr-fast adapt --text` says how "
-            "much, before any training.",
+            "Two things differ with a real base. This one has its pieces from the very English text that the rebuilt "
+            "vocabulary is made of, so rebuilding costs little English; elsewhere it costs more, and --text of "
+            "vikhr-fast adapt says how much, before any training. And this one has English pieces alone; others have "
+            "those of many languages, which rebuilding gives up for Russian ones, so that a word takes fewer tokens.",
         ),
         (
             vocabularies.table(),
