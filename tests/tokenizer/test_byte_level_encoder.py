@@ -376,7 +376,7 @@ NO_TEXTS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("texts", NO_TEXTS, ids=repr)
+@pytest.mark.parametrize("texts", NO_TEXTS, ids=range(len(NO_TEXTS)))
 def test_what_is_no_text_is_refused_as_by_the_other_encoder(
     encoders: dict[str, JsonEncoder], trained: Path, texts: Any
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vikhr_fast.adapt.base import base_model
+from vikhr_fast.adapt.vocabularies import base_vocabulary
 from vikhr_fast.chat.encode import ChatEncoder
 from vikhr_fast.doctor.model import model_findings
 from vikhr_fast.errors import InputError
@@ -205,7 +205,7 @@ def test_a_directory_with_a_sentencepiece_model_too_is_exported_from_that(traine
 def test_elsewhere_a_directory_with_nothing_else_says_what_to_run(tmp_path: Path) -> None:
     write(tmp_path / "nemo", tekken([]))
     advice = r"nemo: its one tokenizer is tekken\.json; .* `vikhr-fast tokenizer export .*nemo --output OUTPUT` writes"
-    for read in (load_encoder, base_model, ChatEncoder):
+    for read in (load_encoder, lambda path: base_vocabulary(path, {}), ChatEncoder):
         with pytest.raises(InputError, match=advice):
             read(tmp_path / "nemo")
     (finding,) = model_findings(tmp_path / "nemo")
