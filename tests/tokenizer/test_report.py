@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from byte_level import make_tokenizer
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.report.command import Report, report_run
 from vikhr_fast.tokenizer.efficiency import measure
 from vikhr_fast.tokenizer.extend import ExtendTokenizer, extend_tokenizer
 from vikhr_fast.tokenizer.report import EXAMPLE, ReportTokenizers, report_tokenizers
@@ -74,6 +76,31 @@ def test_report_has_every_figure(
     assert "".join(longer["example"]).replace("▁", " ").strip() == EXAMPLE
     for part in ("tokens/word", f"{ru['tokens_per_word']:.3f}", f"{ru['context_gain']:.2f}x", EXAMPLE, "3,300"):
         assert part in printed
+
+
+def test_byte_level_tokenizers_are_reported_on(
+    trained: Path, corpus: tuple[Path, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their pieces are shown and compared as those of SentencePiece are."""
+    base = make_tokenizer(tmp_path / "base", [corpus[-1].read_text(encoding="utf-8")])
+    options = ExtendTokenizer(base=base, input=corpus[:1], output=tmp_path / "longer", vocab_size=700)
+    extend_tokenizer(options)
+    models = (tmp_path / "base", tmp_path / "longer" / "tokenizer.json", trained)
+    report_tokenizers(ReportTokenizers(models, (str(corpus[0]),), json=tmp_path / "report.json"))
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    before, after, _ = report["tokenizers"].values()
+    assert (before["pieces"], after["pieces"], after["unreachable"]) == (400, 700, 0)
+    assert after["shared"]["base"] == 400
+    assert after["shared"]["tokenizer"] > 300  # the bytes that are no characters, letters and more
+    assert "".join(after["example"][2:]).replace("▁", " ") == EXAMPLE[1:]  # М is two bytes
+    (text,) = after["texts"].values()
+    assert text == measure([base, options.output / "tokenizer.json"], corpus[:1])[1]
+    assert 0 < text["words_changed"] <= 1
+    capsys.readouterr()
+    report_run(Report((options.output,)))
+    printed = capsys.readouterr().out
+    assert "what was added to the base" in printed
+    assert "base_sha256" in printed
 
 
 def test_outputs_and_models_are_checked_first(trained: Path, corpus: tuple[Path, ...], tmp_path: Path) -> None:

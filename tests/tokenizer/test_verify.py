@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from byte_level import make_tokenizer
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.export import ExportTokenizer, export, read_model
@@ -75,6 +76,12 @@ def test_a_directory_that_is_no_tokenizer_is_named(exported: Path, tmp_path: Pat
     (exported / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     with pytest.raises(InputError, match=f"{re.escape(str(exported))}: transformers cannot load it"):
         verify(VerifyTokenizer(exported))
+
+
+def test_a_byte_level_tokenizer_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, ["the cat"], vocab_size=260)
+    with pytest.raises(InputError, match=r"tokenizer\.json alone, no SentencePiece model to compare it with; give a"):
+        verify(VerifyTokenizer(tmp_path))
 
 
 def test_a_template_of_ones_own(trained: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import write_json
 from vikhr_fast.io.guarded import read_json
 from vikhr_fast.tokenizer.added_tokens import AddedTokens, read_added_tokens, refuse_added
-from vikhr_fast.tokenizer.byte_level import token_bytes
+from vikhr_fast.tokenizer.byte_level import readable, token_bytes
 from vikhr_fast.tokenizer.export import (
     BYTE,
     CONTROL,
@@ -43,7 +43,7 @@ class Token:
 
     kind: Kind
     text: str
-    """As the vocabulary has it."""
+    """As the vocabulary has it; that of a byte-level one as SentencePiece would."""
     content: bytes
     """What it stands for in a text, or is called."""
 
@@ -169,7 +169,7 @@ class ByteLevelVocabulary(Vocabulary):
         for text, index in library.get_vocab(with_added_tokens=False).items():
             content = token_bytes(text)
             self.tokens[index] = (
-                Token("other", text, text.encode()) if content is None else Token("text", text, content)
+                Token("other", text, text.encode()) if content is None else Token("text", readable(text), content)
             )
         for index, added in library.get_added_tokens_decoder().items():
             self.tokens[index] = Token("control" if added.special else "other", added.content, added.content.encode())

@@ -113,8 +113,9 @@ def encode_documents(
 
     def encoded() -> Iterator[Encoded]:
         for batch in _batches(documents):
-            for byte in encoder.missing_bytes:
-                lost[byte] += sum(document.text.encode().count(byte) for document in batch)
+            for document in batch if encoder.missing_bytes else ():
+                text = document.text.encode()
+                lost.update({byte: text.count(byte) for byte in encoder.missing_bytes})
             yield _encode(encoder, batch, dtype, threads)
 
     write_encoded(directory, encoded(), encoder, shard_tokens, advance)

@@ -105,7 +105,7 @@ def _kinds() -> tuple[_Kind, ...]:
     from vikhr_fast.report import tables
     from vikhr_fast.report.evaluation import evaluation_page
     from vikhr_fast.report.training import training_page
-    from vikhr_fast.tokenizer.export import MODEL_NAME
+    from vikhr_fast.tokenizer.files import TOKENIZER, TOKENIZER_JSON
     from vikhr_fast.train.inputs import ADAPTATION
     from vikhr_fast.train.metrics import METRICS
 
@@ -121,5 +121,6 @@ def _kinds() -> tuple[_Kind, ...]:
         _Kind("token shards by source", TRAIN_TOML, tables.shard_tables),
         _Kind("scrubbed documents", REPLACED, scrub_page),
         _Kind("a stage of a corpus", MANIFEST_NAME, tables.stage_tables),
-        _Kind("a tokenizer", MODEL_NAME, tables.tokenizer_tables, has_several=True),
+        _Kind("a tokenizer", TOKENIZER, tables.tokenizer_tables, has_several=True),
+        _Kind("a byte-level tokenizer", TOKENIZER_JSON, tables.tokenizer_tables, has_several=True),
     )

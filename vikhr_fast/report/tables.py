@@ -24,7 +24,7 @@ from vikhr_fast.io.names import distinct_names
 from vikhr_fast.io.provenance import value_table
 from vikhr_fast.io.run_directory import flat
 from vikhr_fast.llm.ask import FAILED
-from vikhr_fast.tokenizer.export import MODEL_NAME
+from vikhr_fast.tokenizer.load import find_tokenizer
 from vikhr_fast.tokenizer.new_pieces import REPORT_NAME as EXTENSION
 from vikhr_fast.tokenizer.report import vocabularies_table
 from vikhr_fast.train.inputs import ADAPTATION
@@ -36,7 +36,7 @@ _SHOWN_CHARACTERS = 600
 
 def tokenizer_tables(directories: dict[str, Path]) -> list[Table]:
     """Of tokenizers by the names to show."""
-    found = [vocabularies_table({name: directory / MODEL_NAME for name, directory in directories.items()})]
+    found = [vocabularies_table({name: find_tokenizer(directory) for name, directory in directories.items()})]
     for name, directory in directories.items():
         if (file := directory / EXTENSION).exists():
             found.append(value_table(f"{name}: what was added to the base.", flat(read_json(file))))

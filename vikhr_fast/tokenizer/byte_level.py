@@ -48,6 +48,20 @@ def token_text(content: bytes) -> str:
     return "".join(map(_CHARACTER_OF.__getitem__, content))
 
 
+def readable(token: str) -> str:
+    """A token as SentencePiece spells it: the text with ▁ for each space, <0xD0> for bytes that are no whole text.
+
+    Tokens that stand for no bytes stay as they are.
+    """
+    content = token_bytes(token)
+    if content is None:
+        return token
+    try:
+        return content.decode().replace(" ", "▁")
+    except UnicodeDecodeError:
+        return "".join(map("<0x{:02X}>".format, content))
+
+
 def missing_bytes(tokenizer: Any) -> bytes:
     """Those of UTF-8 that a byte-level tokenizer of `tokenizers` has no token for (SmolLM2: eight).
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vikhr_fast.data.sources import read_texts
-from vikhr_fast.tokenizer.byte_level import token_bytes
+from vikhr_fast.tokenizer.byte_level import readable, token_bytes
 from vikhr_fast.tokenizer.export import BYTE, read_model
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder
 from vikhr_fast.tokenizer.load import Encoder, load_encoder
@@ -65,15 +65,15 @@ def measure(model_files: Sequence[Path], sources: Iterable[Path]) -> list[dict[s
 
 
 def _vocabulary(file: Path, encoder: Encoder) -> tuple[list[str], npt.NDArray[np.bool_]]:
-    """The pieces by id, "" where there is none, and which of them spell one byte of what has no piece."""
+    """Pieces by id, "" where there is none, as SentencePiece spells them; and which are a byte of what has no piece."""
     if not isinstance(encoder, JsonEncoder):
         model = read_model(file)
         return [piece.piece for piece in model.pieces], np.array([piece.type == BYTE for piece in model.pieces])
-    pieces = [""] * encoder.vocab_size
-    for piece, index in encoder.tokenizer.get_vocab(with_added_tokens=True).items():
-        pieces[index] = piece
-    contents = [token_bytes(piece) or b"" for piece in pieces]
-    return pieces, np.array([len(content) == 1 and not content.isascii() for content in contents])
+    pieces, is_byte = [""] * encoder.vocab_size, np.zeros(encoder.vocab_size, bool)
+    for token, index in encoder.tokenizer.get_vocab(with_added_tokens=True).items():
+        content = token_bytes(token) or b""
+        pieces[index], is_byte[index] = readable(token), len(content) == 1 and not content.isascii()
+    return pieces, is_byte
 
 
 def _segmented(encoder: Encoder, pieces: list[str], words: list[str]) -> Iterator[list[str]]:

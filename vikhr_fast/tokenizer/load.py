@@ -20,11 +20,17 @@ def load_encoder(path: Path) -> Encoder:
     Raises:
         InputError: there is none, or it is damaged or of another kind.
     """
+    file = find_tokenizer(path)
+    return JsonEncoder.from_file(file) if file.suffix == ".json" else BpeEncoder.from_file(file)
+
+
+def find_tokenizer(path: Path) -> Path:
+    """The file that `path` means: itself, or that of a tokenizer in a directory; InputError without."""
     file = tokenizer_file(path) if path.is_dir() else path
     if file is None:
         refuse_tekken(path)
         raise InputError(f"{path}: neither tokenizer.model nor tokenizer.json in it; give a directory with one")
-    return JsonEncoder.from_file(file) if file.suffix == ".json" else BpeEncoder.from_file(file)
+    return file
 
 
 def same_tokenizer(first: Path, second: Path) -> bool | None:

@@ -1,6 +1,5 @@
 """The paper's table 1 and figure 1 for any tokenizers and texts: how many tokens a language costs in each."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,13 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import atomic_file, refuse_existing, write_json
 from vikhr_fast.io.html import Table, draw_bars, print_tables
 from vikhr_fast.io.names import distinct_names
-from vikhr_fast.tokenizer.bpe import BpeEncoder
+from vikhr_fast.tokenizer.byte_level import readable, token_bytes
 from vikhr_fast.tokenizer.efficiency import measure
-from vikhr_fast.tokenizer.export import BYTE, CONTROL, MODEL_NAME, find_model, read_model
+from vikhr_fast.tokenizer.export import BYTE, CONTROL, read_model
+from vikhr_fast.tokenizer.extend_byte_level import unreachable_tokens
+from vikhr_fast.tokenizer.files import TOKENIZER, TOKENIZER_JSON
+from vikhr_fast.tokenizer.json_encoder import JsonEncoder
+from vikhr_fast.tokenizer.load import find_tokenizer, load_encoder
 from vikhr_fast.tokenizer.pieces import unreachable_pieces
 
 EXAMPLE = "Машинное обучение изменяет мир"  # of table 1
@@ -37,7 +40,7 @@ class ReportTokenizers:
     """
 
     models: Positional[tuple[Path, ...]]
-    """SentencePiece .model files, or directories with tokenizer.model."""
+    """SentencePiece .model files, byte-level tokenizer.json files, or directories with one."""
     text: tuple[str, ...]
     """Held-out text: files or patterns, each as FILE or NAME=FILE; those of one name count as one text, as in
     'ru=held/ru-*.txt'."""
@@ -61,17 +64,18 @@ def report_tokenizers(options: ReportTokenizers) -> None:
     for output in (options.json, options.plot):
         if output is not None:
             refuse_existing(output)
-    meant = [path.parent if path.name == MODEL_NAME else path for path in options.models]
-    files = {name: find_model(path) for name, path in zip(distinct_names(meant), options.models, strict=True)}
-    pieces = {name: {piece.piece for piece in read_model(file).pieces} for name, file in files.items()}
+    meant = [path.parent if path.name in (TOKENIZER, TOKENIZER_JSON) else path for path in options.models]
+    files = {name: find_tokenizer(path) for name, path in zip(distinct_names(meant), options.models, strict=True)}
+    vocabularies = {name: _Vocabulary.of(file) for name, file in files.items()}
     tokenizers: dict[str, dict[str, Any]] = {}
-    for name, file in files.items():
-        encoder = BpeEncoder.from_file(file)
+    for name, own in vocabularies.items():
+        encoder = load_encoder(files[name])
+        spelt = map(encoder.piece, encoder.encode(EXAMPLE).tolist())
         tokenizers[name] = {
-            "pieces": len(pieces[name]),
-            "unreachable": len(unreachable_pieces(file)),
-            "shared": {other: len(pieces[name] & pieces[other]) for other in files},
-            "example": [encoder.piece(index) for index in encoder.encode(EXAMPLE)],
+            "pieces": len(own.pieces),
+            "unreachable": own.unreachable,
+            "shared": {other: len(own.pieces & found.pieces) for other, found in vocabularies.items()},
+            "example": list(map(readable, spelt) if isinstance(encoder, JsonEncoder) else spelt),
             "texts": {},
         }
     for text, sources in _texts(options.text).items():
@@ -83,7 +87,7 @@ def report_tokenizers(options: ReportTokenizers) -> None:
         write_figure(tokenizers, options.plot)
     examples = tuple((name, str(len(own["example"])), " ".join(own["example"])) for name, own in tokenizers.items())
     example_table = Table(f"“{EXAMPLE}”", ("tokenizer", "tokens", "pieces"), examples)
-    print_tables((_texts_table(tokenizers), vocabularies_table(files), example_table))
+    print_tables((_texts_table(tokenizers), _vocabularies_table(vocabularies), example_table))
 
 
 def _texts_table(tokenizers: dict[str, dict[str, Any]]) -> Table:
@@ -95,14 +99,45 @@ def _texts_table(tokenizers: dict[str, dict[str, Any]]) -> Table:
     return Table("Texts", ("text", "tokenizer", *_FIGURES), rows)
 
 
+@dataclass(frozen=True)
+class _Vocabulary:
+    """What a table says of one."""
+
+    pieces: set[str]
+    """As SentencePiece spells them, of whichever kind the tokenizer is."""
+    single_bytes: int
+    control: int
+    unreachable: int
+
+    @classmethod
+    def of(cls, file: Path) -> "_Vocabulary":
+        if file.suffix != ".json":
+            kinds = {piece.piece: piece.type for piece in read_model(file).pieces}
+            single_bytes, control = (sum(kind == wanted for kind in kinds.values()) for wanted in (BYTE, CONTROL))
+            return cls(set(kinds), single_bytes, control, len(unreachable_pieces(file)))
+        library = JsonEncoder.from_file(file).tokenizer
+        added = library.get_added_tokens_decoder()
+        own = {token: id_ for token, id_ in library.get_vocab(with_added_tokens=False).items() if id_ not in added}
+        contents = {content: id_ for token, id_ in own.items() if (content := token_bytes(token))}
+        return cls(
+            {*map(readable, own), *(token.content for token in added.values())},
+            sum(len(content) == 1 and not content.isascii() for content in contents),
+            sum(token.special for token in added.values()),
+            len(unreachable_tokens(file, contents)),
+        )
+
+
 def vocabularies_table(files: dict[str, Path]) -> Table:
     """The pieces of tokenizers, by the names to show: how many, those no text is encoded to, those that are shared."""
-    pieces = {name: {piece.piece: piece.type for piece in read_model(file).pieces} for name, file in files.items()}
-    others, rows = pieces if len(pieces) > 1 else {}, []
-    for name, own in pieces.items():
-        kinds = Counter(own.values())
-        shared = (len(own.keys() & other.keys()) for other in others.values())
-        counts = (len(own), kinds[BYTE], kinds[CONTROL], len(unreachable_pieces(files[name])), *shared)
+    return _vocabularies_table({name: _Vocabulary.of(file) for name, file in files.items()})
+
+
+def _vocabularies_table(vocabularies: dict[str, _Vocabulary]) -> Table:
+    others = vocabularies if len(vocabularies) > 1 else {}
+    rows = []
+    for name, own in vocabularies.items():
+        shared = (len(own.pieces & other.pieces) for other in others.values())
+        counts = (len(own.pieces), own.single_bytes, own.control, own.unreachable, *shared)
         rows.append((name, *(f"{count:,}" for count in counts)))
     header = ("tokenizer", "pieces", "single bytes", "control", "unreachable", *(f"shared with {o}" for o in others))
     return Table("Vocabularies", header, tuple(rows))

@@ -16,7 +16,7 @@ from vikhr_fast.tokenizer.added_tokens import named_tokens
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.chat_template import BEGIN, END, render_chats
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read_model
-from vikhr_fast.tokenizer.files import TOKENIZER_JSON
+from vikhr_fast.tokenizer.files import TOKENIZER_JSON, tokenizer_file
 from vikhr_fast.tokenizer.json_encoder import refuse_fatal
 
 _BATCH = 256  # texts
@@ -80,6 +80,9 @@ class _Encoders:
 
         if directory.is_file():
             raise InputError(f"{directory}: not a directory; `vikhr-fast tokenizer export` makes one of a model file")
+        if (file := tokenizer_file(directory)) is not None and file.name == TOKENIZER_JSON:
+            reason = f"{TOKENIZER_JSON} alone, no SentencePiece model to compare it with"
+            raise InputError(f"{directory}: {reason}; give a directory with tokenizer.model")
         self.directory, model_file = directory, find_model(directory)
         self.model = read_model(model_file)
         self.control = [piece.piece for piece in self.model.pieces if piece.type in (CONTROL, UNKNOWN)]
