@@ -64,6 +64,7 @@ format: setup
 # The C++ code beside every package that a user could install instead; results and plots in bench/results/<cpu>.
 bench-native: setup build/bench/.installed
 	$(BIN)/python bench/native/bpe.py
+	$(BIN)/python bench/native/byte_bpe.py
 	$(BIN)/python bench/native/dedup.py
 
 build/bench/.installed: pyproject.toml
