@@ -247,6 +247,17 @@ def test_a_text_that_is_none_is_said_before_any_row_is_made(
         adapt(replace(options, text=texts(tmp_path)))
 
 
+def test_a_file_of_any_name_is_the_tokenizer_and_no_model_beside_it_is(options: Adapt, tmp_path: Path) -> None:
+    """The result would otherwise have the ids of that."""
+    content = (options.tokenizer / "tokenizer.json").read_bytes()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine.json").write_bytes(content)
+    (tmp_path / "new" / "tokenizer.model").write_text("another")
+    adapt(replace(options, tokenizer=tmp_path / "new" / "mine.json"))
+    assert (options.output / "tokenizer.json").read_bytes() == content
+    assert not (options.output / "tokenizer.model").exists()
+
+
 def test_frequencies_are_counted_with_the_bases_tokenizer(options: Adapt, tmp_path: Path) -> None:
     """In a text of м alone its two bytes are equally frequent, so that the weighted mean of three parts differs."""
     (tmp_path / "m.txt").write_text("м" * 50, encoding="utf-8")

@@ -126,6 +126,7 @@ def test_large_vocabulary_takes_four_bytes(
 ) -> None:
     class Encoder:
         vocab_size, bos_id, eos_id, sha256 = 1 << 17, 1, 2, "0" * 64
+        missing_bytes = b""
 
         def encode_batch(self, batch: list[str], threads: int) -> tuple[Any, Any]:
             assert threads == 3

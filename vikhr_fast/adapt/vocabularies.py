@@ -26,7 +26,14 @@ from vikhr_fast.tokenizer.export import (
     refuse_inexact,
     role_ids,
 )
-from vikhr_fast.tokenizer.files import SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON, companions, tokenizer_file
+from vikhr_fast.tokenizer.files import (
+    ADDED_TOKENS,
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    tokenizer_file,
+)
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder
 
 _MULTIPLES = tuple(2**power for power in range(10))  # what people pad the rows of a matrix to
@@ -205,10 +212,11 @@ class ByteLevelVocabulary(Vocabulary):
         return {content[0]: index for content, index in self._ids.items() if len(content) == 1}
 
     def export(self, directory: Path, roles: dict[str, str]) -> None:
-        """As `Vocabulary.export`, copies of them."""
-        for path in companions(self.file.parent):
-            if path.name.startswith(("tokenizer", "special", "added", "chat")):
-                shutil.copyfile(path, directory / path.name)
+        """As `Vocabulary.export`, copies of them, without a tokenizer.model that may be beside them."""
+        shutil.copyfile(self.file, directory / TOKENIZER_JSON)
+        for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, CHAT_TEMPLATE):
+            if (path := self.file.with_name(name)).is_file():
+                shutil.copyfile(path, directory / name)
         named = {f"{role}_token": text for role, text in roles.items()}
         for file in (directory / TOKENIZER_CONFIG, directory / SPECIAL_TOKENS):
             if named and (file.name == TOKENIZER_CONFIG or file.exists()):
@@ -249,7 +257,7 @@ def base_vocabulary(base: Path, roles: dict[str, str]) -> Vocabulary:
 def new_vocabulary(path: Path) -> Vocabulary:
     """That of a tokenizer: a directory, or a file in one."""
     file = tokenizer_file(path) if path.is_dir() else path
-    if file is not None and file.name == TOKENIZER_JSON:
+    if file is not None and file.suffix == ".json":
         return ByteLevelVocabulary(file)
     return SentencePieceVocabulary.of_new(find_model(path))
 

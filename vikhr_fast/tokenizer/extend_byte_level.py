@@ -22,7 +22,7 @@ from vikhr_fast.io.guarded import read_json
 from vikhr_fast.tokenizer.byte_level import merge_pairs, spells_bytes, split_kind, token_bytes, token_text
 from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, read_template
 from vikhr_fast.tokenizer.efficiency import measure
-from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON
+from vikhr_fast.tokenizer.files import ADDED_TOKENS, CHAT_TEMPLATE, SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder, library_errors
 from vikhr_fast.tokenizer.llama_cpp import PRE_TOKENIZERS
 from vikhr_fast.tokenizer.new_pieces import MAX_CHARACTERS, REPORT_NAME, learn_pieces, scripts
@@ -30,7 +30,6 @@ from vikhr_fast.tokenizer.special_tokens import TOKENIZER_CLASS
 from vikhr_fast.tokenizer.train import Learning, control_pieces
 from vikhr_fast.tokenizer.word_counts import count_words
 
-_CHAT_TEMPLATE = "chat_template.jinja"
 _ADVISED = 12_000  # new tokens, in an error's advice
 _TEXT_CHARACTERS = 1 << 20  # split at once: the list of their words takes 100 times the memory
 _SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -241,10 +240,10 @@ def _carry_over(base: Path, directory: Path, control: dict[str, int]) -> None:
 
     The class is the one that takes tokenizer.json as it is: of others transformers 5 makes the pre-tokenizer anew.
     """
-    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, _CHAT_TEMPLATE):
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, CHAT_TEMPLATE):
         if (base / name).is_file():
             shutil.copyfile(base / name, directory / name)
-    config_file, added_file, template = (directory / name for name in (TOKENIZER_CONFIG, ADDED_TOKENS, _CHAT_TEMPLATE))
+    config_file, added_file, template = (directory / name for name in (TOKENIZER_CONFIG, ADDED_TOKENS, CHAT_TEMPLATE))
     config = (read_json(config_file) if config_file.is_file() else {}) | {"tokenizer_class": TOKENIZER_CLASS}
     if control and isinstance(config.get("added_tokens_decoder"), dict):
         config["added_tokens_decoder"] |= {str(id_): {"content": name, **_SPECIAL} for name, id_ in control.items()}

@@ -6,13 +6,14 @@ from vikhr_fast.errors import InputError
 
 TOKENIZER, TOKENIZER_JSON, TEKKEN = "tokenizer.model", "tokenizer.json", "tekken.json"
 TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 _NAMES = (
     TOKENIZER,
     TOKENIZER_JSON,
     TOKENIZER_CONFIG,
     SPECIAL_TOKENS,
     ADDED_TOKENS,
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "generation_config.json",
 )
 
