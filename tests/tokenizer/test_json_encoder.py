@@ -130,9 +130,9 @@ def change(file: Path, directory: Path, edit: Callable[[Any], object], config: A
     return directory / "tokenizer.json"
 
 
-def test_ids_that_no_array_holds_are_refused(file: Path, tmp_path: Path) -> None:
-    changed = change(file, tmp_path, lambda content: content["model"]["vocab"].update(far=2**31))
-    with pytest.raises(InputError, match=r"tokenizer\.json: an id of 2,147,483,648 or more"):
+def test_ids_beyond_any_model_are_refused(file: Path, tmp_path: Path) -> None:
+    changed = change(file, tmp_path, lambda content: content["model"]["vocab"].update(far=2**24))
+    with pytest.raises(InputError, match=r"tokenizer\.json: an id of 16,777,216 or more"):
         JsonEncoder.from_file(changed)
 
 

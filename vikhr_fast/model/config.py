@@ -117,7 +117,8 @@ def read_config(directory: Path) -> ModelConfig:
     values = read_json(path)
     kind = values.get("model_type")
     if kind not in ("mistral", "llama"):
-        raise InputError(f'{path}: model_type is {_show(kind)}, only "mistral" and "llama" are supported')
+        advice = "choose a base of one of these types"
+        raise InputError(f'{path}: model_type is {_show(kind)}, only "mistral" and "llama" are supported; {advice}')
     problems = _settle_rope(values)
     if kind == "llama":  # transformers reads over a window that stands there all the same
         values = _LLAMA_DEFAULTS | values | {"sliding_window": None}

@@ -19,7 +19,7 @@ from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER, 
 CONTROL_FORM = re.compile(r"<[^<>\s]+>|\[[A-Z_/][A-Z0-9_/]*\]")
 _OWN_WAY = ("single_word", "lstrip", "rstrip", "normalized")  # flags of a token that changes the text around it
 _SHOWN = 5
-MOST_IDS = 2**31
+_MOST_IDS = 2**31
 """Ids are int32."""
 
 
@@ -58,7 +58,7 @@ def read_added_tokens(model_file: Path, pieces: Sequence[str]) -> AddedTokens:
     ids: dict[str, int] = {}
     special, changing = set(_named_as_special(directory)), set()
     for file, text, index, token in _stated(directory):
-        if not is_text(text) or type(index) is not int or not 0 <= index < MOST_IDS:
+        if not is_text(text) or type(index) is not int or not 0 <= index < _MOST_IDS:
             raise InputError(f"{file}: token {text!r} has the id {index!r}; fetch the file again")
         if index < len(pieces) and pieces[index] == text:
             continue

@@ -15,12 +15,13 @@ import numpy as np
 from vikhr_fast.data.native_texts import Texts, strings
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.guarded import read_bytes, read_json
-from vikhr_fast.tokenizer.added_tokens import MOST_IDS, is_text
+from vikhr_fast.tokenizer.added_tokens import is_text
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
 from vikhr_fast.tokenizer.byte_level import ByteLevelBpe, missing_bytes, token_text
 from vikhr_fast.tokenizer.growth import MOST_GROWTH, growth_of
 
 _SHOWN_CHARACTERS = 300
+_MOST_IDS = 1 << 24  # vocabularies are listed by id, whatever gaps they have
 
 
 class JsonEncoder:
@@ -64,8 +65,8 @@ class JsonEncoder:
         tokenizer.encode_special_tokens = True
         if (kind := type(tokenizer.model).__name__) != "BPE":
             raise InputError(f"{path}: a {kind} tokenizer, only BPE is supported; choose a base with a BPE tokenizer")
-        if max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) >= MOST_IDS:
-            raise InputError(f"{path}: an id of {MOST_IDS:,} or more; fetch it again")
+        if max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) >= _MOST_IDS:
+            raise InputError(f"{path}: an id of {_MOST_IDS:,} or more, beyond any model's; fetch it again")
         byte_level = ByteLevelBpe.of(tokenizer, read_json(path))
         return cls(tokenizer, path, hashlib.sha256(data).hexdigest(), _roles(path, tokenizer), byte_level)
 
