@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from training_runs import DATA, make_config, start_ranks, write_config
 
 from vikhr_fast.cli import main
+from vikhr_fast.errors import InputError
 from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.model.config import ModelConfig
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer import JsonEncoder
+from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.metrics import METRICS
 
 pytestmark = pytest.mark.slow
@@ -141,3 +143,16 @@ def test_evaluation_of_what_was_trained(adapted: Path) -> None:
         run(["evaluate", str(model), "--output", str(output), "--text", text, "--device", "cpu"])
         found[name] = json.loads((output / "results.json").read_text())["texts"]["held"]["bits_per_byte"]
     assert found["after"] < found["before"] - 0.2
+
+
+def test_shards_with_other_ends_of_documents_are_refused(adapted: Path, tmp_path: Path) -> None:
+    """Another file than tokenizer.json, which is the same, says what they are."""
+    shutil.copytree(adapted / "extended", tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer" / "tokenizer_config.json"
+    ends = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | ends))
+    shards = ["--tokenizer", str(tmp_path / "tokenizer"), "--output", str(tmp_path / "train")]
+    run(["corpus", "shard", "--input", str(adapted / "train.txt"), *shards])
+    config = make_config(adapted, tmp_path / "out", data={"train": {"main": tmp_path / "train"}})
+    with pytest.raises(InputError, match=r"train: documents begin and end with the ids 400 and 401, 0 and 1 in "):
+        open_inputs(config)

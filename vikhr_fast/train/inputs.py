@@ -143,7 +143,8 @@ def _open_shards(
     path, setting = config.model, "validation_window" if window else "sequence_length"
     window = window or config.data.sequence_length
     tokenizer = tokenizer_file(path)
-    digest = load_encoder(path).sha256 if tokenizer else None  # refuses words that tokenizer.model doesn't know
+    encoder = load_encoder(path) if tokenizer else None  # refuses words that tokenizer.model doesn't know
+    digest = encoder.sha256 if encoder else None
     for shards in opened.values():
         is_padded = digest is not None and shards.vocab_size < model.vocab_size  # rows after those of its pieces
         if shards.vocab_size != model.vocab_size and not is_padded:
@@ -154,6 +155,12 @@ def _open_shards(
         if digest not in (None, shards.tokenizer_sha256):
             raise InputError(
                 f"{shards.directory}: made with another tokenizer than {tokenizer}; "
+                f"rebuild with `vikhr-fast corpus shard --tokenizer {path}`"
+            )
+        if encoder and (shards.bos_id, shards.eos_id) != (encoder.bos_id, encoder.eos_id):
+            raise InputError(
+                f"{shards.directory}: documents begin and end with the ids {shards.bos_id} and {shards.eos_id}, "
+                f"{encoder.bos_id} and {encoder.eos_id} in {path}; "
                 f"rebuild with `vikhr-fast corpus shard --tokenizer {path}`"
             )
         if shards.has_mask and (longest := int(shards.lengths.max()) - 1) > window:
