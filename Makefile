@@ -85,7 +85,7 @@ build/gpu/.installed: pyproject.toml
 
 # The tests of the C++ code in a build that watches memory and undefined behaviour, then those with threads in one that watches
 # races. Python itself isn't built so: the sanitizer's library is loaded first, and leaks are left to `make fuzz`.
-NATIVE_TESTS := tests/native tests/corpus/test_dedup.py tests/tokenizer/test_extend.py
+NATIVE_TESTS := tests/native tests/corpus/test_dedup.py tests/tokenizer/test_byte_level_encoder.py tests/tokenizer/test_extend.py
 sanitize: setup build/sanitize-address/.built build/sanitize-thread/.built
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		$(BIN)/python tests/gates/sanitized.py build/sanitize-address $(NATIVE_TESTS)

@@ -107,7 +107,7 @@ def test_ids_are_the_librarys(encoders: dict[str, JsonEncoder], kind: str, text:
 
 @kinds
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_hard_words_and_strings(encoders: dict[str, JsonEncoder], kind: str, threads: int) -> None:
+def test_hard_words_on_any_number_of_threads(encoders: dict[str, JsonEncoder], kind: str, threads: int) -> None:
     words = hard_words()
     texts = [*words, *(f" {word} {word[:40]}" for word in words), "", *generated(encoders[kind], 300)]
     for _ in range(2):  # then the caches know them
