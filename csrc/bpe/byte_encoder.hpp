@@ -51,8 +51,8 @@ class ByteWorker {
   static constexpr std::size_t kLongMark = std::size_t{1} << 62;
   static constexpr Id kTextOnly = INT32_MAX;
 
-  // A word and its place in the short cache; or, of no length, a mark: an id, a longer word that waits elsewhere, or the
-  // end of a document.
+  // A word and its place in the short cache; or, of no length, a mark: an id, a longer word that waits elsewhere, or
+  // the end of a document.
   struct Waiting {
     ShortWordCache::Key key;
     std::size_t place;

@@ -1,6 +1,6 @@
 // libFuzzer target: a model file from the front of the input, or merges of a byte-level vocabulary; texts and ids from
-// its end. Whatever the bytes, the model is refused or works; what was encoded is the same however it is cut in documents
-// and threads, and decodes.
+// its end. Whatever the bytes, the model is refused or works; what was encoded is the same however it is cut in
+// documents and threads, and decodes.
 //
 // A model of random bytes hardly gets past the parser, so inputs that begin with a byte of 128 or more are spelt out
 // instead: each piece is a type, a score and some characters of a small alphabet.
