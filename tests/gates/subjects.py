@@ -96,8 +96,7 @@ def _models(root: Path) -> list[Subject]:
     preset = config_with_gaps(read_toml(Path("vikhr-7b-pretrain")), "preset", None)
 
     def config(file: Path) -> None:
-        for may_be_tied in (True, False):
-            estimate(Plan(), preset, read_config(file.parent, may_be_tied=may_be_tied))
+        estimate(Plan(), preset, read_config(file.parent))
         Mistral.from_pretrained(file.parent)
 
     def adapted(file: Path) -> None:
