@@ -107,8 +107,6 @@ class ByteEncoder {
   ByteEncoder(std::vector<std::pair<std::string, Id>> tokens, const std::vector<ByteVocabulary::Merge>& merges,
               bool takes_whole, SplitKind kind, const std::vector<Added>& added);
 
-  const ByteVocabulary& vocabulary() const { return vocabulary_; }
-
   // As BpeEncoder::encode.
   IdBuffer encode(const Texts& texts, InvalidUtf8 policy, unsigned threads, std::int64_t* offsets) const;
 

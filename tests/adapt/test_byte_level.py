@@ -135,6 +135,18 @@ def test_texts_need_names(options: Adapt, wrong: str) -> None:
         adapt(replace(options, text=(wrong,)))
 
 
+def test_texts_may_be_patterns_and_must_hold_something(options: Adapt, tmp_path: Path) -> None:
+    texts(tmp_path)
+    report = adapt(replace(options, text=(f"both={tmp_path / '??.txt'}",)))
+    together = tmp_path / "together.txt"
+    together.write_text("\n\n".join((tmp_path / f"{name}.txt").read_text(encoding="utf-8") for name in ("en", "ru")))
+    assert report["bits_per_byte"]["both"]["before"] == bits_per_byte(options.base, {"it": together})["it"]
+    (tmp_path / "blank.txt").write_text("\n\n")
+    with pytest.raises(InputError, match=r"^--text blank=.*blank\.txt: no text in it; give another$"):
+        adapt(replace(options, output=tmp_path / "other", text=(f"blank={tmp_path / 'blank.txt'}",)))
+    assert not (tmp_path / "other").exists()
+
+
 def test_bits_per_byte_are_those_of_transformers(options: Adapt, tmp_path: Path) -> None:
     import math
 

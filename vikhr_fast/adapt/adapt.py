@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vikhr_fast.adapt.measure import bits_per_byte, named_texts
+from vikhr_fast.adapt.measure import bits_per_byte
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
 from vikhr_fast.adapt.untie import untie_head
 from vikhr_fast.adapt.vocabularies import (
@@ -23,6 +23,7 @@ from vikhr_fast.adapt.vocabularies import (
     new_vocabulary,
     require_fitting,
 )
+from vikhr_fast.data.sources import named_sources
 from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.files import json_text, refuse_existing, sha256_of, write_text
 from vikhr_fast.io.guarded import read_json
@@ -103,7 +104,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
     require(options, pad_to_multiple=(options.pad_to_multiple >= 1, "positive"))
     if (options.init == "frequency-weighted-mean") != bool(options.frequencies):
         raise InputError("--frequencies: --init frequency-weighted-mean needs it, and nothing else does")
-    texts = named_texts(options.text)
+    texts = named_sources("--text", options.text)
     refuse_existing(options.output)
     named = {"bos": options.base_bos, "eos": options.base_eos}
     roles = {role: token for role, token in named.items() if token is not None}

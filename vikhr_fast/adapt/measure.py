@@ -1,12 +1,12 @@
 """What a new vocabulary costs before any training: bits per byte of texts, before and after."""
 
-import re
 import tempfile
 from pathlib import Path
 
 import vikhr_kernels
 from vikhr_fast.corpus.shard import encode_documents
-from vikhr_fast.data.read import read_documents
+from vikhr_fast.data.read import Columns
+from vikhr_fast.data.sources import read_source
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.perplexity import score_shards
@@ -19,23 +19,12 @@ _WINDOW = 1024  # tokens that are read at once
 _MICRO_BATCH = 4
 
 
-def named_texts(values: tuple[str, ...]) -> dict[str, Path]:
-    """NAME=SOURCE, each name once; InputError otherwise."""
-    found: dict[str, Path] = {}
-    for value in values:
-        name, _, source = value.partition("=")
-        if not source or not re.fullmatch(r"[\w-]+", name) or name in found:
-            raise InputError(f"--text {value}: must be NAME=SOURCE, a name of letters, digits, - and _ only once")
-        found[name] = Path(source)
-    return found
-
-
 def bits_per_byte(model: Path, texts: dict[str, Path], roles: dict[str, int] | None = None) -> dict[str, float]:
     """Of each text, by its name, with a model and the tokenizer beside it.
 
     Args:
         model: its directory.
-        texts: files of documents, see `data.read`.
+        texts: sources of documents, see `data.sources`.
         roles: ids of "bos" and "eos", where not the tokenizer's own begin and end a document.
 
     Raises:
@@ -53,8 +42,10 @@ def bits_per_byte(model: Path, texts: dict[str, Path], roles: dict[str, int] | N
     network = Mistral.from_pretrained(model, dtype, device, ops=ops)
     found = {}
     for name, source in texts.items():
+        if not (documents := list(read_source(source, Columns()))):
+            raise InputError(f"--text {name}={source}: no text in it; give another")
         with tempfile.TemporaryDirectory() as scratch, progress_bar(name) as advance:
-            encode_documents(Path(scratch), read_documents((source,)), encoder, 1 << 28, 0, lambda _: None)
+            encode_documents(Path(scratch), documents, encoder, 1 << 28, 0, lambda _: None)
             shards = TokenShards.open(Path(scratch))
             window = min(_WINDOW, network.config.max_position_embeddings)
             score = score_shards(network, shards, window=window, micro_batch=_MICRO_BATCH, advance=lambda: advance(1))

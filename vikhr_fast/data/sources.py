@@ -18,6 +18,17 @@ _HUB_FILES = r"hf:([\w.-]+/[\w.-]+)@([0-9a-f]{40}):(.+)$"
 _HUB_FORM = f"{_HUB}OWNER/NAME@COMMIT[/CONFIG[/SPLIT]], or :PATTERN after COMMIT for its raw files"
 
 
+def named_sources(flag: str, values: Iterable[str]) -> dict[str, Path]:
+    """NAME=SOURCE, each name once; InputError, which names the flag, otherwise."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, _, source = value.partition("=")
+        if not source or not re.fullmatch(r"[\w-]+", name) or name in found:
+            raise InputError(f"{flag} {value}: must be NAME=SOURCE, a name of letters, digits, - and _ only once")
+        found[name] = Path(source)
+    return found
+
+
 def read_texts(source: Path, text_field: str = "text", max_line: int = MAX_LINE) -> Iterator[str]:
     """Streams the documents of one source, always in the same order.
 

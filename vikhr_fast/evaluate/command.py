@@ -1,6 +1,5 @@
 """`vikhr-fast evaluate`: benchmarks and texts, into a run directory that can be taken up again."""
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -15,7 +14,7 @@ from tyro.conf import Positional
 import vikhr_kernels
 from vikhr_fast.config import validated
 from vikhr_fast.corpus.shard import Shard, write_shards
-from vikhr_fast.data.sources import checksum, source_files
+from vikhr_fast.data.sources import checksum, named_sources, source_files
 from vikhr_fast.data.text_lines import MAX_MEGABYTES, line_bytes
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError, require
@@ -114,7 +113,7 @@ def evaluate(options: Evaluate) -> None:
         sequence_length=(options.sequence_length >= 2, "2 or more"),
     )
     line_bytes(options)
-    sources, texts = _named("--tasks", options.tasks), _named("--text", options.text)
+    sources, texts = named_sources("--tasks", options.tasks), named_sources("--text", options.text)
     if not sources and not texts:
         raise InputError("nothing to evaluate; give --tasks NAME=SOURCE or --text NAME=SOURCE")
     if unknown := sorted(sources.keys() - set(BENCHMARK_NAMES)):
@@ -249,17 +248,6 @@ def _read(path: Path, kind: pydantic.TypeAdapter[Any]) -> dict[str, Any]:
     values = read_json(path, _ADVICE)
     validated(kind, values, f"{path}: damaged", _ADVICE)
     return values
-
-
-def _named(flag: str, values: tuple[str, ...]) -> dict[str, Path]:
-    """NAME=SOURCE, each name once."""
-    found: dict[str, Path] = {}
-    for value in values:
-        name, equals, source = value.partition("=")
-        if not equals or not source or not re.fullmatch(r"[\w-]+", name) or name in found:
-            raise InputError(f"{flag} {value}: must be NAME=SOURCE, a name of letters, digits, - and _ only once")
-        found[name] = Path(source)
-    return found
 
 
 def _identity(model: Path) -> dict[str, Any]:
