@@ -26,7 +26,7 @@ STRING_BYTES = 1_000_000
 SPECIAL_TEXTS = ["a <s> b", "</s>", "<unk> x", "<0x41>"]  # ordinary text to SentencePiece
 
 
-def _lists(rows: Sequence[Sequence[int]]) -> Ids:
+def join_lists(rows: Sequence[Sequence[int]]) -> Ids:
     return np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
 
 
@@ -38,9 +38,14 @@ def ours(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
 
 
 def ours_arrow(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
+    return in_arrow(ours(model, threads))
+
+
+def in_arrow(contestant: tuple[Prepare, Encode, Flatten]) -> tuple[Prepare, Encode, Flatten]:
+    """Ours, given an Arrow array."""
     import pyarrow as pa
 
-    _, encode, flatten = ours(model, threads)
+    _, encode, flatten = contestant
     return lambda texts: pa.array(texts, pa.large_string()), encode, flatten
 
 
@@ -48,7 +53,7 @@ def sentencepiece(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
     import sentencepiece as library
 
     processor = library.SentencePieceProcessor(model_file=str(model / "tokenizer.model"))
-    return list, lambda texts: processor.encode(texts, out_type=int, num_threads=threads), _lists
+    return list, lambda texts: processor.encode(texts, out_type=int, num_threads=threads), join_lists
 
 
 def tokenizers(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
@@ -60,14 +65,22 @@ def tokenizers(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
     return (
         list,
         lambda texts: batch(texts, add_special_tokens=False),
-        lambda result: _lists([encoding.ids for encoding in result]),
+        lambda result: join_lists([encoding.ids for encoding in result]),
     )
 
 
 def gigatoken(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
     import gigatoken as library
 
-    tokenizer = library.Tokenizer.from_sentencepiece(model / "tokenizer.model")
+    return with_gigatoken(library.Tokenizer.from_sentencepiece(model / "tokenizer.model"), threads)
+
+
+def gigatoken_bytes(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
+    return in_separated_bytes(gigatoken(model, threads))
+
+
+def with_gigatoken(tokenizer: Any, threads: int) -> tuple[Prepare, Encode, Flatten]:
+    """A tokenizer of gigatoken's, given a list of str."""
     return (
         list,
         lambda texts: tokenizer.encode_batch(texts, parallel=threads > 1),
@@ -75,11 +88,11 @@ def gigatoken(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
     )
 
 
-def gigatoken_bytes(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
+def in_separated_bytes(contestant: tuple[Prepare, Encode, Flatten]) -> tuple[Prepare, Encode, Flatten]:
+    """Gigatoken in its fastest way: one buffer that it cuts at a separator itself."""
     import gigatoken as library
 
-    _, encode, flatten = gigatoken(model, threads)
-    # Its fastest way: one buffer that it cuts at a separator itself.
+    _, encode, flatten = contestant
     return lambda texts: library.BytesSource("\n\n".join(texts).encode(), separator=b"\n\n"), encode, flatten
 
 
@@ -96,7 +109,7 @@ def kitoken(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
     import kitoken as library
 
     tokenizer = library.Kitoken.from_sentencepiece_file(str(model / "tokenizer.model"))
-    return list, tokenizer.encode_all, _lists
+    return list, tokenizer.encode_all, join_lists
 
 
 CONTESTANTS = {

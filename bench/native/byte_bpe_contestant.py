@@ -12,8 +12,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from bpe_contestant import Encode, Flatten, Prepare, _lists, fastokens, read_documents, tokenizers
+from bpe_contestant import (
+    Encode,
+    Flatten,
+    Prepare,
+    fastokens,
+    in_arrow,
+    in_separated_bytes,
+    join_lists,
+    read_documents,
+    tokenizers,
+    with_gigatoken,
+)
 from harness import report_missing, touch_memory
 
 
@@ -25,29 +35,17 @@ def ours(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
 
 
 def ours_arrow(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
-    import pyarrow as pa
-
-    _, encode, flatten = ours(model, threads)
-    return lambda texts: pa.array(texts, pa.large_string()), encode, flatten
+    return in_arrow(ours(model, threads))
 
 
 def gigatoken(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
     import gigatoken as library
 
-    tokenizer = library.Tokenizer.from_json((model / "tokenizer.json").read_bytes())
-    return (
-        list,
-        lambda texts: tokenizer.encode_batch(texts, parallel=threads > 1),
-        lambda result: np.asarray(result.layout.content.data).astype(np.int32),
-    )
+    return with_gigatoken(library.Tokenizer.from_json((model / "tokenizer.json").read_bytes()), threads)
 
 
 def gigatoken_bytes(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
-    import gigatoken as library
-
-    _, encode, flatten = gigatoken(model, threads)
-    # Its fastest way: one buffer that it cuts at a separator itself.
-    return lambda texts: library.BytesSource("\n\n".join(texts).encode(), separator=b"\n\n"), encode, flatten
+    return in_separated_bytes(gigatoken(model, threads))
 
 
 def tiktoken(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
@@ -63,7 +61,7 @@ def tiktoken(model: Path, threads: int) -> tuple[Prepare, Encode, Flatten]:
         mergeable_ranks={token: index for token, index in tokens.items() if token is not None},
         special_tokens={},
     )
-    return list, lambda texts: encoding.encode_ordinary_batch(texts, num_threads=threads), _lists
+    return list, lambda texts: encoding.encode_ordinary_batch(texts, num_threads=threads), join_lists
 
 
 CONTESTANTS = {f.__name__: f for f in (ours, ours_arrow, gigatoken, gigatoken_bytes, fastokens, tiktoken, tokenizers)}
