@@ -158,7 +158,7 @@ def _require_untying_alone(options: Adapt) -> None:
     if not options.untie_head:
         raise InputError("--tokenizer: give the new one, or --untie-head to keep the base's and part its head")
     if options != Adapt(options.base, options.output, untie_head=True):
-        raise InputError("--tokenizer: --init, --text, --pad-to-multiple and --seed are of a new one's rows; give it")
+        raise InputError("--tokenizer: options but --base, --output and --untie-head are of a new one's rows; give it")
 
 
 def _choose_head(options: Adapt, weights: WeightFiles, config: ModelConfig) -> dict[str, str]:
