@@ -1,6 +1,8 @@
 """Same examples every time; one thread a test process: bit-exact sums, and no fighting over cores between workers."""
 
+import logging
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,16 @@ settings.register_profile("explore", derandomize=False)
 settings.load_profile("repeatable")
 # Shells start background jobs with Ctrl-C ignored, which the commands that the tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def package_logging() -> Iterator[None]:
+    """A command that a test calls sends log lines to the console; the next test finds them where pytest looks."""
+    yield
+    logger = logging.getLogger("vikhr_fast")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

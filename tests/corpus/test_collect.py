@@ -152,9 +152,8 @@ def test_a_number_too_large_to_sort_by_is_a_bad_record(tmp_path: Path) -> None:
 
 
 def test_sources_without_documents_and_with_bad_records_are_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module.logger, "propagate", True)
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "bad.jsonl").write_text('{"text": "раз"}\n{bad\n')
     sources = {name: SourceSettings(input=(str(tmp_path / f"{name}.jsonl"),)) for name in ("empty", "bad")}
@@ -209,9 +208,8 @@ NFC, NFD = "Ёлка и йод.", unicodedata.normalize("NFD", "Ёлка и йо
 
 
 def test_texts_that_are_not_nfc_are_counted_and_normalised_when_asked(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module.logger, "propagate", True)
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in (NFC, NFD, "йод", f"{NFD} y")])
     collect(Collect(write_config(tmp_path / "a.toml", {"s": SourceSettings(input=(str(path),))}), tmp_path / "as-is"))
     documents = Documents.open(tmp_path / "as-is")
@@ -251,10 +249,7 @@ def test_ids_of_their_own_and_places_do_not_collide(tmp_path: Path) -> None:
     assert documents.counts["s"]["without_id"] == 3
 
 
-def test_replaced_values_and_files_cut_short_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module.logger, "propagate", True)
+def test_replaced_values_and_files_cut_short_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = ['{"text": "а", "v": NaN}', '{"text": "б", "v": "\\ud800"}', '{"text": "в", "v": 1}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x", "v": 2}\n' * 5000)[:-20])

@@ -15,7 +15,6 @@ from corpora import write_jsonl
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
-from vikhr_fast.inference import batch as batch_module
 from vikhr_fast.inference.batch import GenerateBatch, chat_of, generate_batch
 from vikhr_fast.inference.chat import GenerateChat, chat, fitting
 from vikhr_fast.inference.compare import GenerateCompare, compare, latin_share, mean_share
@@ -96,9 +95,8 @@ def test_whatever_else_a_row_holds_comes_back(workspace: Path, tmp_path: Path) -
 
 
 def test_what_json_has_not_comes_back_as_null_and_is_counted(
-    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(batch_module.logger, "propagate", True)
     fields = ('"score": NaN', '"in": [{"x": -Infinity}]', '"x": "\\ud800"', '"x": "да"')
     (tmp_path / "in.jsonl").write_text("\n".join(f'{{"prompt": "да", {field}}}' for field in fields))
     generate_batch(GenerateBatch(workspace / "model", tmp_path / "in.jsonl", tmp_path / "out.jsonl", SAMPLING))

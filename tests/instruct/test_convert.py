@@ -16,7 +16,6 @@ from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.template import Message
 from vikhr_fast.data.documents import MANIFEST
 from vikhr_fast.errors import InputError
-from vikhr_fast.instruct import convert as module
 from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert, language_of
 from vikhr_fast.instruct.rejected import REJECTED
 
@@ -416,10 +415,7 @@ def test_a_file_that_is_cut_short_is_refused_not_a_bad_row(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_conversations_that_are_not_nfc_are_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module.logger, "propagate", True)
+def test_conversations_that_are_not_nfc_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "vikhr_fast")
     rows = [{"inputs": unicodedata.normalize("NFD", "йод?"), "targets": "йод"}, *RUFLAN]
     convert(Convert((write_jsonl(tmp_path / "in.jsonl", rows),), "s", tmp_path / "out"))

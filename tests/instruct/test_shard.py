@@ -95,9 +95,8 @@ def test_a_long_conversation_is_cut_after_its_last_answer_that_fits(mask: list[b
 
 
 def test_what_is_cut_and_left_out_is_counted(
-    options: ShardConversations, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    options: ShardConversations, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vikhr_fast.io.console.logger.propagate", True)
     turn = (Message("user", "да"), Message("assistant", "нет"))
     long = (Message("user", "слово " * 400), Message("assistant", "нет"))
     made = [turn, turn + long, long]

@@ -299,11 +299,7 @@ def test_texts_in_another_normal_form(
     options: ExtendTokenizer,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from vikhr_fast.tokenizer import word_counts
-
-    monkeypatch.setattr(word_counts.logger, "propagate", True)
     text = "йогурт ёлка " * 20 + "\n\n" + "съезд объём " * 20
     (tmp_path / "nfc.txt").write_text(text)
     (tmp_path / "nfd.txt").write_text(unicodedata.normalize("NFD", text))
@@ -380,10 +376,7 @@ def test_a_pre_tokenizer_that_llama_cpp_lacks_is_said(
     options: ExtendTokenizer,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(extend_byte_level.logger, "propagate", True)
-
     def change(content: dict[str, Any]) -> None:
         content["pre_tokenizer"]["add_prefix_space"] = True
 

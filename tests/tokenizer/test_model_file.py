@@ -1,7 +1,6 @@
 """User-defined pieces that are control tokens, as in Mistral's v3 and v7 vocabularies."""
 
 import io
-import logging
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -102,10 +101,8 @@ def test_sentencepiece_finds_the_pieces_of_the_raw_file_and_verify_says_so(raw: 
 
 
 def test_what_becomes_of_them_is_said_once(
-    corpus: tuple[Path, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    corpus: tuple[Path, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("vikhr_fast"), "propagate", True)
-    caplog.set_level(logging.WARNING, "vikhr_fast")  # whatever a command before has set
     file = train(corpus, tmp_path / "model.v3", DEFINED)
     for _ in range(2):
         BpeEncoder.from_file(file)

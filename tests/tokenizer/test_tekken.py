@@ -2,7 +2,6 @@
 
 import base64
 import json
-import logging
 import os
 import random
 import re
@@ -133,9 +132,8 @@ def test_listed_special_tokens_have_their_ids_and_fillers_follow(tmp_path: Path)
 
 
 def test_tokens_past_the_vocabularys_size_are_left_out_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("vikhr_fast"), "propagate", True)
     caplog.set_level("INFO", logger="vikhr_fast")
     values = tekken([b"ab", b"abab"], config={"default_vocab_size": SPECIAL + 257})
     export_tekken(write(tmp_path / "in", values), tmp_path / "out")

@@ -68,9 +68,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 @pytest.fixture
-def stage_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """The demo's log lines, whatever a test of the command line has set up before."""
-    monkeypatch.setattr(logger, "propagate", True)
+def stage_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The demo's log lines."""
     caplog.set_level("INFO", logger.name)
     return caplog
 
