@@ -33,14 +33,14 @@ void ByteWorker::encode(const Text& text, std::size_t document, InvalidUtf8 poli
       }
       if (match.id != kTextOnly) {
         take_text(utf8.substr(start, at - start));
-        push_mark(kIdMark | static_cast<std::size_t>(match.id));
+        queue(Waiting::Kind::id, static_cast<std::size_t>(match.id));
         start = at + match.length;
       }
       at += match.length;
     }
     take_text(utf8.substr(start));
   }
-  push_mark(document);
+  queue(Waiting::Kind::end, document);
   if (text.length > kHugeText) shrink();
 }
 
@@ -60,104 +60,110 @@ void ByteWorker::take_text(std::string_view text) {
 
 // `readable`: how many bytes may be read from the word's start on.
 void ByteWorker::take(std::string_view word, std::size_t readable) {
-  if (word.size() == 1) {
-    if (const Id id = vocabulary_.byte_id(static_cast<unsigned char>(word[0])); id >= 0) {
-      return push_mark(kIdMark | static_cast<std::size_t>(id));
-    }
-  }
-  if (word.size() > LongWordCache::kMaxWord) {
+  Waiting& next = queue_[waiting_];
+  if (word.size() <= WordCaches::Tiny::kMaxWord) {
+    queue_word(caches_.tiny_words, next.tiny_key, Waiting::Kind::tiny_word, word, readable);
+  } else if (word.size() <= WordCaches::Short::kMaxWord) {
+    queue_word(caches_.short_words, next.short_key, Waiting::Kind::short_word, word, readable);
+  } else if (word.size() <= WordCaches::Long::kMaxWord) {
+    queue_word(caches_.long_words, next.long_key, Waiting::Kind::long_word, word, readable);
+  } else {
     empty_queue();
-    return merge(word, *out_);
+    append_huge(word);
   }
-  if (word.size() > ShortWordCache::kMaxWord) {
-    const LongWaiting& waiting = long_queue_[num_long_] = long_waiting(word, readable);
-    long_words_.prefetch(waiting.place);
-    return push_mark(kLongMark | num_long_++);
-  }
-  Waiting& waiting = queue_[waiting_];
-  ShortWordCache::make_key(word, readable, waiting.key);
-  waiting.place = ShortWordCache::index_of(waiting.key);
-  words_.prefetch(waiting.place);
+}
+
+template <typename Cache>
+void ByteWorker::queue_word(const Cache& cache, typename Cache::Key& key, Waiting::Kind kind, std::string_view word,
+                            std::size_t readable) {
+  Cache::make_key(word, readable, key);
+  const std::size_t place = Cache::index_of(key);
+  cache.prefetch(place);
+  queue(kind, place);
+}
+
+void ByteWorker::queue(Waiting::Kind kind, std::size_t value) {
+  queue_[waiting_].kind = kind;
+  queue_[waiting_].place = value;
   if (++waiting_ == kQueue) empty_queue();
-}
-
-ByteWorker::LongWaiting ByteWorker::long_waiting(std::string_view word, std::size_t readable) {
-  LongWordCache::Key key;
-  LongWordCache::make_key(word, readable, key);
-  return {key, LongWordCache::index_of(key)};
-}
-
-void ByteWorker::push_mark(std::size_t mark) {
-  queue_[waiting_].key.back() = 0;
-  queue_[waiting_].place = mark;
-  if (++waiting_ == kQueue || num_long_ == kLongQueue) empty_queue();
 }
 
 void ByteWorker::empty_queue() {
   const std::size_t count = std::exchange(waiting_, 0);
-  for (std::size_t i = 0; i < count; ++i) {
-    const Waiting& waiting = queue_[i];
-    if (waiting.key.back() != 0) {
-      append_word(waiting);
-    } else {
-      append_mark(waiting.place);
-    }
-  }
-  num_long_ = 0;
+  for (std::size_t i = 0; i < count; ++i) append(queue_[i]);
 }
 
-void ByteWorker::append_mark(std::size_t mark) {
-  if ((mark & kIdMark) != 0) {
-    out_->append(static_cast<Id>(mark & ~kIdMark));
-  } else if ((mark & kLongMark) != 0) {
-    append_long(long_queue_[mark & ~kLongMark]);
-  } else {
-    ends_[mark] = static_cast<std::int64_t>(out_->size());
-  }
-}
-
-void ByteWorker::append_word(const Waiting& waiting) {
-  if (const std::size_t known = words_.find(waiting.key, waiting.place, out_->reserve(ShortWordCache::kMaxIds + 1))) {
-    return out_->advance(known);
-  }
-  const std::string_view word = ShortWordCache::word_of(waiting.key);
-  if (word.size() <= ShortWordCache::kMaxIds) {
-    append_merged(word);
-    if (ids_.size() > 0) words_.insert(waiting.key, waiting.place, ids_.data(), ids_.size());
-    return;
-  }
-  const LongWaiting also = long_waiting(word, word.size());  // where it is if it has many ids
-  if (append_known(also)) return;
-  append_merged(word);
-  if (ids_.size() > ShortWordCache::kMaxIds) {
-    remember(also);
-  } else if (ids_.size() > 0) {
-    words_.insert(waiting.key, waiting.place, ids_.data(), ids_.size());
+void ByteWorker::append(const Waiting& waiting) {
+  switch (waiting.kind) {
+    case Waiting::Kind::tiny_word:
+      if (append_known(caches_.tiny_words, waiting.tiny_key, waiting.place)) return;
+      return append_word(WordCaches::Tiny::word_of(waiting.tiny_key));
+    case Waiting::Kind::short_word:
+      if (append_known(caches_.short_words, waiting.short_key, waiting.place)) return;
+      return append_word(WordCaches::Short::word_of(waiting.short_key));
+    case Waiting::Kind::long_word:
+      if (append_known(caches_.long_words, waiting.long_key, waiting.place)) return;
+      return append_word(WordCaches::Long::word_of(waiting.long_key));
+    case Waiting::Kind::id: return out_->append(static_cast<Id>(waiting.place));
+    case Waiting::Kind::end: ends_[waiting.place] = static_cast<std::int64_t>(out_->size());
   }
 }
 
-void ByteWorker::append_long(const LongWaiting& waiting) {
-  if (append_known(waiting)) return;
-  append_merged(LongWordCache::word_of(waiting.key));
-  remember(waiting);
-}
-
-bool ByteWorker::append_known(const LongWaiting& waiting) {
-  const std::size_t known = long_words_.find(waiting.key, waiting.place, out_->reserve(LongWordCache::kMaxIds + 1));
+template <typename Cache>
+bool ByteWorker::append_known(Cache& cache, const typename Cache::Key& key, std::size_t place) {
+  const std::size_t known = cache.find(key, place, out_->reserve(Cache::kMaxIds + 1));
   out_->advance(known);
   return known > 0;
 }
 
-void ByteWorker::append_merged(std::string_view word) {
+template <typename Cache>
+bool ByteWorker::append_known(Cache& cache, std::string_view word) {
+  typename Cache::Key key;
+  Cache::make_key(word, word.size(), key);
+  return append_known(cache, key, Cache::index_of(key));
+}
+
+template <typename Cache>
+void ByteWorker::remember(Cache& cache, std::string_view word) {
+  typename Cache::Key key;
+  Cache::make_key(word, word.size(), key);
+  cache.insert(key, Cache::index_of(key), ids_.data(), ids_.size());
+}
+
+// Of a word that the cache for its length hasn't: one for longer ones has it if it has many ids.
+void ByteWorker::append_word(std::string_view word) {
+  using Tiny = WordCaches::Tiny;
+  using Short = WordCaches::Short;
+  using Long = WordCaches::Long;
+  const std::size_t size = word.size();
+  if (size <= Tiny::kMaxWord && size > Tiny::kMaxIds && append_known(caches_.short_words, word)) return;
+  if (size <= Short::kMaxWord && size > Short::kMaxIds && append_known(caches_.long_words, word)) return;
   ids_.clear();
   merge(word, ids_);
   out_->append(ids_.data(), ids_.size());
+  const std::size_t count = ids_.size();
+  if (count == 0 || count > Long::kMaxIds) return;
+  if (size <= Tiny::kMaxWord && count <= Tiny::kMaxIds) return remember(caches_.tiny_words, word);
+  if (size <= Short::kMaxWord && count <= Short::kMaxIds) return remember(caches_.short_words, word);
+  remember(caches_.long_words, word);
 }
 
-void ByteWorker::remember(const LongWaiting& waiting) {
-  if (ids_.size() > 0 && ids_.size() <= LongWordCache::kMaxIds) {
-    long_words_.insert(waiting.key, waiting.place, ids_.data(), ids_.size());
+void ByteWorker::append_huge(std::string_view word) {
+  std::string key(word);
+  if (const auto known = huge_words_.find(key); known != huge_words_.end()) {
+    return out_->append(known->second.data(), known->second.size());
   }
+  ids_.clear();
+  merge(word, ids_);
+  out_->append(ids_.data(), ids_.size());
+  const std::size_t bytes = word.size() + ids_.size() * sizeof(Id);
+  if (huge_bytes_ + bytes > kMostHuge) {
+    huge_words_.clear();
+    huge_bytes_ = 0;
+  }
+  if (bytes > kMostHuge) return;
+  huge_words_.emplace(std::move(key), std::vector<Id>(ids_.data(), ids_.data() + ids_.size()));
+  huge_bytes_ += bytes;
 }
 
 void ByteWorker::merge(std::string_view word, IdBuffer& ids) {
@@ -174,7 +180,7 @@ ByteEncoder::ByteEncoder(std::vector<std::pair<std::string, Id>> tokens,
 }
 
 std::unique_ptr<ByteWorker> ByteEncoder::make_worker() const {
-  return std::make_unique<ByteWorker>(vocabulary_, kind_, added_, words_, long_words_);
+  return std::make_unique<ByteWorker>(vocabulary_, kind_, added_, caches_);
 }
 
 IdBuffer ByteEncoder::encode(const Texts& texts, InvalidUtf8 policy, unsigned threads, std::int64_t* offsets) const {

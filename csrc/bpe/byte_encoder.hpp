@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "bpe/byte_vocabulary.hpp"
@@ -20,21 +21,28 @@
 
 namespace vikhr {
 
-using LongWordCache = WordCache<8>;  // 8 MiB
+// Encoded words by length, each of which an entry of its cache has room for, if it has not too many ids.
+struct WordCaches {
+  using Tiny = WordCache<2>;   // 16 MiB
+  using Short = WordCache<4>;  // 16 MiB
+  using Long = WordCache<8>;   // 8 MiB
+  Tiny tiny_words;
+  Short short_words;
+  Long long_words;
+};
 
 // What encodes words of any length, one after another: those of a usual length wait in a queue until the memory of the
 // cache that they need is likely to have arrived.
 class ByteWorker {
  public:
-  ByteWorker(const ByteVocabulary& vocabulary, SplitKind kind, const PrefixMatcher& added, ShortWordCache& words,
-             LongWordCache& long_words)
-      : vocabulary_(vocabulary), kind_(kind), added_(added), words_(words), long_words_(long_words), merger_(vocabulary) {}
+  ByteWorker(const ByteVocabulary& vocabulary, SplitKind kind, const PrefixMatcher& added, WordCaches& caches)
+      : vocabulary_(vocabulary), kind_(kind), added_(added), caches_(caches), merger_(vocabulary) {}
 
   // Begins a run of documents whose ids go to `out` and whose ends there to `ends`.
   void begin(IdBuffer& out, std::int64_t* ends) {
     out_ = &out;
     ends_ = ends;
-    waiting_ = num_long_ = 0;  // an exception may have left some
+    waiting_ = 0;  // an exception may have left some
   }
   // Takes the next document. TextError on text that cannot be encoded.
   void encode(const Text& text, std::size_t document, InvalidUtf8 policy);
@@ -46,51 +54,56 @@ class ByteWorker {
 
  private:
   static constexpr std::size_t kQueue = 64;
-  static constexpr std::size_t kLongQueue = 16;
-  static constexpr std::size_t kIdMark = std::size_t{1} << 63;
-  static constexpr std::size_t kLongMark = std::size_t{1} << 62;
+  static constexpr std::size_t kMostHuge = 1 << 20;  // bytes of words and ids that `huge_words_` keeps
   static constexpr Id kTextOnly = INT32_MAX;
 
-  // A word and its place in the short cache; or, of no length, a mark: an id, a longer word that waits elsewhere, or
-  // the end of a document.
+  // What is to be appended: a word by its key and place in one of the caches, an id, or the end of a document.
   struct Waiting {
-    ShortWordCache::Key key;
-    std::size_t place;
-  };
-  struct LongWaiting {
-    LongWordCache::Key key;
-    std::size_t place;
+    enum class Kind : std::uint8_t { tiny_word, short_word, long_word, id, end };
+    union {
+      WordCaches::Tiny::Key tiny_key;
+      WordCaches::Short::Key short_key;
+      WordCaches::Long::Key long_key;
+    };
+    std::size_t place;  // or the id, or the document's number
+    Kind kind;
   };
 
   friend class ByteEncoder;
   void take_text(std::string_view text);
   void take(std::string_view word, std::size_t readable);
-  void push_mark(std::size_t mark);
+  template <typename Cache>
+  void queue_word(const Cache& cache, typename Cache::Key& key, Waiting::Kind kind, std::string_view word,
+                  std::size_t readable);
+  void queue(Waiting::Kind kind, std::size_t value);
   void empty_queue();
-  void append_mark(std::size_t mark);
-  void append_word(const Waiting& waiting);
-  void append_long(const LongWaiting& waiting);
-  bool append_known(const LongWaiting& waiting);
-  void append_merged(std::string_view word);  // keeps its ids in `ids_`
-  void remember(const LongWaiting& waiting);
-  static LongWaiting long_waiting(std::string_view word, std::size_t readable);
+  void append(const Waiting& waiting);
+  template <typename Cache>
+  bool append_known(Cache& cache, const typename Cache::Key& key, std::size_t place);
+  template <typename Cache>
+  bool append_known(Cache& cache, std::string_view word);
+  template <typename Cache>
+  void remember(Cache& cache, std::string_view word);
+  void append_word(std::string_view word);
+  void append_huge(std::string_view word);
   void shrink();
 
   const ByteVocabulary& vocabulary_;
   const SplitKind kind_;
   const PrefixMatcher& added_;
-  ShortWordCache& words_;
-  LongWordCache& long_words_;
+  WordCaches& caches_;
   Transcoder transcoder_;
   Merger<ByteVocabulary> merger_;
   std::string repaired_;
   std::vector<Symbol> symbols_;
   IdBuffer ids_;
 
+  // Words too long for any cache: lines of dashes and the like, which come again.
+  std::unordered_map<std::string, std::vector<Id>> huge_words_;
+  std::size_t huge_bytes_ = 0;
+
   std::array<Waiting, kQueue> queue_;
   std::size_t waiting_ = 0;
-  std::array<LongWaiting, kLongQueue> long_queue_;
-  std::size_t num_long_ = 0;
   IdBuffer* out_ = nullptr;
   std::int64_t* ends_ = nullptr;
 };
@@ -119,8 +132,7 @@ class ByteEncoder {
   ByteVocabulary vocabulary_;
   SplitKind kind_;
   PrefixMatcher added_;
-  mutable ShortWordCache words_;
-  mutable LongWordCache long_words_;
+  mutable WordCaches caches_;
   mutable WorkerPool<ByteWorker> workers_;
 };
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "bpe/split_window.hpp"
 #include "text/split_classes.hpp"
 
 namespace vikhr {
@@ -40,7 +41,7 @@ struct Gpt2 {
   static constexpr bool kAnyPrefix = false;      // before letters: any sign or space, not only ' '
   static constexpr bool kIsCased = false;        // a word ends where lower case turns to upper
   static constexpr std::size_t kMostDigits = 0;  // of a number; 0: any, and ' ' before them
-  static constexpr std::string_view kTrail = "";  // what may follow signs
+  static constexpr bool may_trail(char) { return false; }  // behind signs
   static constexpr bool kCutsAtNewlines = false;
 };
 struct DigitsGpt2 : Gpt2 {
@@ -50,7 +51,7 @@ struct Llama3 : Gpt2 {
   static constexpr bool kContractionsInAnyCase = true;
   static constexpr bool kAnyPrefix = true;
   static constexpr std::size_t kMostDigits = 3;
-  static constexpr std::string_view kTrail = "\r\n";
+  static constexpr bool may_trail(char c) { return c == '\r' || c == '\n'; }
   static constexpr bool kCutsAtNewlines = true;
 };
 struct Qwen2 : Llama3 {
@@ -59,20 +60,10 @@ struct Qwen2 : Llama3 {
 struct Tekken : Qwen2 {
   static constexpr bool kHasContractions = false;
   static constexpr bool kIsCased = true;
-  static constexpr std::string_view kTrail = "\r\n/";
+  static constexpr bool may_trail(char c) { return c == '\r' || c == '\n' || c == '/'; }
 };
 
 }  // namespace split_rules
-
-// The first byte in the lowest bits.
-inline std::uint64_t load_little_endian(const char* bytes) {
-  std::uint64_t value;
-  std::memcpy(&value, bytes, sizeof value);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-  value = __builtin_bswap64(value);
-#endif
-  return value;
-}
 
 // Where words end, one after another, in one text of valid UTF-8.
 template <typename Rules>
@@ -80,10 +71,56 @@ class Splitter {
  public:
   explicit Splitter(std::string_view text) : classes_(SplitClasses::instance()), end_(text.data() + text.size()) {}
 
-  // The end of the word that starts at `at`, which is before the text's end.
-  const char* word_end(const char* at) const {
-    const char* first = at + (*at == ' ');
-    if (const char* next = skip_usual_letters(first); next != first) return run_end(next, joins_usual);
+  // The end of the word that starts at `at`, which is before the text's end and not before an earlier call's.
+  const char* word_end(const char* at) {
+    auto place = static_cast<std::size_t>(at - window_);
+    if (place >= kLook) {
+      look(at);
+      place = 0;
+    }
+    const std::uint64_t begins_letters = letters_begin_ >> place & 1;
+    if ((begins_letters | (signs_begin_ >> place & 1)) == 0) return unusual_end(at);
+    const std::uint64_t run = begins_letters != 0 ? letters_ : signs_;
+    std::size_t end = place + 1;
+    if (Rules::kIsCased && begins_letters != 0) end = place + count_zeros(letters_ >> place);  // its lower case
+    end += count_zeros(~(run >> end));
+    const char* next = window_ + end;
+    if (end >= kBytes || (high_ >> end & 1) != 0) return begins_letters != 0 ? run_end(next, joins_usual) : unusual_end(at);
+    return begins_letters != 0 ? next : trail_end(next);
+  }
+
+ private:
+  static constexpr std::size_t kBytes = ByteKinds::kBytes;
+  static constexpr std::size_t kLook = 48;  // a window is left behind when a word starts so far in it
+
+  static std::size_t count_zeros(std::uint64_t bits) { return static_cast<std::size_t>(__builtin_ctzll(bits)); }
+
+  // Takes the window that starts at `at`.
+  __attribute__((noinline)) void look(const char* at) {
+    window_ = at;
+    if (end_ - at < static_cast<std::ptrdiff_t>(kBytes)) {
+      std::memset(last_, '\n', sizeof last_);
+      std::memcpy(last_, at, static_cast<std::size_t>(end_ - at));
+      at = last_;
+    }
+    const ByteKinds kinds = byte_kinds<Rules::kIsCased>(at);
+    const std::uint64_t may_lead = kinds.spaces | (Rules::kAnyPrefix ? kinds.signs : 0);
+    const std::uint64_t not_contracted = Rules::kHasContractions ? ~kinds.apostrophes : ~std::uint64_t{0};
+    letters_ = kinds.letters;
+    std::uint64_t first = kinds.letters;
+    if (Rules::kIsCased) {
+      letters_ = kinds.lower;
+      first = kinds.lower | (kinds.upper & (kinds.lower >> 1 | (kinds.high & kinds.lower >> 2)));
+    }
+    letters_begin_ = (first | (may_lead & first >> 1)) & not_contracted;
+    const std::uint64_t leading = Rules::kAnyPrefix ? kinds.letters >> 1 : 0;  // if it is the only sign
+    signs_begin_ = ((kinds.signs & ~leading) | (kinds.spaces & kinds.signs >> 1)) & not_contracted;
+    signs_ = kinds.signs;
+    high_ = kinds.high;
+  }
+
+  // As word_end(), of any word.
+  __attribute__((noinline)) const char* unusual_end(const char* at) const {
     if (Rules::kHasContractions && *at == '\'') {
       if (const std::size_t length = contraction(at)) return at + length;
     }
@@ -103,7 +140,6 @@ class Splitter {
     return spaces_end(at);
   }
 
- private:
   SplitClasses::Read read(const char* at) const {
     return Rules::kIsolatesDigits ? classes_.read_with_numeric(at) : classes_.read(at);
   }
@@ -117,49 +153,13 @@ class Splitter {
     return at;
   }
 
-  // Whether a character goes on with what skip_usual_letters() went over.
+  // Whether a character goes on with letters that are usual.
   static bool joins_usual(CharacterClass c) { return Rules::kIsCased ? joins_lower(c) : is_letter(c); }
   static bool joins_upper(CharacterClass c) {
     return c == CharacterClass::upper || c == CharacterClass::caseless || c == CharacterClass::mark;
   }
   static bool joins_lower(CharacterClass c) {
     return c == CharacterClass::lower || c == CharacterClass::caseless || c == CharacterClass::mark;
-  }
-
-  // Goes over letters of ASCII or Cyrillic, as far as that is quick: where case matters, over one of upper case and
-  // those of lower case behind it. Returns `at` where there are none, or none of lower case.
-  const char* skip_usual_letters(const char* at) const {
-    if (Rules::kIsCased) {
-      const char* lower = at + (at < end_ && *at >= 'A' && *at <= 'Z');
-      const char* next = skip_ascii<0>(lower);
-      return next != lower ? next : at;
-    }
-    const char* next = skip_ascii<0x20>(at);
-    return next != at ? next : skip_cyrillic(at);
-  }
-
-  // Over letters of lower case, or of both where their difference is `kCaseBit`, eight bytes at a time.
-  template <unsigned char kCaseBit>
-  const char* skip_ascii(const char* at) const {
-    constexpr std::uint64_t kOnes = 0x0101010101010101u, kHigh = 0x80 * kOnes;
-    for (; end_ - at >= 8; at += 8) {
-      const std::uint64_t bytes = load_little_endian(at);
-      const std::uint64_t low = (bytes & ~kHigh) | kCaseBit * kOnes;
-      const std::uint64_t from_a = low + (0x80 - 'a') * kOnes, after_z = low + (0x7F - 'z') * kOnes;
-      const std::uint64_t others = ~(from_a & ~after_z & ~bytes) & kHigh;
-      if (others != 0) return at + __builtin_ctzll(others) / 8;
-    }
-    return at;
-  }
-
-  // Over letters of U+0400 to U+047F: those of the leads D0 and D1.
-  const char* skip_cyrillic(const char* at) const {
-    for (; end_ - at >= 8; at += 8) {
-      const std::uint64_t differs = (load_little_endian(at) & 0x00FE00FE00FE00FEu) ^ 0x00D000D000D000D0u;
-      const std::uint64_t others = (differs + 0x00FF00FF00FF00FFu) & 0x0100010001000100u;
-      if (others != 0) return at + __builtin_ctzll(others) / 16 * 2;
-    }
-    return at;
   }
 
   // The length of a contraction, 0 where none starts at the apostrophe.
@@ -204,8 +204,10 @@ class Splitter {
   }
 
   const char* signs_end(const char* at) const {
-    at = run_end(at, is_sign);
-    while (at < end_ && Rules::kTrail.find(*at) != std::string_view::npos) ++at;
+    return trail_end(run_end(at, is_sign));
+  }
+  const char* trail_end(const char* at) const {
+    while (at < end_ && Rules::may_trail(*at)) ++at;
     return at;
   }
 
@@ -229,13 +231,22 @@ class Splitter {
 
   const SplitClasses& classes_;
   const char* end_;
+
+  // One bit for each byte of the window.
+  const char* window_ = nullptr;
+  std::uint64_t letters_begin_ = 0;  // what words of letters may begin with: these themselves, or what may be before them
+  std::uint64_t signs_begin_ = 0;    // the same of signs
+  std::uint64_t letters_ = 0;        // where case matters, of lower case
+  std::uint64_t signs_ = 0;
+  std::uint64_t high_ = 0;
+  char last_[kBytes];  // the text's last bytes, filled up
 };
 
 // Calls `take` with each word of a text of valid UTF-8, in order.
 template <typename Take>
 void split(SplitKind kind, std::string_view text, const Take& take) {
   const auto run = [&](const auto rules) {
-    const Splitter<std::decay_t<decltype(rules)>> splitter(text);
+    Splitter<std::decay_t<decltype(rules)>> splitter(text);
     const char* const end = text.data() + text.size();
     for (const char* at = text.data(); at < end;) {
       const char* word = at;

@@ -58,15 +58,15 @@ class WordCache {
   }
 
   static std::size_t index_of(const Key& key) {
-    std::uint64_t hash = mix(key[0] ^ 0xA0761D6478BD642Fu, key[1] ^ 0xE7037ED1A0B428DBu) ^
-                         mix(key[2] ^ 0x8EBC6AF09C88C6E3u, key[3] ^ 0x589965CC75374CC3u);
+    std::uint64_t hash = mix(key[0] ^ 0xA0761D6478BD642Fu, key[1] ^ 0xE7037ED1A0B428DBu);
+    if constexpr (kHalf > 2) hash ^= mix(key[2] ^ 0x8EBC6AF09C88C6E3u, key[3] ^ 0x589965CC75374CC3u);
     for (std::size_t i = 4; i < kHalf; i += 2) hash = mix(hash ^ key[i], key[i + 1] ^ 0xE7037ED1A0B428DBu);
     return mix(hash, 0x9E3779B97F4A7C15u) & (kEntries - 1);
   }
 
   void prefetch(std::size_t index) const {
     __builtin_prefetch(entries_ + index);
-    __builtin_prefetch(entries_ + (index ^ 1));
+    if (sizeof(Entry) >= 64) __builtin_prefetch(entries_ + (index ^ 1));
   }
 
   // Writes the word's ids to `ids`, which has kMaxIds + 1 places, and returns how many there are; 0 where the word is
@@ -86,14 +86,14 @@ class WordCache {
   }
 
  private:
-  static constexpr std::size_t kEntries = std::size_t{1} << (kHalf == 4 ? 18 : 16);
+  static constexpr std::size_t kEntries = std::size_t{1} << (kHalf == 2 ? 19 : kHalf == 4 ? 18 : 16);
 
   // Threads read while one writes: a reader compares the state before and after. Every access is atomic; acquire
   // loads and release stores keep them in order, and cost nothing on x86.
   //
   // The state, in the upper half of the last word, beside an id: bits 0-3 the count, 4 found since it came, 5 being
   // written, the rest a version.
-  class alignas(64) Entry {
+  class alignas(16 * kHalf < 64 ? 16 * kHalf : 64) Entry {
    public:
     std::size_t read(const Key& key, std::int32_t* ids) {
       const std::uint64_t last = words_[kLast].load(std::memory_order_acquire);
@@ -148,7 +148,7 @@ class WordCache {
 
     std::array<std::atomic<std::uint64_t>, 2 * kHalf> words_;  // the key, the ids and the state
   };
-  static_assert(sizeof(Entry) == 16 * kHalf && sizeof(Entry) % 64 == 0, "whole cache lines");
+  static_assert(sizeof(Entry) == 16 * kHalf && (2 * sizeof(Entry)) % 64 == 0, "a set is whole cache lines");
   static constexpr std::size_t kBytes = kEntries * sizeof(Entry);
 
   // From its place 8 * kHalf - n on, all bits of n bytes and none of the others.
