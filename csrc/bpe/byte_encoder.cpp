@@ -59,11 +59,17 @@ void ByteWorker::take_text(std::string_view text) {
 }
 
 // `readable`: how many bytes may be read from the word's start on.
-void ByteWorker::take(std::string_view word, std::size_t readable) {
-  Waiting& next = queue_[waiting_];
+inline void ByteWorker::take(std::string_view word, std::size_t readable) {
   if (word.size() <= WordCaches::Tiny::kMaxWord) {
-    queue_word(caches_.tiny_words, next.tiny_key, Waiting::Kind::tiny_word, word, readable);
-  } else if (word.size() <= WordCaches::Short::kMaxWord) {
+    queue_word(caches_.tiny_words, queue_[waiting_].tiny_key, Waiting::Kind::tiny_word, word, readable);
+  } else {
+    take_longer(word, readable);
+  }
+}
+
+void ByteWorker::take_longer(std::string_view word, std::size_t readable) {
+  Waiting& next = queue_[waiting_];
+  if (word.size() <= WordCaches::Short::kMaxWord) {
     queue_word(caches_.short_words, next.short_key, Waiting::Kind::short_word, word, readable);
   } else if (word.size() <= WordCaches::Long::kMaxWord) {
     queue_word(caches_.long_words, next.long_key, Waiting::Kind::long_word, word, readable);
@@ -74,78 +80,82 @@ void ByteWorker::take(std::string_view word, std::size_t readable) {
 }
 
 template <typename Cache>
-void ByteWorker::queue_word(const Cache& cache, typename Cache::Key& key, Waiting::Kind kind, std::string_view word,
-                            std::size_t readable) {
+inline void ByteWorker::queue_word(const Cache& cache, typename Cache::Key& key, Waiting::Kind kind,
+                                   std::string_view word, std::size_t readable) {
   Cache::make_key(word, readable, key);
   const std::size_t place = Cache::index_of(key);
   cache.prefetch(place);
   queue(kind, place);
 }
 
-void ByteWorker::queue(Waiting::Kind kind, std::size_t value) {
+inline void ByteWorker::queue(Waiting::Kind kind, std::size_t value) {
   queue_[waiting_].kind = kind;
   queue_[waiting_].place = value;
   if (++waiting_ == kQueue) empty_queue();
 }
 
-void ByteWorker::empty_queue() {
-  const std::size_t count = std::exchange(waiting_, 0);
-  for (std::size_t i = 0; i < count; ++i) append(queue_[i]);
+template <typename Cache>
+inline bool ByteWorker::append_found(Cache& cache, const typename Cache::Key& key, std::size_t place) {
+  const std::size_t known = cache.find(key, place, out_->reserve(Cache::kMaxIds + 1));
+  out_->advance(known);
+  return known > 0;
 }
 
+void ByteWorker::empty_queue() {
+  const std::size_t count = std::exchange(waiting_, 0);
+  for (std::size_t i = 0; i < count; ++i) {
+    const Waiting& waiting = queue_[i];
+    const bool is_tiny = waiting.kind == Waiting::Kind::tiny_word;
+    if (!is_tiny || !append_found(caches_.tiny_words, waiting.tiny_key, waiting.place)) append(waiting);
+  }
+}
+
+// Of anything but a tiny word that is known.
 void ByteWorker::append(const Waiting& waiting) {
   switch (waiting.kind) {
-    case Waiting::Kind::tiny_word:
-      if (append_known(caches_.tiny_words, waiting.tiny_key, waiting.place)) return;
-      return append_word(WordCaches::Tiny::word_of(waiting.tiny_key));
+    case Waiting::Kind::tiny_word: return append_word(WordCaches::Tiny::word_of(waiting.tiny_key));
     case Waiting::Kind::short_word:
-      if (append_known(caches_.short_words, waiting.short_key, waiting.place)) return;
+      if (append_found(caches_.short_words, waiting.short_key, waiting.place)) return;
       return append_word(WordCaches::Short::word_of(waiting.short_key));
     case Waiting::Kind::long_word:
-      if (append_known(caches_.long_words, waiting.long_key, waiting.place)) return;
+      if (append_found(caches_.long_words, waiting.long_key, waiting.place)) return;
       return append_word(WordCaches::Long::word_of(waiting.long_key));
     case Waiting::Kind::id: return out_->append(static_cast<Id>(waiting.place));
     case Waiting::Kind::end: ends_[waiting.place] = static_cast<std::int64_t>(out_->size());
   }
 }
 
+// The key in another cache of a word that waits.
 template <typename Cache>
-bool ByteWorker::append_known(Cache& cache, const typename Cache::Key& key, std::size_t place) {
-  const std::size_t known = cache.find(key, place, out_->reserve(Cache::kMaxIds + 1));
-  out_->advance(known);
-  return known > 0;
-}
-
-template <typename Cache>
-bool ByteWorker::append_known(Cache& cache, std::string_view word) {
+typename Cache::Key key_of(std::string_view waiting_word) {
   typename Cache::Key key;
-  Cache::make_key(word, word.size(), key);
-  return append_known(cache, key, Cache::index_of(key));
+  Cache::make_key(waiting_word, sizeof(WordCaches::Long::Key), key);  // there is room for the longest behind any
+  return key;
 }
 
-template <typename Cache>
-void ByteWorker::remember(Cache& cache, std::string_view word) {
-  typename Cache::Key key;
-  Cache::make_key(word, word.size(), key);
-  cache.insert(key, Cache::index_of(key), ids_.data(), ids_.size());
-}
-
-// Of a word that the cache for its length hasn't: one for longer ones has it if it has many ids.
+// Of a word that the cache for its length hasn't: one for longer words has it if it has many ids.
 void ByteWorker::append_word(std::string_view word) {
   using Tiny = WordCaches::Tiny;
   using Short = WordCaches::Short;
   using Long = WordCaches::Long;
+  const auto append_known = [&](auto& cache) {
+    const auto key = key_of<std::decay_t<decltype(cache)>>(word);
+    return append_found(cache, key, cache.index_of(key));
+  };
   const std::size_t size = word.size();
-  if (size <= Tiny::kMaxWord && size > Tiny::kMaxIds && append_known(caches_.short_words, word)) return;
-  if (size <= Short::kMaxWord && size > Short::kMaxIds && append_known(caches_.long_words, word)) return;
-  ids_.clear();
-  merge(word, ids_);
-  out_->append(ids_.data(), ids_.size());
+  if (size <= Tiny::kMaxWord && size > Tiny::kMaxIds && append_known(caches_.short_words)) return;
+  if (size <= Short::kMaxWord && size > Short::kMaxIds && append_known(caches_.long_words)) return;
+
+  append_merged(word);
+  const auto remember = [&](auto& cache) {
+    const auto key = key_of<std::decay_t<decltype(cache)>>(word);
+    cache.insert(key, cache.index_of(key), ids_.data(), ids_.size());
+  };
   const std::size_t count = ids_.size();
   if (count == 0 || count > Long::kMaxIds) return;
-  if (size <= Tiny::kMaxWord && count <= Tiny::kMaxIds) return remember(caches_.tiny_words, word);
-  if (size <= Short::kMaxWord && count <= Short::kMaxIds) return remember(caches_.short_words, word);
-  remember(caches_.long_words, word);
+  if (size <= Tiny::kMaxWord && count <= Tiny::kMaxIds) return remember(caches_.tiny_words);
+  if (size <= Short::kMaxWord && count <= Short::kMaxIds) return remember(caches_.short_words);
+  remember(caches_.long_words);
 }
 
 void ByteWorker::append_huge(std::string_view word) {
@@ -153,17 +163,21 @@ void ByteWorker::append_huge(std::string_view word) {
   if (const auto known = huge_words_.find(key); known != huge_words_.end()) {
     return out_->append(known->second.data(), known->second.size());
   }
-  ids_.clear();
-  merge(word, ids_);
-  out_->append(ids_.data(), ids_.size());
+  append_merged(word);
   const std::size_t bytes = word.size() + ids_.size() * sizeof(Id);
+  if (bytes > kMostHuge) return;
   if (huge_bytes_ + bytes > kMostHuge) {
     huge_words_.clear();
     huge_bytes_ = 0;
   }
-  if (bytes > kMostHuge) return;
   huge_words_.emplace(std::move(key), std::vector<Id>(ids_.data(), ids_.data() + ids_.size()));
   huge_bytes_ += bytes;
+}
+
+void ByteWorker::append_merged(std::string_view word) {
+  ids_.clear();
+  merge(word, ids_);
+  out_->append(ids_.data(), ids_.size());
 }
 
 void ByteWorker::merge(std::string_view word, IdBuffer& ids) {

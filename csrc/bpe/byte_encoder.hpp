@@ -21,7 +21,7 @@
 
 namespace vikhr {
 
-// Encoded words by length, each of which an entry of its cache has room for, if it has not too many ids.
+// Encoded words: each in the first of these whose entries have room for it and its ids.
 struct WordCaches {
   using Tiny = WordCache<2>;   // 16 MiB
   using Short = WordCache<4>;  // 16 MiB
@@ -72,6 +72,7 @@ class ByteWorker {
   friend class ByteEncoder;
   void take_text(std::string_view text);
   void take(std::string_view word, std::size_t readable);
+  void take_longer(std::string_view word, std::size_t readable);
   template <typename Cache>
   void queue_word(const Cache& cache, typename Cache::Key& key, Waiting::Kind kind, std::string_view word,
                   std::size_t readable);
@@ -79,13 +80,10 @@ class ByteWorker {
   void empty_queue();
   void append(const Waiting& waiting);
   template <typename Cache>
-  bool append_known(Cache& cache, const typename Cache::Key& key, std::size_t place);
-  template <typename Cache>
-  bool append_known(Cache& cache, std::string_view word);
-  template <typename Cache>
-  void remember(Cache& cache, std::string_view word);
+  bool append_found(Cache& cache, const typename Cache::Key& key, std::size_t place);
   void append_word(std::string_view word);
   void append_huge(std::string_view word);
+  void append_merged(std::string_view word);  // keeps its ids in `ids_`
   void shrink();
 
   const ByteVocabulary& vocabulary_;

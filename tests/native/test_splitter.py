@@ -60,6 +60,14 @@ def test_every_pair_of_parts(kind: str) -> None:
         check(kind, "".join(f"{first}{second}x{second}{first}." for second in HARD_PARTS))
 
 
+@kinds
+def test_wherever_a_word_starts_in_64_bytes(kind: str) -> None:
+    parts = "".join(f"{part}a {part}" for part in [*HARD_PARTS, "ѠѡѢ", "яѢя"])
+    for before in range(100):
+        check(kind, f"{'x' * before} {parts}")
+        check(kind, f"x{'я' * before}.{parts}")
+
+
 def check_characters(kind: str, characters: list[str]) -> None:
     for start in range(0, len(characters), AT_ONCE):
         some = characters[start : start + AT_ONCE]

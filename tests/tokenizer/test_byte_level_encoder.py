@@ -126,9 +126,10 @@ def test_one_word_that_nothing_splits(encoders: dict[str, JsonEncoder], kind: st
 @pytest.mark.slow
 def test_more_words_than_the_caches_hold(encoders: dict[str, JsonEncoder]) -> None:
     draw = random.Random(2)
-    short = [" " + "".join(draw.choices("abdeinorstu", k=6)) for _ in range(300_000)]
-    long = [" " + "".join(draw.choices("abdeinorstu", k=40)) for _ in range(80_000)]
-    texts = ["".join(words[start : start + 1000]) for words in (short, long) for start in range(0, len(words), 1000)]
+    texts = []
+    for letters, count in ((6, 300_000), (20, 150_000), (40, 80_000), (400, 4000)):  # of each cache, and of the memory
+        words = [" " + "".join(draw.choices("abdeinorstu", k=letters)) for _ in range(count)]
+        texts += ["".join(words[start : start + 1000]) for start in range(0, count, 1000)]
     for threads in (1, 2):
         check(encoders["llama-bpe"], texts, threads)
 
