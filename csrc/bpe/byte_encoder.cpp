@@ -1,5 +1,7 @@
 #include "bpe/byte_encoder.hpp"
 
+#include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "text/scan.hpp"
@@ -94,67 +96,58 @@ inline void ByteWorker::queue(Waiting::Kind kind, std::size_t value) {
   if (++waiting_ == kQueue) empty_queue();
 }
 
-template <typename Cache>
-inline bool ByteWorker::append_found(Cache& cache, const typename Cache::Key& key, std::size_t place) {
-  const std::size_t known = cache.find(key, place, out_->reserve(Cache::kMaxIds + 1));
-  out_->advance(known);
-  return known > 0;
-}
-
 void ByteWorker::empty_queue() {
   const std::size_t count = std::exchange(waiting_, 0);
   for (std::size_t i = 0; i < count; ++i) {
     const Waiting& waiting = queue_[i];
-    const bool is_tiny = waiting.kind == Waiting::Kind::tiny_word;
-    if (!is_tiny || !append_found(caches_.tiny_words, waiting.tiny_key, waiting.place)) append(waiting);
+    switch (waiting.kind) {
+      case Waiting::Kind::tiny_word: append_word(caches_.tiny_words, waiting.tiny_key, waiting.place); break;
+      case Waiting::Kind::short_word: append_word(caches_.short_words, waiting.short_key, waiting.place); break;
+      case Waiting::Kind::long_word: append_word(caches_.long_words, waiting.long_key, waiting.place); break;
+      case Waiting::Kind::id: out_->append(static_cast<Id>(waiting.place)); break;
+      case Waiting::Kind::end: ends_[waiting.place] = static_cast<std::int64_t>(out_->size());
+    }
   }
 }
 
-// Of anything but a tiny word that is known.
-void ByteWorker::append(const Waiting& waiting) {
-  switch (waiting.kind) {
-    case Waiting::Kind::tiny_word: return append_word(WordCaches::Tiny::word_of(waiting.tiny_key));
-    case Waiting::Kind::short_word:
-      if (append_found(caches_.short_words, waiting.short_key, waiting.place)) return;
-      return append_word(WordCaches::Short::word_of(waiting.short_key));
-    case Waiting::Kind::long_word:
-      if (append_found(caches_.long_words, waiting.long_key, waiting.place)) return;
-      return append_word(WordCaches::Long::word_of(waiting.long_key));
-    case Waiting::Kind::id: return out_->append(static_cast<Id>(waiting.place));
-    case Waiting::Kind::end: ends_[waiting.place] = static_cast<std::int64_t>(out_->size());
-  }
+template <typename Cache>
+inline void ByteWorker::append_word(Cache& cache, const typename Cache::Key& key, std::size_t place) {
+  const std::size_t known = cache.find(key, place, out_->reserve(Cache::kMaxIds + 1));
+  if (known - 1 < Cache::kMaxIds) return out_->advance(known);
+  append_unknown(Cache::word_of(key), known != 0);
 }
 
-// The key in another cache of a word that waits.
+// The key in any cache of a word that waits.
 template <typename Cache>
 typename Cache::Key key_of(std::string_view waiting_word) {
   typename Cache::Key key;
-  Cache::make_key(waiting_word, sizeof(WordCaches::Long::Key), key);  // there is room for the longest behind any
+  Cache::make_key(waiting_word, sizeof(WordCaches::Long::Key), key);  // there is room for the longest behind it
   return key;
 }
 
-// Of a word that the cache for its length hasn't: one for longer words has it if it has many ids.
-void ByteWorker::append_word(std::string_view word) {
+// `has_many`: more ids than the cache for its length holds, so that another one may have them.
+void ByteWorker::append_unknown(std::string_view word, bool has_many) {
   using Tiny = WordCaches::Tiny;
   using Short = WordCaches::Short;
   using Long = WordCaches::Long;
-  const auto append_known = [&](auto& cache) {
+  const auto find = [&](auto& cache) {
     const auto key = key_of<std::decay_t<decltype(cache)>>(word);
-    return append_found(cache, key, cache.index_of(key));
+    return cache.find(key, cache.index_of(key), out_->reserve(cache.kMaxIds + 1));
   };
-  const std::size_t size = word.size();
-  if (size <= Tiny::kMaxWord && size > Tiny::kMaxIds && append_known(caches_.short_words)) return;
-  if (size <= Short::kMaxWord && size > Short::kMaxIds && append_known(caches_.long_words)) return;
+  std::size_t known = has_many ? word.size() <= Tiny::kMaxWord ? find(caches_.short_words) : Short::kMore : 0;
+  if (known == Short::kMore) known = find(caches_.long_words);
+  if (known != 0) return out_->advance(known);
 
   append_merged(word);
-  const auto remember = [&](auto& cache) {
-    const auto key = key_of<std::decay_t<decltype(cache)>>(word);
-    cache.insert(key, cache.index_of(key), ids_.data(), ids_.size());
-  };
   const std::size_t count = ids_.size();
   if (count == 0 || count > Long::kMaxIds) return;
-  if (size <= Tiny::kMaxWord && count <= Tiny::kMaxIds) return remember(caches_.tiny_words);
-  if (size <= Short::kMaxWord && count <= Short::kMaxIds) return remember(caches_.short_words);
+  const auto remember = [&](auto& cache) {
+    const auto key = key_of<std::decay_t<decltype(cache)>>(word);
+    cache.insert(key, cache.index_of(key), ids_.data(), std::min(count, cache.kMore));
+    return count <= cache.kMaxIds;
+  };
+  if (word.size() <= Tiny::kMaxWord && remember(caches_.tiny_words)) return;
+  if (word.size() <= Short::kMaxWord && remember(caches_.short_words)) return;
   remember(caches_.long_words);
 }
 

@@ -78,10 +78,9 @@ class ByteWorker {
                   std::size_t readable);
   void queue(Waiting::Kind kind, std::size_t value);
   void empty_queue();
-  void append(const Waiting& waiting);
   template <typename Cache>
-  bool append_found(Cache& cache, const typename Cache::Key& key, std::size_t place);
-  void append_word(std::string_view word);
+  void append_word(Cache& cache, const typename Cache::Key& key, std::size_t place);
+  void append_unknown(std::string_view word, bool has_many);
   void append_huge(std::string_view word);
   void append_merged(std::string_view word);  // keeps its ids in `ids_`
   void shrink();

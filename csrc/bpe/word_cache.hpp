@@ -23,6 +23,7 @@ class WordCache {
  public:
   static constexpr std::size_t kMaxWord = 8 * kHalf - 1;  // bytes
   static constexpr std::size_t kMaxIds = 2 * kHalf - 1;
+  static constexpr std::size_t kMore = kMaxIds + 1;  // fits the count of all but the largest entries
 
   using Key = std::array<std::uint64_t, kHalf>;  // the word, padded with zeros, its length in the last byte
 
@@ -69,14 +70,14 @@ class WordCache {
     if (sizeof(Entry) >= 64) __builtin_prefetch(entries_ + (index ^ 1));
   }
 
-  // Writes the word's ids to `ids`, which has kMaxIds + 1 places, and returns how many there are; 0 where the word is
-  // not known.
+  // Writes the word's ids to `ids`, which has kMaxIds + 1 places, and returns how many there are: 0 where the word is not
+  // known, kMore where it was inserted as one that has more.
   std::size_t find(const Key& key, std::size_t index, std::int32_t* ids) {
     if (const std::size_t count = entries_[index].read(key, ids)) return count;
     return entries_[index ^ 1].read(key, ids);
   }
 
-  // Keeps 1 to kMaxIds ids, in the place of its set that is empty, or else was not found since it came.
+  // Keeps 1 to kMaxIds ids, or of kMore that there are so many, in the place of its set that is empty, or else was not found since it came.
   void insert(const Key& key, std::size_t index, const std::int32_t* ids, std::size_t count) {
     Entry& first = entries_[index];
     Entry& second = entries_[index ^ 1];
@@ -116,7 +117,7 @@ class WordCache {
       if ((last & kWriting) != 0) return;  // it is only a memory
       if (!words_[kLast].compare_exchange_strong(last, last | kWriting, std::memory_order_acq_rel)) return;
       std::array<std::uint64_t, kHalf> values{};
-      std::memcpy(values.data(), ids, count * sizeof *ids);
+      if (count <= kMaxIds) std::memcpy(values.data(), ids, count * sizeof *ids);
       for (std::size_t i = 0; i < kHalf; ++i) words_[i].store(key[i], std::memory_order_release);
       for (std::size_t i = 0; i + 1 < kHalf; ++i) words_[kHalf + i].store(values[i], std::memory_order_release);
       const std::uint64_t version = (last >> kVersionShift) + 1;
