@@ -43,7 +43,14 @@ inline std::uint64_t bits_of(Flags flags) {
   return static_cast<std::uint32_t>(_mm_movemask_epi8(reinterpret_cast<__m128i>(flags)));
 #else
   std::uint64_t bits = 0;
-  for (std::size_t i = 0; i < kLane; ++i) bits |= static_cast<std::uint64_t>(flags[i] & 1) << i;
+  for (std::size_t half = 0; half < 2; ++half) {
+    std::uint64_t bytes;
+    std::memcpy(&bytes, reinterpret_cast<const char*>(&flags) + 8 * half, sizeof bytes);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    bytes = __builtin_bswap64(bytes);
+#endif
+    bits |= (bytes & 0x0101010101010101u) * 0x0102040810204080u >> 56 << 8 * half;  // a bit of each into the highest byte
+  }
   return bits;
 #endif
 }

@@ -69,7 +69,10 @@ struct Tekken : Qwen2 {
 template <typename Rules>
 class Splitter {
  public:
-  explicit Splitter(std::string_view text) : classes_(SplitClasses::instance()), end_(text.data() + text.size()) {}
+  // A text that is not empty.
+  explicit Splitter(std::string_view text) : classes_(SplitClasses::instance()), end_(text.data() + text.size()) {
+    look(text.data());
+  }
 
   // The end of the word that starts at `at`, which is before the text's end and not before an earlier call's.
   const char* word_end(const char* at) {
@@ -85,7 +88,9 @@ class Splitter {
     if (Rules::kIsCased && begins_letters != 0) end = place + count_zeros(letters_ >> place);  // its lower case
     end += count_zeros(~(run >> end));
     const char* next = window_ + end;
-    if (end >= kBytes || (high_ >> end & 1) != 0) return begins_letters != 0 ? run_end(next, joins_usual) : unusual_end(at);
+    if (end >= kBytes || (high_ >> end & 1) != 0) {
+      return begins_letters != 0 ? run_end(next, joins_usual) : unusual_end(at);
+    }
     return begins_letters != 0 ? next : trail_end(next);
   }
 
@@ -153,7 +158,7 @@ class Splitter {
     return at;
   }
 
-  // Whether a character goes on with letters that are usual.
+  // Whether a character goes on with the letters of a window.
   static bool joins_usual(CharacterClass c) { return Rules::kIsCased ? joins_lower(c) : is_letter(c); }
   static bool joins_upper(CharacterClass c) {
     return c == CharacterClass::upper || c == CharacterClass::caseless || c == CharacterClass::mark;
@@ -233,18 +238,19 @@ class Splitter {
   const char* end_;
 
   // One bit for each byte of the window.
-  const char* window_ = nullptr;
-  std::uint64_t letters_begin_ = 0;  // what words of letters may begin with: these themselves, or what may be before them
-  std::uint64_t signs_begin_ = 0;    // the same of signs
-  std::uint64_t letters_ = 0;        // where case matters, of lower case
-  std::uint64_t signs_ = 0;
-  std::uint64_t high_ = 0;
+  const char* window_;
+  std::uint64_t letters_begin_;  // what words of letters may begin with: these themselves, or what may be before them
+  std::uint64_t signs_begin_;    // the same of signs
+  std::uint64_t letters_;        // where case matters, of lower case
+  std::uint64_t signs_;
+  std::uint64_t high_;
   char last_[kBytes];  // the text's last bytes, filled up
 };
 
 // Calls `take` with each word of a text of valid UTF-8, in order.
 template <typename Take>
 void split(SplitKind kind, std::string_view text, const Take& take) {
+  if (text.empty()) return;
   const auto run = [&](const auto rules) {
     Splitter<std::decay_t<decltype(rules)>> splitter(text);
     const char* const end = text.data() + text.size();
