@@ -77,7 +77,7 @@ def test_report_is_kept(options: Adapt) -> None:
 
 
 def test_init_and_text_go_together(options: Adapt, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--frequencies: --init frequency-weighted-mean needs it"):
+    with pytest.raises(InputError, match=r"^--frequencies: --init mean-and-share and frequency-weighted-mean need it"):
         adapt(replace(options, init="frequency-weighted-mean"))
     with pytest.raises(InputError, match=r"^--frequencies: "):
         adapt(replace(options, frequencies=(RUSSIAN,)))

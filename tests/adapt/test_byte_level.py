@@ -282,6 +282,33 @@ def test_frequencies_are_counted_with_the_bases_tokenizer(options: Adapt, tmp_pa
     torch.testing.assert_close(after[-2], expected, rtol=1e-5, atol=1e-7)
 
 
+def test_shares_of_an_extended_vocabulary(options: Adapt, tmp_path: Path) -> None:
+    """Of all tokens that begin with the space, the head tells the one that the text has."""
+    (tmp_path / "m.txt").write_text(" м" * 50, encoding="utf-8")
+    adapt(replace(options, output=tmp_path / "mean"))
+    adapt(replace(options, init="mean-and-share", frequencies=(tmp_path / "m.txt",)))
+    before, after = weights(tmp_path / "mean"), weights(options.output)
+    head = HEAD if HEAD in before else EMBEDDING
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [head]
+    added = (after[head] - before[head]).norm(dim=-1)
+    space = JsonEncoder.from_file(options.base / "tokenizer.json").encode(" ")[0]
+    assert added[-2] < added[-1] / 10  # " м" and " м!", which never comes
+    torch.testing.assert_close(added[space], added[-1])
+    assert (added == 0).sum() > 200  # tokens with which no new one begins
+
+
+def test_shares_of_a_text_without_tokens(options: Adapt, tmp_path: Path) -> None:
+    file = options.base / "tokenizer.json"
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    for byte in "ñ".encode():
+        del content["model"]["vocab"][token_text(bytes([byte]))]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "lost.txt").write_text("ñ", encoding="utf-8")
+    shares = replace(options, tokenizer=file, init="mean-and-share", frequencies=(tmp_path / "lost.txt",))
+    with pytest.raises(InputError, match=r"^--frequencies: no text that the base has tokens for; give another"):
+        adapt(shares)
+
+
 def test_a_base_that_holds_nan_is_refused(options: Adapt) -> None:
     file = options.base / "model.safetensors"
     values = load_file(file)

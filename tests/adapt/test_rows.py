@@ -5,13 +5,14 @@ from typing import get_args
 import pytest
 import sentencepiece
 import torch
-from adapting import BYTE, NORMAL, ROWS, RUSSIAN, Bases, base_ids_of, segmented, weights
+from adapting import BYTE, NORMAL, ROWS, RUSSIAN, Bases, base_ids_of, segmented, tie, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vikhr_fast.adapt.adapt import EMBEDDING, HEAD, Adapt, adapt
 from vikhr_fast.adapt.rows import Init, RowMaker, RowSources
 from vikhr_fast.data.sources import read_texts
+from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import read_model
 
@@ -108,13 +109,13 @@ def test_a_new_row_is_initialised_as_asked(options: Adapt, tmp_path: Path) -> No
     before = weights(options.base)
     new = read_model(options.tokenizer / "tokenizer.model")
     for init in get_args(Init):
-        more = {"frequencies": (text,)} if init == "frequency-weighted-mean" else {}
+        more = {"frequencies": (text,)} if init in ("frequency-weighted-mean", "mean-and-share") else {}
         report = adapt(replace(options, init=init, output=tmp_path / init, **more))
         assert report["init"] == init
         after, base_ids = weights(tmp_path / init), base_ids_of(tmp_path / init)
         averaged = [index for index, base_id in enumerate(base_ids) if base_id is None]
         kept = [index for index, base_id in enumerate(base_ids) if base_id is not None]
-        for name in (EMBEDDING, HEAD):
+        for name in (EMBEDDING,) if init == "mean-and-share" else (EMBEDDING, HEAD):
             assert torch.equal(after[name][kept], before[name][[base_ids[index] for index in kept]])
             rows = after[name][averaged]
             if init == "global-mean":
@@ -134,6 +135,43 @@ def test_a_new_row_is_initialised_as_asked(options: Adapt, tmp_path: Path) -> No
             assert abs(torch.corrcoef(drawn)[0, 1].item()) < 0.1  # each matrix has draws of its own
             assert adapt(replace(options, init=init, seed=1, output=tmp_path / "other")) == report
             assert not torch.equal(weights(tmp_path / "other")[HEAD], after[HEAD])
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_shares_are_added_to_the_head_along_the_mean_hidden_state(
+    options: Adapt, tmp_path: Path, *, is_tied: bool
+) -> None:
+    if is_tied:
+        tie(options.base)
+    text = tmp_path / "text.txt"
+    text.write_text(RUSSIAN.read_text(encoding="utf-8")[:20_000] + "\n\nIt is more than a word of English.")
+    adapt(replace(options, output=tmp_path / "mean"))
+    adapt(replace(options, init="mean-and-share", frequencies=(text,)))
+    old, new = (read_model(path / "tokenizer.model") for path in (options.base, options.tokenizer))
+    before, after = (weights(path) for path in (tmp_path / "mean", options.output))
+    head = EMBEDDING if is_tied else HEAD
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [head]
+
+    base, encoder = (BpeEncoder.from_file(path / "tokenizer.model") for path in (options.base, options.tokenizer))
+    counts, states, left = torch.ones(1200), [], 2048
+    for document in read_texts(text):
+        ids = torch.from_numpy(encoder.encode(document))
+        counts += torch.bincount(torch.cat([ids, torch.tensor([encoder.eos_id])]), minlength=1200)
+        ids = torch.tensor([base.bos_id, *base.encode(document).tolist()])[: min(128, left)]
+        left -= len(ids)
+        if len(ids):
+            with torch.no_grad():
+                states.append(Mistral.from_pretrained(options.base)(ids[None])[0])
+    assert left == 0
+    mean = torch.cat(states).mean(0)
+
+    first = [segmented(old, piece.piece)[0] if own is None else own
+             for piece, own in zip(new.pieces, base_ids_of(options.output), strict=True)]  # fmt: skip
+    total = torch.zeros(ROWS).index_add(0, torch.tensor(first), counts)
+    logarithms = (counts / total[first]).log()
+    added = 0.5 * logarithms[:, None] * mean / mean.square().sum()
+    torch.testing.assert_close(after[head] - before[head], added, rtol=1e-3, atol=2e-6)
+    assert (logarithms < 0).sum() > 500
 
 
 def test_worst_rows_are_the_means_of_most(options: Adapt) -> None:
@@ -194,7 +232,7 @@ def sources_of(draw: st.DrawFn) -> RowSources:
 def test_laws_of_any_rows(sources: RowSources, dtype: torch.dtype, padding: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     old = torch.randn(10, 6, generator=generator).to(dtype)
-    new = torch.cat(list(RowMaker(sources, "mean", None, padding, 0).blocks(old, "any")))
+    new = torch.cat(list(RowMaker(sources, "mean", None, None, padding, 0).blocks(old, "any", is_head=True)))
     assert (new.dtype, new.shape) == (dtype, (len(sources.base_ids) + padding, 6))
     for row, base_id, pieces in zip(new, sources.base_ids, sources.pieces, strict=False):
         if base_id is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vikhr_fast.adapt.measure import bits_per_byte
 from vikhr_fast.adapt.rows import Init, RowMaker, find_sources, piece_frequencies
+from vikhr_fast.adapt.shares import find_shares
 from vikhr_fast.adapt.untie import untie_head
 from vikhr_fast.adapt.vocabularies import (
     ByteLevelVocabulary,
@@ -36,6 +37,7 @@ from vikhr_fast.tokenizer.export import CHAT_PIECES
 REPORT_NAME = "adapt.json"
 _GENERATION_NAME = "generation_config.json"
 _ROLES = ("bos", "eos", "pad")
+_COUNTING: tuple[Init, ...] = ("mean-and-share", "frequency-weighted-mean")
 _NO_LONGER_TRUE = ("quantization_config", "rope_scaling")  # the weights are plain, and rope_parameters say the second
 
 
@@ -56,11 +58,13 @@ class Adapt:
     such a file. Without it, --untie-head alone is done: the vocabulary stays, of whatever kind, and so do the files
     beside the weights."""
     init: Init = "mean"
-    """Rows of new pieces: the mean of the base's rows for the same text (the paper's); for ablations random ones as
-    spread as the base's, the mean of all rows, or the mean weighted by how frequent the base's pieces are in
-    --frequencies."""
+    """Rows of new pieces: the mean of the base's rows for the same text (the paper's); this and, in all rows of the
+    head, the share that a piece has of the texts that begin as it does, which is the better start (docs/byte-level.md);
+    for ablations random ones as spread as the base's, the mean of all rows, or the mean weighted by how frequent the
+    base's pieces are."""
     frequencies: tuple[Path, ...] = ()
-    """Text to count the base's pieces in, for --init frequency-weighted-mean: files, patterns, or hf: data sets."""
+    """Text like that of training, to count pieces in for --init mean-and-share (new ones; the base is loaded, too) and
+    frequency-weighted-mean (the base's): files, patterns, or hf: data sets."""
     text: tuple[str, ...] = ()
     """Texts to predict, NAME=SOURCE, as in ru=held/ru.txt en=held/en.txt: bits per byte of the base and of the result,
     which show at once what a new vocabulary costs either language before any training. Both models are loaded."""
@@ -102,8 +106,8 @@ def adapt(options: Adapt) -> dict[str, Any]:
         _require_untying_alone(options)
         return untie_head(options.base, options.output)
     require(options, pad_to_multiple=(options.pad_to_multiple >= 1, "positive"))
-    if (options.init == "frequency-weighted-mean") != bool(options.frequencies):
-        raise InputError("--frequencies: --init frequency-weighted-mean needs it, and nothing else does")
+    if (options.init in _COUNTING) != bool(options.frequencies):
+        raise InputError(f"--frequencies: --init {' and '.join(_COUNTING)} need it, and nothing else does")
     texts = named_sources("--text", options.text)
     refuse_existing(options.output)
     named = {"bos": options.base_bos, "eos": options.base_eos}
@@ -115,9 +119,14 @@ def adapt(options: Adapt) -> dict[str, Any]:
     heads = _choose_head(options, weights, config)
 
     sources = find_sources(base, new)
-    frequencies = piece_frequencies(base.file, options.frequencies) if options.frequencies else None
+    frequencies = shares = None
+    if options.init == "frequency-weighted-mean":
+        frequencies = piece_frequencies(base.file, options.frequencies)
+    elif options.init == "mean-and-share":
+        first_ids = [pieces[0] for pieces in sources.pieces]
+        shares = find_shares(options.base, base.roles, first_ids, new.file, options.frequencies)
     padding = -len(new.tokens) % options.pad_to_multiple
-    maker = RowMaker(sources, options.init, frequencies, padding, options.seed)
+    maker = RowMaker(sources, options.init, frequencies, shares, padding, options.seed)
     report = {
         **sources.report(new),
         "init": options.init,
@@ -139,6 +148,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "untie_head": options.untie_head,
         "seed": options.seed,
         "frequencies": None if frequencies is None else frequencies.tolist(),
+        "shares": None if shares is None else shares.logarithms,
         "base": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
         "max_shard_bytes": MAX_SHARD_BYTES,
     }
@@ -186,7 +196,8 @@ def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matri
         def adapted(name: str) -> Tensor | Iterator[Tensor]:
             advance(1)
             old = weights.read_finite(matrices.get(name, name))
-            return maker.blocks(old, name) if name in matrices else old
+            is_head = name == HEAD or HEAD not in matrices
+            return maker.blocks(old, name, is_head=is_head) if name in matrices else old
 
         write_weights(directory, tensors, adapted, MAX_SHARD_BYTES)
 

@@ -19,6 +19,13 @@ _WINDOW = 1024  # tokens that are read at once
 _MICRO_BATCH = 4
 
 
+def load_network(model: Path) -> Mistral:
+    """A model to look at, on the best device there is; InputError where it is none or damaged."""
+    device, dtype = device_of("auto")
+    ops = vikhr_kernels if device.type == "cuda" else vikhr_kernels.reference
+    return Mistral.from_pretrained(model, dtype, device, ops=ops)
+
+
 def bits_per_byte(model: Path, texts: dict[str, Path], roles: dict[str, int] | None = None) -> dict[str, float]:
     """Of each text, by its name, with a model and the tokenizer beside it.
 
@@ -37,9 +44,7 @@ def bits_per_byte(model: Path, texts: dict[str, Path], roles: dict[str, int] | N
     if encoder.bos_id < 0 or encoder.eos_id < 0:
         advice = "name those of a byte-level base with --base-bos and --base-eos, or leave --text out"
         raise InputError(f"{model}: its tokenizer has no BOS or no EOS, which --text needs; {advice}")
-    device, dtype = device_of("auto")
-    ops = vikhr_kernels if device.type == "cuda" else vikhr_kernels.reference
-    network = Mistral.from_pretrained(model, dtype, device, ops=ops)
+    network = load_network(model)
     found = {}
     for name, source in texts.items():
         if not (documents := list(read_source(source, Columns()))):

@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vikhr_fast.adapt.shares import Shares
 from vikhr_fast.adapt.vocabularies import Vocabulary
 from vikhr_fast.data.sources import read_texts
 from vikhr_fast.tokenizer.load import load_encoder
 
-Init = Literal["mean", "random", "global-mean", "frequency-weighted-mean"]
+Init = Literal["mean", "mean-and-share", "random", "global-mean", "frequency-weighted-mean"]
 
 _WORST = 20
 _BLOCK_ROWS = 1024
@@ -95,6 +96,8 @@ class RowMaker:
     init: Init
     frequencies: npt.NDArray[np.int64] | None
     """Of the base's pieces; for "frequency-weighted-mean" alone."""
+    shares: Shares | None
+    """What rows of the head get besides; for "mean-and-share" alone."""
     padding: int
     """Rows after those of the vocabulary. Each is the mean of all before it: its logit is the mean logit, so that it
     is never the largest, and its probability is below the average one, whatever the hidden state."""
@@ -105,15 +108,16 @@ class RowMaker:
         """Number of rows, padding included."""
         return len(self.sources.base_ids) + self.padding
 
-    def blocks(self, old: Tensor, name: str) -> Iterator[Tensor]:
+    def blocks(self, old: Tensor, name: str, *, is_head: bool) -> Iterator[Tensor]:
         """The new rows in order, in blocks: [rows of the block, H], in the dtype of `old`.
 
-        Kept rows are copies. A mean is taken in float32 and rounded once (float64 weights, which only tests have, are
-        averaged in float64).
+        Kept rows are copies, but for what shares add to a head's. A mean is taken in float32 and rounded once (float64
+        weights, which only tests have, are averaged in float64).
 
         Args:
             old: the base's matrix, [base pieces, H].
             name: of the matrix; random rows of different matrices differ.
+            is_head: whether it is what hidden states are multiplied with, even if it is the embedding matrix, too.
         """
         wide = torch.promote_types(old.dtype, torch.float32)
         new_row = self._initialiser(old, name, wide)
@@ -122,7 +126,10 @@ class RowMaker:
         for start in range(0, count, _BLOCK_ROWS):
             block = torch.empty(min(_BLOCK_ROWS, count - start), old.shape[1], dtype=old.dtype)
             for place, base_id in enumerate(self.sources.base_ids[start : start + _BLOCK_ROWS]):
-                block[place] = old[base_id] if base_id is not None else new_row(self.sources.pieces[start + place])
+                row = old[base_id] if base_id is not None else new_row(self.sources.pieces[start + place])
+                if is_head and self.shares is not None:
+                    row = row + self.shares.added_to(start + place)
+                block[place] = row
             if self.padding:
                 total += block.double().sum(0)
             yield block
@@ -131,7 +138,7 @@ class RowMaker:
 
     def _initialiser(self, old: Tensor, name: str, wide: torch.dtype) -> Callable[[list[int]], Tensor]:
         """What makes new rows of `old` out of the base ids that spell their pieces, in the order of the rows."""
-        if self.init == "mean":
+        if self.init in ("mean", "mean-and-share"):
             return lambda ids: old[ids].to(wide).mean(0)
         if self.frequencies is not None:
             frequencies = torch.from_numpy(self.frequencies).to(wide)
