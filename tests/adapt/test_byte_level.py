@@ -285,16 +285,20 @@ def test_frequencies_are_counted_with_the_bases_tokenizer(options: Adapt, tmp_pa
 def test_shares_of_an_extended_vocabulary(options: Adapt, tmp_path: Path) -> None:
     """Of all tokens that begin with the space, the head tells the one that the text has."""
     (tmp_path / "m.txt").write_text(" м" * 50, encoding="utf-8")
+    options = replace(options, untie_head=HEAD not in weights(options.base))
     adapt(replace(options, output=tmp_path / "mean"))
-    adapt(replace(options, init="mean-and-share", frequencies=(tmp_path / "m.txt",)))
+    shares = replace(options, init="mean-and-share", frequencies=(tmp_path / "m.txt",))
+    adapt(shares)
     before, after = weights(tmp_path / "mean"), weights(options.output)
-    head = HEAD if HEAD in before else EMBEDDING
-    assert [name for name in before if not torch.equal(before[name], after[name])] == [head]
-    added = (after[head] - before[head]).norm(dim=-1)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [HEAD]
+    added = (after[HEAD] - before[HEAD]).norm(dim=-1)
     space = JsonEncoder.from_file(options.base / "tokenizer.json").encode(" ")[0]
     assert added[-2] < added[-1] / 10  # " м" and " м!", which never comes
     torch.testing.assert_close(added[space], added[-1])
     assert (added == 0).sum() > 200  # tokens with which no new one begins
+    if options.untie_head:
+        with pytest.raises(InputError, match=r"^--init mean-and-share: the head of .* is tied, .*; add --untie-head"):
+            adapt(replace(shares, output=tmp_path / "tied", untie_head=False))
 
 
 def test_shares_of_a_text_without_tokens(options: Adapt, tmp_path: Path) -> None:
@@ -304,7 +308,9 @@ def test_shares_of_a_text_without_tokens(options: Adapt, tmp_path: Path) -> None
         del content["model"]["vocab"][token_text(bytes([byte]))]
     file.write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "lost.txt").write_text("ñ", encoding="utf-8")
-    shares = replace(options, tokenizer=file, init="mean-and-share", frequencies=(tmp_path / "lost.txt",))
+    is_tied = HEAD not in weights(options.base)
+    lost = (tmp_path / "lost.txt",)
+    shares = replace(options, tokenizer=file, init="mean-and-share", frequencies=lost, untie_head=is_tied)
     with pytest.raises(InputError, match=r"^--frequencies: no text that the base has tokens for; give another"):
         adapt(shares)
 

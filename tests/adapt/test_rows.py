@@ -143,14 +143,14 @@ def test_shares_are_added_to_the_head_along_the_mean_hidden_state(
 ) -> None:
     if is_tied:
         tie(options.base)
+        options = replace(options, untie_head=True)
     text = tmp_path / "text.txt"
     text.write_text(RUSSIAN.read_text(encoding="utf-8")[:20_000] + "\n\nIt is more than a word of English.")
     adapt(replace(options, output=tmp_path / "mean"))
     adapt(replace(options, init="mean-and-share", frequencies=(text,)))
     old, new = (read_model(path / "tokenizer.model") for path in (options.base, options.tokenizer))
     before, after = (weights(path) for path in (tmp_path / "mean", options.output))
-    head = EMBEDDING if is_tied else HEAD
-    assert [name for name in before if not torch.equal(before[name], after[name])] == [head]
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [HEAD]
 
     base, encoder = (BpeEncoder.from_file(path / "tokenizer.model") for path in (options.base, options.tokenizer))
     counts, states, left = torch.ones(1200), [], 2048
@@ -170,7 +170,7 @@ def test_shares_are_added_to_the_head_along_the_mean_hidden_state(
     total = torch.zeros(ROWS).index_add(0, torch.tensor(first), counts)
     logarithms = (counts / total[first]).log()
     added = 0.5 * logarithms[:, None] * mean / mean.square().sum()
-    torch.testing.assert_close(after[head] - before[head], added, rtol=1e-3, atol=2e-6)
+    torch.testing.assert_close(after[HEAD] - before[HEAD], added, rtol=1e-3, atol=2e-6)
     assert (logarithms < 0).sum() > 500
 
 
@@ -232,7 +232,7 @@ def sources_of(draw: st.DrawFn) -> RowSources:
 def test_laws_of_any_rows(sources: RowSources, dtype: torch.dtype, padding: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     old = torch.randn(10, 6, generator=generator).to(dtype)
-    new = torch.cat(list(RowMaker(sources, "mean", None, None, padding, 0).blocks(old, "any", is_head=True)))
+    new = torch.cat(list(RowMaker(sources, "mean", None, None, padding, 0).blocks(old, "any")))
     assert (new.dtype, new.shape) == (dtype, (len(sources.base_ids) + padding, 6))
     for row, base_id, pieces in zip(new, sources.base_ids, sources.pieces, strict=False):
         if base_id is not None:

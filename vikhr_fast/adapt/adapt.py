@@ -58,10 +58,10 @@ class Adapt:
     such a file. Without it, --untie-head alone is done: the vocabulary stays, of whatever kind, and so do the files
     beside the weights."""
     init: Init = "mean"
-    """Rows of new pieces: the mean of the base's rows for the same text (the paper's); this and, in all rows of the
-    head, the share that a piece has of the texts that begin as it does, which is the better start (docs/byte-level.md);
-    for ablations random ones as spread as the base's, the mean of all rows, or the mean weighted by how frequent the
-    base's pieces are."""
+    """Rows of new pieces: the mean of the base's rows for the same text (the paper's); this and, in all rows of a head
+    of its own, the share that a piece has of the texts that begin as it does (a better start, docs/byte-level.md); for
+    ablations random ones as spread as the base's, the mean of all rows, or the mean weighted by how frequent the base's
+    pieces are."""
     frequencies: tuple[Path, ...] = ()
     """Text like that of training, to count pieces in for --init mean-and-share (new ones; the base is loaded, too) and
     frequency-weighted-mean (the base's): files, patterns, or hf: data sets."""
@@ -123,6 +123,9 @@ def adapt(options: Adapt) -> dict[str, Any]:
     if options.init == "frequency-weighted-mean":
         frequencies = piece_frequencies(base.file, options.frequencies)
     elif options.init == "mean-and-share":
+        if HEAD not in heads:
+            advice = "shares in a matrix that is the embedding, too, spoilt training; add --untie-head"
+            raise InputError(f"--init mean-and-share: the head of {options.base} is tied, and {advice}")
         first_ids = [pieces[0] for pieces in sources.pieces]
         shares = find_shares(options.base, base.roles, first_ids, new.file, options.frequencies)
     padding = -len(new.tokens) % options.pad_to_multiple
@@ -196,8 +199,7 @@ def _write_weights(weights: WeightFiles, directory: Path, maker: RowMaker, matri
         def adapted(name: str) -> Tensor | Iterator[Tensor]:
             advance(1)
             old = weights.read_finite(matrices.get(name, name))
-            is_head = name == HEAD or HEAD not in matrices
-            return maker.blocks(old, name, is_head=is_head) if name in matrices else old
+            return maker.blocks(old, name) if name in matrices else old
 
         write_weights(directory, tensors, adapted, MAX_SHARD_BYTES)
 

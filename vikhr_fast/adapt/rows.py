@@ -13,6 +13,7 @@ from torch import Tensor
 from vikhr_fast.adapt.shares import Shares
 from vikhr_fast.adapt.vocabularies import Vocabulary
 from vikhr_fast.data.sources import read_texts
+from vikhr_fast.model.weights import HEAD
 from vikhr_fast.tokenizer.load import load_encoder
 
 Init = Literal["mean", "mean-and-share", "random", "global-mean", "frequency-weighted-mean"]
@@ -108,7 +109,7 @@ class RowMaker:
         """Number of rows, padding included."""
         return len(self.sources.base_ids) + self.padding
 
-    def blocks(self, old: Tensor, name: str, *, is_head: bool) -> Iterator[Tensor]:
+    def blocks(self, old: Tensor, name: str) -> Iterator[Tensor]:
         """The new rows in order, in blocks: [rows of the block, H], in the dtype of `old`.
 
         Kept rows are copies, but for what shares add to a head's. A mean is taken in float32 and rounded once (float64
@@ -117,7 +118,6 @@ class RowMaker:
         Args:
             old: the base's matrix, [base pieces, H].
             name: of the matrix; random rows of different matrices differ.
-            is_head: whether it is what hidden states are multiplied with, even if it is the embedding matrix, too.
         """
         wide = torch.promote_types(old.dtype, torch.float32)
         new_row = self._initialiser(old, name, wide)
@@ -127,7 +127,7 @@ class RowMaker:
             block = torch.empty(min(_BLOCK_ROWS, count - start), old.shape[1], dtype=old.dtype)
             for place, base_id in enumerate(self.sources.base_ids[start : start + _BLOCK_ROWS]):
                 row = old[base_id] if base_id is not None else new_row(self.sources.pieces[start + place])
-                if is_head and self.shares is not None:
+                if name == HEAD and self.shares is not None:
                     row = row + self.shares.added_to(start + place)
                 block[place] = row
             if self.padding:
