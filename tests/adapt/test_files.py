@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from adapting import ROWS, weights
+from adapting import ROWS, RUSSIAN, weights
 from safetensors.torch import load_file
 
 from vikhr_fast.adapt.adapt import EMBEDDING, HEAD, Adapt, adapt
+from vikhr_fast.adapt.rows import Init
 from vikhr_fast.errors import InputError
 from vikhr_fast.model import weights as module
 from vikhr_fast.model.config import ModelConfig, write_config
@@ -95,12 +96,17 @@ print(*made)
     assert done.stdout.split() == names[1:]
 
 
-def test_after_a_full_disk_the_same_work_goes_on_and_no_other(options: Adapt, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("init", ["mean", "mean-and-share"])
+def test_after_a_full_disk_the_same_work_goes_on_and_no_other(
+    options: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: Init
+) -> None:
     def filling_up(file: Any, *rest: Any) -> None:
         if "model-00002" in file.name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(file, *rest)
 
+    options = replace(options, init=init, frequencies=() if init == "mean" else (RUSSIAN,))
+    adapt(replace(options, output=tmp_path / "whole"))
     original = module._write_rows
     with monkeypatch.context() as patch:
         patch.setattr(module, "_write_rows", filling_up)
@@ -110,9 +116,10 @@ def test_after_a_full_disk_the_same_work_goes_on_and_no_other(options: Adapt, mo
     assert [file.name.split("-of-")[0] for file in (partial / "result").iterdir()] == ["model-00001"]
     assert not options.output.exists()
     with pytest.raises(InputError, match=r"out\.partial: left behind by work with other settings or inputs"):
-        adapt(replace(options, init="random"))
+        adapt(replace(options, init="random", frequencies=()))
     adapt(options)
     assert not partial.exists()
+    assert files_of(options.output) == files_of(tmp_path / "whole")
 
 
 @pytest.mark.slow
