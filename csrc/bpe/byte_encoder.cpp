@@ -152,6 +152,7 @@ void ByteWorker::append_unknown(std::string_view word, bool has_many) {
 }
 
 void ByteWorker::append_huge(std::string_view word) {
+  if (word.size() > kMostHuge) return merge(word, *out_);
   std::string key(word);
   if (const auto known = huge_words_.find(key); known != huge_words_.end()) {
     return out_->append(known->second.data(), known->second.size());

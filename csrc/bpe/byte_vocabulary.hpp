@@ -29,7 +29,6 @@ class ByteVocabulary {
   ByteVocabulary(const ByteVocabulary&) = delete;  // `whole_` points into `tokens_`
   ByteVocabulary& operator=(const ByteVocabulary&) = delete;
 
-  Id byte_id(unsigned char byte) const { return byte_ids_[byte]; }  // -1 where there is none
   // The token that a whole word is taken as; -1 where merges decide.
   Id whole(std::string_view word) const {
     if (whole_.empty()) return -1;

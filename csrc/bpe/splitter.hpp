@@ -85,7 +85,7 @@ class Splitter {
     if ((begins_letters | (signs_begin_ >> place & 1)) == 0) return unusual_end(at);
     const std::uint64_t run = begins_letters != 0 ? letters_ : signs_;
     std::size_t end = place + 1;
-    if (Rules::kIsCased && begins_letters != 0) end = place + count_zeros(letters_ >> place);  // its lower case
+    if (Rules::kIsCased && begins_letters != 0) end += count_zeros(letters_ >> place);  // behind the first lower
     end += count_zeros(~(run >> end));
     const char* next = window_ + end;
     if (end >= kBytes || (high_ >> end & 1) != 0) {

@@ -23,7 +23,7 @@ class WordCache {
  public:
   static constexpr std::size_t kMaxWord = 8 * kHalf - 1;  // bytes
   static constexpr std::size_t kMaxIds = 2 * kHalf - 1;
-  static constexpr std::size_t kMore = kMaxIds + 1;  // fits the count of all but the largest entries
+  static constexpr std::size_t kMore = kMaxIds + 1;  // an entry's count; the largest entries have no room for it
 
   using Key = std::array<std::uint64_t, kHalf>;  // the word, padded with zeros, its length in the last byte
 
@@ -70,14 +70,15 @@ class WordCache {
     if (sizeof(Entry) >= 64) __builtin_prefetch(entries_ + (index ^ 1));
   }
 
-  // Writes the word's ids to `ids`, which has kMaxIds + 1 places, and returns how many there are: 0 where the word is not
-  // known, kMore where it was inserted as one that has more.
+  // Writes the word's ids to `ids`, which has kMaxIds + 1 places, and returns how many there are: 0 where the word is
+  // not known, kMore where it was inserted as one that has more.
   std::size_t find(const Key& key, std::size_t index, std::int32_t* ids) {
     if (const std::size_t count = entries_[index].read(key, ids)) return count;
     return entries_[index ^ 1].read(key, ids);
   }
 
-  // Keeps 1 to kMaxIds ids, or of kMore that there are so many, in the place of its set that is empty, or else was not found since it came.
+  // Keeps 1 to kMaxIds ids, or of kMore that there are so many, in the place of its set that is empty, or else was not
+  // found since it came.
   void insert(const Key& key, std::size_t index, const std::int32_t* ids, std::size_t count) {
     Entry& first = entries_[index];
     Entry& second = entries_[index ^ 1];

@@ -292,13 +292,42 @@ def test_shares_of_an_extended_vocabulary(options: Adapt, tmp_path: Path) -> Non
     before, after = weights(tmp_path / "mean"), weights(options.output)
     assert [name for name in before if not torch.equal(before[name], after[name])] == [HEAD]
     added = (after[HEAD] - before[HEAD]).norm(dim=-1)
-    space = JsonEncoder.from_file(options.base / "tokenizer.json").encode(" ")[0]
+    encoder = JsonEncoder.from_file(options.base / "tokenizer.json")
+    space = encoder.encode(" ")[0]
+    with torch.no_grad():
+        hidden = Mistral.from_pretrained(options.base)(torch.tensor([[0, *encoder.encode(" м" * 50)][:128]]))[0]
+    mean, share = hidden.mean(0), torch.tensor(1 / 54)  # of " м!": with what may follow the space, 50 and 4 in all
+    expected = 0.5 * share.log() * mean / mean.square().sum()
+    torch.testing.assert_close((after[HEAD] - before[HEAD])[-1], expected, rtol=1e-4, atol=1e-6)
     assert added[-2] < added[-1] / 10  # " м" and " м!", which never comes
     torch.testing.assert_close(added[space], added[-1])
     assert (added == 0).sum() > 200  # tokens with which no new one begins
     if options.untie_head:
         with pytest.raises(InputError, match=r"^--init mean-and-share: the head of .* is tied, .*; add --untie-head"):
             adapt(replace(shares, output=tmp_path / "tied", untie_head=False))
+
+
+def test_ids_without_a_token_have_no_share(options: Adapt, tmp_path: Path) -> None:
+    content = json.loads((options.tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["vocab"][token_text(" м!".encode())] += 50
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "cats.txt").write_text("the cat! the dog!")
+    untie, texts = HEAD not in weights(options.base), (tmp_path / "cats.txt",)
+    file = tmp_path / "tokenizer.json"
+    adapt(replace(options, tokenizer=file, init="mean-and-share", frequencies=texts, untie_head=untie))
+    sign = JsonEncoder.from_file(options.base / "tokenizer.json").encode("!")[0]
+    before, after = weights(options.base), weights(options.output)
+    assert torch.equal(after[HEAD][sign], before[EMBEDDING if untie else HEAD][sign])
+
+
+def test_hidden_states_that_say_nothing_are_refused(options: Adapt, tmp_path: Path) -> None:
+    file = options.base / "model.safetensors"
+    save_file(load_file(file) | {"model.norm.weight": torch.zeros(16)}, file)
+    (tmp_path / "cats.txt").write_text("the cat")
+    untie, texts = HEAD not in weights(options.base), (tmp_path / "cats.txt",)
+    with pytest.raises(InputError, match=r"^--init mean-and-share: hidden states of .* all zero; take another$"):
+        adapt(replace(options, init="mean-and-share", frequencies=texts, untie_head=untie))
+    assert not options.output.exists()
 
 
 def test_shares_of_a_text_without_tokens(options: Adapt, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_what_a_normalising_base_deletes_is_spelt_in_bytes(options: Adapt, tmp_p
 def sources_of(draw: st.DrawFn) -> RowSources:
     rows = draw(st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=30))
     spelt = st.lists(st.integers(0, 9), min_size=1, max_size=9)
-    return RowSources([draw(spelt) if row is None else [row] for row in rows], rows, 0, 0, [])
+    return RowSources([draw(spelt) if row is None else [row] for row in rows], rows, 0, 0, [], [])
 
 
 @settings(max_examples=150, deadline=None)

@@ -124,7 +124,7 @@ def test_one_word_that_nothing_splits(encoders: dict[str, JsonEncoder], kind: st
 
 
 @pytest.mark.slow
-def test_more_words_than_the_caches_hold(encoders: dict[str, JsonEncoder]) -> None:
+def test_words_that_crowd_the_caches(encoders: dict[str, JsonEncoder]) -> None:
     draw = random.Random(2)
     texts = []
     for letters, count in ((6, 300_000), (20, 150_000), (40, 80_000), (400, 4000)):  # of each cache, and of the memory

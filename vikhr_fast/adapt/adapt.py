@@ -1,8 +1,9 @@
 """Section 3.1 of the paper: a model gets the embedding matrix and LM head of a new vocabulary.
 
-A piece that the base model knows keeps its row in both matrices, bit for bit. A new piece gets the mean of the rows
-of the base's pieces for the same text. Unknown, BOS, EOS and padding are matched by role, whatever they are called.
-All other tensors are copied as bytes. A byte-level base may get its own vocabulary extended, or a SentencePiece one.
+A piece that the base model knows keeps its row in both matrices, bit for bit, unless the head is to say shares, too. A
+new piece gets the mean of the rows of the base's pieces for the same text. Unknown, BOS, EOS and padding are matched by
+role, whatever they are called. All other tensors are copied as bytes. A byte-level base may get its own vocabulary
+extended, or a SentencePiece one.
 """
 
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ class Adapt:
 def adapt(options: Adapt) -> dict[str, Any]:
     """Writes `options.output`, complete or not at all.
 
-    Memory holds one of the base's tensors and a block of new rows at a time.
+    Memory holds one of the base's tensors and a block of new rows at a time; texts and shares need the model besides.
 
     Rows of the base that no piece of its tokenizer.model has are left out, but for control tokens of a name that the
     new vocabulary has, too.
@@ -126,8 +127,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
         if HEAD not in heads:
             advice = "shares in a matrix that is the embedding, too, spoilt training; add --untie-head"
             raise InputError(f"--init mean-and-share: the head of {options.base} is tied, and {advice}")
-        first_ids = [pieces[0] for pieces in sources.pieces]
-        shares = find_shares(options.base, base.roles, first_ids, new.file, options.frequencies)
+        shares = find_shares(options.base, base.roles, sources.first_ids, new.file, options.frequencies)
     padding = -len(new.tokens) % options.pad_to_multiple
     maker = RowMaker(sources, options.init, frequencies, shares, padding, options.seed)
     report = {
@@ -150,8 +150,7 @@ def adapt(options: Adapt) -> dict[str, Any]:
         "report": report | record,
         "untie_head": options.untie_head,
         "seed": options.seed,
-        "frequencies": None if frequencies is None else frequencies.tolist(),
-        "shares": None if shares is None else shares.logarithms,
+        "frequencies": shares.counts if shares else None if frequencies is None else frequencies.tolist(),
         "base": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files},
         "max_shard_bytes": MAX_SHARD_BYTES,
     }

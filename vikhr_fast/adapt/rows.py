@@ -36,6 +36,8 @@ class RowSources:
     """New rows whose text the base spells in bytes, at least in part."""
     unspelt: list[str]
     """Of these, those with bytes for which the base has no token."""
+    first_ids: list[int | None]
+    """The base ids with which texts of the new pieces begin; None where the base spells nothing of them."""
 
     def report(self, new: Vocabulary) -> dict[str, Any]:
         """Counts, and the new rows that tell the least: those that are the mean of most."""
@@ -64,19 +66,18 @@ def find_sources(base: Vocabulary, new: Vocabulary) -> RowSources:
     pieces: list[list[int]] = []
     base_ids: list[int | None] = []
     unspelt: list[str] = []
+    first_ids: list[int | None] = []
     with_bytes = 0
     for index, token in enumerate(new.tokens):
         base_id = None if token is None else by_role.get(index, base.find(token))
         base_ids.append(base_id)
-        if token is None:
-            pieces.append(list(base.byte_ids.values()))
-            continue
-        spelt = [base_id] if base_id is not None else base.spell(token)
+        spelt = [base_id] if base_id is not None else base.spell(token) if token is not None else []
         pieces.append(spelt or list(base.byte_ids.values()))
-        if base_id is None:
+        first_ids.append(spelt[0] if spelt else None)
+        if token is not None and base_id is None:
             with_bytes += any((part := base.tokens[own]) is not None and part.is_byte for own in pieces[-1])
             unspelt += [token.text] if any(byte not in base.byte_ids for byte in token.content) else []
-    return RowSources(pieces, base_ids, len(by_role), with_bytes, unspelt)
+    return RowSources(pieces, base_ids, len(by_role), with_bytes, unspelt, first_ids)
 
 
 def piece_frequencies(base_file: Path, texts: tuple[Path, ...]) -> npt.NDArray[np.int64]:

@@ -31,8 +31,10 @@ _FIRST_TOKENS = 128  # of a document
 class Shares:
     """What is added to the rows of a head."""
 
+    counts: list[int]
+    """Of each new piece in the texts, plus one."""
     logarithms: list[float]
-    """Of the share of each new piece among those that begin with the same token of the base."""
+    """Of the share of each among those that begin with the same token of the base; 0 where the base spells none."""
     direction: Tensor
     """What a row gets for each unit of its logarithm: [H], float64."""
 
@@ -42,22 +44,22 @@ class Shares:
 
 
 def find_shares(
-    base: Path, roles: dict[str, int], first_ids: list[int], tokenizer: Path, texts: tuple[Path, ...]
+    base: Path, roles: dict[str, int], first_ids: list[int | None], tokenizer: Path, texts: tuple[Path, ...]
 ) -> Shares:
     """Counts the new pieces in texts, and takes the base's mean hidden state over the first tokens of these.
 
     Args:
         base: directory of the model and its tokenizer.
-        roles: ids of its tokens; "bos" begins a document.
+        roles: its id of "bos", where not the tokenizer's own begins a document.
         first_ids: the first of those with which it spells each new piece.
         tokenizer: the new one's file.
         texts: sources of documents, see `data.sources`.
 
     Raises:
-        InputError: a text, the model or a tokenizer can't be read, or there is no text.
+        InputError: a text, the model or a tokenizer can't be read, there is no text, or hidden states are no numbers.
     """
     encoder = load_encoder(tokenizer)
-    counts = np.ones(len(first_ids))
+    counts = np.ones(len(first_ids), dtype=np.int64)
     for source in texts:
         documents = read_texts(source)
         with progress_bar(f"pieces of {source.name}") as advance:
@@ -67,19 +69,24 @@ def find_shares(
                 if encoder.eos_id >= 0:
                     counts[encoder.eos_id] += len(some)
                 advance(len(some))
-    logarithms = np.log(counts / np.bincount(first_ids, counts)[first_ids])
-    mean = _mean_hidden_state(base, roles.get("bos"), texts)
-    return Shares(logarithms.tolist(), _WEIGHT * mean / mean.square().sum())
+    first = np.array([-1 if index is None else index for index in first_ids])
+    totals = np.bincount(first + 1, counts)
+    logarithms = np.where(first >= 0, np.log(counts / totals[first + 1]), 0.0)
+    mean = _mean_hidden_state(base, roles, texts)
+    direction = _WEIGHT * mean / mean.square().sum()
+    if not direction.isfinite().all():
+        raise InputError(f"--init mean-and-share: hidden states of {base} are NaN, infinite or all zero; take another")
+    return Shares(counts.tolist(), logarithms.tolist(), direction)
 
 
 @torch.no_grad()
-def _mean_hidden_state(base: Path, bos: int | None, texts: tuple[Path, ...]) -> Tensor:
+def _mean_hidden_state(base: Path, roles: dict[str, int], texts: tuple[Path, ...]) -> Tensor:
     """That goes into the head, over the beginnings of documents: [H], float64."""
     network = load_network(base)
     device = next(network.parameters()).device
     total, count = torch.zeros(network.config.hidden_size, dtype=torch.float64), 0
     with progress_bar("hidden states") as advance:
-        for ids in _beginnings(base, bos, texts):
+        for ids in _beginnings(base, roles, texts, min(_FIRST_TOKENS, network.config.max_position_embeddings)):
             total += network(torch.tensor([ids], device=device))[0].double().sum(0).cpu()
             count += len(ids)
             advance(len(ids))
@@ -88,15 +95,18 @@ def _mean_hidden_state(base: Path, bos: int | None, texts: tuple[Path, ...]) -> 
     return total / count
 
 
-def _beginnings(base: Path, bos: int | None, texts: tuple[Path, ...]) -> Iterator[list[int]]:
-    """The first tokens of the first documents of each source."""
+def _beginnings(base: Path, roles: dict[str, int], texts: tuple[Path, ...], most: int) -> Iterator[list[int]]:
+    """The first tokens of the first documents of each source, `most` of a document."""
     encoder = load_encoder(base)
+    bos = roles.get("bos", encoder.bos_id)
     for source in texts:
         left = _MOST_TOKENS
         for text in read_texts(source):
-            ids = [*([] if bos is None else [bos]), *encoder.encode(text).tolist()][: min(_FIRST_TOKENS, left)]
-            if ids:
-                yield ids
-            left -= len(ids)
+            ids = encoder.encode(text).tolist()
+            if not ids:
+                continue
+            beginning = [*([bos] if bos >= 0 else []), *ids][: min(most, left)]
+            yield beginning
+            left -= len(beginning)
             if left == 0:
                 break
