@@ -155,8 +155,8 @@ class ScheduleConfig:
     """Steps between validations; 0 validates after the last step only."""
     checkpoint_every: CountOrZero = 0
     """Steps between checkpoints; 0 saves after the last step only. SIGTERM saves too."""
-    keep_checkpoints: Count = 2
-    """How many of the newest checkpoints stay on disk."""
+    keep_checkpoints: CountOrZero = 2
+    """How many of the newest checkpoints stay on disk; 0 is one until the model is written, and then none."""
     keep_every: CountOrZero = 0
     """Checkpoints of steps that are multiples of this stay, too."""
     keep_best: Flag = False

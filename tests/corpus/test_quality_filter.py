@@ -57,7 +57,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(root: Path, output: Path, **more: float) -> Path:
-    values = {"maximum_tokens": 48, "learning_rate": 1e-3, "epochs": 6, "batch": 8, **more}
+    # No patience ends it early, which would depend on the last bits of a loss, so on the CPU.
+    values = {"maximum_tokens": 48, "learning_rate": 1e-3, "epochs": 6, "patience": 6, "batch": 8, **more}
     settings = TrainFilterStage(encoder=str(root / "encoder"), **values)  # type: ignore[arg-type]
     train_filter(TrainFilter(root / "annotations", output, settings))
     return output

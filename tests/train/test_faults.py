@@ -213,7 +213,7 @@ def test_the_best_is_the_best_of_those_with_a_score(tmp_path: Path) -> None:
     scores_by_step = mean_bits_per_byte(tmp_path)
     assert scores_by_step == {0: 1.0, 2: 5.0, 3: 7.0, 5: 8.0, 6: 6.0}
     schedule = ScheduleConfig(keep_checkpoints=1, keep_best=True)
-    superseded = checkpoint._superseded(checkpoint.complete_checkpoints(tmp_path), schedule, scores_by_step)
+    superseded = checkpoint._superseded(checkpoint.complete_checkpoints(tmp_path), 1, schedule, scores_by_step)
     assert [checkpoint.step_of(path) for path in superseded] == [1, 3, 4, 5]
 
 

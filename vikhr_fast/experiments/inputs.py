@@ -22,7 +22,7 @@ from vikhr_fast.data.splits import is_within
 from vikhr_fast.errors import InputError
 from vikhr_fast.experiments.noise import SEEN, bad_documents, nearly
 from vikhr_fast.experiments.sample.instructions import INSTRUCTIONS, plant, write_encoder, write_preferences
-from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN, text_source, write_texts
+from vikhr_fast.experiments.sample.text import ENGLISH, RUSSIAN, VALIDATION_BYTES, text_source, write_texts
 from vikhr_fast.instruct.convert import CONVERSATIONS, Convert, convert
 from vikhr_fast.io.files import atomic_directory, json_text, write_json, write_json_lines, write_text
 from vikhr_fast.tokenizer import BpeEncoder
@@ -53,6 +53,8 @@ class Texts:
     """likewise."""
     max_bytes: int = 1_000_000
     """Training text of a language at most."""
+    validation_bytes: int = VALIDATION_BYTES
+    """Held-out text of a language at most."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def make_texts(options: Texts) -> None:
         if empty := [language for language, own in files.items() if not own]:
             raise InputError(f"{options.data}: no {' and no '.join(empty)} text; needs ru/*.txt and en/*.txt")
     sources = {language: text_source(language, own) for language, own in files.items()}
-    write_texts(options.output, sources, options.max_bytes)
+    write_texts(options.output, sources, options.max_bytes, options.validation_bytes)
 
 
 def make_start(options: Start) -> None:

@@ -11,7 +11,7 @@ from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.io.files import write_json
 from vikhr_fast.model.devices import device_of
 from vikhr_fast.tokenizer.efficiency import measure
-from vikhr_fast.tokenizer.export import MODEL_NAME
+from vikhr_fast.tokenizer.load import find_tokenizer
 from vikhr_fast.train.metrics import METRICS
 
 _MICRO_BATCH = 8
@@ -73,7 +73,7 @@ def score(options: Score) -> None:
         runs = ", ".join(map(str, options.runs))
         raise InputError(f"{runs}: {METRICS}: damaged ({error!r}); delete the run and do it again") from None
     if options.words:
-        figures["tokens_per_word"] = measure([options.model / MODEL_NAME], options.words)[0]["tokens_per_word"]
+        figures["tokens_per_word"] = measure([find_tokenizer(options.model)], options.words)[0]["tokens_per_word"]
     if options.questions and options.reward:
         figures["reward"] = _reward(options.model, options.questions, options.reward, options.seed)
     curve = read_validations(options.runs[-1]) if options.runs else []

@@ -108,6 +108,11 @@ class Checkpoints:
         """Waits for the writing thread, without asking how it ended."""
         self._writer.shutdown()
 
+    def drop_finished(self) -> None:
+        """Deletes what isn't to be kept once the model is written: with `keep_checkpoints` 0, the newest as well."""
+        if self._schedule.keep_checkpoints == 0:
+            self._ranks.on_main(lambda: self._delete_superseded(newest=0))
+
     def load_last(self, optimizer: Optimizer) -> TrainState:
         """Fills model and optimiser from the newest checkpoint that is whole, written by any number of ranks.
 
@@ -156,12 +161,15 @@ class Checkpoints:
             try:
                 if not failures:
                     _publish(unfinished, final, {k: v for digests, _ in found for k, v in digests.items()}, state)
-                    scores = mean_bits_per_byte(self._directory.parent) if self._schedule.keep_best else {}
-                    _delete(_superseded(complete_checkpoints(self._directory), self._schedule, scores))
+                    self._delete_superseded(newest=max(1, self._schedule.keep_checkpoints))
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
         if failures:
             raise failures[0]
+
+    def _delete_superseded(self, newest: int) -> None:
+        scores = mean_bits_per_byte(self._directory.parent) if self._schedule.keep_best else {}
+        _delete(_superseded(complete_checkpoints(self._directory), newest, self._schedule, scores))
 
 
 def load_checkpoint(path: Path, optimizer: Optimizer, ranks: Ranks) -> TrainState:
@@ -265,9 +273,11 @@ def _publish(unfinished: Path, final: Path, digests: dict[str, str], state: Trai
     sync_directory(final.parent)
 
 
-def _superseded(checkpoints: list[Path], schedule: ScheduleConfig, scores: Mapping[int, float]) -> list[Path]:
-    """Those that need not be kept: not among the last, not of the steps to keep, not the best by step."""
-    kept = set(checkpoints[-schedule.keep_checkpoints :])
+def _superseded(
+    checkpoints: list[Path], newest: int, schedule: ScheduleConfig, scores: Mapping[int, float]
+) -> list[Path]:
+    """Those that need not be kept: not among the newest, not of the steps to keep, not the best by step."""
+    kept = set(checkpoints[max(0, len(checkpoints) - newest) :])
     if schedule.keep_every:
         kept |= {path for path in checkpoints if step_of(path) % schedule.keep_every == 0}
     if schedule.keep_best:

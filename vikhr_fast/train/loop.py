@@ -103,6 +103,7 @@ class Training:
         ranks.watch.enter("writing the model")
         final, stored = config.output / MODEL, DTYPES[config.runtime.dtype]
         save_model(self.step.model, final, ranks, stored, also=companions(config.model))
+        self.checkpoints.drop_finished()
         return final
 
     def _take_step(self, steps: Iterator[list[Batch]], metrics: MetricsWriter) -> None:

@@ -82,19 +82,22 @@ def text_source(language: str, files: tuple[Path, ...]) -> Source:
     return Source(description, documents, sizes)
 
 
-def write_texts(output: Path, sources: dict[str, Source], max_bytes: int) -> None:
+def write_texts(
+    output: Path, sources: dict[str, Source], max_bytes: int, validation_bytes: int = VALIDATION_BYTES
+) -> None:
     """Writes LANGUAGE-train.jsonl and LANGUAGE-validation.jsonl for each language, and usage.json.
 
     Args:
         output: directory to make.
         sources: by language.
         max_bytes: training text of a language in UTF-8 bytes; of more, documents from all over it are taken.
+        validation_bytes: held-out text, likewise.
     """
     with atomic_directory(output) as directory:
         usage = {}
         for language, source in sources.items():
             used = []
-            for part, held_out, limit in (("train", False, max_bytes), ("validation", True, VALIDATION_BYTES)):
+            for part, held_out, limit in (("train", False, max_bytes), ("validation", True, validation_bytes)):
                 texts = (text for side, text in source.documents() if side == held_out)
                 chosen = list(_evenly(texts, source.sizes[held_out], limit))
                 used.append(sum(len(text.encode()) for text in chosen))
