@@ -20,7 +20,7 @@ The pipeline, a command a stage; each reads files and writes files:
   3. vikhr-fast corpus build      sources to clean token shards, by a corpus.toml (or corpus shard: text as it is)
   4. vikhr-fast train             all weights, CE + KL to the frozen model (torchrun for several GPUs)
   5. vikhr-fast instruct ...      instruction sets converted, deduplicated, filtered, sharded; then train again
-  6. vikhr-fast generate chat     talk with the result (batch: from file to file; compare: models side by side)
+  6. vikhr-fast generate chat     talk with the result (or batch, compare; complete: go on with a text)
   7. vikhr-fast evaluate          benchmarks, perplexity and bits per byte
   8. vikhr-fast ablate            what each choice buys: the paper's tables 7 to 10
 
@@ -52,7 +52,7 @@ _GROUPS = {
     "tokenizer": "The vocabulary of the new language (section 3.1).",
     "corpus": "From text to token shards (section 3.2).",
     "instruct": "From instruction sets to conversations to train on (section 3.3).",
-    "generate": "What a model answers.",
+    "generate": "What a model says.",
 }
 COMMANDS = tuple(
     Command(*row)
@@ -82,6 +82,7 @@ COMMANDS = tuple(
         ("instruct shard", "instruct.shard", "ShardConversations", "shard_conversations"),
         ("train", "train.command", "Train", "run_training"),
         ("generate chat", "inference.chat", "GenerateChat", "chat"),
+        ("generate complete", "inference.complete", "GenerateComplete", "complete"),
         ("generate batch", "inference.batch", "GenerateBatch", "generate_batch"),
         ("generate compare", "inference.compare", "GenerateCompare", "compare"),
         ("evaluate translate", "evaluate.translate", "TranslateQuestions", "translate_questions"),

@@ -26,6 +26,12 @@ def change_config(model: Path, **changes: Any) -> None:
     (model / "config.json").write_text(json.dumps(values | changes))
 
 
+def remove_template(model: Path) -> None:
+    (model / "chat_template.jinja").unlink()
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": None}))
+
+
 def change_weights(model: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(model / "model.safetensors")
     change(tensors)
@@ -86,7 +92,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         "added", "note", "'<|user|>' (520)",
     ),
     "no row": (lambda m: (m / "added_tokens.json").write_text('{"<pad>": 520}'), "added", "note", "no row"),
-    "no template": (lambda m: (m / "chat_template.jinja").unlink(), "chat", "note", "tokenizer export"),
+    "no template": (remove_template, "chat", "note", "tokenizer export"),
     "a template that never ends": (
         lambda m: (m / "chat_template.jinja").write_text("{% if 3**(10**8) > 0 %}{% endif %}"),
         "chat", "note", "chat_template.jinja: rendering takes more than",

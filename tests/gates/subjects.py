@@ -158,7 +158,7 @@ def _tokenizers(root: Path) -> list[Subject]:
         read_added_tokens(model, [piece.piece for piece in read_model(model).pieces])
         read_roles(file.parent)
         encoder = ChatEncoder(file.parent)
-        encoder.bpe.decode(encoder.bpe.encode(TEXT).tolist())
+        encoder.tokenizer.decode(encoder.tokenizer.encode(TEXT).tolist())
 
     tekken = root / "tekken" / "tekken.json"
     tekken.parent.mkdir()

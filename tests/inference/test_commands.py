@@ -18,7 +18,7 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.inference.batch import GenerateBatch, chat_of, generate_batch
 from vikhr_fast.inference.chat import GenerateChat, chat, fitting
 from vikhr_fast.inference.compare import GenerateCompare, compare, latin_share, mean_share
-from vikhr_fast.inference.engine import Engine
+from vikhr_fast.inference.engine import ChatEngine
 from vikhr_fast.inference.sampling import Sampling
 
 SAMPLING = Sampling(max_tokens=6)
@@ -78,7 +78,7 @@ def test_twenty_hostile_prompts(workspace: Path, tmp_path: Path) -> None:
             assert "answer" not in row
     assert ["error" in row for row in rows[-4:]] == [True, True, False, True]
     assert rows[-2]["id"] == 7
-    engine = Engine(workspace / "model", "cpu")
+    engine = ChatEngine(workspace / "model", "cpu")
     for row in (rows[0], rows[3], rows[-2]):
         alone = engine.answer([engine.prompt([Message("user", row["prompt"])])], SAMPLING)[0]
         assert row["answer"] == alone.text
@@ -152,7 +152,7 @@ def test_a_chat_goes_on_until_its_end(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said.encode() + b"\xff\n")))
     chat(GenerateChat(workspace / "model", "Будь краток.", SAMPLING))
     answers = capsys.readouterr().out.split("\n")
-    engine = Engine(workspace / "model", "cpu")
+    engine = ChatEngine(workspace / "model", "cpu")
     begin = [Message("system", "Будь краток."), Message("user", "Кто там?")]
     first = engine.answer([engine.prompt(begin)], SAMPLING)[0].text
     text = "\n".join(answers)
@@ -161,7 +161,7 @@ def test_a_chat_goes_on_until_its_end(
     assert engine.answer([engine.prompt(second)], SAMPLING)[0].text in text
 
 
-def test_the_oldest_exchanges_are_forgotten_first(engine: Engine) -> None:
+def test_the_oldest_exchanges_are_forgotten_first(engine: ChatEngine) -> None:
     messages = [Message("system", "Да.")]
     for number in range(40):
         messages += [Message("user", f"Вопрос {number} и ещё слова"), Message("assistant", f"Ответ {number}")]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from training_runs import write_model
 
 from vikhr_fast.chat.template import Message
-from vikhr_fast.inference.engine import Engine, shown_text
+from vikhr_fast.inference.engine import ChatEngine, shown_text
 from vikhr_fast.inference.sampling import Sampling, choose, distribution, generator_of
 from vikhr_fast.model.config import read_config
 from vikhr_fast.model.key_value_cache import KeyValueCache
@@ -57,12 +57,12 @@ def test_greedy_answers_are_those_of_transformers(workspace: Path, windowed: Pat
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     directory = {"model": workspace / "model", "tied": tied, "windowed": windowed}[kind]
-    engine = Engine(directory, "cpu")
+    engine = ChatEngine(directory, "cpu")
     tokenizer = AutoTokenizer.from_pretrained(directory)
     peer: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     prompts = [engine.prompt(chat) for chat in chats()]
     free = engine.answer(prompts, Sampling(max_tokens=24))
-    sampling = Sampling(max_tokens=24, stop=(engine.encoder.bpe.piece(free[3].ids[9]),))
+    sampling = Sampling(max_tokens=24, stop=(engine.tokenizer.piece(free[3].ids[9]),))
     stop = sorted(engine.stop_ids(sampling))
     together = engine.answer(prompts, sampling)
     for chat, prompt, ours in zip(chats(), prompts, together, strict=True):
@@ -85,7 +85,7 @@ def test_greedy_answers_are_those_of_transformers(workspace: Path, windowed: Pat
     assert len({tuple(answer.ids) for answer in together}) > 1
 
 
-def test_cached_logits_are_the_models_own(engine: Engine) -> None:
+def test_cached_logits_are_the_models_own(engine: ChatEngine) -> None:
     """In float64, rows of different lengths, each of which goes on."""
     prompts = [engine.prompt(chat) for chat in chats()]
     cache = KeyValueCache(len(prompts), 120)
@@ -99,7 +99,7 @@ def test_cached_logits_are_the_models_own(engine: Engine) -> None:
         hidden = engine.model.extend(further, cache)
 
 
-def test_what_fills_rows_up_may_hold_nan(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fills_rows_up_may_hold_nan(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vikhr_fast.model.mistral._CHUNK", 5)
     prompts = [prompt[1:] for prompt in map(engine.prompt, chats())]
     assert not any(0 in prompt for prompt in prompts)
@@ -111,7 +111,7 @@ def test_what_fills_rows_up_may_hold_nan(engine: Engine, monkeypatch: pytest.Mon
         torch.testing.assert_close(own, engine.model(torch.tensor([prompt * 2]))[0], rtol=1e-9, atol=1e-12)
 
 
-def test_prompts_longer_than_a_chunk(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_longer_than_a_chunk(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [engine.prompt(chat) for chat in chats()]
     whole = engine.model.extend(prompts, KeyValueCache(len(prompts), 100))
     monkeypatch.setattr("vikhr_fast.model.mistral._CHUNK", 5)
@@ -120,12 +120,12 @@ def test_prompts_longer_than_a_chunk(engine: Engine, monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_an_answer_ends_at_a_stop_piece_the_limit_or_the_last_position(engine: Engine) -> None:
+def test_an_answer_ends_at_a_stop_piece_the_limit_or_the_last_position(engine: ChatEngine) -> None:
     prompt = engine.prompt([Message("user", "Кто идёт?")])
     free = engine.answer([prompt], Sampling(max_tokens=12))[0]
     assert len(free.ids) == 12
     assert not free.is_complete
-    piece = engine.encoder.bpe.piece(free.ids[5])
+    piece = engine.tokenizer.piece(free.ids[5])
     stopped = engine.answer([prompt], Sampling(max_tokens=12, stop=(piece,)))[0]
     assert stopped.ids == free.ids[: free.ids.index(free.ids[5])]
     assert stopped.is_complete
@@ -133,7 +133,7 @@ def test_an_answer_ends_at_a_stop_piece_the_limit_or_the_last_position(engine: E
     assert len(engine.answer([long], Sampling(max_tokens=10_000))[0].ids) == engine.positions - len(long)
 
 
-def test_draws_depend_on_seed_and_prompt_number_alone(engine: Engine) -> None:
+def test_draws_depend_on_seed_and_prompt_number_alone(engine: ChatEngine) -> None:
     prompts = [engine.prompt(chat) for chat in chats()]
     sampling = Sampling(max_tokens=10, temperature=1.0)
     together = engine.answer(prompts, sampling)
@@ -173,7 +173,7 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_rows_without_pieces_are_never_chosen(workspace: Path) -> None:
-    engine = Engine(workspace / "model", "cpu")
+    engine = ChatEngine(workspace / "model", "cpu")
     config = dataclasses.replace(engine.model.config, vocab_size=600)
     engine.model = Mistral(config, seed=3).requires_grad_(False)
     engine.model.lm_head.weight[520:] *= 50
@@ -181,10 +181,9 @@ def test_rows_without_pieces_are_never_chosen(workspace: Path) -> None:
     assert max(token for answer in ids for token in answer.ids) < 520
 
 
-def test_half_a_character_is_not_shown(engine: Engine) -> None:
-    bpe = engine.encoder.bpe
-    ids = bpe.encode("да 😀").tolist()
-    shown = [shown_text(engine.encoder, ids[:end]) for end in range(len(ids) + 1)]
+def test_half_a_character_is_not_shown(engine: ChatEngine) -> None:
+    ids = engine.tokenizer.encode("да 😀").tolist()
+    shown = [shown_text(engine.tokenizer, ids[:end]) for end in range(len(ids) + 1)]
     assert shown[-1] == "да 😀"
     assert all("\ufffd" not in text for text in shown)
     assert all(shown[-1].startswith(text) for text in shown)

@@ -121,7 +121,7 @@ def test_an_answer_that_is_not_to_be_learnt_is_context_alone(options: ShardConve
     [(ids, trained)] = documents(tmp_path / "out" / "train" / "s")
     assert ids == encoder.encode([turns])[0].ids.tolist()[: len(ids)]
     assert (
-        encoder.bpe.decode([own for own, is_trained in zip(ids, trained, strict=True) if is_trained][:-1])
+        encoder.tokenizer.decode([own for own, is_trained in zip(ids, trained, strict=True) if is_trained][:-1])
         == right.content
     )
     assert opened.num_bytes == len(right.content.encode())

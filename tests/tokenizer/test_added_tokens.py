@@ -51,8 +51,8 @@ def test_control_tokens_have_their_ids(trained: Path, tmp_path: Path, special: b
 
     directory = added(trained, tmp_path / "roles", ["<|user|>", "<|bot|>"], special, normalized=False)
     encoder, peer = ChatEncoder(directory), AutoTokenizer.from_pretrained(directory)
-    assert encoder.bpe.added == {"<|user|>": 3000, "<|bot|>": 3001}
-    assert (encoder.bpe.num_pieces, encoder.bpe.vocab_size) == (3000, 3002)
+    assert encoder.tokenizer.added == {"<|user|>": 3000, "<|bot|>": 3001}
+    assert (encoder.tokenizer.num_pieces, encoder.tokenizer.vocab_size) == (3000, 3002)
     for prompt in (False, True):
         ids = encoder.encode([CHAT], add_generation_prompt=prompt)[0].ids.tolist()
         chat = [message._asdict() for message in CHAT]
@@ -61,16 +61,16 @@ def test_control_tokens_have_their_ids(trained: Path, tmp_path: Path, special: b
     # Text that looks like one stays text.
     text = "я сказал <|user|>"
     plain = BpeEncoder.from_file(trained / "tokenizer.model")
-    assert encoder.bpe.encode(text).tolist() == plain.encode(text).tolist()
-    assert encoder.bpe.decode([3000, *plain.encode(text), 3001]) == text
-    assert encoder.bpe.decode_batch([3000, *plain.encode("да"), 3001], [0, 1, 2 + len(plain.encode("да"))]) == [
+    assert encoder.tokenizer.encode(text).tolist() == plain.encode(text).tolist()
+    assert encoder.tokenizer.decode([3000, *plain.encode(text), 3001]) == text
+    assert encoder.tokenizer.decode_batch([3000, *plain.encode("да"), 3001], [0, 1, 2 + len(plain.encode("да"))]) == [
         "",
         "да",
     ]
-    assert (encoder.bpe.piece(3001), encoder.bpe.piece_to_id("<|bot|>")) == ("<|bot|>", 3001)
-    assert encoder.bpe.sha256 != plain.sha256
+    assert (encoder.tokenizer.piece(3001), encoder.tokenizer.piece_to_id("<|bot|>")) == ("<|bot|>", 3001)
+    assert encoder.tokenizer.sha256 != plain.sha256
     with pytest.raises(IndexError, match="3002"):
-        encoder.bpe.decode([3002])
+        encoder.tokenizer.decode([3002])
 
 
 def test_words_are_refused_by_name(trained: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_token_that_changes_the_text_around_it_is_refused_where_a_chat_has_it(
     with pytest.raises(InputError, match=r"chat_template.jinja: <\|bot\|>, <\|user\|>: lstrip, rstrip"):
         ChatEncoder(directory)
     shutil.copy(trained / "chat_template.jinja", directory)
-    assert ChatEncoder(directory).bpe.added["[PAD]"] == 3002
+    assert ChatEncoder(directory).tokenizer.added["[PAD]"] == 3002
 
 
 def test_files_of_every_age_are_read(trained: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Chats to token ids, and which of them are the assistant's.
 
 The rule, the same in transformers with the exported files: control pieces go in by id, and each stretch of text
-between two of them, be it the template's or a message's, is encoded as one text, with its own `▁` in front.
+between two of them, be it the template's or a message's, is encoded as one text, in SentencePiece with its own `▁` in
+front.
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vikhr_fast.chat.template import ChatTemplate, Message, Part
+from vikhr_fast.chat.vocabulary import chat_vocabulary
 from vikhr_fast.errors import InputError
-from vikhr_fast.tokenizer.added_tokens import read_roles
-from vikhr_fast.tokenizer.bpe import BpeEncoder
-from vikhr_fast.tokenizer.chat_template import read_template
-from vikhr_fast.tokenizer.export import BYTE, CONTROL, find_model, read_model, refuse_inexact, role_ids
-
-TEMPLATE_NAME = "chat_template.jinja"
+from vikhr_fast.io.console import logger
+from vikhr_fast.tokenizer.chat_template import model_template
 
 Ids = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -36,40 +34,31 @@ class ChatEncoder:
     """Encodes chats with the tokenizer and the template of a model's directory.
 
     Args:
-        directory: with tokenizer.model and chat_template.jinja.
+        directory: with tokenizer.model or a byte-level tokenizer.json, and a chat template.
 
     Raises:
         InputError: either is missing or cannot be used.
     """
 
     def __init__(self, directory: Path) -> None:
-        model_file, template = find_model(directory), directory / TEMPLATE_NAME
-        if not template.is_file():
-            raise InputError(f"{template}: no such file; `vikhr-fast tokenizer export` writes one")
-        self.bpe = BpeEncoder.from_file(model_file)
-        model = read_model(model_file)
-        refuse_inexact(model, model_file)  # the mask counts characters, none of which may be changed or lost
-        roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
-        own = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == CONTROL}
-        self._control = own | self.bpe.added
-        # What the template's eos_token means to transformers, where the files name another than the model does.
-        roles |= {role: piece for role, piece in read_roles(directory).items() if piece in self._control}
-        source = read_template(template)
-        said_of = {piece: role for role, piece in roles.items()}
-        if used := sorted(t for t in self.bpe.changing if t in source or said_of.get(t, t) in source):
+        self._vocabulary = vocabulary = chat_vocabulary(directory)
+        self.tokenizer = vocabulary.encoder
+        source, name = model_template(directory)
+        said_of = {piece: role for role, piece in vocabulary.roles.items()}
+        if used := sorted(t for t in vocabulary.changing if t in source or said_of.get(t, t) in source):
             flags = "lstrip, rstrip, normalized or single_word change the text around it"
-            raise InputError(f"{template}: {', '.join(used)}: {flags}; clear these flags in the tokenizer's files")
-        self.template = ChatTemplate(source, str(template), self._control.keys(), roles)
-        bytes_ = {index: int(piece.piece[3:5], 16) for index, piece in enumerate(model.pieces) if piece.type == BYTE}
-        # Characters that begin in each piece; a byte in the middle of a character begins none.
-        self._characters = np.array([len(piece.piece) for piece in model.pieces])
-        self._characters[list(bytes_)] = [not 0x80 <= value < 0xC0 for value in bytes_.values()]
+            raise InputError(f"{name}: {', '.join(used)}: {flags}; clear these flags in the tokenizer's files")
+        self.template = ChatTemplate(source, name, vocabulary.control.keys(), vocabulary.roles)
         ids, is_trained = self.encode([[Message("user", "?"), Message("assistant", "!")]])[0]
         said = ids[is_trained].tolist()
-        if not said or said[-1] not in self._control.values():
-            raise InputError(f"{template}: no control piece of this vocabulary ends what the assistant says")
-        self.end_id = said[-1]
+        if not said or said[-1] not in vocabulary.control.values():
+            raise InputError(f"{name}: no control piece of this vocabulary ends what the assistant says")
+        self.end_id: int = said[-1]
         """The piece that ends what the assistant says."""
+        if not self.template.has_generation_block:
+            end = self.tokenizer.piece(self.end_id)
+            guess = f"what the assistant says is taken to go from its message to the {end} behind it"
+            logger.warning(f"{name}: has no generation block: {guess}")
 
     def encode(
         self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False, threads: int = 0
@@ -92,7 +81,7 @@ class ChatEncoder:
         texts = [
             "".join(part.value for part in parts) for stretches in structures for parts in stretches if _is_text(parts)
         ]
-        ids, offsets = self.bpe.encode_batch(texts, threads=threads)
+        ids, offsets = self.tokenizer.encode_batch(texts, threads=threads)
         encoded_texts = (ids[start:end] for start, end in pairwise(offsets))
         encoded = []
         for stretches in structures:
@@ -102,7 +91,7 @@ class ChatEncoder:
                     own = next(encoded_texts)
                     pieces.append(EncodedChat(own, self._trained(own, parts)))
                 else:
-                    controls = np.array([self._control[part.value] for part in parts], np.int32)
+                    controls = np.array([self._vocabulary.control[part.value] for part in parts], np.int32)
                     pieces.append(EncodedChat(controls, np.array([part.is_trained for part in parts])))
             encoded.append(EncodedChat(*map(np.concatenate, zip(*pieces, strict=True))))
         return encoded
@@ -111,11 +100,9 @@ class ChatEncoder:
         """[tokens of a stretch] those of which a character is the assistant's; a token belongs to one side whole."""
         if len({part.is_trained for part in parts}) == 1:
             return np.full(len(ids), parts[0].is_trained)
-        begins = self._characters[ids]
-        ends = np.cumsum(begins)
-        starts = ends - np.maximum(begins, 1)  # the middle of a character is where the character is
+        starts, ends = self._vocabulary.spans(ids, "".join(part.value for part in parts))
         trained = np.zeros(len(ids), bool)
-        position = 1  # after the ▁ in front
+        position = 0
         for part in parts:
             after = position + len(part.value)
             if part.is_trained:

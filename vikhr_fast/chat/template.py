@@ -3,21 +3,26 @@
 The template is rendered with a placeholder for each message, and what it says is put in afterwards: control pieces are
 looked for in the template's own text alone, and text that looks like one stays text. A template that looks at texts is
 rendered with them, too, and a chat of which it then makes something else is refused.
-What stands between `{% generation %}` and `{% endgeneration %}` is what the assistant says, and is trained on.
+What stands between `{% generation %}` and `{% endgeneration %}` is what the assistant says, and is trained on; in a
+template without such a block, its message and what follows to the next control piece.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate, groupby, zip_longest
 from typing import Any, Literal, NamedTuple
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.chat_template import BEGIN, END, NONCE, Role, named_roles, render_chats
 
-# A template that trims messages, or changes case, lines or signs of markup, would change this, and is found out.
-_MESSAGE = f" \x02aZ<&>\n{NONCE}:{{}}\x03 "
+# A template that changes case, lines or signs of markup would change this, and is found out; one that trims messages
+# takes away the spaces at its ends, of a kind that no template has.
+_SPACE = "\x1f"
+_INNER = f"\x02aZ<&>\n{NONCE}:{{}}\x03"
+_MESSAGE = f"{_SPACE}{_INNER}{_SPACE}"
+_TRIMMED = f"{_SPACE}?{_INNER}{_SPACE}?"
 _MARKS = re.compile(f"{BEGIN}|{END}")
-_NUMBERED = re.compile(_MESSAGE.format(r"(\d+)"))
+_NUMBERED = re.compile(f"({_SPACE}?){_INNER.format('([0-9]+)')}({_SPACE}?)")
 _AT_ONCE = 1 << 20  # characters in chats that one process renders, far below its limits
 _EACH = 100  # as many more for a message, which takes time even if it is short
 _SHOWN = 40
@@ -41,7 +46,7 @@ class Part(NamedTuple):
 
     kind: Literal["control", "text", "message"]
     value: str
-    """The control piece, the template's text, or what the message says."""
+    """The control piece, the template's text, or what the message says, trimmed where the template does so."""
     is_trained: bool
     """Whether the assistant says it."""
 
@@ -68,7 +73,8 @@ class ChatTemplate:
     def __init__(self, source: str, name: str, control: Collection[str], roles: dict[str, str]) -> None:
         self._source, self._name, self._roles, self._control = source, name, roles, frozenset(control)
         pieces = map(re.escape, sorted(control, key=len, reverse=True))
-        self._cut = re.compile(f"({'|'.join([_MESSAGE.format('[0-9]+'), BEGIN, END, *pieces])})")
+        self._cut = re.compile(f"({'|'.join([_TRIMMED.format('[0-9]+'), BEGIN, END, *pieces])})")
+        self.has_generation_block = "endgeneration" in source
         self._rendered: dict[tuple[tuple[Role, ...], bool], str | InputError] = {}
         self._looking: set[tuple[tuple[Role, ...], bool]] = set()
         self._parts: dict[tuple[tuple[Role, ...], bool, frozenset[int]], list[Part]] = {}
@@ -116,12 +122,13 @@ class ChatTemplate:
         return {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._roles}
 
     def _filled(self, chat: Sequence[Message], add_generation_prompt: bool) -> list[Part]:
+        contents = [message.content for message in chat]
         untrained = frozenset(number for number, message in enumerate(chat) if not message.is_trained)
         key = (_roles(chat), add_generation_prompt, untrained)
         if key not in self._parts:
             self._parts[key] = self._split(*key)
         return [
-            part._replace(value=chat[int(part.value)].content) if part.kind == "message" else part
+            part._replace(value=_filled_in(part.value, contents)) if part.kind == "message" else part
             for part in self._parts[key]
         ]
 
@@ -140,9 +147,8 @@ class ChatTemplate:
             for (number, roles, contents), found in zip(batch, rendered, strict=True):
                 if isinstance(found, InputError):
                     raise RefusedChatError(str(found), number)
-                pieces = _NUMBERED.split(str(self._rendered[roles, add_generation_prompt]))
-                pieces[1::2] = [contents[int(place)] for place in pieces[1::2]]
-                if found != (expected := "".join(pieces)):
+                expected = _filled_in(str(self._rendered[roles, add_generation_prompt]), contents)
+                if found != expected:
                     reason = f"looks at what is said in {named_roles(roles)}, and makes {_difference(found, expected)}"
                     advice = "take another template, or leave this chat out"
                     raise RefusedChatError(f"{self._name}: {reason}; {advice}", number)
@@ -151,8 +157,6 @@ class ChatTemplate:
         rendered = self._rendered[roles, add_generation_prompt]
         if isinstance(rendered, InputError):
             raise rendered
-        if "endgeneration" not in self._source:
-            raise InputError(f"{self._name}: has no generation block, which tells what the assistant says; add one")
         parts: list[Part] = []
         is_trained, begin = False, 0
         for piece in filter(None, self._cut.split(rendered)):
@@ -160,18 +164,44 @@ class ChatTemplate:
                 is_trained, begin = True, len(parts)
             elif piece == END:
                 is_trained, block = False, parts[begin:]
-                if any(part.kind == "message" and int(part.value) in untrained for part in block):
+                if any(part.kind == "message" and _number(part) in untrained for part in block):
                     parts[begin:] = [part._replace(is_trained=False) for part in block]
             elif piece in self._control:
                 parts.append(Part("control", piece, is_trained))
-            elif place := _NUMBERED.fullmatch(piece):
-                parts.append(Part("message", place[1], is_trained))
+            elif _NUMBERED.fullmatch(piece):
+                parts.append(Part("message", piece, is_trained))
             else:
                 parts.append(Part("text", piece, is_trained))
-        found = [int(part.value) for part in parts if part.kind == "message"]
-        if found != list(range(len(roles))):
+        if [_number(part) for part in parts if part.kind == "message"] != list(range(len(roles))):
             raise InputError(f"{self._name}: changes, moves or leaves out messages of {named_roles(roles)}; mend it")
-        return parts
+        return parts if self.has_generation_block else list(self._with_answers(parts, roles, untrained))
+
+    def _with_answers(self, parts: list[Part], roles: tuple[Role, ...], untrained: frozenset[int]) -> Iterator[Part]:
+        """The parts of a template without generation blocks: an answer goes from its message to the next control."""
+        is_trained = False
+        for part in parts:
+            if part.kind == "message":
+                is_trained = roles[_number(part)] == "assistant" and _number(part) not in untrained
+            yield part._replace(is_trained=is_trained)
+            is_trained &= part.kind != "control"
+
+
+def _number(part: Part) -> int:
+    """Of a message, in its placeholder."""
+    found = _NUMBERED.fullmatch(part.value)
+    assert found is not None
+    return int(found[2])
+
+
+def _filled_in(rendered: str, contents: Sequence[str]) -> str:
+    """What messages say in their placeholders, trimmed at the ends where these are."""
+
+    def said(place: re.Match[str]) -> str:
+        content = contents[int(place[2])]
+        content = content if place[1] else content.lstrip()
+        return content if place[3] else content.rstrip()
+
+    return _NUMBERED.sub(said, rendered)
 
 
 def _difference(found: str, expected: str) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from vikhr_fast.adapt.vocabularies import base_vocabulary
-from vikhr_fast.chat.encode import TEMPLATE_NAME, ChatEncoder
+from vikhr_fast.chat.encode import ChatEncoder
 from vikhr_fast.doctor.findings import Finding, Note, checked
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.guarded import read_json
@@ -42,8 +42,9 @@ def model_findings(directory: Path) -> Iterator[Finding]:
         yield checked("rows", partial(_rows, directory))
     if (directory / TOKENIZER).exists():
         yield (added := checked("added", partial(_added, directory)))
-        if added.mark != "mend":
-            yield checked("chat", partial(_chat, directory))
+        if added.mark == "mend":
+            return
+    yield checked("chat", partial(_chat, directory))
 
 
 def _config(directory: Path) -> str:
@@ -95,8 +96,7 @@ def _tokenizer(directory: Path) -> str:
     file = tokenizer_file(directory)
     if file is None or file.name != TOKENIZER:
         encoder = load_encoder(directory)
-        advice = "token shards can be made with it, and it can be extended; chats are not encoded"
-        return Note(f"tokenizer.json alone, {encoder.vocab_size:,} tokens: {advice}")
+        return f"tokenizer.json, {encoder.vocab_size:,} tokens"
     model = read_model(file)
     try:
         refuse_inexact(model, file)
@@ -124,10 +124,8 @@ def _rows(directory: Path) -> str:
 
 
 def _chat(directory: Path) -> str:
-    if not (directory / TEMPLATE_NAME).exists():
-        return Note(f"no {TEMPLATE_NAME}: `vikhr-fast tokenizer export` writes one, which tuning and generation need")
     try:
         encoder = ChatEncoder(directory)
     except InputError as error:
-        return Note(f"no tuning and no generation with it: {error}")
-    return f"answers end with {encoder.bpe.piece(encoder.end_id)}"
+        return Note(f"no tuning and no chats with it: {error}")
+    return f"answers end with {encoder.tokenizer.piece(encoder.end_id)}"

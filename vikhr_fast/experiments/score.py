@@ -83,12 +83,12 @@ def score(options: Score) -> None:
 def _reward(model: Path, questions: Path, reward: Path, seed: int) -> float:
     """Mean reward of several answers to each question, drawn from the model's distribution."""
     from vikhr_fast.chat.conversation import read_conversations
-    from vikhr_fast.inference.engine import Engine
+    from vikhr_fast.inference.engine import ChatEngine
     from vikhr_fast.inference.sampling import Sampling
     from vikhr_fast.instruct.reward import Answered, RewardModel
 
     chats = [one.messages[:-1] for one in read_conversations([questions])]
-    engine = Engine(model)
+    engine = ChatEngine(model)
     prompts = [engine.prompt(chat) for chat in chats]
     sampling = Sampling(max_tokens=_ANSWER_TOKENS, temperature=1.0, seed=seed)
     answered = []

@@ -11,7 +11,7 @@ from vikhr_fast.chat.template import Message
 from vikhr_fast.data.read import read_objects, readable_values
 from vikhr_fast.data.text_lines import CutShortError
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.inference.engine import Engine
+from vikhr_fast.inference.engine import ChatEngine
 from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.instruct.schemas import said, with_fields_beside
 from vikhr_fast.io.console import logger
@@ -56,7 +56,7 @@ def generate_batch(options: GenerateBatch) -> None:
     require(options, batch=(options.batch >= 1, "1 or more"))
     refuse_existing(options.output)
     rows = _rows(options.input)
-    engine = Engine(options.model, options.device)
+    engine = ChatEngine(options.model, options.device)
     engine.stop_ids(options.sampling)
     prompts: dict[int, list[int]] = {}
     for number, row in enumerate(rows):

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from vikhr_fast.chat.template import Message
 from vikhr_fast.errors import InputError
-from vikhr_fast.inference.engine import Engine, shown_text
+from vikhr_fast.inference.engine import ChatEngine, shown_text
 from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.plain import plain
@@ -38,7 +38,7 @@ def chat(options: GenerateChat) -> None:
         InputError: a model or settings that cannot be used.
     """
     options.sampling.refuse_impossible()
-    engine = Engine(options.model, options.device)
+    engine = ChatEngine(options.model, options.device)
     engine.stop_ids(options.sampling)
     begin = [Message("system", options.system)] if options.system else []
     messages, number = begin, 0
@@ -56,7 +56,7 @@ def chat(options: GenerateChat) -> None:
             messages, number = [*asked, Message("assistant", answer)], number + 1
 
 
-def fitting(engine: Engine, messages: list[Message], kept: int, room: int) -> tuple[list[Message], list[int]]:
+def fitting(engine: ChatEngine, messages: list[Message], kept: int, room: int) -> tuple[list[Message], list[int]]:
     """The messages that leave room for an answer, and their prompt: the oldest exchanges are forgotten first.
 
     Args:
@@ -84,15 +84,15 @@ def _read_line() -> str | None:
     return line.decode("utf-8", "replace").rstrip("\r\n") if line else None
 
 
-def _print_answer(engine: Engine, prompt: list[int], sampling: Sampling, number: int) -> str:
+def _print_answer(engine: ChatEngine, prompt: list[int], sampling: Sampling, number: int) -> str:
     stop, shown = engine.stop_ids(sampling), ""
     ids: list[int] = []
     for step in engine.stream([prompt], sampling, [number]):
         if step[0] not in stop:
             ids.append(step[0])
-            text = shown_text(engine.encoder, ids)
+            text = shown_text(engine.tokenizer, ids)
             print(plain(text[len(shown) :]), end="", flush=True)
             shown = text
-    whole = engine.encoder.bpe.decode(ids)
+    whole = engine.tokenizer.decode(ids)
     print(plain(whole[len(shown) :]), flush=True)
     return whole

@@ -12,7 +12,7 @@ from vikhr_fast.chat.template import Message
 from vikhr_fast.data.read import read_objects
 from vikhr_fast.errors import InputError
 from vikhr_fast.inference.batch import chat_of
-from vikhr_fast.inference.engine import Engine
+from vikhr_fast.inference.engine import ChatEngine
 from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.io.html import Table, print_tables
 from vikhr_fast.model.devices import Device
@@ -95,7 +95,7 @@ def _chats(path: Path | None) -> list[list[Message]]:
 
 def _answers(directory: Path, chats: list[list[Message]], options: GenerateCompare) -> list[str]:
     """One model is in memory at a time."""
-    engine = Engine(directory, options.device)
+    engine = ChatEngine(directory, options.device)
     prompts = [engine.prompt(chat) for chat in chats]
     answers = []
     for start in range(0, len(prompts), _BATCH):

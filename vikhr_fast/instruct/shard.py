@@ -38,7 +38,7 @@ class ShardConversations:
     input: Annotated[tuple[Path, ...], Positional]
     """Conversations (.jsonl), as `instruct convert` writes them."""
     tokenizer: Path
-    """The model's directory, with tokenizer.model and chat_template.jinja."""
+    """The model's directory, with tokenizer and chat template."""
     output: Path
     """Directory to make."""
     sequence_length: int = 1024
@@ -96,7 +96,7 @@ def shard_conversations(options: ShardConversations) -> None:
             batches = _encoded(_chosen(options, *split), encoder, options, counts.setdefault(name, Counter()))
             if (first := next(batches, None)) is not None:
                 (directory / name).mkdir(parents=True)
-                write_encoded(directory / name, chain([first], batches), encoder.bpe, _SHARD_TOKENS)
+                write_encoded(directory / name, chain([first], batches), encoder.tokenizer, _SHARD_TOKENS)
                 shards.append(name)
         if not any(name.startswith("train/") for name in shards):
             raise InputError(f"{options.output}: nothing to train on; lower --validation or raise --sequence-length")
@@ -138,7 +138,7 @@ def _encoded(
         counts.update(too_long=len(batch) - len(kept))
         if kept:
             yield Encoded(
-                np.concatenate([cut.chat.ids for _, cut in kept]).astype(token_dtype(encoder.bpe)),
+                np.concatenate([cut.chat.ids for _, cut in kept]).astype(token_dtype(encoder.tokenizer)),
                 np.array([len(cut.chat.ids) for _, cut in kept]),
                 [one.source for one, _ in kept],
                 sizes,

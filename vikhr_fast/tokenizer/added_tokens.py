@@ -17,7 +17,8 @@ from vikhr_fast.tokenizer.files import ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER, 
 
 # Control tokens are often added without being marked as special (OpenHermes' <|im_start|> is): their form tells.
 CONTROL_FORM = re.compile(r"<[^<>\s]+>|\[[A-Z_/][A-Z0-9_/]*\]")
-_OWN_WAY = ("single_word", "lstrip", "rstrip", "normalized")  # flags of a token that changes the text around it
+OWN_WAY = ("single_word", "lstrip", "rstrip", "normalized")
+"""Flags of a token that changes the text around it."""
 _SHOWN = 5
 _MOST_IDS = 2**31
 """Ids are int32."""
@@ -65,7 +66,7 @@ def read_added_tokens(model_file: Path, pieces: Sequence[str]) -> AddedTokens:
         if ids.setdefault(text, index) != index:
             raise InputError(f"{file}: token {text!r} has the id {index}, but {ids[text]} in another file beside it")
         special |= {text} if token.get("special") else set()
-        changing |= {text} if any(token.get(flag) for flag in _OWN_WAY) else set()
+        changing |= {text} if any(token.get(flag) for flag in OWN_WAY) else set()
     rows = read_json(directory / "config.json").get("vocab_size") if (directory / "config.json").is_file() else None
     added = AddedTokens(changing=frozenset(changing))
     for text, index in sorted(ids.items(), key=lambda item: item[1]):

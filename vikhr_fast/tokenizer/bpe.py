@@ -101,6 +101,10 @@ class BpeEncoder:
     def _own(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return ids[~np.isin(ids, list(self.added.values()))] if self.added else ids
 
+    def ids(self) -> set[int]:
+        """The ids that have a piece or an added token."""
+        return {*range(self.num_pieces), *self.added.values()}
+
     def piece(self, id: int) -> str:  # noqa: A002
         """The piece of an id; IndexError where there is none."""
         return next((text for text, index in self.added.items() if index == id), None) or self._native.piece(id)

@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import json_text
-from vikhr_fast.io.guarded import parse_json
+from vikhr_fast.io.guarded import parse_json, read_json
 from vikhr_fast.io.plain import one_line
+from vikhr_fast.tokenizer.files import CHAT_TEMPLATE, TOKENIZER_CONFIG
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -45,6 +46,26 @@ def read_template(file: Path) -> str:
         raise InputError(f"{file}: byte {error.start}: not UTF-8; give a file with a chat template") from None
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; give a file with a chat template") from None
+
+
+def model_template(directory: Path) -> tuple[str, str]:
+    """The source of a model's template, and the name of its file: chat_template.jinja, or tokenizer_config.json.
+
+    Raises:
+        InputError: there is none, or none that is a text.
+    """
+    file, config = directory / CHAT_TEMPLATE, directory / TOKENIZER_CONFIG
+    if file.is_file():
+        return read_template(file), str(file)
+    source = read_json(config).get("chat_template") if config.is_file() else None
+    if isinstance(source, list):  # named ones, for chats with tools and so on
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        source = named.get("default")
+    if not isinstance(source, str):
+        raise InputError(f"{file}: no such file; `vikhr-fast tokenizer export` writes one, or put one there")
+    if len(source.encode("utf-8", "replace")) > _MOST_BYTES:
+        raise InputError(f"{config}: chat_template: longer than {_MOST_BYTES:,} bytes; give another")
+    return source.replace("\r\n", "\n").replace("\r", "\n"), str(config)
 
 
 def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> list[str | InputError]:

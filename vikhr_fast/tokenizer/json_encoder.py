@@ -106,6 +106,17 @@ class JsonEncoder:
                 raise IndexError(f"id {value} is not one of the vocabulary's {self.vocab_size}")
         return str(self.tokenizer.decode(values))
 
+    def ids(self) -> set[int]:
+        """The ids that have a token."""
+        return set(self.tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def piece_to_id(self, piece: str) -> int:
+        """The id of a token, given as it stands in the file or as the text that it spells; KeyError without one."""
+        found = self.tokenizer.token_to_id(piece)
+        if found is None and (found := self.tokenizer.token_to_id(token_text(piece.encode()))) is None:
+            raise KeyError(piece)
+        return int(found)
+
     def piece(self, id: int) -> str:  # noqa: A002
         """The token of an id; IndexError where there is none."""
         found = self.tokenizer.id_to_token(id) if id >= 0 else None

@@ -26,6 +26,8 @@ def load_encoder(path: Path) -> Encoder:
 
 def find_tokenizer(path: Path) -> Path:
     """The file that `path` means: itself, or that of a tokenizer in a directory; InputError without."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory; give a directory with a tokenizer, or its file")
     file = tokenizer_file(path) if path.is_dir() else path
     if file is None:
         refuse_tekken(path)

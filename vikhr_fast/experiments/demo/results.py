@@ -173,7 +173,7 @@ def _continue(directory: Path) -> str:
     from vikhr_fast.inference.sampling import Sampling
 
     engine = Engine(directory, "cpu")
-    bpe = engine.encoder.bpe
-    prompt = bpe.encode(PROMPT).tolist()
-    answer = engine.answer([[bpe.bos_id, *prompt]], Sampling(max_tokens=_CONTINUATION))[0]
-    return bpe.decode([*prompt, *answer.ids]).removeprefix(PROMPT)
+    tokenizer = engine.tokenizer
+    prompt = tokenizer.encode(PROMPT).tolist()
+    answer = engine.answer([[tokenizer.bos_id, *prompt]], Sampling(max_tokens=_CONTINUATION))[0]
+    return tokenizer.decode([*prompt, *answer.ids]).removeprefix(PROMPT)

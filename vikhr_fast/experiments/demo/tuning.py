@@ -123,14 +123,14 @@ def tuning_section(tuning: Tuning) -> Section:
 
 
 def _exchanges(paths: DemoPaths) -> tuple[Exchange, ...]:
-    from vikhr_fast.inference.engine import Engine
+    from vikhr_fast.inference.engine import ChatEngine
     from vikhr_fast.inference.sampling import Sampling
 
     good = paths.instructions / "good" / CONVERSATIONS
     questions = [question for language, count in _QUESTIONS.items() for question in _held_out(good, language, count)]
     answers = []
     for name in (BEFORE, TUNED):
-        engine = Engine(paths.model(0, name), "cpu")
+        engine = ChatEngine(paths.model(0, name), "cpu")
         prompts = [engine.prompt([Message("user", question)]) for question in questions]
         answers.append([answer.text for answer in engine.answer(prompts, Sampling(max_tokens=_ANSWER_TOKENS))])
     return tuple(Exchange(*one) for one in zip(questions, *answers, strict=True))
