@@ -6,19 +6,17 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
 import torch
-from byte_level import STEPS, make_tokenizer
+from llama_3 import make_base
 from safetensors.torch import load_file
 from training_runs import DATA, make_config, start_ranks, write_config
 
 from vikhr_fast.cli import main
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.append_only import read_lines
-from vikhr_fast.model.config import ModelConfig
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer import JsonEncoder
 from vikhr_fast.train.inputs import open_inputs
@@ -36,15 +34,7 @@ def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     stories = (DATA / "russian" / "stories.txt").read_text(encoding="utf-8").split("\n\n")
     for name, paragraphs in {"train": stories[:40], "validation": stories[-3:]}.items():
         (root / f"{name}.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
-    tokens = make_base_tokenizer(root / "tokenizer")
-    shape = ModelConfig(
-        vocab_size=tokens + 24, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=512, initializer_range=0.1, rope_theta=5e5,
-        bos_token_id=0, eos_token_id=1, model_type="llama", tie_word_embeddings=request.param == "tied",
-    )  # fmt: skip
-    Mistral(shape, seed=1).save_pretrained(root / "base")
-    for file in (root / "tokenizer").iterdir():
-        shutil.copy(file, root / "base")
+    tokens = make_base(root / "base", is_tied=request.param == "tied")
     base, extended, model = (str(root / name) for name in ("base", "extended", "model"))
     size = str(tokens + 302)
     run(["tokenizer", "extend", base, "--input", str(root / "train.txt"), "--output", extended, "--vocab-size", size])
@@ -59,17 +49,6 @@ def run(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 0
-
-
-def make_base_tokenizer(directory: Path) -> int:
-    """Writes one as Llama 3 has it, learnt from English; returns its number of tokens."""
-    file = make_tokenizer(directory, [topics[name] for name in sorted(topics)][:30])
-    content = json.loads(file.read_text(encoding="utf-8")) | STEPS["llama-bpe"]
-    content["model"]["ignore_merges"] = True
-    file.write_text(json.dumps(content), encoding="utf-8")
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>", "eos_token": "<|end|>"}
-    file.with_name("tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return JsonEncoder.from_file(file).vocab_size
 
 
 def command(workspace: Path, output: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """`corpus shard`: documents encoded into token shards."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,11 @@ from vikhr_fast.data.token_shards import (
     Tokens,
 )
 from vikhr_fast.errors import InputError, require
-from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, json_text, refuse_existing, write_text
 from vikhr_fast.io.manifest import manifest_sha256
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.tokenizer.load import Encoder, load_encoder
+from vikhr_fast.tokenizer.lost_bytes import LostBytes
 
 _BATCH_CHARACTERS = 1 << 22
 _KINDS = ("tokens", "trained")  # of files
@@ -109,19 +108,15 @@ def encode_documents(
         threads: 0 is one a core.
         advance: is told, now and then, how many more documents are done.
     """
-    dtype, lost = token_dtype(encoder), Counter[int]()
+    dtype, lost = token_dtype(encoder), LostBytes(encoder)
 
     def encoded() -> Iterator[Encoded]:
         for batch in _batches(documents):
-            for document in batch if encoder.missing_bytes else ():
-                text = document.text.encode()
-                lost.update({byte: text.count(byte) for byte in encoder.missing_bytes})
+            lost.count(document.text for document in batch)
             yield _encode(encoder, batch, dtype, threads)
 
     write_encoded(directory, encoded(), encoder, shard_tokens, advance)
-    if lost.total():
-        named = ", ".join(f"{byte:#04x} ({count:,})" for byte, count in lost.items() if count)
-        logger.warning(f"{lost.total():,} bytes of the text have no token in this tokenizer and are lost: {named}")
+    lost.warn()
 
 
 def token_dtype(encoder: Encoder) -> np.dtype[Any]:

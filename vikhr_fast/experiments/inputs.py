@@ -99,12 +99,12 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Conversations:
-    """The demo's instructions: held-out ones, the others with planted noise, preferences, and a tiny random encoder."""
+    """The demo's instructions: held-out ones, the others alone and with planted noise, preferences, a tiny encoder."""
 
-    tokenizer: Path
-    """The encoder's."""
     output: Path
     """Directory to make."""
+    tokenizer: Path | None = None
+    """Of the encoder, whose weights are random; without it none is made."""
     parts: int = 4
     """Of so many conversations one answer is spoilt, and one conversation is copied."""
     held_out: float = 0.2
@@ -190,7 +190,7 @@ def make_annotations(options: Annotations) -> None:
 
 
 def make_conversations(options: Conversations) -> None:
-    """Writes held-out.jsonl, noisy.jsonl, preferences.jsonl and encoder/; no noise is made of what is held out."""
+    """Writes held-out.jsonl, train.jsonl, and of the latter noisy.jsonl and preferences.jsonl; and encoder/."""
     with atomic_directory(options.output) as directory:
         for language, code in ((RUSSIAN, "ru"), (ENGLISH, "en")):
             convert(Convert((INSTRUCTIONS / f"{language}.jsonl",), language, directory / language, code))
@@ -199,9 +199,11 @@ def make_conversations(options: Conversations) -> None:
             [one for one in every if is_within(one.prompt, options.held_out) == aside] for aside in (True, False)
         )
         write_conversations(directory / "held-out.jsonl", held_out)
+        write_conversations(directory / "train.jsonl", others)
         plant(others, directory / "noisy.jsonl", options.parts)
         write_preferences(others, directory / "preferences.jsonl", options.parts)
-        write_encoder(options.tokenizer, directory / "encoder")
+        if options.tokenizer is not None:
+            write_encoder(options.tokenizer, directory / "encoder")
 
 
 def _digest(text: str) -> str:

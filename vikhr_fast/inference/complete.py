@@ -11,9 +11,9 @@ from tyro.conf import Positional, arg
 from vikhr_fast.errors import InputError
 from vikhr_fast.inference.engine import Engine, shown_text
 from vikhr_fast.inference.sampling import Sampling
-from vikhr_fast.io.console import logger
 from vikhr_fast.io.plain import plain
 from vikhr_fast.model.devices import Device
+from vikhr_fast.tokenizer.lost_bytes import LostBytes
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def _prompt(engine: Engine, text: str) -> list[int]:
         raise InputError(f"the text is not valid: {error}") from None
     if not ids:
         raise InputError("--text: empty, and this tokenizer has no BOS to begin with; give some text")
-    if lost := sum(text.encode().count(byte) for byte in tokenizer.missing_bytes):
-        logger.warning(f"{lost:,} bytes of the text have no token in this tokenizer, so the model doesn't see them")
+    lost = LostBytes(tokenizer)
+    lost.count([text])
+    lost.warn()
     return engine.require_room(ids)

@@ -21,6 +21,7 @@ from vikhr_fast.errors import InputError, require
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_directory, refuse_existing, write_text
 from vikhr_fast.io.names import refuse_as_directories
+from vikhr_fast.tokenizer.lost_bytes import LostBytes
 
 _BATCH = 1024  # conversations
 _SHARD_TOKENS = 1 << 28  # after which a new file is begun
@@ -90,10 +91,18 @@ def shard_conversations(options: ShardConversations) -> None:
         raise InputError(f"--weights {', '.join(unknown)}: no such source; there are {', '.join(sources)}")
     refuse_as_directories(sources)
     counts: dict[str, Counter[str]] = {}
+    lost = LostBytes(encoder.tokenizer)
+
+    def counted(conversations: Iterator[Conversation]) -> Iterator[Conversation]:
+        for conversation in conversations:
+            lost.count(message.content for message in conversation.messages)
+            yield conversation
+
     with atomic_directory(options.output) as directory:
         shards = []
         for name, split in ((f"{split}/{source}", (source, split)) for split in SPLITS for source in sources):
-            batches = _encoded(_chosen(options, *split), encoder, options, counts.setdefault(name, Counter()))
+            chosen = counted(_chosen(options, *split))
+            batches = _encoded(chosen, encoder, options, counts.setdefault(name, Counter()))
             if (first := next(batches, None)) is not None:
                 (directory / name).mkdir(parents=True)
                 write_encoded(directory / name, chain([first], batches), encoder.tokenizer, _SHARD_TOKENS)
@@ -101,6 +110,7 @@ def shard_conversations(options: ShardConversations) -> None:
         if not any(name.startswith("train/") for name in shards):
             raise InputError(f"{options.output}: nothing to train on; lower --validation or raise --sequence-length")
         write_text(directory / TRAIN_TOML, train_toml(options.output, shards, dict.fromkeys(sources, 1.0)))
+    lost.warn()
     show_counts(f"instruct shard: {options.output}", {name: dict(own) for name, own in counts.items() if own})
     logger.info(f"instruct shard: {options.output / TRAIN_TOML} names the shards for `vikhr-fast train`")
 
