@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_3 import make_tokenizer_of_llama_3
 from training_runs import make_config
 
 from vikhr_fast.chat.conversation import Conversation, read_conversations, write_conversations
@@ -22,6 +23,7 @@ from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.instruct.shard import ShardConversations, cut_chat, shard_conversations
 from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.model.mistral import Mistral
+from vikhr_fast.tokenizer.byte_level import token_text
 from vikhr_fast.train.inputs import open_inputs
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS
@@ -281,3 +283,17 @@ def test_a_source_that_is_no_directory_below_the_output_is_refused(
     with pytest.raises(InputError, match=r"source .*: cannot be the name of a directory"):
         shard_conversations(replace(options, input=(tmp_path / "in.jsonl",), output=tmp_path / "b" / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_bytes_that_have_no_token_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = tmp_path / "base"
+    make_tokenizer_of_llama_3(base)
+    content = json.loads((base / "tokenizer.json").read_text())
+    vocabulary, lost = content["model"]["vocab"], token_text(b"\x90")
+    content["model"]["vocab"] = {token: index for token, index in vocabulary.items() if lost not in token}
+    content["model"]["merges"] = [merge for merge in content["model"]["merges"] if lost not in "".join(merge)]
+    (base / "tokenizer.json").write_text(json.dumps(content))
+    turns = (Message("user", "А?"), Message("assistant", "Ай"))
+    write_conversations(tmp_path / "in.jsonl", [Conversation("1", "s", "ru", turns)])
+    shard_conversations(ShardConversations((tmp_path / "in.jsonl",), base, tmp_path / "out", validation=0.0))
+    assert "2 bytes of the text have no token in this tokenizer and are lost: 0x90 (2)" in caplog.text

@@ -9,10 +9,11 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_3 import make_tokenizer_of_llama_3
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import BpeEncoder
-from vikhr_fast.tokenizer.export import export_tokenizer, read_model
+from vikhr_fast.tokenizer.export import ExportTokenizer, export, export_tokenizer, read_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 MISTRAL = Path(__file__).parents[3] / "shared" / "data" / "tokenizer" / "mistral-7b-v0.1.model"
@@ -202,3 +203,22 @@ def test_scores_that_are_no_numbers_are_refused(trained: Path, tmp_path: Path, s
         read_model(file)
     with pytest.raises(InputError, match=rf"^{file}: byte \d+: a score that is no finite number"):
         BpeEncoder.from_file(file)
+
+
+def test_a_byte_level_tokenizer_gets_another_template(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base, output = tmp_path / "base", tmp_path / "out"
+    make_tokenizer_of_llama_3(base)
+    with pytest.raises(InputError, match=r"others read its tokenizer\.json as it is; give a --chat-template"):
+        export(ExportTokenizer(base, output))
+    export(ExportTokenizer(base, output, chat_template=Path("llama-3")))
+    assert (output / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    chat = [{"role": "user", "content": "Кто?"}, {"role": "assistant", "content": "Я"}]
+    own, other = (AutoTokenizer.from_pretrained(path) for path in (base, output))
+    assert own.apply_chat_template(chat, tokenize=False) == other.apply_chat_template(chat, tokenize=False)
+    masked = other.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
+    assert sum(masked["assistant_masks"]) > 1
+    with pytest.raises(InputError, match="llama-4: No such file"):
+        export(ExportTokenizer(base, tmp_path / "other", chat_template=Path("llama-4")))
+    assert not (tmp_path / "other").exists()

@@ -4,12 +4,15 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from byte_level import make_tokenizer
 
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.export import ExportTokenizer, export, read_model
+from vikhr_fast.tokenizer.extend import ExtendTokenizer, extend_tokenizer
+from vikhr_fast.tokenizer.json_encoder import JsonEncoder
 from vikhr_fast.tokenizer.verify import VerifyTokenizer, verify
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -78,10 +81,41 @@ def test_a_directory_that_is_no_tokenizer_is_named(exported: Path, tmp_path: Pat
         verify(VerifyTokenizer(exported))
 
 
-def test_a_byte_level_tokenizer_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path, ["the cat"], vocab_size=260)
-    with pytest.raises(InputError, match=r"tokenizer\.json alone, no SentencePiece model to compare it with; give a"):
-        verify(VerifyTokenizer(tmp_path))
+@pytest.fixture(params=["gpt-2", "llama-bpe", "qwen2"])
+def byte_level(request: pytest.FixtureRequest, corpus: tuple[Path, ...], tmp_path: Path) -> Path:
+    """A byte-level tokenizer with a chat template."""
+    file = make_tokenizer(tmp_path / "base", [corpus[0].read_text(encoding="utf-8")[:50_000]], kind=request.param)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>", "eos_token": "<|end|>"}
+    file.with_name("tokenizer_config.json").write_text(json.dumps(config))
+    output = tmp_path / "extended"
+    size = JsonEncoder.from_file(file).vocab_size + 60
+    extend_tokenizer(ExtendTokenizer(base=file.parent, input=corpus[:1], output=output, vocab_size=size))
+    return output
+
+
+def test_nothing_differs_in_a_byte_level_tokenizer(byte_level: Path, corpus: tuple[Path, ...]) -> None:
+    counts = verify(VerifyTokenizer(byte_level, text=corpus[:1], generated=400, chats=50))
+    assert (counts["differences"], counts["generated"], counts["chats"]) == (0, 400, 50)
+    assert counts["tokens"] > 20_000
+
+
+def test_a_byte_level_difference_is_named(byte_level: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = JsonEncoder.encode_batch
+
+    def doubling(self: JsonEncoder, texts: Any, threads: int = 0) -> Any:
+        return encode(self, [text.replace("я", "яя") for text in texts], threads)
+
+    monkeypatch.setattr(JsonEncoder, "encode_batch", doubling)
+    with pytest.raises(InputError, match=r"generated string \d+: token \d+: tokenizers \[.*\], vikhr_fast \["):
+        verify(VerifyTokenizer(byte_level, generated=200, chats=0))
+
+
+def test_what_is_neither_kind_has_nothing_to_be_compared_with(byte_level: Path) -> None:
+    content = json.loads((byte_level / "tokenizer.json").read_text())
+    content["pre_tokenizer"] = {"type": "Whitespace"}
+    (byte_level / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"tokenizer\.json: not byte-level, and no tokenizer\.model beside it"):
+        verify(VerifyTokenizer(byte_level))
 
 
 def test_a_template_of_ones_own(trained: Path, tmp_path: Path) -> None:

@@ -252,6 +252,25 @@ def test_old_checkpoints_are_deleted(workspace: Path, tmp_path: Path) -> None:
     assert names == ["step-00000004", "step-00000005"]
 
 
+def test_no_checkpoint_is_kept_once_the_model_is_written(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    schedule = {"max_steps": 5, "checkpoint_every": 1, "keep_checkpoints": 0}
+    output, kept = tmp_path / "run", tmp_path / "kept"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_run(workspace, output, schedule=schedule))
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000005"]
+    train(small_run(workspace, output, schedule=schedule))
+    assert not list((output / "checkpoints").iterdir())
+    train(small_run(workspace, kept, schedule=schedule | {"keep_every": 2}))
+    assert sorted(path.name for path in (kept / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
+
+
 @pytest.mark.parametrize(("base", "kind"), [("model", "MistralForCausalLM"), ("tied", "LlamaForCausalLM")])
 def test_exported_model_is_the_trained_one(workspace: Path, tmp_path: Path, base: str, kind: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer

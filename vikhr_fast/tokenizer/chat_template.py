@@ -19,7 +19,7 @@ from vikhr_fast.tokenizer.files import CHAT_TEMPLATE, TOKENIZER_CONFIG
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
 TEMPLATES = Path(__file__).parent.parent / "templates"
-CHAT_TEMPLATES = {name: TEMPLATES / f"{name}.jinja" for name in ("chatml", "mistral-instruct")}
+CHAT_TEMPLATES = {name: TEMPLATES / f"{name}.jinja" for name in ("chatml", "llama-3", "mistral-instruct")}
 """The templates that come with this package, by name."""
 NONCE = secrets.token_hex(8)
 """Makes what we put into a rendered chat differ from all that a template or a message can say."""

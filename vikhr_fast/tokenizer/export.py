@@ -10,6 +10,7 @@ its own, with its own `▁` in front. `tokenizer.json` and llama.cpp both do exa
 """
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,20 @@ from typing import Any
 from tyro.conf import Positional
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_directory, write_json
+from vikhr_fast.io.files import atomic_directory, write_json, write_text
 from vikhr_fast.io.guarded import read_json
 from vikhr_fast.tokenizer.added_tokens import CONTROL_FORM, read_roles, refuse_added
 from vikhr_fast.tokenizer.chat_template import CHAT_TEMPLATES, TEMPLATES, read_template, try_template
-from vikhr_fast.tokenizer.files import refuse_tekken
+from vikhr_fast.tokenizer.files import (
+    ADDED_TOKENS,
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    refuse_tekken,
+    tokenizer_file,
+)
+from vikhr_fast.tokenizer.json_encoder import refuse_fatal
 from vikhr_fast.tokenizer.model_file import read_model_bytes
 from vikhr_fast.tokenizer.special_tokens import added_tokens, begins_with, write_configuration
 from vikhr_fast.tokenizer.tekken import export_tekken, tekken_file
@@ -38,15 +48,18 @@ _EXACT_NORMALIZER = {"remove_extra_whitespaces": False, "add_dummy_prefix": True
 class ExportTokenizer:
     """Writes a SentencePiece BPE model as the files that transformers, vLLM and llama.cpp read, with the same ids.
 
-    Mistral's tekken.json becomes a tokenizer.json.
+    Mistral's tekken.json becomes a tokenizer.json. Of a directory whose tokenizer is a byte-level tokenizer.json, the
+    files are copied as they are, with another chat template.
     """
 
     model: Positional[Path]
-    """A SentencePiece .model file, a tekken.json, or a directory with tokenizer.model or, without one, tekken.json."""
+    """A SentencePiece .model file, a tekken.json, or a directory with tokenizer.model, tekken.json or tokenizer.json:
+    the first of them that is there."""
     output: Path
     """Directory to make."""
     chat_template: Path | None = None
-    """chatml, mistral-instruct, or a file with a Jinja chat template; without it ChatML if the model has its pieces."""
+    """chatml, llama-3, mistral-instruct, or a file with a Jinja chat template; without it ChatML if the model has its
+    pieces."""
 
 
 def export(options: ExportTokenizer) -> None:
@@ -59,10 +72,25 @@ def export(options: ExportTokenizer) -> None:
     with atomic_directory(options.output) as directory:
         if tekken := tekken_file(options.model):
             export_tekken(tekken, directory, source)
+        elif options.model.is_dir() and tokenizer_file(options.model) == options.model / TOKENIZER_JSON:
+            _copy_with_template(options.model, directory, source)
         else:
             export_tokenizer(find_model(options.model), directory, source)
         if source is not None:
             try_template(source, str(template), read_roles(directory))
+
+
+def _copy_with_template(model: Path, directory: Path, chat_template: str | None) -> None:
+    """Writes the files of a byte-level tokenizer with another template."""
+    if chat_template is None:
+        raise InputError(f"{model}: others read its {TOKENIZER_JSON} as it is; give a --chat-template to put beside it")
+    refuse_fatal(model / TOKENIZER_JSON)
+    for name in (TOKENIZER_JSON, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS):
+        if (model / name).is_file():
+            shutil.copyfile(model / name, directory / name)
+    if (config := directory / TOKENIZER_CONFIG).is_file():
+        write_json(config, {key: value for key, value in read_json(config).items() if key != "chat_template"})
+    write_text(directory / CHAT_TEMPLATE, chat_template)
 
 
 def find_model(path: Path) -> Path:

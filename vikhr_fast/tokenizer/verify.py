@@ -14,10 +14,12 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.plain import one_line
 from vikhr_fast.tokenizer.added_tokens import named_tokens
 from vikhr_fast.tokenizer.bpe import BpeEncoder
+from vikhr_fast.tokenizer.byte_level import spells_bytes, token_bytes
 from vikhr_fast.tokenizer.chat_template import BEGIN, END, render_chats
-from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, find_model, read_model
-from vikhr_fast.tokenizer.files import TOKENIZER_JSON, tokenizer_file
-from vikhr_fast.tokenizer.json_encoder import refuse_fatal
+from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, read_model
+from vikhr_fast.tokenizer.files import TOKENIZER_JSON
+from vikhr_fast.tokenizer.json_encoder import JsonEncoder, refuse_fatal
+from vikhr_fast.tokenizer.load import find_tokenizer
 
 _BATCH = 256  # texts
 _SHOWN = 60  # characters of a text in an error
@@ -28,14 +30,15 @@ _SCRIPTS = (
 
 @dataclass(frozen=True)
 class VerifyTokenizer:
-    """Encodes texts with SentencePiece, this package and transformers; fails on the first difference.
+    """Encodes texts with this package, transformers and a peer; fails on the first difference.
 
-    Text that looks like a control piece counts as text (`split_special_tokens=True` in transformers). Chats made with
-    the chat template are compared with their segments encoded apart.
+    The peer is SentencePiece, or for a byte-level tokenizer.json the library `tokenizers`. Text that looks like a
+    control piece counts as text (`split_special_tokens=True` in transformers). Chats made with the chat template are
+    compared with their segments encoded apart.
     """
 
     directory: Positional[Path]
-    """What `tokenizer train`, `extend`, `export` or `adapt` wrote."""
+    """What `tokenizer train`, `extend`, `export` or `adapt` wrote, or a base's."""
     text: tuple[Path, ...] = ()
     """Text to encode: files, patterns such as 'ru/*.txt', or data sets of the Hub."""
     generated: int = 50_000
@@ -70,33 +73,73 @@ def verify(options: VerifyTokenizer) -> dict[str, int]:
     return counts
 
 
+class _SentencePiece:
+    """The peer of a tokenizer.model."""
+
+    name = "sentencepiece"
+
+    def __init__(self, file: Path) -> None:
+        import sentencepiece
+
+        model = read_model(file)
+        self.ours = BpeEncoder.from_file(file)
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
+        except (RuntimeError, OSError) as error:
+            raise InputError(f"{file}: SentencePiece cannot load it: {' '.join(str(error).split())}") from None
+        control = {piece.piece: index for index, piece in enumerate(model.pieces) if piece.type == CONTROL}
+        if found := {text: index for text, index in control.items() if not self._processor.is_control(index)}:
+            advice = "`vikhr-fast tokenizer export` makes them control pieces"
+            raise InputError(f"{file}: SentencePiece finds {named_tokens(found)} in text; {advice}")
+        self.control = {p.piece: index for index, p in enumerate(model.pieces) if p.type in (CONTROL, UNKNOWN)}
+        pieces = [piece.piece for piece in model.pieces if piece.type not in (CONTROL, UNKNOWN, BYTE)]
+        self.words = [piece.replace("▁", " ") for piece in pieces]
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        found: list[list[int]] = self._processor.encode(texts)
+        return found
+
+    def decode(self, rows: list[list[int]]) -> list[str]:
+        found: list[str] = self._processor.decode(rows)
+        return found
+
+
+class _Library:
+    """The peer of a byte-level tokenizer.json: the library `tokenizers`, by the file alone."""
+
+    name = "tokenizers"
+
+    def __init__(self, file: Path) -> None:
+        self.ours = JsonEncoder.from_file(file)
+        self._tokenizer = self.ours.tokenizer
+        if not spells_bytes(self._tokenizer.pre_tokenizer):
+            raise InputError(f"{file}: not byte-level, and no tokenizer.model beside it to compare with; give either")
+        special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
+        self.control = {text: int(self._tokenizer.token_to_id(text)) for text in sorted(special - {""})}
+        contents = [token_bytes(token) for token in self._tokenizer.get_vocab(with_added_tokens=False)]
+        self.words = [text for content in contents if content and (text := content.decode("utf-8", "ignore"))]
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        return [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, rows: list[list[int]]) -> list[str]:
+        return [self._tokenizer.decode(row) for row in rows]
+
+
 class _Encoders:
-    """One tokenizer, as SentencePiece, this package and transformers load it."""
+    """One tokenizer, as its peer, this package and transformers load it."""
 
     def __init__(self, directory: Path) -> None:
-        import sentencepiece
         from transformers import AutoTokenizer
         from transformers.utils import logging
 
         if directory.is_file():
             raise InputError(f"{directory}: not a directory; `vikhr-fast tokenizer export` makes one of a model file")
-        if (file := tokenizer_file(directory)) is not None and file.name == TOKENIZER_JSON:
-            reason = f"{TOKENIZER_JSON} alone, no SentencePiece model to compare it with"
-            raise InputError(f"{directory}: {reason}; give a directory with tokenizer.model")
-        self.directory, model_file = directory, find_model(directory)
-        self.model = read_model(model_file)
-        self.control = [piece.piece for piece in self.model.pieces if piece.type in (CONTROL, UNKNOWN)]
-        self.ours = BpeEncoder.from_file(model_file)
+        self.directory, file = directory, find_tokenizer(directory)
+        self.peer = _Library(file) if file.name == TOKENIZER_JSON else _SentencePiece(file)
+        self.ours = self.peer.ours
         refuse_fatal(directory / TOKENIZER_JSON)
         logging.set_verbosity_error()  # no word about texts longer than a model's context
-        try:
-            self.peer = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-        except (RuntimeError, OSError) as error:
-            raise InputError(f"{model_file}: SentencePiece cannot load it: {' '.join(str(error).split())}") from None
-        control = {piece.piece: index for index, piece in enumerate(self.model.pieces) if piece.type == CONTROL}
-        if found := {text: index for text, index in control.items() if not self.peer.is_control(index)}:
-            advice = "`vikhr-fast tokenizer export` makes them control pieces"
-            raise InputError(f"{model_file}: SentencePiece finds {named_tokens(found)} in text; {advice}")
         try:
             self.exported: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except Exception as error:  # the library that reads tokenizer.json raises plain Exception
@@ -134,20 +177,26 @@ class _Encoders:
                 raise marked
             text = marked.replace(BEGIN, "").replace(END, "")
             expected: list[int] = []
-            for segment in re.split(f"({'|'.join(map(re.escape, self.control))})", text):
-                is_control = segment in self.control
-                expected += [self.peer.piece_to_id(segment)] if is_control else self.peer.encode(segment)
+            for segment in self._split(text):
+                is_control = segment in self.peer.control
+                expected += [self.peer.control[segment]] if is_control else self.peer.encode([segment])[0]
             found = self.exported(text, add_special_tokens=False)["input_ids"]
             self._same(expected, found, f"generated chat {number}", text, "transformers")
             tokens += len(expected)
         return tokens
 
+    def _split(self, text: str) -> list[str]:
+        """Stretches of text, and the control pieces between them."""
+        longest_first = sorted(self.peer.control, key=len, reverse=True)
+        pattern = "|".join(map(re.escape, longest_first))
+        return re.split(f"({pattern})", text) if pattern else [text]
+
     def _same(self, expected: list[int], found: list[int], place: str, text: str, name: str) -> None:
         if expected == found:
             return
         at = next(index for index, (a, b) in enumerate(zip_longest(expected, found)) if a != b)
-        rest = text[len(self.peer.decode(expected[:at])) :]
-        ids = f"sentencepiece {expected[at : at + 5]}, {name} {found[at : at + 5]}"
+        rest = text[len(self.peer.decode([expected[:at]])[0]) :]
+        ids = f"{self.peer.name} {expected[at : at + 5]}, {name} {found[at : at + 5]}"
         raise InputError(f"{self.directory}: {place}: token {at + 1}: {ids}, at {rest[:_SHOWN]!r}")
 
 
@@ -156,9 +205,7 @@ class _Strings:
 
     def __init__(self, encoders: _Encoders) -> None:
         self._random = random.Random(0)
-        pieces = [piece for piece in encoders.model.pieces if piece.type not in (CONTROL, UNKNOWN, BYTE)]
-        self._pieces = [piece.piece.replace("▁", " ") for piece in pieces]
-        self._control = [*encoders.control, "<0x41>", "<0x0A>"]
+        self._pieces, self._control = encoders.peer.words, [*encoders.peer.control, "<0x41>", "<0x0A>"]
 
     def any(self) -> str:
         """A string of any kind, or several joined with control pieces as text between them."""

@@ -39,6 +39,18 @@ def test_the_package_s_grids_are_commands_that_the_command_line_takes(
         assert "kl: ce, seed 0 [651 GPU-hours]" in out  # without the reference's forward
 
 
+def test_the_real_grids_are_commands_that_the_command_line_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = ("vocab", "kl", "instruct")
+    code, out, err = run(capsys, *tables, "--scale", "real", "--output", tmp_path / "run", "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.count(", seed 2: score: ") == 6 + 6 + 3
+    trainings = re.findall(r"seed (\d): train --config real-(\w+) .*--runtime.threads 1", out)
+    assert len(trainings) == 3 * 8
+    assert out.count("--kl.weight 0") == 3 * 3
+
+
 def test_the_share_of_the_kl_is_a_grid_beside_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "fraction", "--output", tmp_path / "run", "--dry-run")
     assert (code, err) == (0, "")
@@ -119,7 +131,7 @@ def test_a_mistake_in_a_grid_is_one_line(
     ("arguments", "complaint"),
     [
         (("kl", "--seeds", "0"), "--seeds 0: must be 1 or more"),
-        (("kl", "--scale", "medium"), "--scale medium: no such directory of grids; give one, or demo, paper"),
+        (("kl", "--scale", "medium"), "--scale medium: no such directory of grids; give one, or demo, paper, real"),
         (("kl", "--inputs", "date", "x"), "--inputs date: no such input; there are data, max-bytes"),
         (("kl", "--scale", "paper"), "--inputs: english, english-held-out-text, mistral, "),
         ((), "no table; give vocab, filter, kl, instruct or fraction"),
