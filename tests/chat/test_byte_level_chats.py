@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from byte_level import STEPS, make_tokenizer
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -37,6 +37,8 @@ WITH_BLOCK = (
     "{% endgeneration %}{% else %}{{ message['content'] | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
+ANSWERS = {"": "", "😀": "е\u0301 <think> и\u0306", " \n": "\u0301 да", "Кто?": "\x1f\u2003я\x85"}
+HARD = [[Message("user", question), Message("assistant", answer)] for question, answer in ANSWERS.items()]
 plain = st.one_of(
     st.text("абвг деёж\n\t ABC 0123 <|>[]/'", max_size=40),
     st.text(max_size=12).filter(lambda text: "\x00" not in text),
@@ -85,25 +87,26 @@ def pairs(tokenizers: dict[tuple[str, str], Path]) -> dict[tuple[str, str], tupl
 
 @pytest.mark.parametrize("name", ["chatml", "llama-3"])
 @pytest.mark.parametrize("kind", STEPS)
-@settings(max_examples=60, deadline=None)
-@given(chat=conversations(), prompt=st.booleans())
-@example(chat=[Message("user", "Сколько?"), Message("assistant", "42")], prompt=False)
-@example(chat=[Message("user", ""), Message("assistant", "")], prompt=False)
-@example(chat=[Message("user", "😀"), Message("assistant", "е\u0301 <think> и\u0306")], prompt=True)
-@example(chat=[Message("user", " \n"), Message("assistant", "\u0301 да")], prompt=True)
+@settings(max_examples=10, deadline=None)
+@given(chats=st.lists(conversations(), max_size=8), prompt=st.booleans())
 def test_ids_and_mask_are_those_of_transformers(
-    pairs: dict[tuple[str, str], tuple[ChatEncoder, Any]], kind: str, name: str, chat: list[Message], prompt: bool
+    pairs: dict[tuple[str, str], tuple[ChatEncoder, Any]],
+    kind: str,
+    name: str,
+    chats: list[list[Message]],
+    prompt: bool,
 ) -> None:
     encoder, peer = pairs[kind, name]
-    ours = encoder.encode([chat], add_generation_prompt=prompt)[0]
-    theirs = peer.apply_chat_template(
-        [message._asdict() for message in chat],
-        add_generation_prompt=prompt,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
-    assert ours.ids.tolist() == theirs["input_ids"]
-    assert ours.is_trained.tolist() == [bool(value) for value in theirs["assistant_masks"]]
+    chats = [*HARD, *chats]
+    for chat, ours in zip(chats, encoder.encode(chats, add_generation_prompt=prompt), strict=True):
+        theirs = peer.apply_chat_template(
+            [message._asdict() for message in chat],
+            add_generation_prompt=prompt,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        assert ours.ids.tolist() == theirs["input_ids"]
+        assert ours.is_trained.tolist() == [bool(value) for value in theirs["assistant_masks"]]
 
 
 def test_text_that_looks_like_a_control_piece_stays_text(pairs: dict[tuple[str, str], tuple[ChatEncoder, Any]]) -> None:
@@ -115,19 +118,22 @@ def test_text_that_looks_like_a_control_piece_stays_text(pairs: dict[tuple[str, 
 
 
 @pytest.mark.parametrize("kind", ["llama-bpe", "qwen2"])
-@settings(max_examples=40, deadline=None)
-@given(chat=conversations())
 def test_a_template_without_blocks_trains_on_what_one_with_blocks_does(
-    tokenizers: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPathFactory, kind: str, chat: list[Message]
+    tokenizers: dict[tuple[str, str], Path], tmp_path: Path, kind: str
 ) -> None:
-    directory = tmp_path_factory.mktemp("own")
-    shutil.copytree(tokenizers[kind, "llama-3"], directory, dirs_exist_ok=True)
-    own, other = ChatEncoder(write_template(directory, LLAMA_3)), ChatEncoder(tokenizers[kind, "llama-3"])
-    marked = [message._replace(is_trained=number % 4 != 1) for number, message in enumerate(chat)]
-    for messages in (chat, marked):
-        ours, expected = own.encode([messages])[0], other.encode([messages])[0]
-        assert ours.ids.tolist() == expected.ids.tolist()
-        assert ours.is_trained.tolist() == expected.is_trained.tolist()
+    shutil.copytree(tokenizers[kind, "llama-3"], tmp_path, dirs_exist_ok=True)
+    own, other = ChatEncoder(write_template(tmp_path, LLAMA_3)), ChatEncoder(tokenizers[kind, "llama-3"])
+
+    @settings(max_examples=10, deadline=None)
+    @given(chats=st.lists(conversations(), max_size=8))
+    def are_equal(chats: list[list[Message]]) -> None:
+        chats = [*HARD, *chats]
+        chats += [[message._replace(is_trained=number % 4 != 1) for number, message in enumerate(one)] for one in chats]
+        for ours, expected in zip(own.encode(chats), other.encode(chats), strict=True):
+            assert ours.ids.tolist() == expected.ids.tolist()
+            assert ours.is_trained.tolist() == expected.is_trained.tolist()
+
+    are_equal()
 
 
 def test_a_template_without_blocks_is_spoken_of(
