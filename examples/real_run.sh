@@ -3,15 +3,14 @@
 # extended in place, so its English stays; then continued pre-training, instruction tuning, and a look at what came of it.
 #
 #   bash examples/real_run.sh
-#   BASE=my-model DATA=my-text DOCUMENT_END='<|end_of_text|>' bash examples/real_run.sh
+#   BASE=my-model TEXT=my-russian.txt DOCUMENT_END='<|end_of_text|>' bash examples/real_run.sh
 #
-# BASE is a byte-level base with a chat template, and DATA has ru/*.txt and en/*.txt. By default the one comes from a package
-# of pip and the other from two of Debian. Run it again to go on; DRY_RUN=1 only checks the commands. `make real` compares
-# the ways to do it, with three seeds.
+# BASE is a byte-level base with a chat template. By default it comes from a package of pip, and TEXT from one of Debian. Run
+# it again to go on; DRY_RUN=1 only checks the commands. `make real` compares the ways to do it, with three seeds.
 source "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 
 BASE=${BASE:-build/real/smollm2}
-DATA=${DATA:-build/real/text}
+TEXT=${TEXT:-build/real/handbook.txt}
 DOCUMENT_END=${DOCUMENT_END:-<|endoftext|>}
 VOCABULARY=${VOCABULARY:-57152}
 CHATS=${CHATS:-vikhr_fast/experiments/sample/data/instructions}
@@ -21,27 +20,24 @@ OUT=${OUT:-runs/real-run}
 # 0. A base and text, unless you have your own; and what of the base a command would stumble over.
 if [ -z "${DRY_RUN:-}" ]; then
     [ -e "$BASE" ] || make "$BASE"
-    [ -e "$DATA" ] || make "$DATA"
+    [ -e "$TEXT" ] || make "$TEXT"
 fi
 mkdir -p "$OUT"
 run vikhr-fast doctor "$BASE"
 
 # 1. The base's merges go on, learnt from Russian: its own ids stay, and how English is split. Then, tokens a word.
-stage "$OUT/tokenizer" vikhr-fast tokenizer extend "$BASE" --input "$DATA/ru/*.txt" --vocab-size "$VOCABULARY"
+stage "$OUT/tokenizer" vikhr-fast tokenizer extend "$BASE" --input "$TEXT" --vocab-size "$VOCABULARY"
 run vikhr-fast tokenizer verify "$OUT/tokenizer" --generated 2000 --chats 100
-run vikhr-fast tokenizer report "$BASE" "$OUT/tokenizer" --text "ru=$DATA/ru/*.txt" "en=$DATA/en/*.txt"
+run vikhr-fast tokenizer report "$BASE" "$OUT/tokenizer" --text "ru=$TEXT"
 
 # 2. The base's weights under it: a new token begins as the mean of those that the base spells it with.
 stage "$OUT/adapted" vikhr-fast adapt --base "$BASE" --tokenizer "$OUT/tokenizer" \
     --base-bos "$DOCUMENT_END" --base-eos "$DOCUMENT_END"
 
-# 3. Token shards of the text, a twentieth held out, with a tenth of the English text beside the Russian.
+# 3. Token shards of the text, a part of it held out.
 cat > "$OUT/corpus.toml" <<TOML
 [sources.ru]
-input = ["$DATA/ru/*.txt"]
-[sources.en]
-input = ["$DATA/en/*.txt"]
-weight = 0.1
+input = ["$TEXT"]
 [mix]
 tokenizer = "$OUT/adapted"
 validation = 0.02
@@ -51,8 +47,8 @@ run vikhr-fast corpus build "$OUT/corpus.toml" --output "$OUT/corpus"
 # 4. Continued pre-training, CE + KL to the adapted model over the tokens that the base knew; and how it goes on with texts.
 SHARDS=$OUT/corpus/8-shards
 run vikhr-fast train --config real-pretrain --model "$OUT/adapted" --output "$OUT/run" --kl.support shared \
-    --data.train ru "$SHARDS/train/ru" en "$SHARDS/train/en" --schedule.max-steps "$STEPS" --schedule.validate-every 20 \
-    --data.validation ru "$SHARDS/validation/ru" en "$SHARDS/validation/en"
+    --data.train ru "$SHARDS/train/ru" --data.validation ru "$SHARDS/validation/ru" \
+    --schedule.max-steps "$STEPS" --schedule.validate-every 20
 run vikhr-fast generate complete "$OUT/run/model" --text "Установка системы начинается" "The system" --max-tokens 40
 
 # 5. Instruction tuning with the base's own chat template, loss on the answers alone.

@@ -84,10 +84,10 @@ def test_smollm2_base_without_the_package_is_one_line(tmp_path: Path) -> None:
     assert "pip install" in ended.stderr
 
 
-def test_real_text_takes_paragraphs_as_they_are_read() -> None:
+def test_russian_text_takes_paragraphs_as_they_are_read() -> None:
     sys.path.insert(0, str(EXAMPLES))
     try:
-        from real_text import is_written_in, paragraphs
+        from russian_text import is_russian, paragraphs, passages
     finally:
         sys.path.remove(str(EXAMPLES))
     page = (
@@ -95,16 +95,17 @@ def test_real_text_takes_paragraphs_as_they_are_read() -> None:
         "<div class='para'>снаружи <div class='list'>- <p>внутри</p></div> конец</div><div>nothing</div><p> </p>"
     )
     assert list(paragraphs(page)) == ["Один абзац и <ещё>", "внутри", "снаружи конец"]
-    assert is_written_in("Пакет dpkg и программа apt", range(0x400, 0x500))
-    assert not is_written_in("The package и", range(0x400, 0x500))
-    assert not is_written_in("12 + 7", range(0x400, 0x500))
+    assert is_russian("Пакет dpkg и программа apt")
+    assert not is_russian("The package и")
+    assert not is_russian("12 + 7")
+    assert list(passages(["а" * 500, "б" * 300, "в"])) == ["а" * 500 + "\n" + "б" * 300, "в"]
 
 
-def test_real_text_without_debian_is_one_line(tmp_path: Path) -> None:
+def test_russian_text_without_debian_is_one_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(EXAMPLES.parent)}
-    command = [sys.executable, str(EXAMPLES / "real_text.py"), str(tmp_path / "text")]
+    command = [sys.executable, str(EXAMPLES / "russian_text.py"), str(tmp_path / "text.txt")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: apt-get: not on this machine; ")
     assert ended.stderr.count("\n") == 1
-    assert not (tmp_path / "text").exists()
+    assert not (tmp_path / "text.txt").exists()

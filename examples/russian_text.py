@@ -1,66 +1,57 @@
-"""Makes text to adapt a model with, out of two packages of Debian: their documentation in Russian and in English.
+"""Makes Russian text to adapt a model with, out of a package of Debian: the Debian Administrator's Handbook.
 
-    python examples/real_text.py OUTPUT
+    python examples/russian_text.py OUTPUT.txt
 
-Russian is the Debian Administrator's Handbook as far as it is translated, English the Debian Policy, so that the one is
-no translation of the other. It needs Debian or Ubuntu with the lists of packages fetched (`apt-get update`), no root.
-OUTPUT has ru/handbook.txt and en/policy.txt, a paragraph between blank lines, and is complete or absent.
+It needs Debian or Ubuntu with the lists of packages fetched (`apt-get update`), no root. Paragraphs that nobody has
+translated are left out. Passages of some paragraphs stand between blank lines; the file is complete or absent.
 """
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.files import atomic_directory, write_text
+from vikhr_fast.io.files import refuse_existing, write_text
 
-
-class Source(NamedTuple):
-    """Where a language's text is."""
-
-    package: str
-    pages: str
-    """A pattern below the package's documentation."""
-    file: str
-    """To make of them."""
-    alphabet: range
-    """Code points, of which most letters must be; a page may have paragraphs that nobody has translated."""
-
-
-SOURCES = (
-    Source("debian-handbook", "html/ru-RU/*.html", "ru/handbook.txt", range(0x400, 0x500)),
-    Source("debian-policy", "*.html/*.html", "en/policy.txt", range(0x41, 0x7B)),
-)
+PACKAGE = "debian-handbook"
+PAGES = f"usr/share/doc/{PACKAGE}/html/ru-RU/*.html"
+PASSAGE_CHARACTERS = 800
+CYRILLIC = range(0x400, 0x500)
 
 
 def main() -> None:
-    """Makes the directory that is named."""
+    """Makes the file that is named."""
     if len(sys.argv) != 2:
-        sys.exit(f"usage: python {sys.argv[0]} OUTPUT")
+        sys.exit(f"usage: python {sys.argv[0]} OUTPUT.txt")
     try:
-        with atomic_directory(Path(sys.argv[1])) as directory, TemporaryDirectory() as unpacked:
-            for source in SOURCES:
-                make_text(source, Path(unpacked), directory / source.file)
+        with TemporaryDirectory() as directory:
+            make_text(Path(directory), Path(sys.argv[1]))
     except InputError as error:
         sys.exit(f"error: {error}")
 
 
-def make_text(source: Source, place: Path, file: Path) -> None:
-    """Writes the paragraphs of a package's pages, each once."""
-    package = fetch(source.package, place)
-    pages = sorted((place / "usr" / "share" / "doc" / source.package).glob(source.pages))
-    found = dict.fromkeys(paragraph for page in pages for paragraph in paragraphs(page.read_text(encoding="utf-8")))
-    kept = [paragraph for paragraph in found if is_written_in(paragraph, source.alphabet)]
-    if not kept:
-        raise InputError(f"{package}: no paragraphs in {source.pages}; give text of your own")
-    file.parent.mkdir()
-    write_text(file, "\n\n".join(kept) + "\n")
-    size = file.stat().st_size
-    print(f"{package}: {len(kept):,} paragraphs, {size:,} bytes; {len(found) - len(kept):,} in another script left out")
+def make_text(place: Path, output: Path) -> None:
+    """Writes the passages of the handbook, each paragraph once."""
+    refuse_existing(output)
+    package = fetch(PACKAGE, place)
+    seen: set[str] = set()
+    texts: list[str] = []
+    foreign = 0
+    for page in sorted(place.glob(PAGES)):
+        found = [one for one in paragraphs(page.read_text(encoding="utf-8")) if one not in seen]
+        seen.update(found)
+        russian = [one for one in dict.fromkeys(found) if is_russian(one)]
+        foreign += len(found) - len(russian)
+        texts += passages(russian)
+    if not texts:
+        raise InputError(f"{package}: no Russian in {PAGES}; give text of your own, `make real RUSSIAN=FILE`")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(output, "\n\n".join(texts) + "\n")
+    left_out = f"{foreign:,} paragraphs that aren't Russian left out"
+    print(f"{package}: {len(texts):,} passages, {output.stat().st_size:,} bytes; {left_out}")
 
 
 def fetch(package: str, place: Path) -> str:
@@ -73,7 +64,7 @@ def fetch(package: str, place: Path) -> str:
 
 def run(command: list[str], place: Path) -> None:
     """Runs a command; InputError with the last line of what it said where it fails."""
-    advice = "or give text of your own, `make real DATA=DIRECTORY`"
+    advice = "or give text of your own, `make real RUSSIAN=FILE`"
     try:
         ended = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -83,6 +74,18 @@ def run(command: list[str], place: Path) -> None:
         raise InputError(f"{' '.join(command)}: {said}; run `apt-get update`, {advice}")
 
 
+def passages(found: Iterable[str]) -> Iterator[str]:
+    """Consecutive paragraphs, a line each, joined to texts that are long enough to have a context."""
+    passage: list[str] = []
+    for paragraph in found:
+        passage.append(paragraph)
+        if sum(map(len, passage)) >= PASSAGE_CHARACTERS:
+            yield "\n".join(passage)
+            passage = []
+    if passage:
+        yield "\n".join(passage)
+
+
 def paragraphs(page: str) -> Iterator[str]:
     """The paragraphs of a page of HTML, as a line each."""
     reader = ParagraphReader()
@@ -90,10 +93,10 @@ def paragraphs(page: str) -> Iterator[str]:
     yield from filter(None, (" ".join(text.split()) for text in reader.paragraphs))
 
 
-def is_written_in(text: str, alphabet: range) -> bool:
-    """Whether most letters of a text are of an alphabet."""
+def is_russian(text: str) -> bool:
+    """Whether most letters of a text are Cyrillic."""
     letters = [character for character in text if character.isalpha()]
-    return sum(ord(letter) in alphabet for letter in letters) * 2 > len(letters)
+    return sum(ord(letter) in CYRILLIC for letter in letters) * 2 > len(letters)
 
 
 class ParagraphReader(HTMLParser):
