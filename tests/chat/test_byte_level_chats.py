@@ -37,6 +37,10 @@ WITH_BLOCK = (
     "{% endgeneration %}{% else %}{{ message['content'] | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
+UNDIVIDED = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}"
+    "{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
+)
 ANSWERS = {"": "", "😀": "е\u0301 <think> и\u0306", " \n": "\u0301 да", "Кто?": "\x1f\u2003я\x85"}
 HARD = [[Message("user", question), Message("assistant", answer)] for question, answer in ANSWERS.items()]
 plain = st.one_of(
@@ -116,9 +120,7 @@ def test_normalisation_that_moves_characters_over_the_border_of_an_answer(
     from transformers import AutoTokenizer
 
     shutil.copytree(tokenizers["qwen2", "chatml"], tmp_path, dirs_exist_ok=True)
-    said = "{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
-    source = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}SAID{% endif %}{% endfor %}"
-    write_template(tmp_path, source.replace("SAID", said))
+    write_template(tmp_path, UNDIVIDED)
     chat = [Message("user", "\u0958"), Message("assistant", "\u212b\u212b\u212b да")]
     ids, is_trained = ChatEncoder(tmp_path).encode([chat])[0]
     theirs = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
@@ -193,11 +195,13 @@ def test_bytes_without_a_token_do_not_shift_the_mask(tokenizers: dict[tuple[str,
     content["model"]["vocab"] = {token: index for token, index in vocabulary.items() if lost not in token}
     content["model"]["merges"] = [merge for merge in content["model"]["merges"] if lost not in "".join(merge)]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    write_template(tmp_path, UNDIVIDED)
     encoder = ChatEncoder(tmp_path)
-    ids, is_trained = encoder.encode([[Message("user", "Аист"), Message("assistant", "Ай да А")]])[0]
     assert encoder.tokenizer.missing_bytes == b"\x90"
-    said = encoder.tokenizer.encode("assistant\nАй да А").tolist()
-    assert ids[is_trained].tolist() == [*said[len(encoder.tokenizer.encode("assistant\n")) :], encoder.end_id]
+    ids, is_trained = encoder.encode([[Message("user", "ААААА"), Message("assistant", "да")]])[0]
+    said = encoder.tokenizer.encode("АААААда").tolist()
+    assert ids.tolist() == [*said, encoder.end_id]
+    assert ids[is_trained].tolist() == [*said[len(encoder.tokenizer.encode("ААААА")) :], encoder.end_id]
 
 
 def test_what_is_no_byte_level_bpe_is_refused(tokenizers: dict[tuple[str, str], Path], tmp_path: Path) -> None:
