@@ -80,6 +80,7 @@ class ByteLevelChats(ChatVocabulary):
         self.control = {text: int(self._tokenizer.token_to_id(text)) for text in special}
         self.changing = frozenset(text for text, token in special.items() if self._changes(token))
         self.roles = {role: text for role, text in read_roles(file.parent).items() if text in self.control}
+        self._missing = np.frombuffer(encoder.missing_bytes, np.uint8)
         self._sizes = np.zeros(self.encoder.vocab_size, np.int64)  # bytes of each token
         for text, index in self._tokenizer.get_vocab(with_added_tokens=True).items():
             content = None if text in added else token_bytes(text)
@@ -88,16 +89,17 @@ class ByteLevelChats(ChatVocabulary):
     def spans(self, ids: Ids, text: str) -> tuple[Positions, Positions]:
         """As `ChatVocabulary.spans`."""
         data = np.frombuffer(text.encode(), np.uint8)
+        spelt = np.flatnonzero(~np.isin(data, self._missing))
         ends = np.cumsum(self._sizes[ids])
         normalizer = self._tokenizer.normalizer
         is_changed = normalizer is not None and normalizer.normalize_str(text) != text
-        if not len(ids) or ends[-1] != len(data) or is_changed:
+        if not len(ids) or ends[-1] != len(spelt) or is_changed:
             return self._library_spans(text)
-        begun = np.cumsum((data & 0xC0) != 0x80)  # characters that have begun by each byte
+        begun = np.cumsum((data & 0xC0) != 0x80)[spelt]  # characters that have begun by each byte that has a token
         return begun[ends - self._sizes[ids]] - 1, begun[ends - 1]
 
     def _library_spans(self, text: str) -> tuple[Positions, Positions]:
-        """Of a text that is normalised, or has bytes without a token, which are lost."""
+        """Of a text that is changed before it is spelt."""
         found = self._tokenizer.encode(text, add_special_tokens=False).offsets
         starts, ends = np.array(found, np.int64).reshape(-1, 2).T
         before = np.append(0, ends[:-1])  # `trim_offsets` leaves spaces out
