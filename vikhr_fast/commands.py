@@ -60,7 +60,7 @@ COMMANDS = tuple(
         ("tokenizer train", "tokenizer.train", "TrainTokenizer", "train_tokenizer"),
         ("tokenizer extend", "tokenizer.extend", "ExtendTokenizer", "extend_tokenizer"),
         ("tokenizer export", "tokenizer.export", "ExportTokenizer", "export"),
-        ("tokenizer verify", "tokenizer.verify", "VerifyTokenizer", "verify"),
+        ("tokenizer verify", "chat.verify", "VerifyTokenizer", "verify"),
         ("tokenizer report", "tokenizer.report", "ReportTokenizers", "report_tokenizers"),
         ("adapt", "adapt.adapt", "Adapt", "adapt"),
         ("corpus collect", "corpus.collect", "Collect", "collect"),

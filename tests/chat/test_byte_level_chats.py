@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -223,4 +224,82 @@ def test_control_tokens_that_change_texts_are_refused(
         token[flag] = token["content"] in ("<|im_end|>", "<|eot_id|>")
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"<\|im_end\|>: lstrip, rstrip, normalized or single_word change"):
+        ChatEncoder(tmp_path)
+
+
+OPENERS = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '\n' }}{% endfor %}{{ eos_token }}"
+DOUBTFUL = {  # templates without blocks, in which no one control piece stands right behind each answer
+    "an end after the loop alone": "{% for m in messages %}{{ m.role + m.content }}{% endfor %}{{ eos_token }}",
+    "pieces that begin turns alone": OPENERS,
+    "no end": OPENERS.replace("{{ eos_token }}", ""),
+    "an end of the last alone": "{% for m in messages %}{{ '<|im_start|>' + m.role + m.content }}"
+    "{% if loop.last %}{{ '<|im_end|>' }}{% endif %}{% endfor %}",
+    "another end of the last": "{% for m in messages %}{{ m.content }}"
+    "{{ '<|im_end|>' if loop.last else '<|eot_id|>' }}{% endfor %}",
+    "text before the end": "{% for m in messages %}{{ m.content + '\n(so far)\n<|im_end|>' }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_what_the_assistant_says_is_not_guessed_where_that_is_doubtful(
+    tokenizers: dict[tuple[str, str], Path], tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(tokenizers["llama-bpe", "chatml"], tmp_path, dirs_exist_ok=True)
+    with pytest.raises(InputError, match="no generation block, and no control piece, always the same, stands"):
+        ChatEncoder(write_template(tmp_path, DOUBTFUL[name]))
+
+
+def change_configuration(directory: Path, **values: Any) -> None:
+    file = directory / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_roles_are_those_of_transformers(tokenizers: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tokenizers["llama-bpe", "chatml"], tmp_path, dirs_exist_ok=True)
+    write_template(tmp_path, "{{ bos_token }}{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}")
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "<|eot_id|>"}}))
+    chat = [Message("user", "а"), Message("assistant", "б")]
+    for decoder in (False, True):
+        if decoder:
+            flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+            change_configuration(tmp_path, added_tokens_decoder={"1": {"content": "<|end|>", **flags}})
+        theirs = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template([one._asdict() for one in chat])
+        assert ChatEncoder(tmp_path).encode([chat])[0].ids.tolist() == theirs["input_ids"]
+
+
+def test_special_tokens_that_the_vocabulary_has_not_as_such_are_named(
+    tokenizers: dict[tuple[str, str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tokenizers["llama-bpe", "chatml"], tmp_path, dirs_exist_ok=True)
+    for changes in ({"bos_token": "<|absent|>"}, {"bos_token": "<think>"}, {"bos_token": "the"}):
+        change_configuration(tmp_path, **changes)
+        with pytest.raises(InputError, match=f"{re.escape(changes['bos_token'])}: named as special, but no "):
+            ChatEncoder(tmp_path)
+    change_configuration(tmp_path, bos_token="<|begin|>", extra_special_tokens=["<|fresh|>"])
+    ChatEncoder(tmp_path)  # which the template doesn't use
+    source = (tmp_path / "chat_template.jinja").read_text()
+    with pytest.raises(InputError, match=r"<\|fresh\|>: named as special"):
+        ChatEncoder(write_template(tmp_path, source + "{{ '<|fresh|>' }}"))
+    with caplog.at_level(logging.WARNING):
+        ChatEncoder(write_template(tmp_path, source + "{{ '<think>' }}"))
+    assert "<think>: no special tokens, so text that spells one becomes it" in caplog.text
+
+
+def test_files_beside_that_disagree_are_refused(tokenizers: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    shutil.copytree(tokenizers["llama-bpe", "chatml"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_end|>": 401, "мир": 9999}))
+    with pytest.raises(InputError, match=r"beside tokenizer\.json have tokens under other ids than it: .*'мир'"):
+        ChatEncoder(tmp_path)
+
+
+@pytest.mark.parametrize("given", [5, ["a"], [{"name": ["x"], "template": "a"}], [{"name": "rag", "template": "a"}]])
+def test_a_template_in_the_configuration_that_is_none_is_named(
+    tokenizers: dict[tuple[str, str], Path], tmp_path: Path, given: object
+) -> None:
+    shutil.copytree(tokenizers["gpt-2", "chatml"], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").unlink()
+    change_configuration(tmp_path, chat_template=given)
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: chat_template: neither a text nor a list with one"):
         ChatEncoder(tmp_path)

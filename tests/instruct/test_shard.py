@@ -150,16 +150,16 @@ def test_a_conversation_that_the_template_changes_is_named(options: ShardConvers
         shard_conversations(replace(options, input=(file,), tokenizer=model, output=tmp_path / "out"))
 
 
-def test_weights_take_a_source_more_or_less_often(options: ShardConversations, tmp_path: Path) -> None:
+def test_weights_take_a_source_more_or_less_often(options: ShardConversations, shards: Path, tmp_path: Path) -> None:
     shard_conversations(replace(options, output=tmp_path / "out", weights={"a": 2.0, "b": 0.5}))
     counts = {
-        name: [TokenShards.open(root / "train" / name).num_documents for root in (options.output, tmp_path / "out")]
+        name: [TokenShards.open(root / "train" / name).num_documents for root in (shards, tmp_path / "out")]
         for name in "ab"
     }
     assert counts["a"][1] == 2 * counts["a"][0]
     assert 0 < counts["b"][1] < counts["b"][0]
     for name in "ab":
-        before, after = (documents(root / "validation" / name) for root in (options.output, tmp_path / "out"))
+        before, after = (documents(root / "validation" / name) for root in (shards, tmp_path / "out"))
         assert before == after
 
 

@@ -15,11 +15,11 @@ from vikhr_fast.adapt.rows import find_sources
 from vikhr_fast.adapt.vocabularies import base_vocabulary, new_vocabulary
 from vikhr_fast.chat.encode import ChatEncoder
 from vikhr_fast.chat.template import Message
+from vikhr_fast.chat.verify import VerifyTokenizer, verify
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer import BpeEncoder
 from vikhr_fast.tokenizer.export import ExportTokenizer, export, export_tokenizer, read_model
 from vikhr_fast.tokenizer.extend import ExtendTokenizer, extend_tokenizer
-from vikhr_fast.tokenizer.verify import VerifyTokenizer, verify
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 INSERTED = ["[INST]", "[/INST]"]

@@ -44,16 +44,29 @@ class ChatEncoder:
         self._vocabulary = vocabulary = chat_vocabulary(directory)
         self.tokenizer = vocabulary.encoder
         source, name = model_template(directory)
-        said_of = {piece: role for role, piece in vocabulary.roles.items()}
-        if used := sorted(t for t in vocabulary.changing if t in source or said_of.get(t, t) in source):
-            flags = "lstrip, rstrip, normalized or single_word change the text around it"
-            raise InputError(f"{name}: {', '.join(used)}: {flags}; clear these flags in the tokenizer's files")
+        for texts, reason in (
+            (
+                vocabulary.changing,
+                "lstrip, rstrip, normalized or single_word change the text around it; clear these flags",
+            ),
+            (vocabulary.unknown, "named as special, but no special token of the vocabulary; make it one"),
+        ):
+            roles = {role: text for role, text in vocabulary.named_roles.items() if text in texts}
+            if used := sorted(
+                {text for text in texts if text in source} | {roles[role] for role in roles if role in source}
+            ):
+                raise InputError(f"{name}: {', '.join(used)}: {reason} in the tokenizer's files")
+        if found := sorted(text for text in vocabulary.words if text in source):
+            logger.warning(f"{name}: {', '.join(found)}: no special tokens, so text that spells one becomes it")
         self.template = ChatTemplate(source, name, vocabulary.control.keys(), vocabulary.roles)
-        ids, is_trained = self.encode([[Message("user", "?"), Message("assistant", "!")]])[0]
-        said = ids[is_trained].tolist()
-        if not said or said[-1] not in vocabulary.control.values():
+        turn = [Message("user", "?"), Message("assistant", "!")]
+        ends = {end for chat in self.encode([turn, turn * 2]) for end in _ends_of_answers(chat)}
+        if not ends or not ends <= set(vocabulary.control.values()):
             raise InputError(f"{name}: no control piece of this vocabulary ends what the assistant says")
-        self.end_id: int = said[-1]
+        if len(ends) > 1:
+            pieces = " and ".join(sorted(map(self.tokenizer.piece, ends)))
+            raise InputError(f"{name}: answers end with {pieces}, and generation stops at one; take another template")
+        (self.end_id,) = ends
         """The piece that ends what the assistant says."""
         if not self.template.has_generation_block:
             end = self.tokenizer.piece(self.end_id)
@@ -109,6 +122,12 @@ class ChatEncoder:
                 trained |= (starts < after) & (ends > position)
             position = after
         return trained
+
+
+def _ends_of_answers(chat: EncodedChat) -> list[int]:
+    """The last trained token of each answer."""
+    is_last = chat.is_trained & ~np.append(chat.is_trained[1:], False)
+    return list(map(int, chat.ids[is_last]))
 
 
 def _is_text(parts: list[Part]) -> bool:

@@ -4,7 +4,7 @@ The template is rendered with a placeholder for each message, and what it says i
 looked for in the template's own text alone, and text that looks like one stays text. A template that looks at texts is
 rendered with them, too, and a chat of which it then makes something else is refused.
 What stands between `{% generation %}` and `{% endgeneration %}` is what the assistant says, and is trained on; in a
-template without such a block, its message and what follows to the next control piece.
+template without such a block, its message and the control piece behind it.
 """
 
 import re
@@ -21,6 +21,7 @@ _SPACE = "\x1f"
 _INNER = f"\x02aZ<&>\n{NONCE}:{{}}\x03"
 _MESSAGE = f"{_SPACE}{_INNER}{_SPACE}"
 _TRIMMED = f"{_SPACE}?{_INNER}{_SPACE}?"
+_BLOCK = re.compile(r"\{%[-+]?\s*generation\b")
 _MARKS = re.compile(f"{BEGIN}|{END}")
 _NUMBERED = re.compile(f"({_SPACE}?){_INNER.format('([0-9]+)')}({_SPACE}?)")
 _AT_ONCE = 1 << 20  # characters in chats that one process renders, far below its limits
@@ -74,7 +75,8 @@ class ChatTemplate:
         self._source, self._name, self._roles, self._control = source, name, roles, frozenset(control)
         pieces = map(re.escape, sorted(control, key=len, reverse=True))
         self._cut = re.compile(f"({'|'.join([_TRIMMED.format('[0-9]+'), BEGIN, END, *pieces])})")
-        self.has_generation_block = "endgeneration" in source
+        self.has_generation_block = _BLOCK.search(source) is not None
+        self._end: str | None = None  # of an answer, in a template without blocks
         self._rendered: dict[tuple[tuple[Role, ...], bool], str | InputError] = {}
         self._looking: set[tuple[tuple[Role, ...], bool]] = set()
         self._parts: dict[tuple[tuple[Role, ...], bool, frozenset[int]], list[Part]] = {}
@@ -89,8 +91,8 @@ class ChatTemplate:
             add_generation_prompt: end with what makes the model answer.
 
         Raises:
-            RefusedChatError: not a template, or one that has no generation block, takes too much time or memory,
-                refuses a chat, or changes a message, leaves it out or says otherwise for what is in it.
+            RefusedChatError: not a template, or one that takes too much time or memory, doesn't tell what the assistant
+                says, refuses a chat, or changes a message, leaves it out or says otherwise for what is in it.
         """
         self._render(chats, add_generation_prompt)
         filled = []
@@ -177,13 +179,30 @@ class ChatTemplate:
         return parts if self.has_generation_block else list(self._with_answers(parts, roles, untrained))
 
     def _with_answers(self, parts: list[Part], roles: tuple[Role, ...], untrained: frozenset[int]) -> Iterator[Part]:
-        """The parts of a template without generation blocks: an answer goes from its message to the next control."""
-        is_trained = False
+        """The parts of a template without generation blocks: an answer goes from its message to the control behind it.
+
+        Raises:
+            InputError: something else than space stands between, or another control piece than behind other answers.
+        """
+        answer: int | None = None
         for part in parts:
             if part.kind == "message":
-                is_trained = roles[_number(part)] == "assistant" and _number(part) not in untrained
-            yield part._replace(is_trained=is_trained)
-            is_trained &= part.kind != "control"
+                self._require(answer is None, "none")
+                answer = _number(part) if roles[_number(part)] == "assistant" else None
+            elif part.kind == "text" and answer is not None:
+                self._require(not part.value.strip(), f"{part.value.strip()[:_SHOWN]!r}")
+            elif answer is not None:
+                self._end = self._end or part.value
+                self._require(part.value == self._end, f"{part.value!r}, behind another {self._end!r}")
+            yield part._replace(is_trained=answer is not None and answer not in untrained)
+            answer = None if part.kind == "control" else answer
+        self._require(answer is None, "none")
+
+    def _require(self, is_certain: bool, found: str) -> None:
+        """Refuses to guess what the assistant says."""
+        if not is_certain:
+            reason = "has no generation block, and no control piece, always the same, stands right behind each answer"
+            raise InputError(f"{self._name}: {reason}, but {found}; put such blocks around answers with their ends")
 
 
 def _number(part: Part) -> int:

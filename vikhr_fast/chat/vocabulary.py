@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vikhr_fast.errors import InputError
-from vikhr_fast.tokenizer.added_tokens import OWN_WAY, read_roles
+from vikhr_fast.tokenizer.added_tokens import OWN_WAY, named_as_special, read_roles
 from vikhr_fast.tokenizer.bpe import BpeEncoder, Ids
 from vikhr_fast.tokenizer.byte_level import spells_bytes, token_bytes
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, read_model, refuse_inexact, role_ids
@@ -28,6 +28,12 @@ class ChatVocabulary(ABC):
     """Those of them that change the text around, so that a chat with one can't be encoded stretch by stretch."""
     roles: dict[str, str]
     """What bos_token, eos_token and so on mean in a template."""
+    named_roles: dict[str, str]
+    """The same as the files name them, control pieces or not."""
+    unknown: frozenset[str] = frozenset()
+    """Texts that the files name as special tokens, which the vocabulary has not as such."""
+    words: frozenset[str] = frozenset()
+    """Added tokens that are found in text."""
 
     @abstractmethod
     def spans(self, ids: Ids, text: str) -> tuple[Positions, Positions]:
@@ -54,7 +60,8 @@ class SentencePieceChats(ChatVocabulary):
         self.control, self.changing = own | encoder.added, encoder.changing
         self.roles = {f"{role}_token": model.pieces[index].piece for role, index in role_ids(model).items()}
         # What the template's eos_token means to transformers, where the files name another than the model does.
-        self.roles |= {role: piece for role, piece in read_roles(file.parent).items() if piece in self.control}
+        self.named_roles = read_roles(file.parent)
+        self.roles |= {role: piece for role, piece in self.named_roles.items() if piece in self.control}
         bytes_ = {index: int(piece.piece[3:5], 16) for index, piece in enumerate(model.pieces) if piece.type == BYTE}
         # Characters that begin in each piece; a byte in the middle of a character begins none.
         self._begun = np.array([len(piece.piece) for piece in model.pieces])
@@ -79,7 +86,10 @@ class ByteLevelChats(ChatVocabulary):
         special = {text: token for text, token in added.items() if token.special and text}
         self.control = {text: int(self._tokenizer.token_to_id(text)) for text in special}
         self.changing = frozenset(text for text, token in special.items() if self._changes(token))
-        self.roles = {role: text for role, text in read_roles(file.parent).items() if text in self.control}
+        self.words = frozenset(added.keys() - special.keys())
+        self.named_roles = read_roles(file.parent)
+        self.roles = {role: text for role, text in self.named_roles.items() if text in self.control}
+        self.unknown = frozenset(named_as_special(file.parent)) - self.control.keys()
         self._missing = np.frombuffer(encoder.missing_bytes, np.uint8)
         self._sizes = np.zeros(self.encoder.vocab_size, np.int64)  # bytes of each token
         for text, index in self._tokenizer.get_vocab(with_added_tokens=True).items():

@@ -18,6 +18,7 @@ from vikhr_fast.io.console import logger
 from vikhr_fast.io.files import atomic_file, copied_json, refuse_existing
 from vikhr_fast.io.progress import progress_bar
 from vikhr_fast.model.devices import Device
+from vikhr_fast.tokenizer.lost_bytes import LostBytes
 
 _OURS = {"answer", "tokens", "complete", "error"}  # an earlier run's are not this one's
 
@@ -59,10 +60,12 @@ def generate_batch(options: GenerateBatch) -> None:
     engine = ChatEngine(options.model, options.device)
     engine.stop_ids(options.sampling)
     prompts: dict[int, list[int]] = {}
+    lost = LostBytes(engine.tokenizer)
     for number, row in enumerate(rows):
         try:
             if "error" not in row:
-                prompts[number] = engine.prompt(chat_of(row))
+                prompts[number] = engine.prompt(chat := chat_of(row))
+                lost.count(message.content for message in chat)
         except InputError as error:
             row["error"] = str(error)
     order = sorted(prompts, key=lambda number: (-len(prompts[number]), number))  # the longest first, where memory shows
@@ -73,6 +76,7 @@ def generate_batch(options: GenerateBatch) -> None:
             for number, answer in zip(numbers, answers, strict=True):
                 rows[number] |= {"answer": answer.text, "tokens": len(answer.ids), "complete": answer.is_complete}
             advance(len(numbers))
+    lost.warn()
     replaced = 0
     with atomic_file(options.output) as file:
         for row in rows:

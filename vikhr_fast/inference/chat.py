@@ -15,6 +15,7 @@ from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.io.console import logger
 from vikhr_fast.io.plain import plain
 from vikhr_fast.model.devices import Device
+from vikhr_fast.tokenizer.lost_bytes import LostBytes
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ def chat(options: GenerateChat) -> None:
             except InputError as error:
                 logger.warning(f"{error}; the message is left out")
                 continue
+            lost = LostBytes(engine.tokenizer)
+            lost.count([line])
+            lost.warn()
             answer = _print_answer(engine, prompt, options.sampling, number)
             messages, number = [*asked, Message("assistant", answer)], number + 1
 

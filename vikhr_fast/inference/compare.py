@@ -16,6 +16,7 @@ from vikhr_fast.inference.engine import ChatEngine
 from vikhr_fast.inference.sampling import Sampling
 from vikhr_fast.io.html import Table, print_tables
 from vikhr_fast.model.devices import Device
+from vikhr_fast.tokenizer.lost_bytes import LostBytes
 
 PROMPTS = (
     "Что такое чебурек?",
@@ -97,6 +98,9 @@ def _answers(directory: Path, chats: list[list[Message]], options: GenerateCompa
     """One model is in memory at a time."""
     engine = ChatEngine(directory, options.device)
     prompts = [engine.prompt(chat) for chat in chats]
+    lost = LostBytes(engine.tokenizer)
+    lost.count(message.content for chat in chats for message in chat)
+    lost.warn()
     answers = []
     for start in range(0, len(prompts), _BATCH):
         numbers = range(start, min(start + _BATCH, len(prompts)))

@@ -92,17 +92,10 @@ def shard_conversations(options: ShardConversations) -> None:
     refuse_as_directories(sources)
     counts: dict[str, Counter[str]] = {}
     lost = LostBytes(encoder.tokenizer)
-
-    def counted(conversations: Iterator[Conversation]) -> Iterator[Conversation]:
-        for conversation in conversations:
-            lost.count(message.content for message in conversation.messages)
-            yield conversation
-
     with atomic_directory(options.output) as directory:
         shards = []
         for name, split in ((f"{split}/{source}", (source, split)) for split in SPLITS for source in sources):
-            chosen = counted(_chosen(options, *split))
-            batches = _encoded(chosen, encoder, options, counts.setdefault(name, Counter()))
+            batches = _encoded(_chosen(options, *split), encoder, options, counts.setdefault(name, Counter()), lost)
             if (first := next(batches, None)) is not None:
                 (directory / name).mkdir(parents=True)
                 write_encoded(directory / name, chain([first], batches), encoder.tokenizer, _SHARD_TOKENS)
@@ -128,7 +121,11 @@ def _chosen(options: ShardConversations, source: str, split: str) -> Iterator[Co
 
 
 def _encoded(
-    conversations: Iterator[Conversation], encoder: ChatEncoder, options: ShardConversations, counts: Counter[str]
+    conversations: Iterator[Conversation],
+    encoder: ChatEncoder,
+    options: ShardConversations,
+    counts: Counter[str],
+    lost: LostBytes,
 ) -> Iterator[Encoded]:
     """Batches of encoded conversations; counts those that are whole, cut, and left out."""
     while batch := list(islice(conversations, _BATCH)):
@@ -141,6 +138,7 @@ def _encoded(
         kept = [(one, cut) for one, cut in zip(batch, cuts, strict=True) if cut.answers]
         sizes = []
         for conversation, cut in kept:
+            lost.count(message.content for message in conversation.messages)
             answers = [one.content for one in conversation.messages if one.role == "assistant" and one.is_trained]
             sizes.append(sum(len(answer.encode("utf-8")) for answer in answers[: cut.answers]))
             counts.update(conversations=1, tokens=len(cut.chat.ids), cut=cut.answers < len(answers))

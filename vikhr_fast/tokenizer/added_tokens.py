@@ -6,7 +6,7 @@ was added can't be had: transformers would find it in text, so the encoder refus
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -57,7 +57,7 @@ def read_added_tokens(model_file: Path, pieces: Sequence[str]) -> AddedTokens:
         return AddedTokens()
     directory = model_file.parent
     ids: dict[str, int] = {}
-    special, changing = set(_named_as_special(directory)), set()
+    special, changing = set(named_as_special(directory)), set()
     for file, text, index, token in _stated(directory):
         if not is_text(text) or type(index) is not int or not 0 <= index < _MOST_IDS:
             raise InputError(f"{file}: token {text!r} has the id {index!r}; fetch the file again")
@@ -108,12 +108,37 @@ def refuse_added(model_file: Path, pieces: Sequence[str]) -> None:
         )
 
 
+def refuse_beside(tokenizer_json: Path, ids: Mapping[str, int]) -> None:
+    """Raises InputError if files beside a tokenizer.json give a token an id that it hasn't there: transformers adds it.
+
+    Args:
+        tokenizer_json: the file.
+        ids: of its tokens, by text.
+    """
+    other = {
+        str(text): index
+        for file, text, index, _ in _stated(tokenizer_json.parent)
+        if file.name != TOKENIZER_JSON and ids.get(text) != index
+    }
+    if other:
+        reason = f"the files beside {TOKENIZER_JSON} have tokens under other ids than it: {named_tokens(other)}"
+        advice = "transformers adds them. Fetch the files anew, or take these tokens out"
+        raise InputError(f"{tokenizer_json.parent}: {reason}; {advice}")
+
+
 def read_roles(directory: Path) -> dict[str, str]:
-    """The tokens that tokenizer_config.json gives a role: bos_token, eos_token and so on, by role."""
-    file = directory / TOKENIZER_CONFIG
-    values = read_json(file) if file.is_file() else {}
-    texts = {name: _text(value) for name, value in values.items() if name.endswith("_token")}
-    return {name: text for name, text in texts.items() if text is not None}
+    """The tokens that have a role to transformers: bos_token, eos_token and so on, by role.
+
+    special_tokens_map.json counts for more than tokenizer_config.json where the latter doesn't list added tokens.
+    """
+    values: dict[str, Any] = {}
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
+        found = read_json(directory / name) if (directory / name).is_file() else {}
+        values |= {key: value for key, value in found.items() if key.endswith("_token")}
+        if "added_tokens_decoder" in found:
+            break
+    texts = {role: _text(value) for role, value in values.items()}
+    return {role: text for role, text in texts.items() if text is not None}
 
 
 def _stated(directory: Path) -> Iterator[tuple[Path, Any, Any, dict[str, Any]]]:
@@ -137,7 +162,8 @@ def _stated(directory: Path) -> Iterator[tuple[Path, Any, Any, dict[str, Any]]]:
             yield file, text, index, {}
 
 
-def _named_as_special(directory: Path) -> Iterator[str]:
+def named_as_special(directory: Path) -> Iterator[str]:
+    """The tokens that the files beside a tokenizer give a role, or list as special."""
     for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
         values = read_json(directory / name) if (directory / name).is_file() else {}
         for key, value in values.items():

@@ -57,12 +57,14 @@ def model_template(directory: Path) -> tuple[str, str]:
     file, config = directory / CHAT_TEMPLATE, directory / TOKENIZER_CONFIG
     if file.is_file():
         return read_template(file), str(file)
-    source = read_json(config).get("chat_template") if config.is_file() else None
-    if isinstance(source, list):  # named ones, for chats with tools and so on
-        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
-        source = named.get("default")
-    if not isinstance(source, str):
+    given = read_json(config).get("chat_template") if config.is_file() else None
+    if given in (None, ""):
         raise InputError(f"{file}: no such file; `vikhr-fast tokenizer export` writes one, or put one there")
+    if isinstance(given, list):  # named ones, for chats with tools and so on
+        given = {str(one.get("name")): one.get("template") for one in given if isinstance(one, dict)}
+    source = given.get("default") if isinstance(given, dict) else given
+    if not isinstance(source, str):
+        raise InputError(f"{config}: chat_template: neither a text nor a list with one that is named default; mend it")
     if len(source.encode("utf-8", "replace")) > _MOST_BYTES:
         raise InputError(f"{config}: chat_template: longer than {_MOST_BYTES:,} bytes; give another")
     return source.replace("\r\n", "\n").replace("\r", "\n"), str(config)

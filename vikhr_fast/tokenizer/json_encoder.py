@@ -15,7 +15,7 @@ import numpy as np
 from vikhr_fast.data.native_texts import Texts, strings
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.guarded import read_bytes, read_json
-from vikhr_fast.tokenizer.added_tokens import is_text
+from vikhr_fast.tokenizer.added_tokens import read_roles, refuse_beside
 from vikhr_fast.tokenizer.bpe import Ids, IdsLike, Offsets
 from vikhr_fast.tokenizer.byte_level import ByteLevelBpe, missing_bytes, token_text
 from vikhr_fast.tokenizer.growth import MOST_GROWTH, growth_of
@@ -67,6 +67,7 @@ class JsonEncoder:
             raise InputError(f"{path}: a {kind} tokenizer, only BPE is supported; choose a base with a BPE tokenizer")
         if max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0) >= _MOST_IDS:
             raise InputError(f"{path}: an id of {_MOST_IDS:,} or more, beyond any model's; fetch it again")
+        refuse_beside(path, tokenizer.get_vocab(with_added_tokens=True))
         byte_level = ByteLevelBpe.of(tokenizer, read_json(path))
         return cls(tokenizer, path, hashlib.sha256(data).hexdigest(), _roles(path, tokenizer), byte_level)
 
@@ -178,10 +179,7 @@ def _refuse_growth(path: Path, content: dict[str, Any]) -> None:
 
 
 def _roles(path: Path, tokenizer: Any) -> dict[str, int]:
-    """Ids of the tokens that `tokenizer_config.json` gives a role."""
-    config_path = path.with_name("tokenizer_config.json")
-    config = read_json(config_path, "fetch it again") if config_path.is_file() else {}
-    tokens = {role: config.get(f"{role}_token") for role in ("bos", "eos")}
-    names = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
-    ids = {role: tokenizer.token_to_id(name) for role, name in names.items() if is_text(name)}
+    """Ids of the tokens that begin and end a text, "bos" and "eos", as the files beside a tokenizer.json name them."""
+    named = read_roles(path.parent)
+    ids = {role: tokenizer.token_to_id(named[f"{role}_token"]) for role in ("bos", "eos") if f"{role}_token" in named}
     return {role: int(found) for role, found in ids.items() if found is not None}

@@ -1,4 +1,4 @@
-"""What a byte-level tokenizer can't spell: SmolLM2's has no token for 21 bytes, and makes nothing of them."""
+"""What a byte-level tokenizer can't spell: SmolLM2's has no token for eight bytes of UTF-8."""
 
 from collections import Counter
 from collections.abc import Iterable

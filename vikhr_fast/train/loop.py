@@ -17,7 +17,7 @@ from vikhr_fast.io.run_directory import locked
 from vikhr_fast.tokenizer.files import companions
 from vikhr_fast.train.assembly import DTYPES
 from vikhr_fast.train.batches import step_batches
-from vikhr_fast.train.checkpoint import CHECKPOINTS, Checkpoints
+from vikhr_fast.train.checkpoint import CHECKPOINTS, Checkpoints, complete_checkpoints
 from vikhr_fast.train.evaluation import Evaluations
 from vikhr_fast.train.inputs import Inputs, describe, open_inputs, record_inputs
 from vikhr_fast.train.metrics import VALIDATION, MetricsWriter, forget_steps_after, last_step
@@ -53,6 +53,9 @@ def train(config: TrainConfig) -> Path:
             raise InputError(f"{final}: a symbolic link to nothing; remove it, or make what it leads to")
         if final.exists():
             done = last_step(config.output) or inputs.num_steps
+            if done < inputs.num_steps and not complete_checkpoints(config.output / CHECKPOINTS):
+                reason = f"finished at step {done}, and no checkpoint was kept to go on from"
+                raise InputError(f"{final}: {reason}; begin with this model in another --output")
             if done < inputs.num_steps:
                 raise InputError(f"{final}: finished at step {done}; remove it to go on to step {inputs.num_steps}")
             _require_not_past(done, inputs.num_steps)

@@ -1,7 +1,6 @@
 """The proof that an exported tokenizer gives the same ids everywhere: three encoders on the same texts."""
 
 import random
-import re
 from dataclasses import dataclass
 from itertools import islice, pairwise, zip_longest
 from pathlib import Path
@@ -9,13 +8,14 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from vikhr_fast.chat.encode import ChatEncoder
+from vikhr_fast.chat.template import Message, RefusedChatError
 from vikhr_fast.data.sources import read_texts
 from vikhr_fast.errors import InputError
-from vikhr_fast.io.plain import one_line
 from vikhr_fast.tokenizer.added_tokens import named_tokens
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.byte_level import spells_bytes, token_bytes
-from vikhr_fast.tokenizer.chat_template import BEGIN, END, render_chats
+from vikhr_fast.tokenizer.chat_template import ROLES, Role
 from vikhr_fast.tokenizer.export import BYTE, CONTROL, UNKNOWN, read_model
 from vikhr_fast.tokenizer.files import TOKENIZER_JSON
 from vikhr_fast.tokenizer.json_encoder import JsonEncoder, refuse_fatal
@@ -33,8 +33,8 @@ class VerifyTokenizer:
     """Encodes texts with this package, transformers and a peer; fails on the first difference.
 
     The peer is SentencePiece, or for a byte-level tokenizer.json the library `tokenizers`. Text that looks like a
-    control piece counts as text (`split_special_tokens=True` in transformers). Chats made with the chat template are
-    compared with their segments encoded apart.
+    control piece counts as text (`split_special_tokens=True` in transformers). Chats have the ids, and where
+    the template has generation blocks the masks, of transformers.
     """
 
     directory: Positional[Path]
@@ -66,10 +66,13 @@ def verify(options: VerifyTokenizer) -> dict[str, int]:
         while batch := list(islice(texts, _BATCH)):
             counts["tokens"] += encoders.compare(batch, place, counts[kind])
             counts[kind] += len(batch)
-    chats = (strings.chat() for _ in range(options.chats if encoders.exported.chat_template is not None else 0))
-    while some := list(islice(chats, _BATCH)):
-        counts["tokens"] += encoders.compare_chats(some, counts["chats"])
-        counts["chats"] += len(some)
+    if options.chats and encoders.exported.chat_template is not None:
+        chats = ChatEncoder(options.directory)
+        roles = encoders.accepted_roles(chats)
+        while todo := min(_BATCH, options.chats - counts["chats"]):
+            some = [strings.chat(roles) for _ in range(todo)]
+            counts["tokens"] += encoders.compare_chats(chats, some, counts["chats"])
+            counts["chats"] += todo
     return counts
 
 
@@ -114,10 +117,12 @@ class _Library:
         self._tokenizer = self.ours.tokenizer
         if not spells_bytes(self._tokenizer.pre_tokenizer):
             raise InputError(f"{file}: not byte-level, and no tokenizer.model beside it to compare with; give either")
-        special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        special = {token.content for token in added if token.special}
         self.control = {text: int(self._tokenizer.token_to_id(text)) for text in sorted(special - {""})}
         contents = [token_bytes(token) for token in self._tokenizer.get_vocab(with_added_tokens=False)]
-        self.words = [text for content in contents if content and (text := content.decode("utf-8", "ignore"))]
+        words = [text for content in contents if content and (text := content.decode("utf-8", "ignore"))]
+        self.words = [*words, *(token.content for token in added if not token.special)]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -161,42 +166,37 @@ class _Encoders:
                 raise InputError(f"{self.directory}: {place}: decoded differently: {decoded[number][:_SHOWN]!r}")
         return len(ids)
 
-    def compare_chats(self, chats: list[list[dict[str, str]]], first: int) -> int:
-        """Raises InputError unless each chat is its segments encoded apart; returns the number of tokens."""
+    def accepted_roles(self, chats: ChatEncoder) -> tuple[Role, ...]:
+        """Those that chats may begin with: many templates refuse a system message."""
         try:
-            template = self.exported.get_chat_template()
-        except ValueError as error:
-            raise InputError(f"{self.directory}: no chat template: {one_line(str(error))}") from None
-        if not isinstance(template, str):
-            raise InputError(f"{self.directory}: its chat template is of type {type(template).__name__}; give text")
-        values = {"add_generation_prompt": True, **self.exported.special_tokens_map}
-        rendered = render_chats(template, str(self.directory), [{"messages": chat, **values} for chat in chats])
-        tokens = 0
-        for number, marked in enumerate(rendered, start=first + 1):
-            if isinstance(marked, InputError):
-                raise marked
-            text = marked.replace(BEGIN, "").replace(END, "")
-            expected: list[int] = []
-            for segment in self._split(text):
-                is_control = segment in self.peer.control
-                expected += [self.peer.control[segment]] if is_control else self.peer.encode([segment])[0]
-            found = self.exported(text, add_special_tokens=False)["input_ids"]
-            self._same(expected, found, f"generated chat {number}", text, "transformers")
-            tokens += len(expected)
-        return tokens
+            chats.encode([[Message(role, role) for role in ROLES]])
+        except RefusedChatError:
+            return ("user",)
+        return ("system", "user")
 
-    def _split(self, text: str) -> list[str]:
-        """Stretches of text, and the control pieces between them."""
-        longest_first = sorted(self.peer.control, key=len, reverse=True)
-        pattern = "|".join(map(re.escape, longest_first))
-        return re.split(f"({pattern})", text) if pattern else [text]
+    def compare_chats(self, chats: ChatEncoder, some: list[list[Message]], first: int) -> int:
+        """Raises InputError unless ids and masks of chats are those of transformers; returns the number of tokens."""
+        encoded = chats.encode(some, add_generation_prompt=True)
+        has_mask = chats.template.has_generation_block
+        for number, (chat, ours) in enumerate(zip(some, encoded, strict=True), start=first + 1):
+            messages = [{"role": message.role, "content": message.content} for message in chat]
+            place, text = f"generated chat {number}", "\n".join(message.content for message in chat)
+            theirs = self.exported.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, return_assistant_tokens_mask=has_mask
+            )
+            self._same(theirs["input_ids"], ours.ids.tolist(), place, text, "vikhr_fast", "transformers")
+            if has_mask and ours.is_trained.tolist() != list(map(bool, theirs["assistant_masks"])):
+                raise InputError(
+                    f"{self.directory}: {place}: another mask of what the assistant says: {text[:_SHOWN]!r}"
+                )
+        return sum(len(one.ids) for one in encoded)
 
-    def _same(self, expected: list[int], found: list[int], place: str, text: str, name: str) -> None:
+    def _same(self, expected: list[int], found: list[int], place: str, text: str, name: str, peer: str = "") -> None:
         if expected == found:
             return
         at = next(index for index, (a, b) in enumerate(zip_longest(expected, found)) if a != b)
-        rest = text[len(self.peer.decode([expected[:at]])[0]) :]
-        ids = f"{self.peer.name} {expected[at : at + 5]}, {name} {found[at : at + 5]}"
+        ids = f"{peer or self.peer.name} {expected[at : at + 5]}, {name} {found[at : at + 5]}"
+        rest = text if peer else text[len(self.peer.decode([expected[:at]])[0]) :]
         raise InputError(f"{self.directory}: {place}: token {at + 1}: {ids}, at {rest[:_SHOWN]!r}")
 
 
@@ -214,10 +214,13 @@ class _Strings:
             parts += [self._random.choice([*self._control, " " * self._random.randint(1, 40), "\n"]), self.any()]
         return "".join(parts)
 
-    def chat(self) -> list[dict[str, str]]:
+    def chat(self, roles: tuple[Role, ...]) -> list[Message]:
         """A system message or none, then up to three questions with their answers, and no control piece as text."""
-        roles = ["system"] * self._random.randint(0, 1) + ["user", "assistant"] * self._random.randint(1, 3)
-        return [{"role": role, "content": self._without_control()} for role in roles]
+        begin = self._random.choice(roles)
+        turns: list[Role] = ["system"] if begin == "system" else []
+        for _ in range(self._random.randint(1, 3)):
+            turns += ["user", "assistant"]
+        return [Message(role, self._without_control()) for role in turns]
 
     def _without_control(self) -> str:
         while True:
