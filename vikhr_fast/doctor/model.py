@@ -37,14 +37,15 @@ def model_findings(directory: Path) -> Iterator[Finding]:
         yield checked("weights", partial(_weights, directory))
         yield checked("head", partial(_head, directory))
         yield checked("numbers", partial(_numbers, directory))
-    yield checked("tokenizer", partial(_tokenizer, directory))
+    yield (tokenizer := checked("tokenizer", partial(_tokenizer, directory)))
     if (directory / CONFIG_NAME).exists():
         yield checked("rows", partial(_rows, directory))
     if (directory / TOKENIZER).exists():
         yield (added := checked("added", partial(_added, directory)))
         if added.mark == "mend":
             return
-    yield checked("chat", partial(_chat, directory))
+    if tokenizer.mark != "mend":
+        yield checked("chat", partial(_chat, directory))
 
 
 def _config(directory: Path) -> str:
