@@ -310,8 +310,8 @@ def test_unusable_tokenizer_and_options_are_named(
     options = Shard((russian,), tokenizer, tmp_path / "out")
     for changes, complaint in (
         ({"tokenizer": folder}, f"{re.escape(str(folder))}: neither tokenizer.model nor tokenizer.json in it"),
-        ({"tokenizer": tmp_path / "absent"}, "absent: no such file or directory; give a directory with a tokenizer"),
-        ({"tokenizer": tmp_path / "absent.json"}, "absent.json: no such file or directory; give a directory with a tokenizer"),
+        ({"tokenizer": tmp_path / "absent"}, "absent: no such file or directory; give a directory"),
+        ({"tokenizer": tmp_path / "absent.json"}, "absent.json: no such file or directory; give a directory"),
         ({"tokenizer": tokenizer / "tokenizer_config.json"}, "no tokenizer that can be read"),
         ({"tokenizer": alone}, "alone: no BOS or no EOS piece"),
         ({"tokenizer": russian}, re.escape(str(russian))),
