@@ -26,6 +26,7 @@ from vikhr_fast.tokenizer.json_encoder import library_errors, refuse_fatal
 
 SETTINGS = "filter.json"
 _CHARACTERS_A_TOKEN = 16
+_KINDS = "token_type_ids"
 _BINS = 10
 _MOST_LAYERS, _LEAST_TOKENS = 1000, 8
 _NUMBERS_A_BYTE = 4  # of two bits: no file holds a model in less
@@ -34,6 +35,8 @@ _SHOWN_TENSORS = 3
 
 MaximumTokens = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 """Of a text, that an encoder sees."""
+Token = tuple[int, int]
+"""Its id, and which of two texts it is of, 0 or 1, where an encoder of BERT's kind tells them apart."""
 Scores = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 
@@ -104,7 +107,7 @@ class Scorer:
         for file in directory.iterdir():
             sync_file(file)
 
-    def encode(self, maximum_tokens: int, *columns: Sequence[str]) -> list[list[int]]:
+    def encode(self, maximum_tokens: int, *columns: Sequence[str]) -> list[list[Token]]:
         """The first tokens of each text, special ones included; of two columns as one sequence, the longer cut first.
 
         Only as much text is tokenized as can matter.
@@ -113,21 +116,25 @@ class Scorer:
             return []
         longest = maximum_tokens * _CHARACTERS_A_TOKEN
         shown = ([text[:longest] for text in column] for column in columns)
-        ids: list[list[int]] = self.tokenizer(*shown, truncation=True, max_length=maximum_tokens)["input_ids"]
-        return ids
+        found = self.tokenizer(*shown, truncation=True, max_length=maximum_tokens)
+        kinds = found.get(_KINDS) or [[0] * len(ids) for ids in found["input_ids"]]
+        return [list(zip(*row, strict=True)) for row in zip(found["input_ids"], kinds, strict=True)]
 
-    def logits(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    def logits(self, texts: Sequence[Sequence[Token]]) -> torch.Tensor:
         """[texts] outputs of one forward, on the device."""
-        longest = max(map(len, ids))
-        pad = self.tokenizer.pad_token_id or 0
-        tokens = torch.tensor([[*one, *[pad] * (longest - len(one))] for one in ids], device=self.device)
-        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids], device=self.device)
+        longest = max(map(len, texts))
+        pad = (self.tokenizer.pad_token_id or 0, 0)
+        tokens = torch.tensor([[*one, *[pad] * (longest - len(one))] for one in texts], device=self.device)
+        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in texts], device=self.device)
+        given = {"input_ids": tokens[..., 0], "attention_mask": mask}
+        if _KINDS in self.tokenizer.model_input_names:
+            given[_KINDS] = tokens[..., 1]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            output: torch.Tensor = self.model(input_ids=tokens, attention_mask=mask).logits[:, 0]
+            output: torch.Tensor = self.model(**given).logits[:, 0]
         return output
 
     @torch.no_grad()
-    def score(self, ids: Sequence[Sequence[int]], batch_tokens: int = 16_384) -> Scores:
+    def score(self, ids: Sequence[Sequence[Token]], batch_tokens: int = 16_384) -> Scores:
         """float64 [texts]: the logit of each, computed in batches of like length; InputError where one isn't finite."""
         self.model.eval()
         scores = np.zeros(len(ids))

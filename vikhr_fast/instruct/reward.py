@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pydantic
 
 from vikhr_fast.config import read_record
-from vikhr_fast.encoder.classifier import MaximumTokens, Scorer, Scores
+from vikhr_fast.encoder.classifier import MaximumTokens, Scorer, Scores, Token
 from vikhr_fast.model.devices import Device
 
 SETTINGS = "reward.json"
@@ -49,7 +49,7 @@ class RewardModel:
         found = read_record(directory / SETTINGS, _SETTINGS, advice)
         return cls(Scorer.load(str(directory), device=device), found.maximum_tokens)
 
-    def encode(self, texts: Sequence[Answered]) -> list[list[int]]:
+    def encode(self, texts: Sequence[Answered]) -> list[list[Token]]:
         """Prompt and answer as one sequence each; what is too long is cut off the longer of the two."""
         return self.scorer.encode(self.maximum_tokens, [one.prompt for one in texts], [one.answer for one in texts])
 
