@@ -133,5 +133,5 @@ def test_shards_with_other_ends_of_documents_are_refused(adapted: Path, tmp_path
     shards = ["--tokenizer", str(tmp_path / "tokenizer"), "--output", str(tmp_path / "train")]
     run(["corpus", "shard", "--input", str(adapted / "train.txt"), *shards])
     config = make_config(adapted, tmp_path / "out", data={"train": {"main": tmp_path / "train"}})
-    with pytest.raises(InputError, match=r"train: documents begin and end with the ids 400 and 401, 0 and 1 in "):
+    with pytest.raises(InputError, match=r"train: documents begin and end with the ids 403 and 404, 0 and 1 in "):
         open_inputs(config)
