@@ -129,7 +129,7 @@ def test_no_key_is_in_any_file(run: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "complaint"),
     [
-        ("[mix]\ntokenizer = 'absent'", "absent: No such file"),
+        ("[mix]\ntokenizer = 'absent'", "absent: no such file"),
         ("[decontaminate.sets.quiz]\ninput = ['absent.jsonl']", r"absent\.jsonl: no such file"),
         ("[annotate]\nmodel = 'judge'\nkey_variable = 'NOT_THERE'", "NOT_THERE: not in the environment"),
         ("classifier = 'absent'\n[filter]", "absent/manifest.json: no such file"),
