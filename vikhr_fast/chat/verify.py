@@ -117,12 +117,10 @@ class _Library:
         self._tokenizer = self.ours.tokenizer
         if not spells_bytes(self._tokenizer.pre_tokenizer):
             raise InputError(f"{file}: not byte-level, and no tokenizer.model beside it to compare with; give either")
-        added = self._tokenizer.get_added_tokens_decoder().values()
-        special = {token.content for token in added if token.special}
-        self.control = {text: int(self._tokenizer.token_to_id(text)) for text in sorted(special - {""})}
+        self.control = self.ours.control
         contents = [token_bytes(token) for token in self._tokenizer.get_vocab(with_added_tokens=False)]
         words = [text for content in contents if content and (text := content.decode("utf-8", "ignore"))]
-        self.words = [*words, *(token.content for token in added if not token.special)]
+        self.words = [*words, *sorted(self.ours.words)]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

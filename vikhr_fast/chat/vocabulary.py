@@ -82,15 +82,14 @@ class ByteLevelChats(ChatVocabulary):
         self._tokenizer: Any = encoder.tokenizer
         if not spells_bytes(self._tokenizer.pre_tokenizer):
             raise InputError(f"{file}: not byte-level; chats need byte-level BPE, or a tokenizer.model")
-        added = {token.content: token for token in self._tokenizer.get_added_tokens_decoder().values()}
-        special = {text: token for text, token in added.items() if token.special and text}
-        self.control = {text: int(self._tokenizer.token_to_id(text)) for text in special}
-        self.changing = frozenset(text for text, token in special.items() if self._changes(token))
-        self.words = frozenset(added.keys() - special.keys())
+        special = [token for token in self._tokenizer.get_added_tokens_decoder().values() if token.special]
+        self.control, self.words = encoder.control, encoder.words
+        self.changing = frozenset(token.content for token in special if self._changes(token)) & self.control.keys()
         self.named_roles = read_roles(file.parent)
         self.roles = {role: text for role, text in self.named_roles.items() if text in self.control}
         self.unknown = frozenset(named_as_special(file.parent)) - self.control.keys()
         self._missing = np.frombuffer(encoder.missing_bytes, np.uint8)
+        added = encoder.control.keys() | encoder.words
         self._sizes = np.zeros(self.encoder.vocab_size, np.int64)  # bytes of each token
         for text, index in self._tokenizer.get_vocab(with_added_tokens=True).items():
             content = None if text in added else token_bytes(text)

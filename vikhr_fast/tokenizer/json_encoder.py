@@ -39,6 +39,12 @@ class JsonEncoder:
         """The number that all ids are below; those of some vocabularies have gaps."""
         self.missing_bytes = missing_bytes(tokenizer)
         """Bytes of a text that no token stands for, so that they are lost."""
+        added = tokenizer.get_added_tokens_decoder().values()
+        special = [token.content for token in added if token.special and token.content]
+        self.control = {text: int(tokenizer.token_to_id(text)) for text in special}
+        """Ids of the special tokens, by text."""
+        self.words = frozenset(token.content for token in added if not token.special)
+        """Added tokens that are found in text."""
         self.bos_id, self.eos_id = roles.get("bos", -1), roles.get("eos", -1)
         """Ids of the tokens that begin and end a text, -1 where there is none."""
 
