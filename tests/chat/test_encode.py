@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_parts import parts_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -165,7 +166,7 @@ def test_a_question_is_where_its_answer_goes_on(encoders: dict[str, ChatEncoder]
 )
 def test_unusable_templates_are_refused(source: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        ChatTemplate(source, "file", ["</s>"], {"eos_token": "</s>"}).parts([[Message("user", "а")]], False)
+        parts_of(ChatTemplate(source, "file", ["</s>"], {"eos_token": "</s>"}), [Message("user", "а")])
 
 
 def test_one_process_renders_a_batch_and_none_what_was_rendered(
@@ -196,10 +197,10 @@ def test_a_chat_that_was_refused_is_refused_again_without_another_try(monkeypatc
     )
     refusing = ChatTemplate(source, "file", [], {})
     question = [Message("user", "а")]
-    assert len(refusing.parts([question], False)[0]) == 1
+    assert len(parts_of(refusing, question)) == 1
     for _ in range(2):
         with pytest.raises(InputError, match="division by zero"):
-            refusing.parts([[*question, Message("assistant", "б")]], False)
+            parts_of(refusing, [*question, Message("assistant", "б")])
         monkeypatch.setattr(template, "render_chats", None)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from chat_parts import parts_of
 
 from vikhr_fast.chat import template
 from vikhr_fast.chat.template import ChatTemplate, Message
@@ -84,7 +85,7 @@ def of_source(said: str) -> ChatTemplate:
 
 
 def text_of(tried: ChatTemplate, chat: list[Message]) -> str:
-    return "".join(part.value for part in tried.parts([chat], False)[0])
+    return "".join(part.value for part in parts_of(tried, chat))
 
 
 def of_transformers(source: str, chat: list[Message]) -> Any:
@@ -97,7 +98,7 @@ def of_transformers(source: str, chat: list[Message]) -> Any:
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_template_that_changes_texts_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"^file: (changes, moves|looks at what is said in a chat of user, assistant)"):
-        of_source(CHANGED[name]).parts([CHATS[0]], False)
+        parts_of(of_source(CHANGED[name]), CHATS[0])
 
 
 @pytest.mark.parametrize("name", LOOKING)
@@ -107,19 +108,19 @@ def test_chats_that_make_a_difference_are_refused_and_others_are_as_in_transform
     for number, chat in enumerate(CHATS):
         if number in refused:
             with pytest.raises(InputError, match=r"^file: (looks at what is said in|refuses) a chat of .*;") as error:
-                tried.parts([chat], False)
+                parts_of(tried, chat)
             assert str(error.value).isprintable()
             assert len(str(error.value)) < 500
         else:
             text = text_of(tried, chat)
             assert text == of_transformers(BODY.replace("SAID", said), chat)
-            trained = "".join(part.value for part in tried.parts([chat], False)[0] if part.is_trained)
+            trained = "".join(part.value for part in parts_of(tried, chat) if part.is_trained)
             assert trained == text.partition("A:")[2]
 
 
 def test_the_error_shows_the_place() -> None:
     with pytest.raises(InputError) as error:
-        of_source(LOOKING["split"][0]).parts([CHATS[2]], False)
+        parts_of(of_source(LOOKING["split"][0]), CHATS[2])
     assert str(error.value) == (
         "file: looks at what is said in a chat of user, assistant, and makes 'U:Мир </s>A:Мир </s>' where it should be"
         r" 'U:<b>think\n</think>Мир </s>A:<b>think\n</think>Мир </s>'; take another template, or leave this chat out"
@@ -142,7 +143,10 @@ def test_a_process_renders_many_chats_of_a_template_that_looks(processes: list[i
     chats = [[Message("user", f"Раз {n}"), Message("assistant", "два " * n)] for n in range(50)]
     together = tried.parts(chats, False)
     assert processes == [2, 50]
-    assert together[::9] == [tried.parts([chat], False)[0] for chat in chats[::9]]
+    assert together[::9] == [parts_of(tried, chat) for chat in chats[::9]]
+    mixed = tried.parts([chats[0], CHATS[2], chats[1]], False)
+    assert mixed[::2] == together[:2]
+    assert isinstance(mixed[1], InputError)
     large = [[Message("user", "я" * 300_000), Message("assistant", "да")]] * 7
     del processes[:]
     tried.parts(large, False)

@@ -130,6 +130,23 @@ def test_a_template_of_ones_own(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_chats_that_the_template_refuses_are_left_out_and_counted(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    template = tmp_path / "template.jinja"
+    refusing = "{% if 'я' in m.content %}{{ raise_exception('a letter') }}{% endif %}"
+    said = "{{ m.content }}<|im_end|>{% endfor %}"
+    template.write_text(f"{{{{ bos_token }}}}{{% for m in messages %}}{refusing}{said}")
+    export(ExportTokenizer(trained, tmp_path / "out", chat_template=template))
+    counts = verify(VerifyTokenizer(tmp_path / "out", generated=0, chats=300))
+    assert counts["chats"] + counts["chats_refused"] == 300
+    assert min(counts["chats"], counts["chats_refused"]) > 10
+    _, line = caplog.messages  # the first says that the template has no generation block
+    assert "left out, and so is any other that is refused: " in line
+    assert "refuses a chat of" in line
+    assert "a letter" in line
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [

@@ -182,10 +182,9 @@ def check(chance: random.Random) -> str:
 
 def _check_said(source: str, chat: list[Message]) -> None:
     """What is said comes out as in transformers, or is refused."""
-    try:
-        parts = ChatTemplate(source, "file", ["<|im_start|>", "</s>"], TOKENS).parts([chat], False)[0]
-    except InputError as error:
-        _check_line(error, source)
+    (parts,) = ChatTemplate(source, "file", ["<|im_start|>", "</s>"], TOKENS).parts([chat], False)
+    if isinstance(parts, InputError):
+        _check_line(parts, source)
         return
     expected = _of_transformers(source, [{"role": one.role, "content": one.content} for one in chat])
     found = "".join(part.value for part in parts)

@@ -112,6 +112,33 @@ def test_what_is_cut_and_left_out_is_counted(
     assert first == second
 
 
+def test_a_conversation_that_the_template_refuses_is_left_out_counted_and_named(
+    options: ShardConversations, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(options.tokenizer, tmp_path / "model")
+    template = tmp_path / "model" / "chat_template.jinja"
+    refusing = "{% if '<think>' in m.content %}{{ raise_exception('a thought') }}{% endif %}"
+    template.write_text(f"{{% for m in messages %}}{refusing}{{% endfor %}}{template.read_text()}")
+    contents = ["да", "<think>", "нет", "<think></think>", "слово " * 400]
+    made = [(Message("user", content), Message("assistant", "так")) for content in contents]
+    write_conversations(tmp_path / "in.jsonl", [Conversation(str(i), "s", "ru", m) for i, m in enumerate(made)])
+    tried = replace(options, input=(tmp_path / "in.jsonl",), tokenizer=tmp_path / "model", output=tmp_path / "out")
+    with caplog.at_level("INFO"):
+        shard_conversations(replace(tried, validation=0.0))
+    assert "conversation 1: left out, like any other of s that the template refuses: " in caplog.text
+    assert caplog.text.count("a thought") == 1
+    assert "2 conversations" in caplog.text
+    assert "1 too_long" in caplog.text
+    assert "2 refused" in caplog.text
+    encoder = ChatEncoder(options.tokenizer)
+    kept = [cut_chat(chat, LENGTH).chat.ids.tolist() for chat in encoder.encode([made[0], made[2]])]
+    assert [ids for ids, _ in documents(tmp_path / "out" / "train" / "s")] == kept
+    write_conversations(tmp_path / "in.jsonl", [Conversation("1", "s", "ru", made[1])])
+    with pytest.raises(InputError, match=r"other: nothing to train on, 0 too_long and 1 refused; .*another template"):
+        shard_conversations(replace(tried, output=tmp_path / "other", validation=0.0))
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_answer_that_is_not_to_be_learnt_is_context_alone(options: ShardConversations, tmp_path: Path) -> None:
     wrong, right = Message("assistant", "Шесть.", is_trained=False), Message("assistant", "Восемь ног.")
     turns = (Message("user", "Сколько ног у паука?"), wrong, Message("user", "Точно?"), right)

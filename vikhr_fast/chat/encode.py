@@ -5,7 +5,7 @@ between two of them, be it the template's or a message's, is encoded as one text
 front.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -76,7 +76,18 @@ class ChatEncoder:
     def encode(
         self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False, threads: int = 0
     ) -> list[EncodedChat]:
-        """Encodes chats.
+        """As `encode_each`; raises InputError for the first chat that the template refuses."""
+        found = []
+        for chat in self.encode_each(chats, add_generation_prompt, threads):
+            if isinstance(chat, InputError):
+                raise chat
+            found.append(chat)
+        return found
+
+    def encode_each(
+        self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False, threads: int = 0
+    ) -> list[EncodedChat | InputError]:
+        """Encodes chats; in place of one that the template refuses, or makes something else of, is the reason.
 
         Args:
             chats: messages of each.
@@ -84,30 +95,33 @@ class ChatEncoder:
             threads: 0 is one a core; the result is the same for any number.
 
         Raises:
-            RefusedChatError: the template refuses a chat, or makes something else of what is said in it.
             ValueError: a message that is not valid Unicode.
         """
+        found = self.template.parts(chats, add_generation_prompt)
         structures = [
             [list(group) for _, group in groupby(parts, key=lambda part: part.kind == "control")]
-            for parts in self.template.parts(chats, add_generation_prompt)
+            for parts in found
+            if not isinstance(parts, InputError)
         ]  # by turns control pieces, and text that is encoded as one
         texts = [
             "".join(part.value for part in parts) for stretches in structures for parts in stretches if _is_text(parts)
         ]
         ids, offsets = self.tokenizer.encode_batch(texts, threads=threads)
         encoded_texts = (ids[start:end] for start, end in pairwise(offsets))
-        encoded = []
-        for stretches in structures:
-            pieces: list[EncodedChat] = []
-            for parts in stretches:
-                if _is_text(parts):
-                    own = next(encoded_texts)
-                    pieces.append(EncodedChat(own, self._trained(own, parts)))
-                else:
-                    controls = np.array([self._vocabulary.control[part.value] for part in parts], np.int32)
-                    pieces.append(EncodedChat(controls, np.array([part.is_trained for part in parts])))
-            encoded.append(EncodedChat(*map(np.concatenate, zip(*pieces, strict=True))))
-        return encoded
+        encoded = (self._joined(stretches, encoded_texts) for stretches in structures)
+        return [parts if isinstance(parts, InputError) else next(encoded) for parts in found]
+
+    def _joined(self, stretches: list[list[Part]], encoded_texts: Iterator[Ids]) -> EncodedChat:
+        """A chat; its stretches of text come in turn out of `encoded_texts`."""
+        pieces: list[EncodedChat] = []
+        for parts in stretches:
+            if _is_text(parts):
+                own = next(encoded_texts)
+                pieces.append(EncodedChat(own, self._trained(own, parts)))
+            else:
+                controls = np.array([self._vocabulary.control[part.value] for part in parts], np.int32)
+                pieces.append(EncodedChat(controls, np.array([part.is_trained for part in parts])))
+        return EncodedChat(*map(np.concatenate, zip(*pieces, strict=True)))
 
     def _trained(self, ids: Ids, parts: list[Part]) -> Mask:
         """[tokens of a stretch] those of which a character is the assistant's; a token belongs to one side whole."""

@@ -52,15 +52,6 @@ class Part(NamedTuple):
     """Whether the assistant says it."""
 
 
-class RefusedChatError(InputError):
-    """A template refuses a chat, or makes something else of what is said in it."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.number = number
-        """Of the chat, from 0, among those that were given."""
-
-
 class ChatTemplate:
     """A chat template. It is rendered once for each sequence of roles; once for each chat where it looks at texts.
 
@@ -81,28 +72,27 @@ class ChatTemplate:
         self._looking: set[tuple[tuple[Role, ...], bool]] = set()
         self._parts: dict[tuple[tuple[Role, ...], bool, frozenset[int]], list[Part]] = {}
 
-    def parts(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[list[Part]]:
-        """The parts of chats, each as the template makes it of what its messages say.
+    def parts(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[list[Part] | InputError]:
+        """The parts of chats, each as the template makes it of what its messages say; or why a chat has none.
+
+        That is: not a template, or one that takes too much time or memory, doesn't tell what the assistant says,
+        refuses the chat, or changes a message, leaves it out or says otherwise for what is in it.
 
         A process starts if a sequence of roles is new, and for many chats together if the template looks at texts.
 
         Args:
             chats: messages of each.
             add_generation_prompt: end with what makes the model answer.
-
-        Raises:
-            RefusedChatError: not a template, or one that takes too much time or memory, doesn't tell what the assistant
-                says, refuses a chat, or changes a message, leaves it out or says otherwise for what is in it.
         """
         self._render(chats, add_generation_prompt)
-        filled = []
-        for number, chat in enumerate(chats):
+        found: list[list[Part] | InputError] = []
+        for chat in chats:
             try:
-                filled.append(self._filled(chat, add_generation_prompt))
+                found.append(self._filled(chat, add_generation_prompt))
             except InputError as error:
-                raise RefusedChatError(str(error), number) from None
-        self._compare(chats, add_generation_prompt)
-        return filled
+                found.append(error)
+        self._compare(chats, add_generation_prompt, found)
+        return found
 
     def _render(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> None:
         """Renders what is new with placeholders: as texts, and opaque, which fails if the template looks at them."""
@@ -134,12 +124,14 @@ class ChatTemplate:
             for part in self._parts[key]
         ]
 
-    def _compare(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> None:
-        """Raises RefusedChatError for a chat of which the template makes something else than of placeholders."""
+    def _compare(
+        self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool, parts: list[list[Part] | InputError]
+    ) -> None:
+        """Takes away the parts of chats of which the template makes something else than of placeholders."""
         looking = [
             (number, _roles(chat), [message.content for message in chat])
             for number, chat in enumerate(chats)
-            if (_roles(chat), add_generation_prompt) in self._looking
+            if (_roles(chat), add_generation_prompt) in self._looking and not isinstance(parts[number], InputError)
         ]
         sizes = accumulate(sum(len(content) + _EACH for content in contents) for _, _, contents in looking)
         for _, group in groupby(zip(sizes, looking, strict=True), key=lambda sized: sized[0] // _AT_ONCE):
@@ -147,13 +139,12 @@ class ChatTemplate:
             values = [self._values(roles, add_generation_prompt, contents) for _, roles, contents in batch]
             rendered = render_chats(self._source, self._name, values)
             for (number, roles, contents), found in zip(batch, rendered, strict=True):
-                if isinstance(found, InputError):
-                    raise RefusedChatError(str(found), number)
                 expected = _filled_in(str(self._rendered[roles, add_generation_prompt]), contents)
-                if found != expected:
+                if isinstance(found, InputError):
+                    parts[number] = found
+                elif found != expected:
                     reason = f"looks at what is said in {named_roles(roles)}, and makes {_difference(found, expected)}"
-                    advice = "take another template, or leave this chat out"
-                    raise RefusedChatError(f"{self._name}: {reason}; {advice}", number)
+                    parts[number] = InputError(f"{self._name}: {reason}; take another template, or leave this chat out")
 
     def _split(self, roles: tuple[Role, ...], add_generation_prompt: bool, untrained: frozenset[int]) -> list[Part]:
         rendered = self._rendered[roles, add_generation_prompt]

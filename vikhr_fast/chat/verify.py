@@ -8,10 +8,11 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from vikhr_fast.chat.encode import ChatEncoder
-from vikhr_fast.chat.template import Message, RefusedChatError
+from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
+from vikhr_fast.chat.template import Message
 from vikhr_fast.data.sources import read_texts
 from vikhr_fast.errors import InputError
+from vikhr_fast.io.console import logger
 from vikhr_fast.tokenizer.added_tokens import named_tokens
 from vikhr_fast.tokenizer.bpe import BpeEncoder
 from vikhr_fast.tokenizer.byte_level import spells_bytes, token_bytes
@@ -52,14 +53,15 @@ def verify(options: VerifyTokenizer) -> dict[str, int]:
     """Compares the three encoders.
 
     Returns:
-        How many `documents`, `generated` strings and `chats` were compared, their `tokens`, and 0 `differences`.
+        How many `documents`, `generated` strings and `chats` were compared, and their `tokens`; how many
+        `chats_refused` by the template were not; and 0 `differences`.
 
     Raises:
-        InputError: the first difference; or something that cannot be read.
+        InputError: the first difference; something that cannot be read; or a template that refuses every chat.
     """
     encoders = _Encoders(options.directory)
     strings = _Strings(encoders)
-    counts = {"documents": 0, "generated": 0, "chats": 0, "tokens": 0, "differences": 0}
+    counts = {"documents": 0, "generated": 0, "chats": 0, "chats_refused": 0, "tokens": 0, "differences": 0}
     compared = [("documents", f"{source}: document", read_texts(source)) for source in options.text]
     generated = (strings.any() for _ in range(options.generated))
     for kind, place, texts in (*compared, ("generated", "generated string", generated)):
@@ -69,10 +71,17 @@ def verify(options: VerifyTokenizer) -> dict[str, int]:
     if options.chats and encoders.exported.chat_template is not None:
         chats = ChatEncoder(options.directory)
         roles = encoders.accepted_roles(chats)
-        while todo := min(_BATCH, options.chats - counts["chats"]):
-            some = [strings.chat(roles) for _ in range(todo)]
-            counts["tokens"] += encoders.compare_chats(chats, some, counts["chats"])
-            counts["chats"] += todo
+        for first in range(0, options.chats, _BATCH):
+            some = [strings.chat(roles) for _ in range(min(_BATCH, options.chats - first))]
+            encoded = chats.encode_each(some, add_generation_prompt=True)
+            refused = [one for one in encoded if isinstance(one, InputError)]
+            if len(refused) == len(some):
+                raise refused[0]
+            if refused and not counts["chats_refused"]:
+                logger.warning(f"a generated chat is left out, and so is any other that is refused: {refused[0]}")
+            counts["tokens"] += encoders.compare_chats(chats, some, encoded, first)
+            counts["chats"] += len(some) - len(refused)
+            counts["chats_refused"] += len(refused)
     return counts
 
 
@@ -166,17 +175,17 @@ class _Encoders:
 
     def accepted_roles(self, chats: ChatEncoder) -> tuple[Role, ...]:
         """Those that chats may begin with: many templates refuse a system message."""
-        try:
-            chats.encode([[Message(role, role) for role in ROLES]])
-        except RefusedChatError:
-            return ("user",)
-        return ("system", "user")
+        (found,) = chats.encode_each([[Message(role, role) for role in ROLES]])
+        return ("user",) if isinstance(found, InputError) else ("system", "user")
 
-    def compare_chats(self, chats: ChatEncoder, some: list[list[Message]], first: int) -> int:
+    def compare_chats(
+        self, chats: ChatEncoder, some: list[list[Message]], encoded: list[EncodedChat | InputError], first: int
+    ) -> int:
         """Raises InputError unless ids and masks of chats are those of transformers; returns the number of tokens."""
-        encoded = chats.encode(some, add_generation_prompt=True)
-        has_mask = chats.template.has_generation_block
+        has_mask, tokens = chats.template.has_generation_block, 0
         for number, (chat, ours) in enumerate(zip(some, encoded, strict=True), start=first + 1):
+            if isinstance(ours, InputError):
+                continue
             messages = [{"role": message.role, "content": message.content} for message in chat]
             place, text = f"generated chat {number}", "\n".join(message.content for message in chat)
             theirs = self.exported.apply_chat_template(
@@ -187,7 +196,8 @@ class _Encoders:
                 raise InputError(
                     f"{self.directory}: {place}: another mask of what the assistant says: {text[:_SHOWN]!r}"
                 )
-        return sum(len(one.ids) for one in encoded)
+            tokens += len(ours.ids)
+        return tokens
 
     def _same(self, expected: list[int], found: list[int], place: str, text: str, name: str, peer: str = "") -> None:
         if expected == found:

@@ -12,7 +12,6 @@ from tyro.conf import Positional
 
 from vikhr_fast.chat.conversation import Conversation, read_conversations
 from vikhr_fast.chat.encode import ChatEncoder, EncodedChat
-from vikhr_fast.chat.template import RefusedChatError
 from vikhr_fast.corpus.mix import SPLITS, TRAIN_TOML, train_toml
 from vikhr_fast.corpus.shard import Encoded, token_dtype, write_encoded
 from vikhr_fast.corpus.stage import show_counts
@@ -32,8 +31,8 @@ class ShardConversations:
     """Encodes conversations into OUTPUT/train/SOURCE and OUTPUT/validation/SOURCE for `vikhr-fast train`.
 
     Only what the assistant says is trained on, but for answers with "train": false. A conversation that is too long
-    keeps its turns up to the last trained answer that fits; without one it is left out. OUTPUT/train.toml names the
-    shards as a training configuration does.
+    keeps its turns up to the last trained answer that fits; without one it is left out, and so is a conversation that
+    the template refuses or changes. OUTPUT/train.toml names the shards as a training configuration does.
     """
 
     input: Annotated[tuple[Path, ...], Positional]
@@ -101,7 +100,9 @@ def shard_conversations(options: ShardConversations) -> None:
                 write_encoded(directory / name, chain([first], batches), encoder.tokenizer, _SHARD_TOKENS)
                 shards.append(name)
         if not any(name.startswith("train/") for name in shards):
-            raise InputError(f"{options.output}: nothing to train on; lower --validation or raise --sequence-length")
+            out = " and ".join(f"{sum(own[why] for own in counts.values())} {why}" for why in ("too_long", "refused"))
+            advice = "lower --validation, raise --sequence-length or take another template"
+            raise InputError(f"{options.output}: nothing to train on, {out}; {advice}")
         write_text(directory / TRAIN_TOML, train_toml(options.output, shards, dict.fromkeys(sources, 1.0)))
     lost.warn()
     show_counts(f"instruct shard: {options.output}", {name: dict(own) for name, own in counts.items() if own})
@@ -127,28 +128,33 @@ def _encoded(
     counts: Counter[str],
     lost: LostBytes,
 ) -> Iterator[Encoded]:
-    """Batches of encoded conversations; counts those that are whole, cut, and left out."""
+    """Batches of encoded conversations; counts those that are whole, cut, too long, and refused."""
     while batch := list(islice(conversations, _BATCH)):
-        try:
-            chats = encoder.encode([one.messages for one in batch], threads=options.threads)
-        except RefusedChatError as error:
-            refused = batch[error.number]
-            raise InputError(f"conversation {refused.id} of {refused.source}: {error}") from None
-        cuts = [cut_chat(chat, options.sequence_length + 1) for chat in chats]  # the last token is only a target
-        kept = [(one, cut) for one, cut in zip(batch, cuts, strict=True) if cut.answers]
-        sizes = []
-        for conversation, cut in kept:
+        counts.update(too_long=0, refused=0)
+        kept, sizes = [], []
+        encoded = encoder.encode_each([one.messages for one in batch], threads=options.threads)
+        for conversation, chat in zip(batch, encoded, strict=True):
+            if isinstance(chat, InputError):
+                if not counts["refused"]:
+                    reason = f"left out, like any other of {conversation.source} that the template refuses"
+                    logger.warning(f"conversation {conversation.id}: {reason}: {chat}")
+                counts.update(refused=1)
+                continue
+            cut = cut_chat(chat, options.sequence_length + 1)  # the last token is only a target
+            if not cut.answers:
+                counts.update(too_long=1)
+                continue
+            kept.append(cut.chat)
             lost.count(message.content for message in conversation.messages)
             answers = [one.content for one in conversation.messages if one.role == "assistant" and one.is_trained]
             sizes.append(sum(len(answer.encode("utf-8")) for answer in answers[: cut.answers]))
             counts.update(conversations=1, tokens=len(cut.chat.ids), cut=cut.answers < len(answers))
             counts.update(trained=int(cut.chat.is_trained.sum()))
-        counts.update(too_long=len(batch) - len(kept))
         if kept:
             yield Encoded(
-                np.concatenate([cut.chat.ids for _, cut in kept]).astype(token_dtype(encoder.tokenizer)),
-                np.array([len(cut.chat.ids) for _, cut in kept]),
-                [one.source for one, _ in kept],
+                np.concatenate([chat.ids for chat in kept]).astype(token_dtype(encoder.tokenizer)),
+                np.array([len(chat.ids) for chat in kept]),
+                [batch[0].source] * len(kept),
                 sizes,
-                np.concatenate([cut.chat.is_trained for _, cut in kept]),
+                np.concatenate([chat.is_trained for chat in kept]),
             )
