@@ -18,13 +18,12 @@ import matplotlib as mpl
 from harness import (
     BUILD,
     DATA,
+    Comparison,
     ContestantError,
-    Machine,
     Missing,
     Strict,
     arguments,
     describe_machine,
-    results_directory,
     run_contestant,
 )
 
@@ -76,12 +75,10 @@ class Measurement(Strict):
     """So are those of texts like `<s>`, which are ordinary text to SentencePiece."""
 
 
-class Results(Strict):
-    machine: Machine
+class Results(Comparison):
     floor_seconds: float
     """Reading, hashing and copying out each word of the documents once, on one thread."""
     measurements: list[Measurement]
-    missing: list[Missing]
 
 
 def model() -> Path:
@@ -270,14 +267,7 @@ def main() -> int:
     floor_seconds = floor()
     measurements, missing = measure(names, options.repeats)
     results = Results(machine=machine, floor_seconds=floor_seconds, measurements=measurements, missing=missing)
-    out = options.out or results_directory(machine)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bpe.json").write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (out / "bpe.md").write_text(markdown(results), encoding="utf-8")
-    plot(results, out / "bpe.svg")
-    print(markdown(results))
-    for one in missing:
-        print(f"{one.contestant} is missing: {one.reason}", file=sys.stderr)
+    plot(results, results.save("bpe", markdown(results), options.out) / "bpe.svg")
     wrong = [m.contestant for m in measurements if not m.is_identical and m.contestant.startswith("ours")]
     return int(bool(wrong or (missing and not options.allow_missing)))
 

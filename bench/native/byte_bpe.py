@@ -17,13 +17,12 @@ from harness import (
     BUILD,
     DATA,
     ROOT,
+    Comparison,
     ContestantError,
-    Machine,
     Missing,
     Strict,
     arguments,
     describe_machine,
-    results_directory,
     run_contestant,
 )
 
@@ -72,10 +71,8 @@ class Measurement(Strict):
     """The ids are those of `tokenizers`."""
 
 
-class Results(Strict):
-    machine: Machine
+class Results(Comparison):
     measurements: list[Measurement]
-    missing: list[Missing]
 
 
 def text_files(language: str) -> list[Path]:
@@ -184,13 +181,7 @@ def main() -> int:
     names = options.only.split(",") if options.only else list(TITLES)
     measurements, missing = measure(names, options.repeats)
     results = Results(machine=machine, measurements=measurements, missing=missing)
-    out = options.out or results_directory(machine)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "byte-bpe.json").write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (out / "byte-bpe.md").write_text(markdown(results), encoding="utf-8")
-    print(markdown(results))
-    for one in missing:
-        print(f"{one.contestant} is missing: {one.reason}", file=sys.stderr)
+    results.save("byte-bpe", markdown(results), options.out)
     wrong = [m.contestant for m in measurements if not m.is_identical and m.contestant.startswith("ours")]
     return int(bool(wrong or (missing and not options.allow_missing)))
 

@@ -18,13 +18,12 @@ from harness import (
     BUILD,
     DATA,
     ROOT,
+    Comparison,
     ContestantError,
-    Machine,
     Missing,
     Strict,
     arguments,
     describe_machine,
-    results_directory,
     run_contestant,
 )
 
@@ -70,11 +69,9 @@ class Measurement(Strict):
     """Of the removed texts: how many have that similarity to their match."""
 
 
-class Results(Strict):
-    machine: Machine
+class Results(Comparison):
     planted_pairs: int
     measurements: list[Measurement]
-    missing: list[Missing]
 
 
 def text_file(megabytes: int) -> Path:
@@ -248,14 +245,7 @@ def main() -> int:
         return 1
     names = options.only.split(",") if options.only else list(TITLES)
     results = compare(names, options.repeats)
-    out = options.out or results_directory(results.machine)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "dedup.json").write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (out / "dedup.md").write_text(markdown(results), encoding="utf-8")
-    plot(results, out / "dedup.svg")
-    print(markdown(results))
-    for one in results.missing:
-        print(f"{one.contestant} is missing: {one.reason}", file=sys.stderr)
+    plot(results, results.save("dedup", markdown(results), options.out) / "dedup.svg")
     ours = [m for m in results.measurements if m.contestant == "ours" and m.recall is not None]
     is_wrong = any(m.precision != 1 or (m.recall or 0) < 0.99 for m in ours)
     return int(is_wrong or (bool(results.missing) and not options.allow_missing))

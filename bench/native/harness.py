@@ -49,6 +49,28 @@ class Missing(Strict):
     reason: str
 
 
+class Comparison(Strict):
+    """What a run has found out; each comparison adds its measurements."""
+
+    machine: Machine
+    missing: list[Missing]
+
+    def save(self, name: str, table: str, out: Path | None) -> Path:
+        """Prints the table and what is missing, writes NAME.json and NAME.md; returns their directory.
+
+        Without `out` it is bench/results/<cpu>: one folder a kind of machine.
+        """
+        cpu = re.sub(r"[^a-z0-9]+", "-", self.machine.cpu.lower()).strip("-")
+        out = out or ROOT / "bench" / "results" / cpu
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.json").write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (out / f"{name}.md").write_text(table, encoding="utf-8")
+        print(table)
+        for one in self.missing:
+            print(f"{one.contestant} is missing: {one.reason}", file=sys.stderr)
+        return out
+
+
 class ContestantError(RuntimeError):
     """A contestant failed; `is_missing` where its package isn't installed."""
 
@@ -77,11 +99,6 @@ def describe_machine(packages: Sequence[str]) -> Machine:
         commit=commit or "unknown",
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def results_directory(machine: Machine) -> Path:
-    """bench/results/<cpu>: one folder a kind of machine."""
-    return ROOT / "bench" / "results" / re.sub(r"[^a-z0-9]+", "-", machine.cpu.lower()).strip("-")
 
 
 def arguments(description: str | None) -> argparse.Namespace:
