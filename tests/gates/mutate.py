@@ -1,15 +1,18 @@
 """The mutation gate: changes one thing in the kernels at a time and checks that a test notices.
 
-    python tests/gates/mutate.py [--only TEXT]
+    python tests/gates/mutate.py [--only TEXT] [--again]
 
 Each mutation is made in a copy of `kernels/` and `tests/kernels/`, and the tests named beside it are run there in
 Triton's interpreter. A mutation that no test kills is a hole in the tests: exit code 1. PyTorch and Triton are
 imported once; every run is a fork of that process.
+A run in which all are killed takes a quarter of an hour, and leaves a hash of all that it depends on in
+`mutations.sha256`; as long as that is unchanged, the next run ends at once, but with `--again`.
 """
 
 import argparse
 import contextlib
 import functools
+import hashlib
 import io
 import multiprocessing
 import os
@@ -18,11 +21,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
 ROOT = Path(__file__).parents[2]
+RECORD = Path(__file__).with_name("mutations.sha256")
 SECONDS = 300  # a mutation may loop for ever
 
 
@@ -286,6 +291,16 @@ def run_tests(directory: Path, tests: str) -> bool:
     return False
 
 
+def fingerprint() -> str:
+    """A hash of all that the verdicts depend on: the kernels, their tests, the mutations, PyTorch and Triton."""
+    folders = (ROOT / "kernels" / "vikhr_kernels", ROOT / "tests" / "kernels")
+    files = [Path(__file__).resolve(), *(file for folder in folders for file in sorted(folder.rglob("*.py")))]
+    digest = hashlib.sha256(f"torch {version('torch').partition('+')[0]} triton {version('triton')}".encode())
+    for file in files:
+        digest.update(f"\n{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
 def copy_tree(directory: Path) -> Path:
     """A copy of what the tests need, to be mutated: a subdirectory for each process."""
     copy = directory / str(os.getpid())
@@ -317,6 +332,7 @@ def survives(directory: Path, mutation: Mutation) -> tuple[bool, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="The mutation gate of the kernels.")
     parser.add_argument("--only", default="", help="mutations whose title holds this text")
+    parser.add_argument("--again", action="store_true", help="even where all were killed in the same sources before")
     options = parser.parse_args()
     mutations = [mutation for mutation in MUTATIONS if options.only in mutation.title]
     for mutation in mutations:
@@ -324,6 +340,9 @@ def main() -> int:
         if source.count(mutation.old) != 1:
             print(f"{mutation.title}: stands there {source.count(mutation.old)} times, not once")
             return 1
+    if not (options.only or options.again) and RECORD.read_text().strip() == fingerprint():
+        print(f"all {len(mutations)} mutations were killed in these sources before ({RECORD.relative_to(ROOT)})")
+        return 0
     import torch
     import triton  # noqa: F401  imported once, for all forks
 
@@ -348,6 +367,9 @@ def main() -> int:
             print(f"{number:3}/{len(mutations)} {verdict:8} {seconds:5.1f} s  {mutation.title}", flush=True)
             survivors += survived
     print(f"{len(mutations) - survivors} of {len(mutations)} mutations killed")
+    if not (survivors or options.only) and RECORD.read_text().strip() != fingerprint():
+        RECORD.write_text(f"{fingerprint()}\n")
+        print(f"{RECORD.relative_to(ROOT)} is new: commit it")
     return int(survivors > 0)
 
 
