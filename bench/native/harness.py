@@ -56,12 +56,8 @@ class Comparison(Strict):
     missing: list[Missing]
 
     def save(self, name: str, table: str, out: Path | None) -> Path:
-        """Prints the table and what is missing, writes NAME.json and NAME.md; returns their directory.
-
-        Without `out` it is bench/results/<cpu>: one folder a kind of machine.
-        """
-        cpu = re.sub(r"[^a-z0-9]+", "-", self.machine.cpu.lower()).strip("-")
-        out = out or ROOT / "bench" / "results" / cpu
+        """Prints the table and what is missing, writes NAME.json and NAME.md; returns their directory."""
+        out = out or results_directory(self.machine)
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{name}.json").write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (out / f"{name}.md").write_text(table, encoding="utf-8")
@@ -99,6 +95,11 @@ def describe_machine(packages: Sequence[str]) -> Machine:
         commit=commit or "unknown",
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def results_directory(machine: Machine) -> Path:
+    """bench/results/<cpu>: one folder a kind of machine."""
+    return ROOT / "bench" / "results" / re.sub(r"[^a-z0-9]+", "-", machine.cpu.lower()).strip("-")
 
 
 def arguments(description: str | None) -> argparse.Namespace:

@@ -145,6 +145,7 @@ def test_a_process_renders_many_chats_of_a_template_that_looks(processes: list[i
     assert processes == [2, 50]
     assert together[::9] == [parts_of(tried, chat) for chat in chats[::9]]
     mixed = tried.parts([chats[0], CHATS[2], chats[1]], False)
+    assert tried.parts([CHATS[2]], False)[0] is not mixed[1]  # of this chat, not kept for others
     assert mixed[::2] == together[:2]
     assert isinstance(mixed[1], InputError)
     large = [[Message("user", "я" * 300_000), Message("assistant", "да")]] * 7

@@ -5,8 +5,8 @@
 Each mutation is made in a copy of `kernels/` and `tests/kernels/`, and the tests named beside it are run there in
 Triton's interpreter. A mutation that no test kills is a hole in the tests: exit code 1. PyTorch and Triton are
 imported once; every run is a fork of that process.
-A run in which all are killed takes a quarter of an hour, and leaves a hash of all that it depends on in
-`mutations.sha256`; as long as that is unchanged, the next run ends at once, but with `--again`.
+A run in which all are killed takes a quarter of an hour, and leaves a hash of sources and versions in
+`mutations.sha256`; as long as that is theirs, the next run ends at once, but with `--again`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 RECORD = Path(__file__).with_name("mutations.sha256")
 SECONDS = 300  # a mutation may loop for ever
 
@@ -292,9 +292,10 @@ def run_tests(directory: Path, tests: str) -> bool:
 
 
 def fingerprint() -> str:
-    """A hash of all that the verdicts depend on: the kernels, their tests, the mutations, PyTorch and Triton."""
+    """A hash of the kernels, their tests, pytest's settings, the mutations, and PyTorch's and Triton's versions."""
     folders = (ROOT / "kernels" / "vikhr_kernels", ROOT / "tests" / "kernels")
-    files = [Path(__file__).resolve(), *(file for folder in folders for file in sorted(folder.rglob("*.py")))]
+    sources = (file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in (".py", ".json"))
+    files = [Path(__file__).resolve(), ROOT / "pyproject.toml", *sources]
     digest = hashlib.sha256(f"torch {version('torch').partition('+')[0]} triton {version('triton')}".encode())
     for file in files:
         digest.update(f"\n{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
@@ -340,7 +341,8 @@ def main() -> int:
         if source.count(mutation.old) != 1:
             print(f"{mutation.title}: stands there {source.count(mutation.old)} times, not once")
             return 1
-    if not (options.only or options.again) and RECORD.read_text().strip() == fingerprint():
+    tried, recorded = fingerprint(), RECORD.read_text().strip() if RECORD.exists() else ""
+    if recorded == tried and not (options.only or options.again):
         print(f"all {len(mutations)} mutations were killed in these sources before ({RECORD.relative_to(ROOT)})")
         return 0
     import torch
@@ -367,8 +369,10 @@ def main() -> int:
             print(f"{number:3}/{len(mutations)} {verdict:8} {seconds:5.1f} s  {mutation.title}", flush=True)
             survivors += survived
     print(f"{len(mutations) - survivors} of {len(mutations)} mutations killed")
-    if not (survivors or options.only) and RECORD.read_text().strip() != fingerprint():
-        RECORD.write_text(f"{fingerprint()}\n")
+    if survivors:
+        RECORD.unlink(missing_ok=True)
+    elif not options.only and recorded != tried == fingerprint():  # and nothing was edited meanwhile
+        RECORD.write_text(f"{tried}\n")
         print(f"{RECORD.relative_to(ROOT)} is new: commit it")
     return int(survivors > 0)
 

@@ -1,6 +1,7 @@
 """Conversations become shards that train the assistant's tokens alone, packed as if each were alone."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -133,8 +134,13 @@ def test_a_conversation_that_the_template_refuses_is_left_out_counted_and_named(
     encoder = ChatEncoder(options.tokenizer)
     kept = [cut_chat(chat, LENGTH).chat.ids.tolist() for chat in encoder.encode([made[0], made[2]])]
     assert [ids for ids, _ in documents(tmp_path / "out" / "train" / "s")] == kept
+    others = [Conversation(str(i), "t", "ru", made[i]) for i in (1, 3, 4)]
+    write_conversations(tmp_path / "in.jsonl", [Conversation("0", "s", "ru", made[0]), *others])
+    shard_conversations(replace(tried, output=tmp_path / "second", validation=0.0))
+    assert "train/t: nothing is left of it, 1 too long and 2 refused by the template" in caplog.text
+    assert "train/s: nothing" not in caplog.text
     write_conversations(tmp_path / "in.jsonl", [Conversation("1", "s", "ru", made[1])])
-    with pytest.raises(InputError, match=r"other: nothing to train on, 0 too_long and 1 refused; .*another template"):
+    with pytest.raises(InputError, match=r"other: nothing to train on, 0 too long and 1 refused by the template; "):
         shard_conversations(replace(tried, output=tmp_path / "other", validation=0.0))
     assert not (tmp_path / "other").exists()
 
@@ -163,7 +169,9 @@ def test_a_conversation_that_ends_with_an_answer_not_to_be_learnt_is_refused(tmp
         list(read_conversations([tmp_path / "in.jsonl"]))
 
 
-def test_a_conversation_that_the_template_changes_is_named(options: ShardConversations, tmp_path: Path) -> None:
+def test_a_conversation_that_the_template_changes_is_named_and_left_out(
+    options: ShardConversations, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(options.tokenizer, model)
     template = (model / "chat_template.jinja").read_text().replace("['content']", "['content'].split('</think>')[-1]")
@@ -171,10 +179,11 @@ def test_a_conversation_that_the_template_changes_is_named(options: ShardConvers
     thought = (Message("user", "Да?"), Message("assistant", "Так.</think>Да."))
     file = tmp_path / "chats.jsonl"
     write_conversations(file, [*read_conversations(options.input), Conversation("x7", "a", "ru", thought)])
-    with pytest.raises(
-        InputError, match=r"^conversation x7 of a: .*chat_template.jinja: looks at what is said in a chat"
-    ):
-        shard_conversations(replace(options, input=(file,), tokenizer=model, output=tmp_path / "out"))
+    shard_conversations(replace(options, input=(file,), tokenizer=model, output=tmp_path / "out"))
+    reason = "like any other of a that the template refuses: .*chat_template.jinja: looks at what is said in a chat"
+    assert re.search(f"conversation x7: left out, {reason}", caplog.text)
+    for split in ("train/a", "train/b", "validation/a", "validation/b"):
+        assert documents(tmp_path / "out" / split) == documents(shards / split)
 
 
 def test_weights_take_a_source_more_or_less_often(options: ShardConversations, shards: Path, tmp_path: Path) -> None:

@@ -168,6 +168,23 @@ def test_a_chat_that_is_refused_leaves_the_others() -> None:
     assert str(second) == f"file: refuses a chat of {roles}: too long; mend the template, or take another"
 
 
+def test_a_chat_that_takes_too_much_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "_SECONDS", 1)
+    slow = "{% for a in range(messages|length - 2) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}"
+    values = [{"messages": CHAT * count, **VALUES} for count in (1, 1, 2, 1)]
+    found = render_chats(slow + "{% endfor %}{% endfor %}" + TAIL, "file", values)
+    assert found[:2] + found[3:] == ["[user]Сколько?[assistant]<b>'42'</b>"] * 3
+    assert str(found[2]) == "file: rendering takes more than 1 s; mend the template, or take another"
+
+
+def test_a_chat_too_large_for_the_renderer_is_refused_alone() -> None:
+    large = [{"role": "user", "content": "а" * (24 << 20)}]
+    first, second, third = render_chats(TAIL, "file", [{"messages": one, **VALUES} for one in (CHAT, large, CHAT)])
+    assert first == third == "[user]Сколько?[assistant]<b>'42'</b>"
+    assert isinstance(second, InputError)
+    assert len(str(second)) < 300
+
+
 def _expressions() -> list[str]:
     """What a template may do with `x`, a text, and `y`, another."""
     tests = [name for name in DEFAULT_TESTS if name.isalpha()]
@@ -220,7 +237,8 @@ def test_what_comes_of_an_opaque_text_comes_of_any() -> None:
 
 def test_a_machine_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template, "_PATIENCE", 0.001)
-    assert "takes more than 0.001 s" in str(rendered(TAIL))
+    with pytest.raises(InputError, match=r"takes more than 0\.001 s"):
+        rendered(TAIL)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class ChatEncoder:
         found = []
         for chat in self.encode_each(chats, add_generation_prompt, threads):
             if isinstance(chat, InputError):
-                raise chat
+                raise InputError(str(chat))  # the template keeps the other
             found.append(chat)
         return found
 

@@ -70,7 +70,7 @@ class ChatTemplate:
         self._end: str | None = None  # of an answer, in a template without blocks
         self._rendered: dict[tuple[tuple[Role, ...], bool], str | InputError] = {}
         self._looking: set[tuple[tuple[Role, ...], bool]] = set()
-        self._parts: dict[tuple[tuple[Role, ...], bool, frozenset[int]], list[Part]] = {}
+        self._parts: dict[tuple[tuple[Role, ...], bool, frozenset[int]], list[Part] | InputError] = {}
 
     def parts(self, chats: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[list[Part] | InputError]:
         """The parts of chats, each as the template makes it of what its messages say; or why a chat has none.
@@ -85,12 +85,7 @@ class ChatTemplate:
             add_generation_prompt: end with what makes the model answer.
         """
         self._render(chats, add_generation_prompt)
-        found: list[list[Part] | InputError] = []
-        for chat in chats:
-            try:
-                found.append(self._filled(chat, add_generation_prompt))
-            except InputError as error:
-                found.append(error)
+        found = [self._filled(chat, add_generation_prompt) for chat in chats]
         self._compare(chats, add_generation_prompt, found)
         return found
 
@@ -113,15 +108,20 @@ class ChatTemplate:
         messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         return {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._roles}
 
-    def _filled(self, chat: Sequence[Message], add_generation_prompt: bool) -> list[Part]:
+    def _filled(self, chat: Sequence[Message], add_generation_prompt: bool) -> list[Part] | InputError:
         contents = [message.content for message in chat]
         untrained = frozenset(number for number, message in enumerate(chat) if not message.is_trained)
         key = (_roles(chat), add_generation_prompt, untrained)
         if key not in self._parts:
-            self._parts[key] = self._split(*key)
+            try:
+                self._parts[key] = self._split(*key)
+            except InputError as error:
+                self._parts[key] = InputError(str(error))  # without the frames, which hold chats
+        parts = self._parts[key]
+        if isinstance(parts, InputError):
+            return parts
         return [
-            part._replace(value=_filled_in(part.value, contents)) if part.kind == "message" else part
-            for part in self._parts[key]
+            part._replace(value=_filled_in(part.value, contents)) if part.kind == "message" else part for part in parts
         ]
 
     def _compare(

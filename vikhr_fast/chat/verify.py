@@ -75,13 +75,13 @@ def verify(options: VerifyTokenizer) -> dict[str, int]:
             some = [strings.chat(roles) for _ in range(min(_BATCH, options.chats - first))]
             encoded = chats.encode_each(some, add_generation_prompt=True)
             refused = [one for one in encoded if isinstance(one, InputError)]
-            if len(refused) == len(some):
-                raise refused[0]
             if refused and not counts["chats_refused"]:
                 logger.warning(f"a generated chat is left out, and so is any other that is refused: {refused[0]}")
             counts["tokens"] += encoders.compare_chats(chats, some, encoded, first)
             counts["chats"] += len(some) - len(refused)
             counts["chats_refused"] += len(refused)
+        if not counts["chats"]:
+            raise InputError(str(refused[0]))
     return counts
 
 

@@ -1,7 +1,7 @@
 """`instruct shard`: conversations become token shards in which only what the assistant says is predicted."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -100,11 +100,14 @@ def shard_conversations(options: ShardConversations) -> None:
                 write_encoded(directory / name, chain([first], batches), encoder.tokenizer, _SHARD_TOKENS)
                 shards.append(name)
         if not any(name.startswith("train/") for name in shards):
-            out = " and ".join(f"{sum(own[why] for own in counts.values())} {why}" for why in ("too_long", "refused"))
+            lost_ones = _lost_ones(counts.values())
             advice = "lower --validation, raise --sequence-length or take another template"
-            raise InputError(f"{options.output}: nothing to train on, {out}; {advice}")
+            raise InputError(f"{options.output}: nothing to train on, {lost_ones}; {advice}")
         write_text(directory / TRAIN_TOML, train_toml(options.output, shards, dict.fromkeys(sources, 1.0)))
     lost.warn()
+    for name, own in counts.items():
+        if own and not own["conversations"]:
+            logger.warning(f"{name}: nothing is left of it, {_lost_ones([own])}")
     show_counts(f"instruct shard: {options.output}", {name: dict(own) for name, own in counts.items() if own})
     logger.info(f"instruct shard: {options.output / TRAIN_TOML} names the shards for `vikhr-fast train`")
 
@@ -121,6 +124,12 @@ def _chosen(options: ShardConversations, source: str, split: str) -> Iterator[Co
                 yield conversation
 
 
+def _lost_ones(counts: Collection[Counter[str]]) -> str:
+    """How many conversations were left out, and why."""
+    too_long, refused = (sum(own[why] for own in counts) for why in ("too_long", "refused"))
+    return f"{too_long} too long and {refused} refused by the template"
+
+
 def _encoded(
     conversations: Iterator[Conversation],
     encoder: ChatEncoder,
@@ -130,7 +139,7 @@ def _encoded(
 ) -> Iterator[Encoded]:
     """Batches of encoded conversations; counts those that are whole, cut, too long, and refused."""
     while batch := list(islice(conversations, _BATCH)):
-        counts.update(too_long=0, refused=0)
+        counts.update(conversations=0, tokens=0, cut=0, trained=0, too_long=0, refused=0)
         kept, sizes = [], []
         encoded = encoder.encode_each([one.messages for one in batch], threads=options.threads)
         for conversation, chat in zip(batch, encoded, strict=True):

@@ -4,11 +4,11 @@ A template comes with a model, from whoever made it, and Jinja computes what it 
 range, `'a' * 10 ** 10`, `center(10 ** 9)`, some of it while it is only compiled. No list of such places is complete, so
 this is a process of its own, whose time and memory the operating system limits.
 
-`chat_template.render_chats` runs this file, with its own import path as arguments. The request is a JSON object:
-`source` of the template, `marks` to put around what the assistant says, the time that it is `now`, `seconds` of
-computing, `memory_bytes`, and for each of `chats` the values for the template, in which `{"opaque": text}` is a text
-that can only be put out. The answer has for each of `chats` its `text` or an `error`; or one `error` where the template
-can't be compiled.
+`chat_template.render_chats` runs this file, with its own import path as arguments. Requests and answers are lines of
+JSON. The first request has the `source` of the template, `marks` to put around what the assistant says, the time that
+it is `now`, `seconds` of computing and `memory_bytes`; its answer is empty, or has the `error` for which the template
+can't be compiled. Then each request is a chat, the values for the template, in which `{"opaque": text}` is a text that
+can only be put out; its answer has the `text` or an `error`.
 """
 
 import sys
@@ -88,8 +88,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def main() -> None:
-    """Answers one request."""
-    request = json.load(sys.stdin, object_hook=lambda value: Opaque(value["opaque"]) if "opaque" in value else value)
+    """Answers all requests."""
+    request = json.loads(sys.stdin.readline())
     memory_bytes: int = request["memory_bytes"]
     _limit(resource.RLIMIT_CPU, request["seconds"])
     _limit(resource.RLIMIT_AS, memory_bytes)
@@ -100,20 +100,24 @@ def main() -> None:
         kind = "" if isinstance(error, jinja2.TemplateError | OpaqueError) else f"{type(error).__name__}: "
         return {"error": " ".join(f"{kind}{error}".split())[:_ERROR_CHARACTERS].rstrip(".")}
 
-    answer: dict[str, Any] = {"chats": []}
+    def answer(values: dict[str, str]) -> None:
+        print(json.dumps(values), flush=True)
+
+    found = {}
     try:
         template = compiled(request["source"], request["marks"], datetime.fromisoformat(request["now"]))
     except jinja2.TemplateSyntaxError as error:
-        answer = {"error": f"line {error.lineno}: not a Jinja template: {error_of(error)['error']}"}
+        found = {"error": f"line {error.lineno}: not a Jinja template: {error_of(error)['error']}"}
     except Exception as error:
-        answer = {"error": f"not a Jinja template that can be compiled: {error_of(error)['error']}"}
-    else:
-        for chat in request["chats"]:
+        found = {"error": f"not a Jinja template that can be compiled: {error_of(error)['error']}"}
+    answer(found)
+    if not found:
+        for line in sys.stdin:
             try:
-                answer["chats"].append({"text": render(template, chat, len(request["source"]))})
+                chat = json.loads(line, object_hook=lambda one: Opaque(one["opaque"]) if "opaque" in one else one)
+                answer({"text": render(template, chat, len(request["source"]))})
             except (Exception, OpaqueError) as error:
-                answer["chats"].append(error_of(error))
-    json.dump(answer, sys.stdout)
+                answer(error_of(error))
 
 
 def _limit(kind: int, most: int) -> None:

@@ -73,7 +73,8 @@ def model_template(directory: Path) -> tuple[str, str]:
 def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> list[str | InputError]:
     """Renders chats as transformers does, in a process that is limited in time and memory, see `chat_renderer`.
 
-    One process starts for all of them, and takes a tenth of a second.
+    One process starts for all of them, and takes a tenth of a second. Where it comes to its limits, another goes on; a
+    chat with which one comes to them at once is refused.
 
     Args:
         source: of the template.
@@ -84,27 +85,39 @@ def render_chats(source: str, name: str, chats: Sequence[Mapping[str, Any]]) -> 
 
     Returns:
         For each chat its text, what the assistant says between `BEGIN` and `END`, or why there is none.
+
+    Raises:
+        InputError: a machine on which nothing comes to an end.
     """
-    limits = {"seconds": _SECONDS, "memory_bytes": _MEMORY_BYTES}
-    values = {"source": source, "marks": (BEGIN, END), "now": _now(), "chats": chats, **limits}
-    request = json_text(values, ensure_ascii=True)
-    command = [sys.executable, "-IS", str(_RENDERER), *filter(None, sys.path)]
-    try:
-        ended = subprocess.run(command, input=request.encode(), capture_output=True, timeout=_PATIENCE, check=False)
-        answer = parse_json(ended.stdout) if ended.returncode == 0 else {"error": _death(ended)}
-    except subprocess.TimeoutExpired:
-        answer = {"error": f"rendering takes more than {_PATIENCE} s"}
 
     def refused(why: str) -> InputError:
         return InputError(f"{name}: {one_line(why)}; {_ADVICE}")
 
-    if "error" in answer:
-        return [refused(answer["error"])] * len(chats)
     rendered: list[str | InputError] = []
-    for chat, one in zip(chats, answer["chats"], strict=True):
-        chat_of = named_roles([message["role"] for message in chat["messages"]])
-        rendered.append(one["text"] if "text" in one else refused(f"refuses {chat_of}: {one['error']}"))
+    while rest := chats[len(rendered) :]:
+        try:
+            (compiled, *answers), death = _ask(source, rest)
+        except subprocess.TimeoutExpired:
+            raise refused(f"rendering takes more than {_PATIENCE} s") from None
+        if "error" in compiled:
+            return [refused(compiled["error"])] * len(chats)
+        for chat, one in zip(rest, answers, strict=False):
+            chat_of = named_roles([message["role"] for message in chat["messages"]])
+            rendered.append(one["text"] if "text" in one else refused(f"refuses {chat_of}: {one['error']}"))
+        if not answers:
+            rendered.append(refused(death))
     return rendered
+
+
+def _ask(source: str, chats: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], str]:
+    """What one renderer says of the template and of each chat, as far as it comes; and why it comes no further."""
+    limits = {"seconds": _SECONDS, "memory_bytes": _MEMORY_BYTES}
+    requests = [{"source": source, "marks": (BEGIN, END), "now": _now(), **limits}, *chats]
+    lines = "\n".join(json_text(one, ensure_ascii=True) for one in requests).encode()
+    command = [sys.executable, "-IS", str(_RENDERER), *filter(None, sys.path)]
+    ended = subprocess.run(command, input=lines, capture_output=True, timeout=_PATIENCE, check=False)
+    death, whole_lines = _death(ended), ended.stdout.split(b"\n")[:-1]
+    return [parse_json(line) for line in whole_lines] or [{"error": death}], death
 
 
 @cache
