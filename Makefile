@@ -27,8 +27,9 @@ ablations: setup
 BASE ?= build/real/smollm2
 RUSSIAN ?= build/real/handbook.txt
 SEEDS ?= 3
-real: setup $(BASE) $(RUSSIAN)
-	$(BIN)/vikhr-fast ablate vocab kl instruct --scale real --seeds $(SEEDS) --inputs base $(BASE) russian $(RUSSIAN) --output runs/real
+OUTPUT ?= runs/real
+real: setup $(filter build/real/%,$(BASE) $(RUSSIAN))
+	$(BIN)/vikhr-fast ablate vocab kl instruct --scale real --seeds $(SEEDS) --inputs base $(BASE) russian $(RUSSIAN) --output $(OUTPUT)
 
 build/real/smollm2: | setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf

@@ -3,6 +3,8 @@
 import errno
 import os
 import resource
+import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from vikhr_fast.errors import InputError
+from vikhr_fast.io import stage_runner
 from vikhr_fast.io.files import write_text
 from vikhr_fast.io.stage_runner import Stage, run_stages, run_stages_at_once
 
@@ -110,3 +113,28 @@ def test_what_a_stage_prints_is_not_written_over_a_file_of_somebody_else(
     with pytest.raises(InputError, match=r"one\.log: .* link.*(; remove it|; put a copy in its place)$"):
         run_stages_at_once([Stage("one", tmp_path / "one", Make(tmp_path / "one"))], tmp_path / "logs", jobs=1)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def be_deaf(started: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    started.touch()
+    time.sleep(300)
+
+
+def refuse_later(started: Path) -> None:
+    while not started.exists():
+        time.sleep(0.02)
+    refuse()
+
+
+@pytest.mark.slow
+def test_a_stage_that_does_not_stop_is_killed_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stage_runner, "_GRACE_SECONDS", 0.5)
+    started = tmp_path / "started"
+    works = {"deaf": partial(be_deaf, started), "failing": partial(refuse_later, started)}
+    stages = [Stage(name, tmp_path / name, work) for name, work in works.items()]
+    with pytest.raises(InputError, match=r"^failing: ended with exit code 3"):
+        run_stages_at_once(stages, tmp_path / "logs", jobs=2)
+    assert "deaf: killed, since it took more than 0.5 s to stop" in caplog.text

@@ -60,6 +60,8 @@ class InputSettings:
     """What it is."""
     default: str | None = None
     """Without one it must be given."""
+    is_path: bool = False
+    """It must be there before anything is begun: an output whose inputs were wrong takes no others."""
 
 
 @dataclass(frozen=True, kw_only=True)

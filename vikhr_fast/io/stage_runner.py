@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -81,12 +81,12 @@ def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int, preload: 
         SystemExit: on SIGTERM, after the stages under way have been stopped.
     """
     waiting = [stage for stage in stages if not stage.output.exists()]
-    logger.info(f"{len(stages) - len(waiting)} of {len(stages)} stages done before")
+    number, total = len(stages) - len(waiting), len(stages)
+    logger.info(f"{number} of {total} stages done before; what each prints goes to {logs}")
     logs.mkdir(parents=True, exist_ok=True)
     context = get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     running: dict[Stage, tuple[BaseProcess, float]] = {}
-    number, total = 0, len(waiting)
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
         while waiting or running:
@@ -105,8 +105,11 @@ def run_stages_at_once(stages: Sequence[Stage], logs: Path, jobs: int, preload: 
                     del running[stage]
                     _require_success(stage, process.exitcode, _log(stage, logs))
                     logger.info(f"{stage.name}: took {time.monotonic() - started:.1f} s")
+    except (KeyboardInterrupt, SystemExit):
+        logger.warning("stops; the same command goes on with what is unfinished")
+        raise
     finally:
-        _stop([process for process, _ in running.values()])
+        _stop(running)
         signal.signal(signal.SIGTERM, previous)
 
 
@@ -163,14 +166,15 @@ def _require_success(stage: Stage, code: int, log: Path) -> None:
     raise InputError(f"{stage.name}: ended with exit code {code}: {last}; more in {log}")
 
 
-def _stop(processes: Sequence[BaseProcess]) -> None:
+def _stop(running: Mapping[Stage, tuple[BaseProcess, float]]) -> None:
     """Ends processes and what they have started; a training saves a checkpoint first."""
-    for process in processes:
+    for process, _ in running.values():
         if process.pid is not None and process.is_alive():
             with contextlib.suppress(ProcessLookupError):  # it hasn't come to its first line
                 os.killpg(process.pid, signal.SIGTERM)
             process.terminate()
-    for process in processes:
+    for stage, (process, _) in running.items():
         process.join(_GRACE_SECONDS)
         if process.is_alive():
             process.kill()
+            logger.warning(f"{stage.name}: killed, since it took more than {_GRACE_SECONDS} s to stop")

@@ -76,7 +76,8 @@ def test_a_killed_ablation_goes_on_and_ends_with_the_same_bytes(
     process = start(grids, killed)
     checkpoints = killed / "kl" / "seed-1" / "fast" / "checkpoints"
     deadline = time.monotonic() + SECONDS
-    while not complete_checkpoints(checkpoints):
+    units = killed / "kl" / "units"
+    while not (complete_checkpoints(checkpoints) and units.exists() and any(units.iterdir())):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -86,7 +87,7 @@ def test_a_killed_ablation_goes_on_and_ends_with_the_same_bytes(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not (killed / "kl" / "ablation.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in (killed / "kl" / "units").iterdir()}
+    done = {path: path.stat().st_mtime_ns for path in units.iterdir()}
     assert 0 < len(done) < 4
     assert run(capsys, grids, killed)[0] == 0
     assert "from step 0" not in (killed / "logs" / "kl-fast-seed-1.log").read_text()

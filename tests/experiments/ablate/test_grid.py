@@ -168,3 +168,17 @@ def test_stages_that_need_each_other_in_a_web_are_soon_in_order(grids: Path, tmp
 def test_a_chain_of_stages_has_an_end(grids: Path) -> None:
     with pytest.raises(InputError, match=r"kl\.toml: stages\.s\d+: needs more than 100 stages one after another"):
         read_grid(chain(grids, 3000, lambda n: f"{{s{n + 1}}}"))
+
+
+@pytest.mark.parametrize(("made", "problem"), [(None, "no such file or directory"), (b"", "empty")])
+def test_an_input_that_is_wrong_leaves_no_output(
+    made: bytes | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    russian = tmp_path / "russian.txt"
+    if made is not None:
+        russian.write_bytes(made)
+    inputs = ("--inputs", "base", tmp_path, "russian", russian)
+    code, out, err = run(capsys, "vocab", "--scale", "real", "--output", tmp_path / "run", *inputs)
+    assert (code, out) == (3, "")
+    assert f"--inputs russian {russian}: {problem}; --dry-run says what it is" in err
+    assert not (tmp_path / "run").exists()

@@ -41,7 +41,8 @@ class Ablate:
     output: Path = Path("runs/ablations")
     """Directory of all tables; what is finished in it is not done again."""
     scale: Path = Path("demo")
-    """demo: a model of 3 million parameters, minutes on two cores; paper: 7B; or a directory of such grids."""
+    """demo: a model of 3 million parameters, minutes on two cores; real: a pretrained one of 135 million, for which
+    `make real` has the inputs; paper: 7B; or a directory of such grids."""
     data: Path | None = None
     """Text for the demo's scale instead of the bundled one: a directory with ru/*.txt and en/*.txt."""
     inputs: dict[str, str] = field(default_factory=dict)
@@ -91,6 +92,10 @@ def ablate(options: Ablate) -> None:
         return
     if missing := sorted(needed - given.keys()):
         raise InputError(f"--inputs: {', '.join(missing)}: must be given; --dry-run says what they are")
+    for name in sorted(name for grid in grids for name, one in grid.inputs.items() if one.is_path):
+        if not (path := Path(inputs[name])).exists() or (path.is_file() and path.stat().st_size == 0):
+            problem = "empty" if path.exists() else "no such file or directory"
+            raise InputError(f"--inputs {name} {path}: {problem}; --dry-run says what it is")
     with locked(options.output):
         for grid in grids:
             _record(grid, options.output, inputs)
