@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inc)
+# How CMake finds this Python and pybind11, for what pip doesn't build.
+FOR_PYTHON = -DCMAKE_BUILD_TYPE=Release -DPYBIND11_FINDPYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
 .PHONY: setup demo ablations real test gates nightly clients lint format bench-native gpu sanitize fuzz
 
@@ -47,24 +50,35 @@ test: setup
 	$(BIN)/python -m pytest -m 'not slow and not nightly' --numprocesses 2 --dist worksteal
 
 # What belongs before every merge: the slow tests, a file in one process since many share a start of several ranks; then every
-# kernel compiles for A100 and H100 within its recorded cost, and every planted mistake in a kernel makes a test fail, which is
-# tried again only where kernels or tests have changed, and neither needs a GPU; then fuzzing of readers, and of the C++ where
-# there is clang.
-gates: setup
+# kernel compiles for A100 and H100 within its recorded cost, does right as compiled, and every planted mistake in a kernel makes
+# a test fail, which is tried again only where kernels or tests have changed, and none of this needs a GPU; then fuzzing of
+# readers, and of the C++ where there is clang.
+gates: setup build/emulator/.built
 	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m vikhr_kernels.aot
+	$(BIN)/python tests/gates/emulate.py
 	$(BIN)/python tests/gates/mutate.py
 	$(BIN)/python tests/gates/fuzz_readers.py --seconds 60
 	$(BIN)/python tests/gates/fuzz_template.py --seconds 30
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing of C++: clang++ is not installed'; fi
 
+# Executes compiled kernels without a GPU, for tests alone.
+build/emulator/.built: tests/emulator/CMakeLists.txt $(wildcard tests/emulator/src/*) | setup
+	$(BIN)/cmake -S tests/emulator -B $(@D) $(FOR_PYTHON)
+	$(BIN)/cmake --build $(@D) --parallel 2
+	@touch $@
+
 # What takes too long for every run, or needs a package that few users want: a Ray cluster, kills of training by the dozen,
-# and every law that a test states tried on examples that no run before has seen. A client that doesn't install is skipped.
-nightly: setup build/nightly/.installed
+# every case and mutant of a compiled kernel, and every law that a test states tried on examples that no run before has seen. A
+# client that doesn't install is skipped.
+nightly: setup build/nightly/.installed build/emulator/.built
 	-$(MAKE) --keep-going clients
 	$(BIN)/python -m pytest -m nightly
 	$(BIN)/python -m pytest -m 'not nightly' --hypothesis-profile=explore --numprocesses 2 --dist loadfile
 	$(BIN)/python tests/gates/mutate.py --again
+	$(BIN)/python tests/gates/emulate.py --cases all
+	$(BIN)/python tests/gates/emulate.py --seed 2 --rough
+	$(BIN)/python tests/gates/mutate_ptx.py
 	$(BIN)/python tests/gates/kills.py --kills 6
 
 build/nightly/.installed: pyproject.toml
@@ -147,9 +161,8 @@ sanitize: setup build/sanitize-address/.built build/sanitize-thread/.built
 		TSAN_OPTIONS=exitcode=66:suppressions=tests/gates/tsan.supp $(BIN)/python tests/gates/sanitized.py build/sanitize-thread $(NATIVE_TESTS) -k thread
 
 build/sanitize-%/.built: $(NATIVE_SOURCES) CMakeLists.txt
-	cmake -S . -B $(@D) -DCMAKE_BUILD_TYPE=Release -DVIKHR_SANITIZE=$* -DPYBIND11_FINDPYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
-		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
-	cmake --build $(@D)
+	$(BIN)/cmake -S . -B $(@D) -DVIKHR_SANITIZE=$* $(FOR_PYTHON)
+	$(BIN)/cmake --build $(@D)
 	@touch $@
 
 # libFuzzer on model files, texts and ids, then on saved deduplication indexes and texts; needs clang. FUZZ_SECONDS=600 is what was run before a release.

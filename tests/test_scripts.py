@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("bench", "bench/native", "examples", "tests/gates", "tests/helpers")
+FOLDERS = ("bench", "bench/native", "examples", "tests/emulator", "tests/gates", "tests/helpers")
 SCRIPTS = {file.stem: file for folder in FOLDERS for file in sorted((ROOT / folder).glob("*.py"))}
 
 

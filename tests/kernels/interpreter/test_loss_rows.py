@@ -73,7 +73,7 @@ def test_rows_as_right_as_plain_pytorch(
 
 
 @pytest.mark.parametrize(("forward", "size"), list(itertools.product([False, True], [61, LARGEST + 333])))
-@pytest.mark.parametrize("kept", ["half", "one", "all", "none"])
+@pytest.mark.parametrize("kept", [pytest.param("half", marks=pytest.mark.gate), "one", "all", "none"])
 def test_support(forward: bool, size: int, kept: str, assert_as_right: Callable) -> None:
     logits, ref_logits, targets, coefficients = rows(size, 3.0, 1.0)
     logits[:, 5] += 0 if kept == "all" else 200  # outside the support it must not matter to the KL
@@ -84,6 +84,7 @@ def test_support(forward: bool, size: int, kept: str, assert_as_right: Callable)
     assert_as_right(ours, plain_rows(*given), plain_rows(*as_float64(given)))
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("size", [8, 61, SMALLEST, LARGEST + 334, 2 * LARGEST + 907])
 def test_a_narrow_gradient_lies_over_the_logits(size: int) -> None:
     logits, ref_logits, targets, coefficients = rows(size, 1.0, 0.5)
@@ -94,8 +95,8 @@ def test_a_narrow_gradient_lies_over_the_logits(size: int) -> None:
     narrow = loss_rows(memory, *given[1:], *results, torch.float16)
     assert narrow.untyped_storage().data_ptr() == memory.untyped_storage().data_ptr()
     assert torch.equal(narrow, wide.half())
-    for a, e in zip(results, wide_results, strict=True):
-        assert torch.equal(a, e)
+    for a, e in zip(results, wide_results, strict=True):  # compiled for another dtype, products are fused otherwise
+        torch.testing.assert_close(a, e, rtol=2**-22, atol=0)
 
 
 def test_without_a_reference(assert_as_right: Callable) -> None:
@@ -148,7 +149,9 @@ def test_a_certain_target_keeps_its_gradient() -> None:
     torch.testing.assert_close(gradient.double(), expected, rtol=2e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize(("tokens", "ignored"), [(1, False), (5, False), (5, True), (0, False)])
+@pytest.mark.parametrize(
+    ("tokens", "ignored"), [(1, False), pytest.param(5, False, marks=pytest.mark.gate), (5, True), (0, False)]
+)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_the_head_as_right_as_plain_pytorch(
     tokens: int, ignored: bool, reduction: str, dtype: torch.dtype, assert_as_right: Callable

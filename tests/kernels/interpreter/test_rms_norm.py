@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vikhr_kernels import dispatch, reference, rms_norm
 
-SHAPES = [(1, 1), (1, 64), (7, 37), (5, 1031), (2, 3, 1024), (0, 8)]
+SHAPES = [(1, 1), (1, 64), pytest.param((7, 37), marks=pytest.mark.gate), (5, 1031), (2, 3, 1024), (0, 8)]
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,7 +42,7 @@ def test_sizes_whose_squares_leave_float16(
     assert_as_right(ours, plain, truth)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 11])
+@pytest.mark.parametrize("rows", [1, 3, 4, pytest.param(11, marks=pytest.mark.gate)])
 def test_weight_gradient_over_programs_of_several_rows(
     rows: int, monkeypatch: pytest.MonkeyPatch, assert_as_right: Callable, differentiate: Callable
 ) -> None:

@@ -16,7 +16,14 @@ def inputs(tokens: int, heads: tuple[int, int], size: int, dtype: torch.dtype) -
 
 @pytest.mark.parametrize(
     ("tokens", "heads", "size"),
-    [(1, (1, 1), 2), (7, (3, 1), 10), (5, (4, 2), 64), (3, (8, 8), 128), (2, (5, 3), 256), (0, (2, 1), 4)],
+    [
+        (1, (1, 1), 2),
+        (7, (3, 1), 10),
+        pytest.param(5, (4, 2), 64, marks=pytest.mark.gate),
+        (3, (8, 8), 128),
+        (2, (5, 3), 256),
+        (0, (2, 1), 4),
+    ],
     ids=str,
 )
 def test_as_right_as_plain_pytorch(

@@ -5,7 +5,7 @@ import torch
 
 from vikhr_kernels import reference, scale_into
 
-SIZES = [(1,), (2047,), (3, 2048), (4, 1, 1025), (0, 5)]
+SIZES = [(1,), (2047,), (3, 2048), pytest.param((4, 1, 1025), marks=pytest.mark.gate), (0, 5)]
 
 
 def normal(*shape: int, seed: int = 1) -> torch.Tensor:

@@ -7,7 +7,9 @@ from vikhr_kernels import reference, swiglu
 from vikhr_kernels.gpu.swiglu import in_rows
 
 
-@pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (2047,), (2048,), (2, 2053)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1,), (3, 5, 7), (2047,), (2048,), pytest.param((2, 2053), marks=pytest.mark.gate)], ids=str
+)
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 20.0])
 def test_as_right_as_plain_pytorch(
     shape: tuple[int, ...], scale: float, dtype: torch.dtype, assert_as_right: Callable, differentiate: Callable

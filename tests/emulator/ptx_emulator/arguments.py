@@ -1,0 +1,104 @@
+"""A launch's arguments as the bytes of PTX parameters, and the memory that they lead to."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+_FORMATS = {
+    "i1": "b", "i8": "b", "i16": "h", "i32": "i", "i64": "q", "u1": "B", "u8": "B", "u16": "H", "u32": "I", "u64": "Q",
+    "fp16": "e", "fp32": "f", "f32": "f", "fp64": "d",
+}  # fmt: skip
+_SWIZZLED_BYTES = {0: 1 << 30, 1: 32, 2: 64, 3: 128}  # the widest inner box of a tensor map, by its swizzle
+_MAP_BYTES = 128  # of a CUtensorMap
+
+
+def pack(signature: Iterable[Any], values: Iterable[Any], descriptors: Iterator[dict[str, Any]]) -> list[bytes]:
+    """The bytes of each parameter.
+
+    Args:
+        signature: a type of Triton's for each value, `constexpr` for what isn't passed.
+        values: tensors, numbers and tensor descriptors.
+        descriptors: how the compiler lowered each tensor descriptor; empty where it uses no tensor maps.
+
+    Raises:
+        ValueError: a tensor map that the driver would refuse, or a type that isn't modelled.
+    """
+    packed: list[bytes] = []
+    for kind, value in zip(signature, values, strict=True):
+        if isinstance(kind, tuple):
+            packed += pack(kind, value, descriptors)
+        elif kind.startswith("tensordesc"):
+            packed += _pack_descriptor(value, next(descriptors, None))
+        elif kind.startswith("*"):
+            packed.append(struct.pack("<Q", 0 if value is None else value.data_ptr()))
+        elif kind == "bf16":
+            packed.append(struct.pack("<f", value)[2:])
+        elif kind != "constexpr":
+            if kind not in _FORMATS:
+                raise ValueError(f"arguments of type {kind} aren't modelled")
+            packed.append(struct.pack("<" + _FORMATS[kind], value))
+    return packed
+
+
+def _pack_descriptor(value: Any, lowered: dict[str, Any] | None) -> list[bytes]:
+    shape, strides = list(value.shape), list(value.strides)
+    ends = [struct.pack("<i", n) for n in shape] + [struct.pack("<q", n) for n in strides]
+    if lowered is not None:
+        return [_tensor_map(value, lowered), *ends]
+    rounds = [value.round_f32_to_tf32] if hasattr(value, "round_f32_to_tf32") else []  # since Triton 3.7
+    flags = [struct.pack("<b", flag) for flag in (value.padding == "nan", *rounds)]
+    whole = [struct.pack("<q", n) for n in (*shape, *strides)]
+    return [struct.pack("<Q", value.base.data_ptr()), *whole, *flags, *ends]
+
+
+def _tensor_map(value: Any, lowered: dict[str, Any]) -> bytes:
+    """What the emulator has in place of a CUtensorMap, innermost dimension first; refuses what the driver does."""
+    size, swizzle = lowered["elem_size"], lowered["swizzle"]
+    dimensions, box = list(value.shape)[::-1], list(lowered["block_size"])[::-1]
+    strides = [stride * size for stride in list(value.strides)[::-1]]
+    address, inner = value.base.data_ptr(), box[0] * size
+    wrong = [f"an address {address % 16} bytes past a multiple of 16"] if address % 16 else []
+    wrong += [f"a stride of {stride} bytes" for stride in strides[1:] if stride % 16 or stride >= 2**40]
+    wrong += [f"a dimension of {n}" for n in dimensions if not 0 < n <= 2**32]
+    wrong += [f"a box of {n}" for n in box if not 0 < n <= 256]
+    if inner % 16 or inner > _SWIZZLED_BYTES[swizzle]:
+        wrong.append(f"an inner box of {inner} bytes with swizzle {swizzle}")
+    for i in range(1, len(dimensions)):
+        if strides[i] < dimensions[i - 1] * strides[i - 1]:
+            wrong.append(f"a stride of {strides[i]} bytes over {dimensions[i - 1]} times {strides[i - 1]}")
+    if wrong:
+        raise ValueError(f"the driver refuses such a tensor map: {'; '.join(wrong)}")
+    strides, dimensions, box = ([*each, *[0] * (5 - len(each))] for each in (strides, dimensions, box))
+    fields = (address, len(value.shape), size, swizzle, value.padding == "nan", *strides, *dimensions, *box)
+    return struct.pack("<Q4I5Q5I5I", *fields).ljust(_MAP_BYTES, b"\0")
+
+
+def tensors_of(names: Iterable[str], values: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that arguments are or describe, with names."""
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from tensors_of([f"{name}[{i}]" for i in range(len(value))], value)
+        elif isinstance(getattr(value, "base", None), Tensor):
+            yield name, value.base
+
+
+def spans(tensors: dict[str, Tensor]) -> list[tuple[str, int, int]]:
+    """Names, address and bytes of all that the tensors have, from first to last element; those that overlap are one."""
+    merged: list[tuple[str, int, int]] = []
+    extents = {name: _extent(tensor) for name, tensor in tensors.items() if tensor.numel()}
+    for name, (address, size) in sorted(extents.items(), key=lambda item: item[1]):
+        names, before, length = merged[-1] if merged else ("", 0, 0)
+        if merged and address < before + length:
+            merged[-1] = f"{names} and {name}", before, max(length, address + size - before)
+        else:
+            merged.append((name, address, size))
+    return merged
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), (last + 1) * tensor.element_size()

@@ -1,0 +1,52 @@
+#include "launch.hpp"
+
+#include <numeric>
+
+#include "decoder.hpp"
+#include "instructions.hpp"
+
+namespace ptx {
+namespace {
+
+void set_parameters(const Kernel& kernel, const std::vector<std::string>& arguments) {
+  if (arguments.size() != kernel.parameters.size())
+    refuse(format("%zu arguments for %zu parameters", arguments.size(), kernel.parameters.size()));
+  u8* memory = reinterpret_cast<u8*>(kernel.parameter_memory.get());
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const Parameter& parameter = kernel.parameters[i];
+    if (arguments[i].size() != parameter.size)
+      refuse(format("argument %zu has %zu bytes, parameter %s has %u", i, arguments[i].size(),
+                    parameter.name.c_str(), parameter.size));
+    std::memcpy(memory + parameter.offset, arguments[i].data(), parameter.size);
+  }
+}
+
+std::vector<int> block_order(const Settings& settings) {
+  std::vector<int> order(std::size_t(settings.grid[0]) * settings.grid[1] * settings.grid[2]);
+  std::iota(order.begin(), order.end(), 0);
+  if (settings.seed == 0) return order;
+  Random random(settings.seed);
+  for (std::size_t i = order.size(); i > 1; --i)
+    std::swap(order[i - 1], order[random.below(u32(i))]);
+  return order;
+}
+
+}  // namespace
+
+Report launch(const Kernel& kernel, const Settings& settings,
+              const std::vector<std::string>& arguments, const std::vector<Tensors>& memory,
+              const std::function<void()>& between_blocks) {
+  if (settings.warps < 1 || settings.warps > kMaxWarps)
+    refuse(format("%d warps; there may be 1 to %d", settings.warps, kMaxWarps));
+  set_parameters(kernel, arguments);
+  GlobalMemory global(kernel.global_grain, memory, kernel);
+  Findings findings;
+  Launch state{kernel, settings, global, findings};
+  for (const int index : block_order(settings)) {
+    between_blocks();
+    if (!Block(state, index).run()) break;
+  }
+  return {findings.list(), global.spans(), state.instructions, state.lane_instructions};
+}
+
+}  // namespace ptx

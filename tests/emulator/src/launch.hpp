@@ -1,0 +1,25 @@
+// A kernel launched over a grid: what Python asks for.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "block.hpp"
+
+namespace ptx {
+
+struct Report {
+  std::vector<Finding> findings;
+  std::vector<GlobalMemory::Span> memory;
+  u64 instructions, lane_instructions;
+};
+
+// `arguments`: the bytes of each parameter. `memory`: all that may be touched, none overlapping.
+// `between_blocks` may throw, to stop. Throws std::invalid_argument at arguments that aren't the
+// kernel's.
+Report launch(const Kernel& kernel, const Settings& settings,
+              const std::vector<std::string>& arguments, const std::vector<Tensors>& memory,
+              const std::function<void()>& between_blocks);
+
+}  // namespace ptx

@@ -1,0 +1,14 @@
+// Where the spaces of memory lie, among generic addresses too.
+#pragma once
+
+#include "kernel.hpp"
+
+namespace ptx {
+
+constexpr u32 kSharedBase = 1024;  // an address near 0 is an error
+constexpr u64 kLocalBase = 0x1000;
+constexpr u64 kLocalWindow = 0x10000000000u;
+constexpr u64 kSharedWindow = 0x20000000000u;
+constexpr u64 kWindowBytes = 0x1000000u;
+
+}  // namespace ptx

@@ -1,0 +1,101 @@
+"""The emulator gate: runs the interpreter tests on kernels as compiled for A100 and H100, in bf16, fp16 and fp32.
+
+    python tests/gates/emulate.py [--architecture 80 90] [--cases gate|all] [--seed 1] [--rough]
+
+Each architecture is a process of its own. Fails where a result is wrong or the emulator finds anything; see
+tests/emulator/README.md for what it looks at. Prints what was launched: kernels by architecture and dtype.
+"""
+
+import argparse
+import collections
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import triton
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET_SECONDS = 120  # of the gate's cases, both architectures together
+
+
+def start(architecture: int, options: argparse.Namespace, record: Path) -> "subprocess.Popen[str]":
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {
+        "EMULATED_ARCHITECTURE": str(architecture),
+        "EMULATED_CASES": options.cases,
+        "EMULATED_SEED": str(options.seed),
+        "EMULATED_ROUGH": str(int(options.rough)),
+        "EMULATED_RECORD": str(record),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "tests/kernels/interpreter",
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def show(rows: dict[int, list[dict[str, Any]]]) -> None:
+    table = Table("", "kernel", "dtype", "cases", "launches", "lane instructions", "seconds executed")
+    for architecture, cases in rows.items():
+        kernels = collections.defaultdict(list)
+        for case in cases:
+            kernels[case["kernel"], case["dtype"]].append(case)
+        for (kernel, dtype), own in sorted(kernels.items()):
+            tests = len({case["test"] for case in own})
+            lanes, seconds = (sum(case[what] for case in own) for what in ("lane_instructions", "seconds"))
+            table.add_row(
+                f"sm_{architecture}", kernel, dtype, str(tests), str(len(own)), f"{lanes / 1e6:.1f} M", f"{seconds:.2f}"
+            )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests/gates/emulate.py", description="The emulator gate.")
+    parser.add_argument("--architecture", type=int, nargs="+", default=[80, 90])
+    parser.add_argument("--cases", choices=["gate", "all"], default="gate", help="those marked `gate`, or all")
+    parser.add_argument("--seed", type=int, default=1, help="how blocks and warps are shuffled; 0: not at all")
+    parser.add_argument("--rough", action="store_true", help="numbers as wrong as the hardware's may be")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    failed, rows = [], {}
+    with tempfile.TemporaryDirectory() as directory:
+        records = {architecture: Path(directory) / f"{architecture}.json" for architecture in options.architecture}
+        runs = {architecture: start(architecture, options, record) for architecture, record in records.items()}
+        try:
+            for architecture, run in runs.items():
+                output, _ = run.communicate()
+                print(f"sm_{architecture}: {output.strip().splitlines()[-1]}")
+                if run.returncode != 0:
+                    failed.append(architecture)
+                    print(output[-20_000:])
+                if records[architecture].exists():
+                    rows[architecture] = json.loads(records[architecture].read_text(encoding="utf-8"))
+        finally:
+            for run in runs.values():
+                run.kill()
+    show(rows)
+    seconds = time.monotonic() - begun
+    target = f", target {TARGET_SECONDS} s" if options.cases == "gate" else ""
+    print(f"Triton {triton.__version__}, seed {options.seed}: {seconds:.0f} s with compiling{target}")
+    if failed:
+        print("FAILED: " + ", ".join(f"sm_{architecture}" for architecture in failed))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

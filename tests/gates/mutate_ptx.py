@@ -1,0 +1,199 @@
+"""Takes one barrier, wait, fence, guard or size at a time out of compiled kernels: does the emulator notice?
+
+    python tests/gates/mutate_ptx.py [--architecture 80 90] [--operation attention] [--only bar.sync]
+
+Each mutant runs under several seeds. It is found by the emulator, makes the result wrong, or survives; a survivor that
+isn't explained below fails the gate.
+"""
+
+import argparse
+import collections
+import contextlib
+import multiprocessing
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "emulator"))
+from ptx_emulator import emulating
+
+import vikhr_kernels
+from vikhr_kernels import PackedDocuments, dispatch, linear_ce_kl
+
+SEEDS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Lines that match `pattern` become `replacement`, one at a time."""
+
+    name: str
+    pattern: str
+    replacement: str = ""
+
+
+MUTATIONS = (
+    Mutation("bar.sync", r"^\s*bar\.sync\s.*"),
+    Mutation("cp.async.wait_group", r"^\s*cp\.async\.wait_group.*"),
+    Mutation("cp.async.commit_group", r"^\s*cp\.async\.commit_group.*"),
+    Mutation("mbarrier.try_wait", r"^\s*mbarrier\.try_wait\.parity\S*\s+(\w+),.*", r"setp.eq.u32 \1, 0, 0;"),
+    Mutation("wgmma.wait_group", r"^\s*wgmma\.wait_group.*"),
+    Mutation("wgmma.fence", r"^\s*wgmma\.fence.*"),
+    Mutation("wgmma.commit_group", r"^\s*wgmma\.commit_group.*"),
+    Mutation("fence.proxy.async", r"^\s*fence\.proxy\.async.*"),
+    Mutation("mbarrier.inval", r"^\s*(@\S+\s+)?mbarrier\.inval.*"),
+    Mutation("mbarrier.init", r"^\s*(@\S+\s+)?mbarrier\.init.*"),
+    Mutation("bytes expected", r"^(\s*(?:@\S+\s+)?mbarrier\.arrive\.expect_tx.*, )\d+;", r"\g<1>16;"),
+    Mutation("guard of a load", r"^\s*@%p\d+ (ld\.global.*)", r"\1"),
+    Mutation("guard of a store", r"^\s*@%p\d+ (st\.global.*)", r"\1"),
+    Mutation("size of a cp.async", r"^(\s*(?:@\S+ )?cp\.async\.cg.*, 0x10), %r\d+;", r"\1;"),
+)
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16().requires_grad_()
+
+
+def attend(size: int, window: int | None, length: str) -> tuple[Tensor, ...]:
+    q, k, v = (normal(257, heads, size, seed=heads + i) for i, heads in enumerate((2, 1, 1)))
+    bounds = torch.tensor([0, 3, 190, 257], dtype=torch.int32)
+    out = vikhr_kernels.flash_attention(q, k, v, documents=PackedDocuments.of(bounds, 257, window, length))
+    return out, *torch.autograd.grad(out, (q, k, v), normal(*out.shape, seed=9))
+
+
+def head() -> tuple[Tensor, ...]:
+    hidden, weight, ref_hidden, ref_weight = (normal(n, 32, seed=n + i) for i, n in enumerate((5, 5003, 5, 5003)))
+    loss, ce, kl = linear_ce_kl(hidden, weight, torch.arange(5) * 999, ref_hidden, ref_weight, chunk_tokens=2)
+    return loss, ce, kl, *torch.autograd.grad(loss, (hidden, weight))
+
+
+def norm() -> tuple[Tensor, ...]:
+    x, weight, residual = normal(300, 1000, seed=1), normal(1000, seed=2), normal(300, 1000, seed=3)
+    outputs = vikhr_kernels.rms_norm(x, weight, 1e-5, residual)
+    upstream = [normal(300, 1000, seed=9 + i) for i in range(2)]
+    return *outputs, *torch.autograd.grad(outputs, (x, weight, residual), upstream)
+
+
+OPERATIONS: dict[str, Callable[[], tuple[Tensor, ...]]] = {
+    "attention 64": lambda: attend(64, 100, "short"),
+    "attention 128": lambda: attend(128, 100, "short"),
+    "attention 128 long": lambda: attend(128, None, "long"),
+    "head": head,
+    "rms_norm": norm,
+}
+
+TILES = {"attention 128 long": (90,)}  # elsewhere they are those of short documents
+
+EXPLAINED: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    architecture: int
+    operation: str
+    kernel: str
+    mutation: str
+    line: int
+    source: str
+    outcome: str  # found, wrong or survived
+    detail: str
+
+
+@contextlib.contextmanager
+def running(architecture: int, **settings: object) -> Iterator[object]:
+    with (
+        dispatch.compiling_for(architecture),
+        mock.patch.object(dispatch, "INTERPRETED", True),
+        emulating(architecture, **settings) as emulation,
+    ):
+        yield emulation
+
+
+def mutants(ptx: str, only: str) -> Iterator[tuple[Mutation, int, str, str]]:
+    """Mutation, line, its place in the source, and the PTX with it."""
+    lines, source, seen = ptx.split("\n"), "", set()
+    for number, line in enumerate(lines):
+        if line.lstrip().startswith(".loc"):
+            source = line.partition("//")[2].strip()
+        for mutation in MUTATIONS:
+            if only not in mutation.name or not re.match(mutation.pattern, line):
+                continue
+            if mutation.name.startswith("guard"):  # of the vectors that a line becomes the first will do
+                if (mutation, source) in seen:
+                    continue
+                seen.add((mutation, source))
+            changed = re.sub(mutation.pattern, mutation.replacement, line)
+            yield mutation, number + 1, source, "\n".join([*lines[:number], changed, *lines[number + 1 :]])
+
+
+def judge(
+    architecture: int, operation: str, kernel: str, ptx: str, mutant: str, expected: list[Tensor]
+) -> tuple[str, str]:
+    """Whether a mutant is found, and what is said of it."""
+    for seed in SEEDS:
+        change = lambda name, text: mutant if name == kernel and text == ptx else text  # noqa: E731
+        with running(architecture, seed=seed, change=change) as emulation:
+            try:
+                results = OPERATIONS[operation]()
+            except (ValueError, RuntimeError) as error:
+                return "found", str(error)
+        if emulation.findings:
+            finding = emulation.findings[0]
+            return "found", f"{finding.kind} at {finding.source}"
+        if not all(map(torch.equal, results, expected)):
+            return "wrong", "result"
+    return "survived", ""
+
+
+def run(task: tuple[int, str, str]) -> list[Outcome]:
+    architecture, operation, only = task
+    torch.set_num_threads(1)
+    with running(architecture) as emulation:
+        expected = OPERATIONS[operation]()
+    assert not emulation.findings, emulation.report()
+    texts = {(launch.kernel, launch.ptx) for launch in emulation.launches}
+    outcomes = []
+    for kernel, ptx in sorted(texts):
+        for mutation, line, source, mutant in mutants(ptx, only):
+            verdict = judge(architecture, operation, kernel, ptx, mutant, expected)
+            outcomes.append(Outcome(architecture, operation, kernel, mutation.name, line, source, *verdict))
+            if verdict[0] == "survived":
+                print(
+                    f"survived: sm_{architecture} {operation}: {kernel} ptx:{line} {mutation.name} at {source}",
+                    flush=True,
+                )
+    return outcomes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests/gates/mutate_ptx.py", description="Mutants of compiled kernels.")
+    parser.add_argument("--architecture", type=int, nargs="+", default=[80, 90])
+    parser.add_argument("--operation", choices=list(OPERATIONS), nargs="+", default=list(OPERATIONS))
+    parser.add_argument("--only", default="", help="mutations whose names have this in them")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    tasks = [
+        (architecture, operation, options.only)
+        for operation in options.operation
+        for architecture in options.architecture
+        if architecture in TILES.get(operation, options.architecture)
+    ]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        outcomes = [outcome for outcomes in pool.imap(run, tasks) for outcome in outcomes]
+    counts = collections.Counter((o.architecture, o.kernel, o.mutation, o.outcome) for o in outcomes)
+    for (architecture, kernel, mutation, outcome), count in sorted(counts.items()):
+        print(f"sm_{architecture} {kernel:40} {mutation:24} {outcome:10} {count}")
+    survivors = [o for o in outcomes if o.outcome == "survived"]
+    print(f"{len(outcomes)} mutants, {len(survivors)} survived; {time.monotonic() - begun:.0f} s")
+    return int(bool(survivors))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
