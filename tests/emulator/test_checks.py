@@ -22,6 +22,21 @@ INIT = "setp.eq.b32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [%r2], 1;\n"
 ARRIVE = "@%p1 mbarrier.arrive.shared::cta.b64 _, [%r2];\n"
 WAIT = "mov.b32 %r30, 0; $wait: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r2], %r30; @!%p3 bra $wait;\n"
 INVAL = "@%p1 mbarrier.inval.shared::cta.b64 [%r2];"
+LOW = "setp.lt.u32 %p1, %r1, 16;\n"
+# 64 x 8 and 8 x 16 elements of shared memory as factors; sums in %r50 to %r53
+ZEROS = "mov.b32 %r70, 0; st.shared.v4.b32 [%r15], {%r70, %r70, %r70, %r70};"
+UNFENCED = COPY_FROM + ZEROS + "bar.sync 0; mov.b64 %rd8, 0x0000000800400040; setp.ne.b32 %p5, %r1, -1;"
+FACTORS = UNFENCED.replace("bar.sync 0;", "fence.proxy.async.shared::cta; bar.sync 0;") + "\n"
+FENCE = "wgmma.fence.sync.aligned;\n"
+PRODUCT = "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r50,%r51,%r52,%r53}, %rd8, %rd8, %p5, 1, 1, 0, 0;"
+FINISH = "wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;"
+# Warps 0 and 1 read, each then meets warp 2, which writes.
+READERS = """
+    st.shared.b32 [%r4], %r1; bar.sync 0; shr.u32 %r40, %r1, 5; setp.eq.b32 %p1, %r40, 0; setp.eq.b32 %p2, %r40, 1;
+    @%p1 bra $first; @%p2 bra $second; bar.sync 1, 64; bar.sync 2, 64; st.shared.b32 [%r2], %r1; bra $end;
+    $first: ld.shared.b32 %r21, [%r2]; bar.sync 1, 64; bra $end;
+    $second: ld.shared.b32 %r21, [%r2]; bar.sync 2, 64;
+    $end:"""
 HALF = "setp.lt.u32 %p1, %r1, 16; @%p1 bra $x;\n"
 
 
@@ -45,8 +60,22 @@ def findings(body: str, warps: int, blocks: int) -> dict[str, set[int]]:
         (INIT + "bar.sync 0;" + STORE.replace("%r4", "%r4+16") + ARRIVE + WAIT, 1),
         (INIT + "bar.sync 0;" + ARRIVE + WAIT + "bar.sync 0;" + INVAL, 2),
         ("atom.global.add.u32 %r21, [%rd2], 1;", 4),
+        (COPY_FROM + "cp.async.ca.shared.global [%r15], [%rd6], 16, 4; cp.async.wait_all; bar.sync 0;" + READ, 1),
+        (READERS, 3),
+        (FACTORS + FENCE + PRODUCT + "wgmma.commit_group.sync.aligned;" + PRODUCT + FINISH, 4),
     ],
-    ids=["exchange", "replicated", "cp.async", "mbarrier", "mbarrier and stores", "inval", "atomics"],
+    ids=[
+        "exchange",
+        "replicated",
+        "cp.async",
+        "mbarrier",
+        "mbarrier and stores",
+        "inval",
+        "atomics",
+        "part of a copy",
+        "readers by barriers of their own",
+        "a product after another",
+    ],
 )
 def test_nothing_is_found_where_nothing_is_wrong(body: str, warps: int) -> None:
     assert findings(body, warps, 1) == {}
@@ -69,7 +98,7 @@ def test_nothing_is_found_where_nothing_is_wrong(body: str, warps: int) -> None:
         (COPY + "st.shared.b32 [%r15], %r1;", 1, 1, "write over an asynchronous copy not waited for", 3),
         (COPY + "cp.async.wait_group 0;" + READ, 4, 1, "race in shared memory", 4),
         (HALF + "bar.sync 0; $x:", 1, 1, "barrier by part of a warp", 2),
-        (HALF + "shfl.sync.bfly.b32 %r21, %r1, 1, 31, -1; $x:", 1, 1, "shuffle without all of its members", 2),
+        (HALF + "shfl.sync.bfly.b32 %r21, %r1, 1, 31, -1; $x:", 1, 1, "lanes without all of their members", 2),
         (INIT + "bar.sync 0;\n" + WAIT, 2, 1, "deadlock", 3),
         ("$again: bra $again;", 1, 1, "doesn't end", 1),
         (WAIT, 1, 1, "use of memory that isn't an mbarrier", 1),
@@ -82,6 +111,28 @@ def test_nothing_is_found_where_nothing_is_wrong(body: str, warps: int) -> None:
          "inval of an mbarrier in the middle of a phase", 3),
         ("mbarrier.init.shared::cta.b64 [%r2], 1;", 1, 1, "mbarrier init by several lanes", 1),
         ("trap;", 1, 1, "trap", 1),
+        ("mov.b64 %rd9, -4; ld.global.b32 %r21, [%rd9];", 1, 1, "global memory out of bounds", 1),
+        ("ld.shared.b32 %r21, [%rd1];", 1, 1, "shared memory out of bounds", 1),
+        (".local .align 16 .b8 depot[16]; mov.b64 %rd9, depot;\nst.local.b32 [%rd9-16], %r1;", 1, 1,
+         "local memory out of bounds", 2),
+        (LOW + "@%p1 shfl.sync.bfly.b32 %r21, %r1, 1, 31, -1;", 1, 1, "lanes without all of their members", 2),
+        (LOW + "@%p1 vote.sync.ballot.b32 %r21, %p1, -1;", 1, 1, "lanes without all of their members", 2),
+        (LOW + "@%p1 redux.sync.add.s32 %r21, %r1, -1;", 1, 1, "lanes without all of their members", 2),
+        (LOW + "@%p1 bar.warp.sync -1;", 1, 1, "lanes without all of their members", 2),
+        (LOW + "@%p1 fence.proxy.async;", 1, 1, "asynchronous instruction by part of a warp", 2),
+        (LOW + COPY + "@%p1 cp.async.wait_group 0;", 1, 1, "asynchronous instruction by part of a warp", 4),
+        (COPY.replace("%rd6 + 0", "%rd6 + 4"), 1, 1, "misaligned access", 2),
+        (FACTORS + PRODUCT + FINISH, 4, 1, "wgmma without wgmma.fence", 3),
+        (FACTORS + FENCE + PRODUCT + FINISH + "\n" + PRODUCT.replace("%r5", "%r6") + FINISH, 4, 1,
+         "wgmma without wgmma.fence", 5),
+        (FACTORS + FENCE + PRODUCT + "wgmma.commit_group.sync.aligned; add.f32 %r60, %r50, %r50;" + FINISH, 4, 1,
+         "use of registers of a wgmma not waited for", 4),
+        (FACTORS + FENCE + PRODUCT, 4, 1, "end with products not waited for", 5),
+        (FACTORS + FENCE + PRODUCT + "bar.sync 0;" + ZEROS + FINISH, 4, 1,
+         "write over what a wgmma not waited for reads", 4),
+        (UNFENCED + FENCE + PRODUCT + FINISH, 4, 1, "asynchronous read without fence.proxy.async", 3),
+        (UNFENCED + "fence.proxy.async.global;" + FENCE + PRODUCT + FINISH, 4, 1,
+         "asynchronous read without fence.proxy.async", 3),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_found_at_its_line(body: str, warps: int, blocks: int, kind: str, line: int) -> None:

@@ -23,7 +23,7 @@ EVERYTHING = """
     setp.eq.b32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [%r2+2048], 1; bar.sync 0;
     @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2+2048], 0; mov.b32 %r30, 0;
     $wait: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r2+2048], %r30; @!%p3 bra $wait;
-    cp.async.cg.shared.global [%r4], [%rd4], 4; cp.async.commit_group; cp.async.wait_group 0;
+    cp.async.ca.shared.global [%r4], [%rd4], 4; cp.async.commit_group; cp.async.wait_group 0;
     ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r22}, [%r2]; shfl.sync.idx.b32 %r23|%p4, %r22, 3, 31, -1;
     mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%r40,%r41,%r42,%r43}, {%r22,%r22}, {%r22}, {%r40,%r41,%r42,%r43};
     wgmma.fence.sync.aligned; setp.ne.b32 %p5, %r1, 77;
@@ -90,6 +90,25 @@ def test_values(body: str, inputs: list[int], expected: list[int]) -> None:
     assert values(body, inputs) == expected
 
 
+@pytest.mark.parametrize(
+    ("body", "inputs", "expected"),
+    [
+        ("cvt.u16.u32 %rs1, %r10; fma.rn.f16 %rs2, %rs1, 0x0ffe, %rs1; cvt.u32.u16 %r11, %rs2;", [0x3C01], [0x3C01]),
+        ("cvt.sat.u64.s64 %rd10, 0x4000000000000001; cvt.u32.u64 %r11, %rd10;", [0], [1]),
+        ("cvt.rz.f32.s64 %r11, 0x7fffffffffffffff;", [0], [0x5EFFFFFF]),
+        ("cvt.rn.bf16.s32 %rs1, %r10; cvt.u32.u16 %r11, %rs1;", [2**30 + 2**22 + 1], [0x4E81]),
+        ("cvt.rzi.s32.f64 %r11, 0d7FF8000000000000;", [0], [0x80000000]),
+        ("cvt.rzi.s32.f32 %r11, %r10;", [NAN], [0]),
+        ("mov.b32 %r11, 0b101;", [0], [5]),
+        ("mul.hi.u64 %rd10, -1, -1; cvt.u32.u64 %r11, %rd10;", [0], [0xFFFFFFFE]),
+        ("min.f64 %rd10, 0d7FF8000000000000, 0d3FF0000000000000; cvt.rzi.s32.f64 %r11, %rd10;", [0], [1]),
+        ("cvta.param.u64 %rd10, first; ld.b64 %rd11, [%rd10]; sub.s64 %rd12, %rd11, %rd1; cvt.u32.u64 %r11, %rd12;", [0], [0]),
+    ],
+)  # fmt: skip
+def test_numbers_are_rounded_once_and_kept_in_bounds(body: str, inputs: list[int], expected: list[int]) -> None:
+    assert values(body, inputs) == expected
+
+
 def halves(x: torch.Tensor) -> list[int]:
     return [bits & 0xFFFF for bits in x.view(torch.int16).tolist()]
 
@@ -149,6 +168,24 @@ def test_lanes_that_part_meet_again() -> None:
         ("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r1}, {%r2}, {%r3}, {%r4};", "isn't modelled"),
         ("wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%r1}, %rd1, %rd2, 1, 1, 1;", ".e4m3 aren't modelled"),
         ("cp.async.bulk.commit_group;", "isn't modelled"),
+        ("ld.shared.pred %p1, [%r2];", "the type .pred isn't modelled here"),
+        ("ld.shared.b2 %r1, [%r2];", "the type .b2 isn't modelled here"),
+        ("mov.b32 %r11, {};", "this move isn't modelled"),
+        ("st.global.v8.b64 [%rd2], {1,1,1,1,1,1,1,1};", "more than 32 bytes at once"),
+        ("selp.pred %p1, %p2, %p2, %p2;", "the type .pred isn't modelled here"),
+        ("popc.b16 %r11, 7;", "the type .b16 isn't modelled here"),
+        ("add.ftz.f16 %rs1, %rs1, %rs2;", "ftz is modelled for f32"),
+        ("cvt.rz.f16.f32 %rs1, %r1;", "directed roundings are modelled to f32"),
+        ("mov.b32 %r11, 3*4;", "not a number: 3*4"),
+        ("mov.b32 %r11, 12abc;", "not a number: 12abc"),
+        ("cp.async.wait_group;", "in: cp.async.wait_group"),
+        ("bar.sync.mystery 0;", ".mystery isn't modelled"),
+        ("prefetch.mystery [%rd1];", ".mystery isn't modelled"),
+        ("discard.global.L2 [%rd1], 128;", "the instruction isn't modelled"),
+        (".shared .align;", "ptx:"),
+        (".reg .b32 %z<30000000>;", "more registers than a kernel has"),
+        ("mma.sync %r1, %r2, %r3, %r4;", "another product"),
+        ("fence.proxy.alias;", "isn't modelled"),
     ],
 )
 def test_what_is_not_modelled_is_refused_by_its_line(body: str, message: str) -> None:

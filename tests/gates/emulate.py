@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET_SECONDS = 120  # of the gate's cases, both architectures together
 
 
-def start(architecture: int, options: argparse.Namespace, record: Path) -> "subprocess.Popen[str]":
+def start(architecture: int, options: argparse.Namespace, record: Path) -> "subprocess.Popen[bytes]":
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {
         "EMULATED_ARCHITECTURE": str(architecture),
         "EMULATED_CASES": options.cases,
@@ -45,8 +45,8 @@ def start(architecture: int, options: argparse.Namespace, record: Path) -> "subp
         "no:xdist",
         "tests/kernels/interpreter",
     ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+    with record.with_suffix(".log").open("w", encoding="utf-8") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def show(rows: dict[int, list[dict[str, Any]]]) -> None:
@@ -78,8 +78,9 @@ def main() -> int:
         runs = {architecture: start(architecture, options, record) for architecture, record in records.items()}
         try:
             for architecture, run in runs.items():
-                output, _ = run.communicate()
-                print(f"sm_{architecture}: {output.strip().splitlines()[-1]}")
+                run.wait()
+                output = records[architecture].with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+                print(f"sm_{architecture}: {(output.strip().splitlines() or ['no output'])[-1]}")
                 if run.returncode != 0:
                     failed.append(architecture)
                     print(output[-20_000:])

@@ -48,6 +48,7 @@ class Launch:
     ptx: str
     seconds: float
     lane_instructions: int
+    executed: frozenset[int] = field(repr=False)  # lines of the PTX, by any lane
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class _Stored:
     """Memory as the last launch that stored to it left it."""
 
     kernel: str
+    tensors: list[Tensor]  # kept, so that no other comes to lie there
     touched: bytes  # a byte for every byte: 1 if it was read, 2 if it was written, 3 if both
     source: str  # of the last store
     ptx_line: int
@@ -107,21 +109,29 @@ class Emulation:
             self._reached = {}
 
     def left_out(self, tensor: Tensor) -> list[Finding]:
-        """What the last launch that stores to a tensor leaves out of it: elements that it doesn't touch, NaN still."""
-        strides = [stride * tensor.element_size() for stride in tensor.stride()]
+        """What the last launch that stores to a tensor leaves out of it.
+
+        Those are elements that it doesn't touch, floating ones only where they are NaN still, as empty memory is.
+        """
+        size = tensor.element_size()
+        extent = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)) * size + size
         for address, stored in reversed(self._stored.items()):
             offset = tensor.data_ptr() - address
-            if not 0 <= offset < len(stored.touched):
+            if not tensor.numel() or not 0 <= offset <= len(stored.touched) - extent:
                 continue
             touched = torch.frombuffer(bytearray(stored.touched), dtype=torch.uint8)
-            touched = touched.as_strided(tensor.shape, strides, offset)
+            touched = touched.as_strided(tensor.shape, [stride * size for stride in tensor.stride()], offset)
             if not bool((touched & _WRITTEN).any()):
                 continue
-            missing = ((touched == 0) & tensor.detach().isnan()).nonzero()
-            detail = f"{len(missing)} of {tensor.numel()} elements, the first at {missing[:1].flatten().tolist()}"
+            missing = touched == 0
+            if tensor.is_floating_point():
+                missing &= tensor.detach().isnan()
+            where = missing.nonzero()
+            detail = f"{len(where)} of {tensor.numel()} elements, the first at {where[:1].flatten().tolist()}"
             place = stored.source, stored.ptx_line, stored.instruction
-            return [Finding(stored.kernel, "elements left out", detail, *place)] if len(missing) else []
-        return [Finding("", "elements left out", "no launch stores to the tensor", "", 0, "")]
+            return [Finding(stored.kernel, "elements left out", detail, *place)] if len(where) else []
+        nothing = "no launch stores to the whole of the tensor"
+        return [Finding("", "elements left out", nothing, "", 0, "")] if tensor.numel() else []
 
 
 _kernels: dict[tuple[str, bool], Any] = {}
@@ -159,11 +169,12 @@ class _Launcher:
             late=emulation.seed > 0 and emulation.seed % 4 < 2, rough=emulation.rough,
         )  # fmt: skip
         seconds = time.perf_counter() - start
-        emulation.launches.append(Launch(name, grid, ptx, seconds, report["lane_instructions"]))
+        executed = frozenset(report["executed_lines"])
+        emulation.launches.append(Launch(name, grid, ptx, seconds, report["lane_instructions"], executed))
         for address, location, touched in report["memory"]:
             if location is not None:
                 emulation._stored.pop(address, None)
-                emulation._stored[address] = _Stored(name, touched, *location)
+                emulation._stored[address] = _Stored(name, list(tensors.values()), touched, *location)
         emulation.findings += [Finding(name, *finding) for finding in report["findings"]]
 
 

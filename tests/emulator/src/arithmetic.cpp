@@ -33,8 +33,9 @@ Action integer(const std::string& operation, Register to, const Sources& from) {
   if (operation == "add") return binary([](T x, T y) { return T(U(x) + U(y)); });
   if (operation == "sub") return binary([](T x, T y) { return T(U(x) - U(y)); });
   if (operation == "mul.lo") return binary([](T x, T y) { return T(u64(x) * u64(y)); });
+  using Wide = std::conditional_t<std::is_signed_v<T>, s128, u128>;
   if (operation == "mul.hi")
-    return binary([](T x, T y) { return T((__int128(x) * __int128(y)) >> kBits); });
+    return binary([](T x, T y) { return T((Wide(x) * Wide(y)) >> kBits); });
   if (operation == "mad.lo")
     return lanewise<T, T, T, T>([](T x, T y, T z) { return T(u64(x) * u64(y) + u64(z)); }, to,
                                 from[0], from[1], from[2]);
@@ -213,6 +214,11 @@ Action float64(const std::string& operation, Register to, const Sources& from) {
   if (operation == "div.rn") return binary([](double x, double y) { return x / y; });
   if (operation == "neg") return unary([](double x) { return -x; });
   if (operation == "abs") return unary([](double x) { return std::fabs(x); });
+  if (operation == "sqrt.rn") return unary([](double x) { return std::sqrt(x); });
+  if (operation == "rcp.rn") return unary([](double x) { return 1 / x; });
+  // fmin and fmax: a number wins over a NaN, as here.
+  if (operation == "min") return binary([](double x, double y) { return std::fmin(x, y); });
+  if (operation == "max") return binary([](double x, double y) { return std::fmax(x, y); });
   return {};
 }
 
@@ -240,8 +246,16 @@ Action float16(const std::string& operation, bool pairs, Register to, const Sour
   if (operation == "neg") return narrow(pairs, [](u16 x) { return u16(x ^ 0x8000); }, to, from[0]);
   if (operation == "abs") return narrow(pairs, [](u16 x) { return u16(x & 0x7fff); }, to, from[0]);
   if (operation != "fma") return {};
-  const auto fma = [](u16 x, u16 y, u16 z) {  // in double precision the product is exact
-    return Format::narrow(float(double(Format::wide(x)) * Format::wide(y) + Format::wide(z)));
+  const auto fma = [](u16 x, u16 y, u16 z) {
+    // The product is exact; of the sum, what doesn't fit decides where it lies between two doubles.
+    const double product = double(Format::wide(x)) * Format::wide(y), addend = Format::wide(z),
+                 sum = product + addend;
+    const double part = sum - addend, error = (product - part) + (addend - (sum - part));
+    const bool is_odd = bits_as<u64>(sum) & 1;
+    const double exact = error == 0 || is_odd || !std::isfinite(sum)
+                             ? sum
+                             : std::nextafter(sum, error > 0 ? INFINITY : -INFINITY);
+    return Format::narrow(rounded_to_odd(exact));
   };
   return narrow(pairs, fma, to, from[0], from[1], from[2]);
 }
@@ -282,11 +296,12 @@ Action decode_arithmetic(Decoder& decoder, const Statement& statement) {
   const int bits = bits_of(type), count = operand_count(name);
   if (bits < 16) return {};
   const bool is_single = type == "f32", flushes = statement.has("ftz");
+  if (flushes && !is_single) refuse("ftz is modelled for f32");
   std::string operation = name;
   for (std::size_t i = 1; i + 1 < statement.words.size(); ++i) {
     const std::string& word = statement.words[i];
     const bool is_default =
-        word == "rn" && (type[0] == 'f' || type[0] == 'b') && count != 1 && name != "div";
+        word == "rn" && (type[0] == 'f' || starts_with(type, "bf")) && count != 1 && name != "div";
     if (word != "ftz" && !is_default) operation += "." + word;
   }
   statement.expect_operands(std::size_t(count) + 1);

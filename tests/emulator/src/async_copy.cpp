@@ -26,10 +26,14 @@ struct Copying {
           taken == kNoRegister ? bytes : std::min(bytes, warp.values<u32>(taken)[lane]);
       if (!shared.allows(warp, address, bytes, bytes, lane, "asynchronous copy")) continue;
       AsyncCopy copy{address, nullptr, u8(bytes), u8(count), {}};
+      const u64 source = from.of(warp, lane);
+      if (source % bytes != 0) {
+        warp.find("misaligned access",
+                  format("lane %d: asynchronous copy of %u bytes", lane, bytes));
+        continue;
+      }
       if (count) {
-        u32 checked = 1;
-        while (checked < count) checked *= 2;
-        copy.from = warp.launch().memory.access(warp, from.of(warp, lane), checked, lane);
+        copy.from = warp.launch().memory.read_row(warp, source, count, lane);
         if (copy.from)
           std::memcpy(copy.data, copy.from, count);
         else
@@ -48,9 +52,11 @@ Action decode_async_copy(Decoder& decoder, const Statement& statement) {
   const auto& operands = statement.operands;
   if (statement.has("commit_group")) return [](Warp& warp, Lanes) { warp.copies.commit(); };
   if (statement.has("wait_group") || statement.has("wait_all")) {
+    statement.allow({"async", "wait_group", "wait_all"}, false);
     const bool all = statement.has("wait_all");
     const std::size_t left = all ? 0 : std::size_t(operands.at(0).value);
-    return [=](Warp& warp, Lanes) {
+    return [=](Warp& warp, Lanes lanes) {
+      require_whole(warp, lanes, "cp.async.wait");
       if (all) warp.copies.commit();
       warp.copies.wait(left, [&](AsyncCopy& copy) { finish(warp, copy); });
     };
@@ -60,6 +66,7 @@ Action decode_async_copy(Decoder& decoder, const Statement& statement) {
   if (operands.size() < 3 || operands.size() > 4 || !operands[2].is(Operand::Kind::number))
     refuse("this copy isn't modelled");
   const u32 bytes = u32(operands[2].value);
+  if (statement.has("cg") && bytes != 16) refuse("cp.async.cg copies 16 bytes");
   if (bytes != 4 && bytes != 8 && bytes != 16)
     refuse(format("copies of %u bytes don't exist", bytes));
   const Register taken = operands.size() > 3 ? decoder.source(operands[3], 32) : kNoRegister;

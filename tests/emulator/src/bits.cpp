@@ -74,7 +74,7 @@ Action decode_bits(Decoder& decoder, const Statement& statement) {
   if (name == "popc" || name == "clz") {
     statement.allow({});
     statement.expect_operands(2);
-    const int bits = bits_of(type);
+    const int bits = value_bits(type, 32);
     const bool counts = name == "popc";
     const Register x = decoder.source(operands[1], bits);
     if (bits == 64)

@@ -18,7 +18,7 @@ std::string format(const char* pattern, ...) {
   return text;
 }
 
-std::string agent_name(u8 agent) {
+std::string agent_name(int agent) {
   return agent < kMaxWarps ? format("warp %d", agent) : "a bulk copy";
 }
 
@@ -26,6 +26,24 @@ Launch& Warp::launch() { return block->launch; }
 
 void Warp::find(const char* kind, const std::string& detail) {
   launch().findings.add(kind, *current, format("block %d, warp %d, ", block->index, id) + detail);
+}
+
+void require_whole(Warp& warp, Lanes lanes, const char* what) {
+  if (lanes != warp.live)
+    warp.find("asynchronous instruction by part of a warp",
+              format("%s by lanes %08x", what, lanes));
+}
+
+bool have_members(Warp& warp, Lanes lanes, Register members, const char* what) {
+  for (Lanes left = lanes; left; left &= left - 1) {
+    const int lane = first_lane(left);
+    const Lanes expected = warp.values<Lanes>(members)[lane] & warp.live;
+    if ((expected & ~lanes) == 0 && (expected >> lane & 1)) continue;
+    warp.find("lanes without all of their members",
+              format("%s: lane %d names %08x, here are %08x", what, lane, expected, lanes));
+    return false;
+  }
+  return true;
 }
 
 Block::Block(Launch& launch_, int index_)
@@ -82,13 +100,6 @@ void Block::set_registers(Warp& warp) {
     });
 }
 
-void Block::update_seen_of_all(Warp& warp) {
-  Time least = warps.size() == 1 ? now : ~Time{0};
-  for (const Warp& other : warps)
-    if (other.id != warp.id) least = std::min(least, warp.seen[other.id]);
-  warp.seen_of_all = least;
-}
-
 // At random or, where the seed is 0, the next by number.
 Warp* Block::next_ready() {
   const bool in_turn = launch.settings.seed == 0;
@@ -123,20 +134,21 @@ void reconverge(Warp& warp) {
 
 // The sums of a product under way may be neither read nor written, its factors not written.
 void check_registers(Warp& warp, const Instruction& instruction) {
-  const auto complain = [&](const char* what) {
-    warp.find("use of registers of a wgmma not waited for", what);
-  };
+  constexpr const char* kKind = "use of registers of a wgmma not waited for";
   for (const Register reg : instruction.reads)
-    if (warp.sums.count(reg)) return complain("reads a sum");
-  for (const Register reg : instruction.writes)
-    if (warp.sums.count(reg) || warp.factors.count(reg)) return complain("writes a sum or a factor");
+    if (warp.sums.count(reg)) return warp.find(kKind, "reads a sum");
+  for (const Register reg : instruction.writes) {
+    if (warp.sums.count(reg) || warp.factors.count(reg))
+      return warp.find(kKind, "writes a sum or a factor");
+  }
 }
 
 // Until it waits, ends, or has made so many instructions.
 void go_on(Warp& warp, u64 instructions) {
-  const std::vector<Instruction>& code = warp.launch().kernel.code;
+  Launch& launch = warp.launch();
+  const std::vector<Instruction>& code = launch.kernel.code;
   u64 made = 0, lanes = 0;
-  const u64 most = warp.launch().settings.most_instructions;
+  const u64 most = launch.settings.most_instructions;
   while (warp.state == State::ready && (made < instructions || !warp.diverged.empty()) &&
          made <= most) {
     const Instruction& instruction = code[warp.pc++];
@@ -148,8 +160,11 @@ void go_on(Warp& warp, u64 instructions) {
     }
     ++made;
     lanes += u64(__builtin_popcount(active));
-    if (!warp.sums.empty() && !instruction.is_warpgroups) check_registers(warp, instruction);
-    if (active) instruction.act(warp, active);
+    if (active) {
+      if (!instruction.is_warpgroups) check_registers(warp, instruction);
+      launch.executed[std::size_t(&instruction - code.data())] = 1;
+      instruction.act(warp, active);
+    }
     if (!warp.diverged.empty()) reconverge(warp);
   }
   warp.instructions += made;
@@ -179,7 +194,6 @@ bool Block::release_barriers() {
     for (Warp& warp : warps)
       if (warp.state == State::at_barrier && warp.barrier == barrier) {
         warp.seen = all;
-        update_seen_of_all(warp);
         warp.state = State::ready;
       }
     released = true;
@@ -217,10 +231,7 @@ bool Block::run() {
       if (each.state != State::done) each.find("deadlock", "waits for ever");
     break;
   }
-  for (const Warp& warp : warps) {
-    launch.instructions += warp.instructions;
-    launch.lane_instructions += warp.lane_instructions;
-  }
+  for (const Warp& warp : warps) launch.lane_instructions += warp.lane_instructions;
   return ended;
 }
 

@@ -26,7 +26,8 @@ struct Launch {
   const Settings& settings;
   GlobalMemory& memory;
   Findings& findings;
-  u64 instructions = 0, lane_instructions = 0;
+  std::vector<u8> executed;  // a flag for each instruction, by any lane
+  u64 lane_instructions = 0;
 };
 
 struct Block {
@@ -45,9 +46,6 @@ struct Block {
   Hopper hopper;
   int products_under_way = 0;
 
-  // To be called when what the warp has seen has changed.
-  void update_seen_of_all(Warp& warp);
-
  private:
   void set_registers(Warp& warp);
   Warp* next_ready();
@@ -57,6 +55,6 @@ struct Block {
   u64 turn_ = 0;
 };
 
-std::string agent_name(u8 agent);
+std::string agent_name(int agent);
 
 }  // namespace ptx

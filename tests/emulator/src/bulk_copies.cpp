@@ -57,15 +57,21 @@ struct Copying {
                 format("%zu, not %u", coordinates.size(), tensor.rank));
       return;
     }
-    BulkCopy copy{
-        u32(mbarrier.of(warp, lane)), u32(to.of(warp, lane)), int(tensor.swizzle), 0, {}, {}};
+    BulkCopy copy{};
+    copy.warp = warp.id;
+    copy.mbarrier = u32(mbarrier.of(warp, lane));
+    copy.to = u32(to.of(warp, lane));
+    copy.swizzle = int(tensor.swizzle);
     const Mbarrier* barrier = find_mbarrier(warp, copy.mbarrier, "copy");
     if (!barrier) return;
     copy.agent = barrier->agent;
     u32 bytes = tensor.element_bytes;
     for (u32 i = 0; i < tensor.rank; ++i) bytes *= tensor.box[i];
-    if (!block.shared.allows(warp, copy.to, bytes, tensor.swizzle ? 128 : 16, lane, "bulk copy"))
+    if (!block.shared.allows(warp, copy.to, bytes, 128, lane, "bulk copy")) return;
+    if (tensor.swizzle && tensor.box[0] * tensor.element_bytes != 16u << tensor.swizzle) {
+      warp.find("not modelled", "a box narrower than what is swizzled");
       return;
+    }
     copy.box = filling(tensor, bytes);
     find_rows(warp, lane, tensor, copy);
     if (!warp.launch().settings.late) read(copy);
@@ -102,7 +108,7 @@ struct Copying {
       }
       if (!inside) continue;
       const u32 count = u32(end - first) * tensor.element_bytes;
-      if (const u8* place = warp.launch().memory.read_row(warp, from, count))
+      if (const u8* place = warp.launch().memory.read_row(warp, from, count, lane))
         copy.rows.push_back(
             {row * row_bytes + u32(first - start(0)) * tensor.element_bytes, count, place});
     }
@@ -148,6 +154,8 @@ Action decode_bulk_copy(Decoder& decoder, const Statement& statement) {
                   {}};
   for (const Operand& coordinate : operands[1].list[1].elements())
     copying.coordinates.push_back(decoder.source(coordinate, 32));
+  if (statement.words[4] != std::to_string(copying.coordinates.size()) + "d")
+    refuse("another number of coordinates");
   return copying;
 }
 

@@ -71,7 +71,7 @@ Action decode_comparison(Decoder& decoder, const Statement& statement) {
   if (statement.name() != "setp") return {};
   const auto& operands = statement.operands;
   const std::string operation = statement.words.at(1), type = statement.type();
-  const int bits = bits_of(type);
+  const int bits = value_bits(type, 16);
   const bool flushes = statement.has("ftz");
   Outcome outcome{kNoRegister, kNoRegister, statement.one_of({"and", "or", "xor"}), kNoRegister,
                   false};
@@ -85,7 +85,7 @@ Action decode_comparison(Decoder& decoder, const Statement& statement) {
     outcome.other = decoder.source(other, 1);
   }
   if (operands[0].is(Operand::Kind::reg)) outcome.predicate = decoder.destination(operands[0], 1);
-  if (operands[0].has_second) outcome.inverse = operands[0].second;
+  outcome.inverse = operands[0].second;
   if (type == "f32") return compare<float>(operation, flushes, a, b, outcome);
   if (type == "f64") return compare<double>(operation, flushes, a, b, outcome);
   if (type == "s16") return compare<s16>(operation, flushes, a, b, outcome);

@@ -15,11 +15,11 @@ struct Type {
 };
 
 Type type_of(const std::string& name) {
-  const int bits = bits_of(name);
-  if (bits == 0 || name.find('x') != std::string::npos)
-    refuse("conversions of ." + name + " aren't modelled");
+  const bool is_floating = name[0] == 'f' || starts_with(name, "bf");
+  const int bits = value_bits(name, is_floating ? 16 : 8);
+  if (name.find('x') != std::string::npos) refuse("conversions of ." + name + " aren't modelled");
   if (starts_with(name, "bf")) return {Kind::bfloat, bits};
-  if (name[0] == 'f') return {Kind::floating, bits};
+  if (is_floating) return {Kind::floating, bits};
   return {name[0] == 's' ? Kind::is_signed : Kind::is_unsigned, bits};
 }
 
@@ -42,43 +42,42 @@ struct Conversion {
     return flushes ? flushed(x) : x;
   }
   u64 from_floating(double x) const {
-    if (!to.is_floating()) return clamped(rounded_to_integer(x, rounding));
+    if (!to.is_floating()) return to_integer(x);
     if (to_integral) x = rounded_to_integer(x, rounding);
     if (saturates) x = x != x ? 0 : std::min(std::max(x, 0.0), 1.0);
     return narrowed(x);
   }
+  // The value is exact in long double.
   u64 from_integer(u64 raw) const {
     const u64 shifted = raw << (64 - from.bits);  // the sign on top
     const bool is_signed = from.kind == Kind::is_signed;
     const u64 value =
         is_signed ? u64(s64(shifted) >> (64 - from.bits)) : shifted >> (64 - from.bits);
-    if (!to.is_floating())
-      return saturates ? clamped(is_signed ? double(s64(value)) : double(value)) : value;
-    if (to.kind == Kind::floating && to.bits == 64)
-      return narrowed(is_signed ? double(s64(value)) : double(value));
-    // Straight to single precision: by way of double it would be rounded twice.
-    if (rounding == Rounding::nearest)
-      return narrowed(is_signed ? float(s64(value)) : float(value));
-    return narrowed(is_signed ? double(s64(value)) : double(value));
+    if (to.is_floating())
+      return narrowed(is_signed ? static_cast<long double>(s64(value))
+                                : static_cast<long double>(value));
+    if (!saturates) return value;
+    return clamped(is_signed ? static_cast<s128>(s64(value)) : static_cast<s128>(value));
   }
-  u64 narrowed(double x) const {
-    if (to.bits == 64) return bits_as<u64>(x);
-    float single = to_integral ? float(x) : rounded_to_float(x, rounding);
-    if (flushes) single = flushed(single);
-    if (to.bits == 32) return bits_as<u32>(one_nan(single));
-    if (to.kind == Kind::bfloat && rounding == Rounding::zero)
-      return single != single ? 0x7fff : bits_as<u32>(single) >> 16;
-    return to.kind == Kind::bfloat ? Bfloat16::narrow(single) : Half::narrow(single);
+  u64 narrowed(long double x) const {
+    if (to.bits == 64) return bits_as<u64>(static_cast<double>(x));
+    if (to.bits == 16)
+      return to.kind == Kind::bfloat ? Bfloat16::narrow(rounded_to_odd(x))
+                                     : Half::narrow(rounded_to_odd(x));
+    const float single = to_integral ? static_cast<float>(x) : rounded_to_float(x, rounding);
+    return bits_as<u32>(one_nan(flushes ? flushed(single) : single));
   }
-  // To the nearest integer that the type has; NaN is 0, or the least one in 64 bits.
-  u64 clamped(double x) const {
+  // The nearest integer that the type has. NaN is 0, or the top bit alone where either side has 64.
+  u64 to_integer(double x) const {
+    if (x != x) return from.bits == 64 || to.bits == 64 ? u64{1} << (to.bits - 1) : 0;
+    const double whole = rounded_to_integer(x, rounding), limit = 0x1p100;
+    return clamped(static_cast<s128>(std::min(std::max(whole, -limit), limit)));
+  }
+  u64 clamped(s128 x) const {
     const bool is_signed = to.kind == Kind::is_signed;
-    const double limit = std::ldexp(1.0, to.bits - is_signed);
-    const u64 top = ~u64{0} >> (64 - to.bits + is_signed);
-    if (x != x) return is_signed && to.bits == 64 ? u64{1} << 63 : 0;
-    if (x >= limit) return top;
-    if (x <= (is_signed ? -limit : 0)) return is_signed ? ~top : 0;
-    return is_signed ? u64(s64(x)) : u64(x);
+    const s128 top = (static_cast<s128>(1) << (to.bits - is_signed)) - 1,
+               bottom = is_signed ? -top - 1 : 0;
+    return u64(std::min(std::max(x, bottom), top));
   }
 };
 
@@ -132,6 +131,9 @@ Action decode_conversion(Decoder& decoder, const Statement& statement) {
     conversion.rounding = Rounding(kModes.find(rounding[1]));
     conversion.to_integral = rounding.size() == 3;
   }
+  if (conversion.to.is_floating() && conversion.to.bits != 32 &&
+      conversion.rounding != Rounding::nearest && !conversion.to_integral)
+    refuse("directed roundings are modelled to f32");
   conversion.saturates = statement.has("sat");
   conversion.flushes = statement.has("ftz");
   const auto [from, from_bits] = decoder.wide_source(

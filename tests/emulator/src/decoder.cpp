@@ -1,7 +1,9 @@
 #include "decoder.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
+#include <set>
 
 #include "findings.hpp"
 #include "instructions.hpp"
@@ -43,17 +45,42 @@ int bits_of(const std::string& type) {
   return std::atoi(digits.c_str()) * (cross == std::string::npos ? 1 : 2);
 }
 
+int value_bits(const std::string& type, int least) {
+  const int bits = bits_of(type);
+  if (bits < least || (bits != 8 && bits != 16 && bits != 32 && bits != 64))
+    refuse("the type ." + type + " isn't modelled here");
+  return bits;
+}
+
 Decoder::Decoder(const std::string& text, bool contracts)
     : scanner_(text), contracts_(contracts), kernel_(new Kernel) {}
 
 std::unique_ptr<Kernel> Decoder::decode() {
   try {
     read_module();
-  } catch (const std::invalid_argument& problem) {
+  } catch (const std::logic_error&
+               problem) {  // of the standard library, too: an operand that isn't there
     refuse(format("ptx:%d: ", scanner_.line()) + problem.what());
   }
   return std::move(kernel_);
 }
+
+namespace {
+
+// The whole text as a number, in a base that its start tells unless one is given.
+u64 whole_number(const std::string& text, int base = 0) {
+  const bool is_binary = text.compare(0, 2, "0b") == 0 || text.compare(0, 2, "0B") == 0;
+  const char* start = text.c_str() + (is_binary ? 2 : 0);
+  char* end = nullptr;
+  errno = 0;
+  const u64 value = text[0] == '-' ? u64(std::strtoll(start, &end, base))
+                                   : std::strtoull(start, &end, is_binary ? 2 : base);
+  if (*end == 'U' && base == 0) ++end;
+  if (*end != '\0' || end == start || errno != 0) refuse("not a number: " + text);
+  return value;
+}
+
+}  // namespace
 
 // ---- the module ----
 
@@ -99,7 +126,7 @@ struct Variable {
     const std::vector<std::string> words = split(declaration, ' ');
     for (std::size_t i = 0; i < words.size(); ++i) {
       if (words[i] == ".align") {
-        alignment = u32(std::atoi(words[++i].c_str()));
+        alignment = u32(std::atoi(words.at(++i).c_str()));
       } else if (!words[i].empty() && words[i][0] == '.') {
         if (const int bits = bits_of(words[i].substr(1))) element_bits = bits;
       } else if (!words[i].empty()) {
@@ -109,6 +136,9 @@ struct Variable {
           count = std::size_t(std::atol(words[i].c_str() + bracket + 1));
       }
     }
+    constexpr std::size_t kMostElements = 1u << 28;
+    if (element_bits < 8 || alignment < 1 || count > kMostElements)
+      refuse("an odd variable: " + declaration);
   }
 };
 
@@ -125,7 +155,7 @@ void Decoder::read_array(const std::string& declaration) {
     std::size_t at = 0;
     const std::size_t size = std::size_t(variable.element_bits) / 8;
     for (const std::string& element : split(declaration.substr(open + 1, close - open - 1), ',')) {
-      const u64 value = std::strtoull(element.c_str(), nullptr, 0);
+      const u64 value = whole_number(element);
       if (at + size > bytes.size()) refuse("more values than elements in " + variable.name);
       std::memcpy(&bytes[at], &value, size);
       at += size;
@@ -142,11 +172,26 @@ void Decoder::read_kernel() {
   scopes_.emplace_back();
   read_body();
   kernel_->static_shared = round_up(kernel_->static_shared, kSharedAlignment);
+  keep_product_registers();
   Instruction end;
   end.act = [](Warp& warp, Lanes) { warp.state = State::done; };
   end.ptx_line = scanner_.line();
   end.text = "(end)";
   kernel_->code.push_back(std::move(end));
+}
+
+// Of the registers that an instruction reads and writes those matter that wgmma has as well.
+void Decoder::keep_product_registers() {
+  std::set<Register> products;
+  for (const Instruction& instruction : kernel_->code)
+    if (instruction.is_warpgroups)
+      for (const auto* registers : {&instruction.reads, &instruction.writes})
+        products.insert(registers->begin(), registers->end());
+  for (Instruction& instruction : kernel_->code)
+    for (auto* registers : {&instruction.reads, &instruction.writes})
+      registers->erase(std::remove_if(registers->begin(), registers->end(),
+                                      [&](Register reg) { return !products.count(reg); }),
+                       registers->end());
 }
 
 void Decoder::read_parameters(const std::string& list) {
@@ -222,9 +267,12 @@ void Decoder::declare_registers(const std::string& declaration) {
   for (const std::string& name : split(names, ',')) {
     const std::size_t bracket = name.find('<');
     if (bracket == std::string::npos) scopes_.back().registers[name] = {bits, kNoRegister};
-    for (int i = 0,
-             count = bracket == std::string::npos ? 0 : std::atoi(name.c_str() + bracket + 1);
-         i < count; ++i)
+    const u64 count = bracket == std::string::npos
+                          ? 0
+                          : whole_number(name.substr(bracket + 1, name.find('>') - bracket - 1));
+    constexpr u64 kMostRegisters = 1 << 18;
+    if (count > kMostRegisters) refuse("more registers than a kernel has: " + declaration);
+    for (u64 i = 0; i < count; ++i)
       scopes_.back().registers[name.substr(0, bracket) + std::to_string(i)] = {bits, kNoRegister};
   }
 }
@@ -269,7 +317,7 @@ void Decoder::read_instruction(const std::string& text, int line) {
     }
     if (!instruction.act) refuse("the instruction isn't modelled");
     if (instruction.guard != kNoRegister) products_.clear();
-  } catch (const std::invalid_argument& problem) {
+  } catch (const std::logic_error& problem) {
     refuse(std::string(problem.what()) + " in: " + text);
   }
   instruction.is_warpgroups = starts_with(rest, "wgmma");
@@ -313,6 +361,7 @@ Operand Decoder::operand(std::string text) {
   if (text == "_") {
     result.kind = Operand::Kind::sink;
   } else if (text[0] == '!') {
+    if (text[1] == '!') refuse("negated twice");
     result = operand(text.substr(1));
     result.negated = true;
   } else if (text[0] == '{') {
@@ -325,7 +374,7 @@ Operand Decoder::operand(std::string text) {
     result = operand(text.substr(0, bar));
     const Operand second = operand(text.substr(bar + 1));
     result.has_second = true;
-    if (second.is(Operand::Kind::reg)) result.second = second.reg;
+    if (second.is(Operand::Kind::reg)) result.second = destination(second, 1);
   } else if (Declared* declared = find_register(text)) {
     if (declared->reg == kNoRegister) declared->reg = allocate(declared->bits);
     result.kind = Operand::Kind::reg;
@@ -356,7 +405,7 @@ Operand Decoder::address(const std::string& text) {
   if (sign != std::string::npos) {
     const bool plus = base[sign] == '+';
     const std::string offset = trimmed(base.substr(plus ? sign + 1 : sign));
-    result.value = u64(std::strtoll(offset.c_str(), nullptr, 0));
+    result.value = whole_number(offset);
     base = trimmed(base.substr(0, sign));
   }
   result.list.push_back(operand(base));
@@ -370,13 +419,14 @@ Operand Decoder::number(const std::string& text) {
   if (start == "0f" || start == "0F" || start == "0d" || start == "0D") {
     result.number = start[1] == 'f' || start[1] == 'F' ? Operand::Number::float_bits
                                                        : Operand::Number::double_bits;
-    result.value = std::strtoull(text.c_str() + 2, nullptr, 16);
+    result.value = whole_number(text.substr(2), 16);
   } else if (text.find('.') != std::string::npos) {
     result.number = Operand::Number::decimal;
-    result.value = bits_as<u64>(std::strtod(text.c_str(), nullptr));
+    std::size_t end = 0;
+    result.value = bits_as<u64>(std::stod(text, &end));
+    if (end != text.size()) refuse("not a number: " + text);
   } else {
-    result.value = text[0] == '-' ? u64(std::strtoll(text.c_str(), nullptr, 0))
-                                  : std::strtoull(text.c_str(), nullptr, 0);
+    result.value = whole_number(text);
   }
   return result;
 }

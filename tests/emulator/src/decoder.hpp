@@ -54,6 +54,8 @@ struct Statement {
 
 // The bits of a type: 32 for f32, 1 for pred, 0 for what isn't a type.
 int bits_of(const std::string& type);
+// The bits of a type of values: `least` (8, 16 or 32) up to 64; refuses all others.
+int value_bits(const std::string& type, int least);
 
 class Decoder {
  public:
@@ -94,6 +96,7 @@ class Decoder {
   void read_kernel();
   void read_parameters(const std::string& list);
   void read_body();
+  void keep_product_registers();
   void declare_registers(const std::string& declaration);
   void declare_memory(const std::string& declaration, bool local);
   void place_label(const std::string& name);

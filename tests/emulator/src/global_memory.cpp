@@ -18,7 +18,7 @@ GlobalMemory::GlobalMemory(int grain, const std::vector<Tensors>& all, const Ker
 
 GlobalMemory::Region* GlobalMemory::find(Warp& warp, u64 address, u32 bytes) {
   const auto holds = [&](const Region& region) {
-    return address >= region.base && address + bytes <= region.base + region.bytes;
+    return bytes <= region.bytes && address - region.base <= region.bytes - bytes;
   };
   if (warp.last_region < regions_.size() && holds(regions_[warp.last_region]))
     return &regions_[warp.last_region];
@@ -82,10 +82,10 @@ u8* GlobalMemory::access_atomically(Warp& warp, u64 address, u32 bytes, int lane
   return reinterpret_cast<u8*>(address);
 }
 
-const u8* GlobalMemory::read_row(Warp& warp, u64 address, u32 bytes) {
-  Region* region = find_or_complain(warp, address, bytes, 0, "bulk copy");
+const u8* GlobalMemory::read_row(Warp& warp, u64 address, u32 bytes, int lane) {
+  Region* region = find_or_complain(warp, address, bytes, lane, "copy");
   if (!region) return nullptr;
-  note_read(warp, *region, address, bytes, 0);
+  note_read(warp, *region, address, bytes, lane);
   return reinterpret_cast<const u8*>(address);
 }
 
@@ -102,54 +102,52 @@ void GlobalMemory::each_cell(Region& region, u64 address, u32 bytes, F&& f) {
 
 void GlobalMemory::note_read(Warp& warp, Region& region, u64 address, u32 bytes, int lane) {
   const int block = warp.block->index;
+  const Agent self = Agent(warp.id);
   each_cell(region, address, bytes, [&](Cell& cell) {
     if (cell.writer_block >= 0 && cell.writer_block != block)
       warp.find("race in global memory between blocks",
                 format("lane %d: read after a write by block %d", lane, cell.writer_block));
-    else if (cell.writer_block >= 0 && !warp.has_seen(cell.writer, cell.written))
+    else if (cell.writer_block >= 0 && !cell.writers.sees_any(self, warp.seen))
       warp.find("race in global memory",
-                format("lane %d: read not ordered after a write by warp %d", lane, cell.writer));
+                format("lane %d: read not ordered after the write by warp %d", lane,
+                       cell.writers.unseen_by(self, warp.seen)));
     if (cell.reader_block != block) {
       cell.read_by_many |= cell.reader_block >= 0;
       cell.reader_block = block;
-      cell.readers = 0;
+      cell.readers.clear();
     }
-    if (cell.read <= warp.seen_of_all) cell.readers = 0;
-    cell.readers |= 1u << warp.id;
-    cell.read = warp.block->now;
+    cell.readers.add(self, warp.block->now, warp.seen);
   });
 }
 
 void GlobalMemory::note_write(Warp& warp, Region& region, u64 address, u32 bytes, int lane,
                               const void* value) {
   const int block = warp.block->index;
+  const Agent self = Agent(warp.id);
+  const bool same = !std::memcmp(value, reinterpret_cast<const void*>(address), bytes);
   region.last_store = warp.current;
   each_cell(region, address, bytes, [&](Cell& cell) {
     if (cell.writer_block >= 0 && cell.writer_block != block) {
       warp.find("race in global memory between blocks",
                 format("lane %d: write after a write by block %d", lane, cell.writer_block));
-    } else if (cell.writer_block >= 0 && !warp.has_seen(cell.writer, cell.written)) {
-      if (!std::memcmp(value, reinterpret_cast<const void*>(address), bytes))
-        return;  // as in shared memory
+    } else if (const int writer =
+                   cell.writer_block < 0 ? -1 : cell.writers.unseen_by(self, warp.seen);
+               writer >= 0) {
+      if (same) return cell.writers.add(self, warp.block->now, warp.seen);  // as in shared memory
       warp.find("race in global memory",
-                format("lane %d: write not ordered after a write by warp %d", lane, cell.writer));
+                format("lane %d: write not ordered after the write by warp %d", lane, writer));
     }
-    if (cell.read_by_many || (cell.reader_block >= 0 && cell.reader_block != block)) {
+    if (cell.read_by_many || (cell.reader_block >= 0 && cell.reader_block != block))
       warp.find("race in global memory between blocks",
                 format("lane %d: write after a read by block %d", lane, cell.reader_block));
-    } else if (cell.reader_block == block) {
-      for (u32 others = cell.readers & ~(1u << warp.id); others; others &= others - 1) {
-        const u8 reader = u8(__builtin_ctz(others));
-        if (warp.has_seen(reader, cell.read)) continue;
-        warp.find("race in global memory",
-                  format("lane %d: write not ordered after a read by warp %d", lane, reader));
-        break;
-      }
-    }
+    else if (const int reader =
+                 cell.reader_block < 0 ? -1 : cell.readers.unseen_by(self, warp.seen);
+             reader >= 0)
+      warp.find("race in global memory",
+                format("lane %d: write not ordered after the read by warp %d", lane, reader));
     cell.writer_block = block;
-    cell.writer = u8(warp.id);
-    cell.written = warp.block->now;
-    cell.readers = 0;
+    cell.writers.set(self, warp.block->now);
+    cell.readers.clear();
   });
 }
 

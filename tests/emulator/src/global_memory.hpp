@@ -23,8 +23,8 @@ class GlobalMemory {
   // no race.
   u8* access(Warp& warp, u64 address, u32 bytes, int lane, const void* written = nullptr);
   u8* access_atomically(Warp& warp, u64 address, u32 bytes, int lane);
-  // Bulk copies read rows, aligned or not.
-  const u8* read_row(Warp& warp, u64 address, u32 bytes);
+  // What copies read: aligned or not.
+  const u8* read_row(Warp& warp, u64 address, u32 bytes, int lane);
 
   enum Coverage : u8 { kRead = 1, kWritten = 2 };
   struct Span {
@@ -37,11 +37,10 @@ class GlobalMemory {
  private:
   static constexpr int kPageBits = 12;
   struct Cell {
-    Time written = 0, read = 0;
-    u32 readers = 0;
-    int writer_block = -1, reader_block = -1;
-    u8 writer = kNobody;
-    bool read_by_many = false, atomic = false;  // blocks; by an atomic operation at last
+    Accesses writers, readers;                 // of the block that accessed it last
+    int writer_block = -1, reader_block = -1;  // -1: none
+    bool read_by_many = false;                 // blocks
+    bool atomic = false;                       // by an atomic operation
   };
   struct Region {
     std::string names;

@@ -29,6 +29,7 @@ struct BulkCopy {
     u32 offset, bytes;  // in the box
     const u8* from;
   };
+  int warp;  // that asked for it
   u32 mbarrier, to;
   int swizzle;
   u8 agent;

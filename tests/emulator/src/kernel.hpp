@@ -27,8 +27,8 @@ struct Instruction {
       act;  // for the lanes whose guard holds; the warp's pc is the next one's
   Register guard = kNoRegister;
   bool guard_negated = false;
-  bool is_warpgroups = false;  // wgmma: may name registers of products under way
-  std::vector<Register> reads, writes;
+  bool is_warpgroups = false;           // wgmma
+  std::vector<Register> reads, writes;  // of the registers that wgmma has anywhere
   int ptx_line = 0;
   std::string source;  // where in the Python code, as Triton notes it: file:line:column
   std::string text;

@@ -11,16 +11,11 @@ struct Shuffle {
   Register value, by, clamp, members;
 
   void operator()(Warp& warp, Lanes lanes) const {
+    if (!have_members(warp, lanes, members, "shfl")) return;
     u32 results[kWarpSize];
     Lanes inside = 0;
     for (Lanes left = lanes; left; left &= left - 1) {
       const int lane = first_lane(left);
-      const Lanes expected = warp.values<u32>(members)[lane] & warp.live;
-      if (expected & ~warp.active) {
-        warp.find("shuffle without all of its members",
-                  format("lane %d: %08x of %08x", lane, warp.active, expected));
-        return;
-      }
       const auto [source, in_range] = source_of(warp, lane);
       if (!(lanes >> source & 1))
         warp.find("shuffle from a lane that isn't there", format("lane %d from %d", lane, source));
@@ -86,8 +81,11 @@ Action decode_elect(Decoder& decoder, const Statement& statement) {
   statement.expect_operands(2);
   const Operand& to = statement.operands[0];
   if (!to.has_second) refuse("elect without a predicate");
+  const Register members = decoder.source(statement.operands[1], 32);
   const Register leader_to = to.is(Operand::Kind::reg) ? decoder.destination(to, 32) : kNoRegister;
-  return [leader_to, elected = to.second](Warp& warp, Lanes lanes) {
+  if (to.second == kNoRegister) refuse("elect without a predicate");
+  return [leader_to, members, elected = to.second](Warp& warp, Lanes lanes) {
+    if (!have_members(warp, lanes, members, "elect")) return;
     int leader = int(warp.launch().settings.seed * 7 % kWarpSize);
     if (!(lanes >> leader & 1)) leader = first_lane(lanes);
     if (leader_to != kNoRegister)
@@ -102,10 +100,12 @@ Action decode_vote(Decoder& decoder, const Statement& statement) {
   Operand operand = statement.operands[1];
   const Lanes flip = operand.negated ? kAllLanes : 0;
   operand.negated = false;
-  const Register from = decoder.source(operand, 1);
+  const Register from = decoder.source(operand, 1),
+                 members = decoder.source(statement.operands[2], 32);
   if (statement.has("ballot")) {
     const Register to = decoder.destination(statement.operands[0], 32);
     return [=](Warp& warp, Lanes lanes) {
+      if (!have_members(warp, lanes, members, "vote")) return;
       const Lanes votes = (warp.predicate(from) ^ flip) & lanes;
       each_lane(lanes, [&](int lane) { warp.values<u32>(to)[lane] = votes; });
     };
@@ -113,14 +113,16 @@ Action decode_vote(Decoder& decoder, const Statement& statement) {
   const bool all = statement.has("all");
   const Register to = decoder.destination(statement.operands[0], 1);
   return [=](Warp& warp, Lanes lanes) {
+    if (!have_members(warp, lanes, members, "vote")) return;
     const Lanes votes = (warp.predicate(from) ^ flip) & lanes;
     warp.set_predicate(to, lanes, (all ? votes == lanes : votes != 0) ? kAllLanes : 0);
   };
 }
 
 template <class T, class F>
-Action reduction(F combine, Register to, Register from) {
+Action reduction(F combine, Register to, Register from, Register members) {
   return [=](Warp& warp, Lanes lanes) {
+    if (!have_members(warp, lanes, members, "redux")) return;
     const T* values = warp.values<T>(from);
     T result = values[first_lane(lanes)];
     for (Lanes left = lanes & (lanes - 1); left; left &= left - 1)
@@ -135,15 +137,16 @@ Action decode_reduction(Decoder& decoder, const Statement& statement) {
   if (bits_of(statement.type()) != 32 || statement.type() == "f32")
     refuse("only integers of 32 bits are modelled");
   const Register from = decoder.source(statement.operands[1], 32),
+                 members = decoder.source(statement.operands[2], 32),
                  to = decoder.destination(statement.operands[0], 32);
   const std::string how = statement.one_of({"add", "and", "or", "xor", "min", "max"});
   const bool is_signed = statement.type() == "s32";
-  if (how == "add") return reduction<u32>([](u32 x, u32 y) { return x + y; }, to, from);
-  if (how == "and") return reduction<u32>([](u32 x, u32 y) { return x & y; }, to, from);
-  if (how == "or") return reduction<u32>([](u32 x, u32 y) { return x | y; }, to, from);
-  if (how == "xor") return reduction<u32>([](u32 x, u32 y) { return x ^ y; }, to, from);
+  if (how == "add") return reduction<u32>([](u32 x, u32 y) { return x + y; }, to, from, members);
+  if (how == "and") return reduction<u32>([](u32 x, u32 y) { return x & y; }, to, from, members);
+  if (how == "or") return reduction<u32>([](u32 x, u32 y) { return x | y; }, to, from, members);
+  if (how == "xor") return reduction<u32>([](u32 x, u32 y) { return x ^ y; }, to, from, members);
   const auto pick = [&](auto f, auto g) {
-    return is_signed ? reduction<s32>(f, to, from) : reduction<u32>(g, to, from);
+    return is_signed ? reduction<s32>(f, to, from, members) : reduction<u32>(g, to, from, members);
   };
   if (how == "min")
     return pick([](s32 x, s32 y) { return std::min(x, y); },

@@ -38,15 +38,26 @@ Report launch(const Kernel& kernel, const Settings& settings,
               const std::function<void()>& between_blocks) {
   if (settings.warps < 1 || settings.warps > kMaxWarps)
     refuse(format("%d warps; there may be 1 to %d", settings.warps, kMaxWarps));
+  constexpr u32 kMostBlocks[] = {0x7fffffff, 65535, 65535};
+  for (int axis = 0; axis < 3; ++axis)
+    if (settings.grid[std::size_t(axis)] > kMostBlocks[axis])
+      refuse(format("a grid of %u along axis %d; there may be %u", settings.grid[std::size_t(axis)],
+                    axis, kMostBlocks[axis]));
+  constexpr u32 kMostShared = 1 << 20;  // bytes, more than any chip has
+  if (settings.dynamic_shared > kMostShared)
+    refuse(format("%u bytes of shared memory", settings.dynamic_shared));
   set_parameters(kernel, arguments);
   GlobalMemory global(kernel.global_grain, memory, kernel);
   Findings findings;
-  Launch state{kernel, settings, global, findings};
+  Launch state{kernel, settings, global, findings, std::vector<u8>(kernel.code.size()), 0};
   for (const int index : block_order(settings)) {
     between_blocks();
     if (!Block(state, index).run()) break;
   }
-  return {findings.list(), global.spans(), state.instructions, state.lane_instructions};
+  std::vector<int> lines;
+  for (std::size_t i = 0; i < kernel.code.size(); ++i)
+    if (state.executed[i]) lines.push_back(kernel.code[i].ptx_line);
+  return {findings.list(), global.spans(), std::move(lines), state.lane_instructions};
 }
 
 }  // namespace ptx

@@ -12,7 +12,8 @@ namespace ptx {
 struct Report {
   std::vector<Finding> findings;
   std::vector<GlobalMemory::Span> memory;
-  u64 instructions, lane_instructions;
+  std::vector<int> executed_lines;  // of the PTX
+  u64 lane_instructions;
 };
 
 // `arguments`: the bytes of each parameter. `memory`: all that may be touched, none overlapping.

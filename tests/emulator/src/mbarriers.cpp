@@ -47,6 +47,8 @@ Action init(Decoder& decoder, const Statement& statement) {
     const u32 address = shared_address(at, warp, lanes);
     if (!block.shared.allows(warp, address, 8, 8, first_lane(lanes), "mbarrier init")) return;
     Hopper& hopper = block.hopper;
+    if (warp.values<u32>(expected)[first_lane(lanes)] == 0)
+      warp.find("an mbarrier for no arrivals", "");
     if (hopper.mbarriers.count(address))
       warp.find("init of an mbarrier that is one already",
                 format("shared byte %u", address - kSharedBase));
@@ -126,7 +128,6 @@ Action try_wait(Decoder& decoder, const Statement& statement) {
       done |= 1u << lane;
       if (!barrier) continue;
       warp.seen.join(barrier->released);
-      warp.block->update_seen_of_all(warp);
     }
     warp.set_predicate(to, lanes, done);
     if (done != lanes) warp.state = State::spinning;
@@ -137,9 +138,16 @@ Action try_wait(Decoder& decoder, const Statement& statement) {
 
 Action decode_mbarrier(Decoder& decoder, const Statement& statement) {
   if (statement.name() == "fence" && statement.has("proxy")) {
-    if (statement.text.find("proxy.async") == std::string::npos)
-      refuse("this fence isn't modelled");
-    return [](Warp& warp, Lanes) { warp.fenced = warp.block->now++; };
+    statement.allow({"proxy", "async", "shared::cta", "global"}, false);
+    if (!statement.has("async")) refuse("this fence isn't modelled");
+    if (statement.has("global")) return [](Warp&, Lanes) {};
+    return [](Warp& warp, Lanes lanes) {
+      require_whole(warp, lanes, "fence.proxy.async");
+      Time& now = warp.block->now;
+      warp.fences.push_back(now);
+      warp.fenced = warp.seen;
+      warp.fenced[std::size_t(warp.id)] = now++;
+    };
   }
   if (statement.name() != "mbarrier") return {};
   statement.allow({"init", "inval", "arrive", "expect_tx", "try_wait", "test_wait", "parity",

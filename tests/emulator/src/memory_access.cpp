@@ -6,6 +6,8 @@
 namespace ptx {
 namespace {
 
+constexpr std::size_t kMostBytes = 32;  // of a load or store
+
 enum class Space : u8 { generic, global, shared, local, parameter };
 
 Space space_of(const Statement& statement) {
@@ -15,8 +17,9 @@ Space space_of(const Statement& statement) {
   return statement.has("param") ? Space::parameter : Space::generic;
 }
 
-std::pair<Space, u64> resolved(Space space, u64 address) {
+std::pair<Space, u64> resolved(const Kernel& kernel, Space space, u64 address) {
   if (space != Space::generic) return {space, address};
+  if (kernel.has_parameter_bytes(address, 1)) return {Space::parameter, address};
   if (address - kLocalWindow < kWindowBytes) return {Space::local, address - kLocalWindow};
   if (address - kSharedWindow < kWindowBytes) return {Space::shared, address - kSharedWindow};
   return {Space::global, address};
@@ -25,7 +28,7 @@ std::pair<Space, u64> resolved(Space space, u64 address) {
 u8* local_memory(Warp& warp, u64 address, u32 bytes, int lane) {
   const u32 size = warp.launch().kernel.local_bytes;
   const u64 offset = address - kLocalBase;
-  if (offset + bytes > size || offset % bytes != 0) {
+  if (bytes > size || offset > size - bytes || offset % bytes != 0) {
     warp.find("local memory out of bounds", format("lane %d: %u bytes at byte %lld of %u", lane,
                                                    bytes, static_cast<long long>(offset), size));
     return nullptr;
@@ -37,7 +40,7 @@ u8* local_memory(Warp& warp, u64 address, u32 bytes, int lane) {
 // Where it is, if the access is allowed; else null. `written`: what is about to be written, null
 // for a read.
 u8* place_of(Warp& warp, Space space, u64 address, u32 bytes, int lane, const u8* written) {
-  std::tie(space, address) = resolved(space, address);
+  std::tie(space, address) = resolved(warp.launch().kernel, space, address);
   switch (space) {
     case Space::parameter:
       if (!written && warp.launch().kernel.has_parameter_bytes(address, bytes))
@@ -47,7 +50,7 @@ u8* place_of(Warp& warp, Space space, u64 address, u32 bytes, int lane, const u8
     case Space::local: return local_memory(warp, address, bytes, lane);
     case Space::shared: {
       SharedMemory& shared = warp.block->shared;
-      if (!shared.allows(warp, u32(address), bytes, bytes, lane, written ? "write" : "read"))
+      if (!shared.allows(warp, address, bytes, bytes, lane, written ? "write" : "read"))
         return nullptr;
       if (written)
         shared.note_write(warp, u32(address), bytes, lane, written);
@@ -91,7 +94,7 @@ struct Access {
     const u32 all = u32(bytes) * u32(elements.size());
     for (; lanes; lanes &= lanes - 1) {
       const int lane = first_lane(lanes);
-      u8 values[64];
+      u8 values[kMostBytes];
       u8* end = values;
       for (const Element& element : elements) {
         const u64 value = read_lane(warp, element.reg, element.bits, lane);
@@ -120,7 +123,8 @@ Action atomically(Space space, Address address, Register to, Register value, F c
   return [=](Warp& warp, Lanes lanes) {
     for (; lanes; lanes &= lanes - 1) {
       const int lane = first_lane(lanes);
-      const auto [where, resolved_address] = resolved(space, address.of(warp, lane));
+      const auto [where, resolved_address] =
+          resolved(warp.launch().kernel, space, address.of(warp, lane));
       if (where != Space::global) {
         warp.find("not modelled", "an atomic operation outside of global memory");
         return;
@@ -142,9 +146,9 @@ Action atomic_of(const std::string& how, Space space, Address address, Register 
   const auto by = [&](auto change) { return atomically<T>(space, address, to, value, change); };
   if (how == "add") return by([](T x, T y) { return T(x + y); });
   if (how == "exch") return by([](T, T y) { return y; });
-  if (how == "min") return by([](T x, T y) { return std::min(x, y); });
-  if (how == "max") return by([](T x, T y) { return std::max(x, y); });
   if constexpr (std::is_integral_v<T>) {
+    if (how == "min") return by([](T x, T y) { return std::min(x, y); });
+    if (how == "max") return by([](T x, T y) { return std::max(x, y); });
     if (how == "and") return by([](T x, T y) { return T(x & y); });
     if (how == "or") return by([](T x, T y) { return T(x | y); });
     if (how == "xor") return by([](T x, T y) { return T(x ^ y); });
@@ -197,7 +201,7 @@ Action decode_memory(Decoder& decoder, const Statement& statement) {
   const auto& operands = statement.operands;
   if (operands.size() != (statement.has("L2::cache_hint") ? 3u : 2u))
     refuse("the wrong number of operands");
-  const int bits = bits_of(statement.type());
+  const int bits = value_bits(statement.type(), 8);
   const Operand &address = operands[loads ? 1 : 0], &value = operands[loads ? 0 : 1];
   Access access{
       space_of(statement), address_of(decoder, address), bits / 8, statement.type()[0] == 's', {}};
@@ -214,6 +218,7 @@ Action decode_memory(Decoder& decoder, const Statement& statement) {
   const std::string vector = statement.one_of({"v2", "v4", "v8"});
   if (access.elements.size() != (vector.empty() ? 1u : std::size_t(vector[1] - '0')))
     refuse("a vector of another length");
+  if (u64(access.bytes) * access.elements.size() > kMostBytes) refuse("more than 32 bytes at once");
   if (loads) return [access](Warp& warp, Lanes lanes) { access.load(warp, lanes); };
   watch_finely(decoder.kernel(), access.space, access.bytes);
   return [access](Warp& warp, Lanes lanes) { access.store(warp, lanes); };
@@ -226,8 +231,7 @@ Action decode_atomic(Decoder& decoder, const Statement& statement) {
                    "exch", "min", "max", "and", "or", "xor"});
   statement.expect_operands(returns ? 3 : 2);
   const std::string& type = statement.type();
-  const int bits = bits_of(type);
-  if (bits < 32) refuse("atomic operations of 16 bits aren't modelled");
+  const int bits = value_bits(type, 32);
   const auto& operands = statement.operands;
   const Address address = address_of(decoder, operands[returns ? 1 : 0]);
   const Register value = decoder.source(operands.back(), bits);

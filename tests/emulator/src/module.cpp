@@ -40,7 +40,7 @@ py::dict run(const Kernel& kernel, const std::array<u32, 3>& grid, int warps, u3
   py::dict result;
   result["findings"] = findings;
   result["memory"] = spans;
-  result["instructions"] = report.instructions;
+  result["executed_lines"] = report.executed_lines;
   result["lane_instructions"] = report.lane_instructions;
   return result;
 }

@@ -10,8 +10,9 @@ Action move_parts(Decoder& decoder, const Statement& statement) {
   const Operand &to = statement.operands[0], &from = statement.operands[1];
   const bool unpacks = to.is(Operand::Kind::vector);
   const std::vector<Operand>& parts = unpacks ? to.list : from.list;
-  const int bits = bits_of(statement.type()), part_bits = bits / int(parts.size());
-  if (part_bits < 16 || bits > 64) refuse("this move isn't modelled");
+  const int bits = value_bits(statement.type(), 32);
+  const int part_bits = parts.empty() ? 0 : bits / int(parts.size());
+  if (part_bits != 16 && part_bits != 32) refuse("this move isn't modelled");
   std::vector<Register> registers;
   const Register source = unpacks ? decoder.source(from, bits) : kNoRegister;
   for (const Operand& part : parts)
@@ -69,7 +70,7 @@ Action decode_select(Decoder& decoder, const Statement& statement) {
   statement.allow({});
   statement.expect_operands(4);
   const auto& operands = statement.operands;
-  const int bits = bits_of(statement.type());
+  const int bits = value_bits(statement.type(), 16);
   const Register yes = decoder.source(operands[1], bits), no = decoder.source(operands[2], bits);
   const Register predicate = decoder.source(operands[3], 1),
                  to = decoder.destination(operands[0], bits);

@@ -17,6 +17,8 @@ using s8 = std::int8_t;
 using s16 = std::int16_t;
 using s32 = std::int32_t;
 using s64 = std::int64_t;
+__extension__ typedef __int128 s128;
+__extension__ typedef unsigned __int128 u128;
 
 template <class To, class From>
 inline To bits_as(From from) {
@@ -81,14 +83,21 @@ inline double rounded_to_integer(double x, Rounding rounding) {
   return x;
 }
 
-inline float rounded_to_float(double x, Rounding rounding) {
+inline float rounded_to_float(long double x, Rounding rounding) {
   const float nearest = static_cast<float>(x);
-  const double back = nearest;
+  const long double back = nearest;
   if (rounding == Rounding::zero && std::fabs(back) > std::fabs(x))
     return std::nextafter(nearest, 0.0f);
   if (rounding == Rounding::down && back > x) return std::nextafter(nearest, -INFINITY);
   if (rounding == Rounding::up && back < x) return std::nextafter(nearest, INFINITY);
   return nearest;
+}
+
+// With a last bit of 1 where it isn't exact: what is rounded once more, to 16 bits, is as if it had
+// been rounded once.
+inline float rounded_to_odd(long double x) {
+  const float cut = rounded_to_float(x, Rounding::zero);
+  return x != x || cut == x ? cut : bits_as<float>(bits_as<u32>(cut) | 1);
 }
 
 // xorshift*: which warp goes on, where a copy ends, how an approximation errs.

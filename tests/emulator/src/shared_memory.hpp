@@ -17,29 +17,33 @@ class SharedMemory {
   u8* at(u32 address) { return bytes_.data() + (address - kSharedBase); }
 
   // Whether the access is aligned and inside; a finding where it isn't.
-  bool allows(Warp& warp, u32 address, u32 bytes, u32 alignment, int lane, const char* what) const;
+  bool allows(Warp& warp, u64 address, u32 bytes, u32 alignment, int lane, const char* what) const;
 
   void note_read(Warp& warp, u32 address, u32 bytes, int lane, Proxy proxy = Proxy::generic);
-  // False where several warps write the same value, which nobody has to order.
   void note_write(Warp& warp, u32 address, u32 bytes, int lane, const void* value);
   // A copy by an agent is under way: nobody may read or write here until it ends.
-  void begin_copy(Warp& warp, u32 address, u32 bytes, int lane, u8 agent, Proxy proxy);
-  void end_copy(u32 address, u32 bytes, u8 agent, Time now, Proxy proxy);
+  void begin_copy(Warp& warp, u32 address, u32 bytes, int lane, Agent agent, Proxy proxy);
+  void end_copy(u32 address, u32 bytes, Agent agent, Time now, Proxy proxy);
   void make_mbarrier(Warp& warp, u32 address);
   void forget_mbarrier(Warp& warp, u32 address);
 
  private:
   enum class Content : u8 { nothing, data, on_its_way, mbarrier };
   struct Cell {
-    Time written = 0, read = 0;  // read: the last time
-    u32 readers = 0;             // warps that read since it was written, as far as that matters
-    u8 writer = kNobody;
+    Accesses writers, readers;  // since it was written
     Content content = Content::nothing;
     Proxy proxy = Proxy::generic;  // that it was written through
+
+    void set(Agent writer, Time now, Content what, Proxy through) {
+      writers.set(writer, now);
+      readers.clear();
+      content = what;
+      proxy = through;
+    }
   };
 
-  void claim(Warp& warp, std::size_t cell, int lane, u8 agent, Content content, Proxy proxy);
-  bool is_unfenced(Warp& warp, const Cell& cell) const;
+  void claim(Warp& warp, std::size_t cell, int lane, Agent agent, Content content, Proxy proxy);
+  bool is_fenced(const Warp& warp, const Cell& cell) const;
   void check_products(Warp& warp, u32 address, u32 bytes) const;
   template <class F>
   void each_cell(u32 address, u32 bytes, F&& f) {

@@ -20,6 +20,8 @@ struct MatrixAccess {
       warp.find("matrix instruction by part of a warp", what);
       return;
     }
+    u32 addresses[kWarpSize];  // before a register is written to
+    for (int lane = 0; lane < kWarpSize; ++lane) addresses[lane] = u32(address.of(warp, lane));
     for (std::size_t matrix = 0; matrix < registers.size(); ++matrix) {
       u16 rows[8][8];
       u32* values = warp.values<u32>(registers[matrix]);
@@ -28,7 +30,9 @@ struct MatrixAccess {
           for (int half = 0; half < 2; ++half)
             element(rows, lane, half) = u16(values[lane] >> (16 * half));
       for (int row = 0; row < 8; ++row)
-        if (!access_row(warp, int(matrix) * 8 + row, rows[row], what)) return;
+        if (const int lane = int(matrix) * 8 + row;
+            !access_row(warp, lane, addresses[lane], rows[row], what))
+          return;
       if (loads)
         for (int lane = 0; lane < kWarpSize; ++lane)
           values[lane] = element(rows, lane, 0) | u32(element(rows, lane, 1)) << 16;
@@ -40,9 +44,8 @@ struct MatrixAccess {
     const int row = lane / 4, column = lane % 4 * 2 + half;
     return transposed ? rows[column][row] : rows[row][column];
   }
-  bool access_row(Warp& warp, int lane, u16 (&row)[8], const char* what) const {
+  bool access_row(Warp& warp, int lane, u32 at, u16 (&row)[8], const char* what) const {
     SharedMemory& shared = warp.block->shared;
-    const u32 at = u32(address.of(warp, lane));
     if (!shared.allows(warp, at, sizeof row, sizeof row, lane, what)) return false;
     if (loads) {
       shared.note_read(warp, at, sizeof row, lane);
@@ -117,9 +120,11 @@ Action decode_mma(Decoder& decoder, const Statement& statement) {
   statement.expect_operands(4);
   statement.allow(
       {"sync", "aligned", "m16n8k16", "m16n8k8", "row", "col", "f32", "f16", "bf16", "tf32"});
-  const std::string type = words[words.size() - 2];
-  if (words.size() != 10 || statement.type() != "f32" || words[words.size() - 4] != "f32" ||
-      words[words.size() - 3] != type)
+  if (words.size() != 10)
+    refuse("another product than mma.sync.aligned.shape.row.col and four types");
+  const std::string type = words[8];
+  if (words[1] != "sync" || words[4] != "row" || words[5] != "col" || statement.type() != "f32" ||
+      words[words.size() - 4] != "f32" || words[words.size() - 3] != type)
     refuse("products of f16, bf16 or tf32 into f32 are modelled");
   Product product{elements_of(type), statement.has("m16n8k16") ? 16 : 8, {}, {}, {}, {}};
   if (product.elements == Elements::tf32 && product.depth != 8)

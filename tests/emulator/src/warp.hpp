@@ -73,13 +73,13 @@ struct Warp {
   Lanes carry = 0;  // of add.cc and the like
 
   Seen seen;
-  Time seen_of_all = 0;  // it has seen every other warp up to here
-  Time fenced = 0;       // of its last fence.proxy.async
+  std::vector<Time> fences;  // of every fence.proxy.async
+  Seen fenced;               // what it had seen at the last one
   Groups<AsyncCopy> copies;
   Groups<WarpgroupProduct> products;
   bool products_fenced = false;
   std::set<Register> sums, factors;  // registers of products that weren't waited for
-  std::vector<u8> local;  // a lane after the other
+  std::vector<u8> local;             // a lane after the other
   Random random{1};
   std::size_t last_region = 0;
 
@@ -93,19 +93,24 @@ struct Warp {
     old = (old & ~lanes) | (value & lanes);
   }
 
-  bool has_seen(u8 agent, Time time) const {
-    return agent == id || agent == kNobody || time <= seen[agent];
-  }
+  bool has_seen(Agent agent, Time time) const { return agent == id || time <= seen[agent]; }
   void find(const char* kind, const std::string& detail);
   Launch& launch();
 };
 
 struct WarpgroupProduct {
   const Instruction* instruction;
-  std::function<void(Warp&)> multiply;
-  ByteRange a, b;  // of shared memory
+  std::function<void(Warp&, WarpgroupProduct&)> finish;  // when it is waited for
+  ByteRange a, b;                                        // of shared memory
   const std::vector<Register>*sums, *factors;
 };
+
+// What counts for each lane by itself is modelled for whole warps: a finding where only some lanes
+// do it.
+void require_whole(Warp& warp, Lanes lanes, const char* what);
+
+// Whether all live lanes that a lane names as taking part do; a finding where they don't.
+bool have_members(Warp& warp, Lanes lanes, Register members, const char* what);
 
 inline int first_lane(Lanes lanes) { return __builtin_ctz(lanes); }
 

@@ -63,23 +63,35 @@ struct Wgmma {
     const Lanes keeps = warp.predicate(keeps_sums);
     if (keeps != 0 && keeps != kAllLanes)
       warp.find("wgmma with different operands in a warp", "scale-d");
-    if (!warp.products_fenced) warp.find("wgmma without wgmma.fence", "");
+    check_registers(warp);
     const u64 a_bits = a.empty() ? uniform(warp, a_descriptor) : 0,
               b_bits = uniform(warp, b_descriptor);
     WarpgroupProduct product{warp.current, {}, {}, {}, &d, &a};
     note_operands(warp, a_bits, b_bits, product);
-    if (warp.launch().settings.late)
-      product.multiply = [=](Warp& then) { multiply_now(then, a_bits, b_bits, keeps != 0); };
-    else
-      multiply_now(warp, a_bits, b_bits, keeps != 0);
+    const bool late = warp.launch().settings.late;
+    if (!late) multiply_now(warp, a_bits, b_bits, keeps != 0);
+    product.finish = [=](Warp& then, WarpgroupProduct& self) {
+      note_operands(then, a_bits, b_bits, self);  // it may have read up to now
+      if (late) multiply_now(then, a_bits, b_bits, keeps != 0);
+    };
     hold_registers(warp, product);
     warp.products.open.push_back(std::move(product));
     ++warp.block->products_under_way;
   }
 
  private:
+  void check_registers(Warp& warp) const {
+    if (!warp.products_fenced)
+      warp.find("wgmma without wgmma.fence", "none since the start or the last wait");
+    for (const Register reg : a)
+      if (warp.sums.count(reg))
+        return warp.find("use of registers of a wgmma not waited for", "a factor is a sum");
+  }
   u64 uniform(Warp& warp, Register reg) const {
     const u64* values = warp.values<u64>(reg);
+    constexpr u64 kBaseOffset = u64{7} << 49;
+    if (values[0] & kBaseOffset)
+      warp.find("not modelled", "the base offset of a matrix descriptor");
     if (!std::all_of(values, values + kWarpSize, [&](u64 value) { return value == values[0]; }))
       warp.find("wgmma with different operands in a warp", "a matrix descriptor");
     return values[0];
@@ -167,6 +179,13 @@ struct Wgmma {
   }
 };
 
+float sign(const Operand& operand) {
+  const s64 value = s64(operand.value);
+  if (!operand.is(Operand::Kind::number) || (value != 1 && value != -1))
+    refuse("a sign is 1 or -1");
+  return float(value);
+}
+
 // wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {d}, a, b, scale-d, sign-a, sign-b[,
 // transposed-a, transposed-b]
 Action decode_product(Decoder& decoder, const Statement& statement) {
@@ -182,6 +201,8 @@ Action decode_product(Decoder& decoder, const Statement& statement) {
       std::stoi(words[4].substr(k + 1)) != product.depth)
     refuse("a shape that doesn't exist");
   product.columns = std::stoi(words[4].substr(n + 1));
+  if (product.columns % 8 != 0 || product.columns < 8 || product.columns > 256)
+    refuse("a shape that doesn't exist");
   const bool in_registers = operands.at(1).is(Operand::Kind::vector),
              is_narrow = bytes_of(product.elements) == 2;
   statement.expect_operands(6 + std::size_t(is_narrow) * (in_registers ? 1 : 2));
@@ -193,8 +214,8 @@ Action decode_product(Decoder& decoder, const Statement& statement) {
     product.a_descriptor = decoder.source(operands[1], 64);
   product.b_descriptor = decoder.source(operands[2], 64);
   product.keeps_sums = decoder.source(operands[3], 1);
-  product.a_sign = float(s64(operands[4].value));
-  product.b_sign = float(s64(operands[5].value));
+  product.a_sign = sign(operands[4]);
+  product.b_sign = sign(operands[5]);
   product.a_depth_major = !is_narrow || in_registers || operands[6].value == 0;
   product.b_depth_major = !is_narrow || operands.back().value == 0;
   if (product.d.size() != std::size_t(product.columns) / 2 ||
@@ -209,17 +230,28 @@ Action decode_product(Decoder& decoder, const Statement& statement) {
 
 Action decode_warpgroup(Decoder& decoder, const Statement& statement) {
   if (statement.name() != "wgmma") return {};
-  if (statement.has("fence")) return [](Warp& warp, Lanes) { warp.products_fenced = true; };
-  if (statement.has("commit_group"))
-    return [](Warp& warp, Lanes) {
-      warp.products.commit();
-      warp.products_fenced = false;
+  if (statement.has("fence")) {
+    statement.allow({"fence", "sync", "aligned"}, false);
+    return [](Warp& warp, Lanes lanes) {
+      require_whole(warp, lanes, "wgmma.fence");
+      warp.products_fenced = true;
     };
+  }
+  if (statement.has("commit_group")) {
+    statement.allow({"commit_group", "sync", "aligned"}, false);
+    return [](Warp& warp, Lanes lanes) {
+      require_whole(warp, lanes, "wgmma.commit_group");
+      warp.products.commit();
+    };
+  }
   if (statement.has("wait_group")) {
+    statement.allow({"wait_group", "sync", "aligned"}, false);
     const std::size_t left = std::size_t(statement.operands.at(0).value);
-    return [=](Warp& warp, Lanes) {
+    return [=](Warp& warp, Lanes lanes) {
+      require_whole(warp, lanes, "wgmma.wait_group");
+      warp.products_fenced = false;  // registers will be touched
       warp.products.wait(left, [&](WarpgroupProduct& product) {
-        if (product.multiply) product.multiply(warp);
+        product.finish(warp, product);
         --warp.block->products_under_way;
       });
       warp.sums.clear();
