@@ -102,7 +102,8 @@ def test_values(body: str, inputs: list[int], expected: list[int]) -> None:
         ("mov.b32 %r11, 0b101;", [0], [5]),
         ("mul.hi.u64 %rd10, -1, -1; cvt.u32.u64 %r11, %rd10;", [0], [0xFFFFFFFE]),
         ("min.f64 %rd10, 0d7FF8000000000000, 0d3FF0000000000000; cvt.rzi.s32.f64 %r11, %rd10;", [0], [1]),
-        ("cvta.param.u64 %rd10, first; ld.b64 %rd11, [%rd10]; sub.s64 %rd12, %rd11, %rd1; cvt.u32.u64 %r11, %rd12;", [0], [0]),
+        ("cvta.param.u64 %rd10, first; ld.b64 %rd11, [%rd10]; sub.s64 %rd12, %rd11, %rd1; cvt.u32.u64 %r11, %rd12;",
+         [0], [0]),
     ],
 )  # fmt: skip
 def test_numbers_are_rounded_once_and_kept_in_bounds(body: str, inputs: list[int], expected: list[int]) -> None:
