@@ -113,7 +113,10 @@ def test_products_of_tiles_by_pointers(architecture: int, dtype: torch.dtype, n:
         out = torch.empty(TILE, n)
         pointer_product_kernel[(-(-n // 32),)](a, b, out, n, k, BLOCK_N=32, BLOCK_K=32, num_stages=stages, num_warps=4)
     assert_product(out, a, b.T)
-    assert not emulation.findings, emulation.report()
+    # Triton 3.6 forgot the fence between cp.async and wgmma in such loops; 3.7 has it.
+    forgotten = (architecture, dtype, stages) == (90, torch.float32, 3) and triton.__version__.startswith("3.6")
+    expected = {"asynchronous read without fence.proxy.async"} if forgotten else set()
+    assert {finding.kind for finding in emulation.findings} == expected, emulation.report()
 
 
 @pytest.mark.parametrize("architecture", [80, 90])

@@ -213,10 +213,10 @@ EXPLAINED = {
 }
 
 
-def read_record() -> dict[str, int]:
-    """Survivors by architecture, kernel and mutation, for this release of Triton."""
+def read_record() -> dict[str, int] | None:
+    """Survivors by architecture, kernel and mutation, for this release of Triton; None where nobody recorded any."""
     records: dict[str, dict[str, int]] = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    return records.get(triton.__version__, {})
+    return records.get(triton.__version__)
 
 
 def write_record(survivors: dict[str, int]) -> None:
@@ -255,8 +255,13 @@ def main() -> int:
     if options.record:
         write_record(survivors)
         return 0
-    known = read_record()
-    more = [f"{what}: {n}, recorded {known.get(what, 0)}" for what, n in survivors.items() if n > known.get(what, 0)]
+    known, more = read_record(), []
+    if known is None:
+        print(f"no survivors are recorded for Triton {triton.__version__}: they are shown, not judged")
+    else:
+        more = [
+            f"{what}: {n}, recorded {known.get(what, 0)}" for what, n in survivors.items() if n > known.get(what, 0)
+        ]
     more += [f"{o.mutation} at ptx:{o.line} is no PTX any more: {o.detail}" for o in outcomes if o.outcome == "refused"]
     for line in more:
         print(f"SURVIVED {line}")
