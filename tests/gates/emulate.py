@@ -21,6 +21,8 @@ import triton
 from rich.console import Console
 from rich.table import Table
 
+from vikhr_kernels import dispatch
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGET_SECONDS = 120  # of the gate's cases, both architectures together
 
@@ -66,7 +68,8 @@ def show(rows: dict[int, list[dict[str, Any]]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/gates/emulate.py", description="The emulator gate.")
-    parser.add_argument("--architecture", type=int, nargs="+", default=[80, 90])
+    known = sorted(dispatch.ARCHITECTURES)
+    parser.add_argument("--architecture", type=int, nargs="+", choices=known, default=known)
     parser.add_argument("--cases", choices=["gate", "all"], default="gate", help="those marked `gate`, or all")
     parser.add_argument("--seed", type=int, default=1, help="how blocks and warps are shuffled; 0: not at all")
     parser.add_argument("--rough", action="store_true", help="numbers as wrong as the hardware's may be")

@@ -234,7 +234,8 @@ def write_record(survivors: dict[str, int]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/gates/mutate_ptx.py", description="Mutants of compiled kernels.")
-    parser.add_argument("--architecture", type=int, nargs="+", default=[80, 90])
+    known = sorted(dispatch.ARCHITECTURES)
+    parser.add_argument("--architecture", type=int, nargs="+", choices=known, default=known)
     parser.add_argument("--operation", choices=list(OPERATIONS), nargs="+", default=list(OPERATIONS))
     parser.add_argument("--only", default="", help="mutations whose names have this in them")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name} instead of judging by it")
@@ -259,12 +260,14 @@ def main() -> int:
     if options.record:
         write_record(survivors)
         return 0
-    known, more = read_record(), []
-    if known is None:
+    recorded, more = read_record(), []
+    if recorded is None:
         print(f"no survivors are recorded for Triton {triton.__version__}: they are shown, not judged")
     else:
         more = [
-            f"{what}: {n}, recorded {known.get(what, 0)}" for what, n in survivors.items() if n > known.get(what, 0)
+            f"{what}: {n}, recorded {recorded.get(what, 0)}"
+            for what, n in survivors.items()
+            if n > recorded.get(what, 0)
         ]
     more += [f"{o.mutation} at ptx:{o.line} is no PTX any more: {o.detail}" for o in outcomes if o.outcome == "refused"]
     for line in more:

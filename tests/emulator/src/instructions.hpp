@@ -34,6 +34,7 @@ template <class D, class... A, class F>
 inline void apply(F f, Lanes lanes, D* to, const A*... from) {
   each_lane(lanes, [=](int lane) { to[lane] = f(from[lane]...); });
 }
+// T, once for each of a pack.
 template <class, class T>
 using Each = T;
 template <class D, class... A, class F, class... Registers>
