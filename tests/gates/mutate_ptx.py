@@ -69,11 +69,12 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 
 class Attention:
-    """Forward and backward by themselves: a document of one token at either end, and all kinds of tiles between."""
+    """Forward and backward by themselves: a document of one token at either end, and between them all kinds of tiles,
+    as many as fill the pipelines."""
 
     def __init__(self, size: int, length: str) -> None:
-        bounds, tokens = torch.tensor([0, 1, 384, 448, 449], dtype=torch.int32), 449
-        documents = PackedDocuments.of(bounds, tokens, 300)
+        bounds, tokens = torch.tensor([0, 1, 700, 768, 769], dtype=torch.int32), 769
+        documents = PackedDocuments.of(bounds, tokens, 600)
         self.first, self.end, self.order = *documents.ranges, documents.order
         self.inputs = [normal(tokens, heads, size, seed=heads + i) for i, heads in enumerate((2, 1, 1))]
         self.d_out, self.length = normal(tokens, 2, size, seed=9), length
@@ -210,10 +211,9 @@ EXPLAINED = {
     "wgmma.fence": "there was one since the last wait",
     "fence.proxy.async": "no store of a warp's is followed by a bulk copy or product there",
     "mbarrier.inval": "the kernel ends, or makes nothing of that memory again",
-    "mbarrier.try_wait": "the copy was waited for already",
     "guard of a load": "it reads other elements of the tensor, which are masked away later",
     "guard of a store": "it writes the same value again, or into padding that nobody reads",
-    "size of a cp.async": "it copies other rows of the tensor, which are masked away later",
+    "size of a cp.async": "it copies other rows of the tensor, which are masked away later or in no step's tile",
 }
 
 
@@ -240,6 +240,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutations whose names have this in them")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name} instead of judging by it")
     options = parser.parse_args()
+    if options.record and (options.architecture, options.operation, options.only) != (known, list(OPERATIONS), ""):
+        parser.error("--record is of everything: without --architecture, --operation and --only")
     begun = time.monotonic()
     tasks = [
         (architecture, operation, options.only)
