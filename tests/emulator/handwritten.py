@@ -34,10 +34,10 @@ def run(
 ) -> list[tuple[str, str, int]]:
     """Kind, detail and line of PTX in the body of each finding."""
     kernel = Kernel(HEAD + body + "\nret;\n}\n")
-    tensors = [("first", first.data_ptr(), first.nbytes), ("second", second.data_ptr(), second.nbytes)]
+    tensors = [("first", first.data_ptr(), first.nbytes, b""), ("second", second.data_ptr(), second.nbytes, b"")]
     report = kernel.run(
         grid=(blocks, 1, 1), warps=warps, dynamic_shared=4096, memory=tensors, seed=seed, preempts=preempts, late=late,
-        arguments=[struct.pack("<Q", address) for _, address, _ in tensors], most_instructions=10**6,
+        arguments=[struct.pack("<Q", address) for _, address, *_ in tensors], most_instructions=10**6,
     )  # fmt: skip
     return [(kind, detail, line - HEAD.count("\n")) for kind, detail, _, line, _, _ in report["findings"]]
 

@@ -166,7 +166,7 @@ def test_lanes_that_part_meet_again() -> None:
         ("bra $nowhere;", "unknown label"),
         (".mystery 5;", "unknown directive: .mystery"),
         ("add.s32 %r1, %r2;", "2 operands, not 3"),
-        ("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r1}, {%r2}, {%r3}, {%r4};", "isn't modelled"),
+        ("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r1}, {%r2}, {%r3}, {%r4};", ".s8 aren't modelled"),
         ("wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%r1}, %rd1, %rd2, 1, 1, 1;", ".e4m3 aren't modelled"),
         ("cp.async.bulk.commit_group;", "isn't modelled"),
         ("ld.shared.pred %p1, [%r2];", "the type .pred isn't modelled here"),
@@ -186,6 +186,9 @@ def test_lanes_that_part_meet_again() -> None:
         (".shared .align;", "ptx:"),
         (".reg .b32 %z<30000000>;", "more registers than a kernel has"),
         ("mma.sync %r1, %r2, %r3, %r4;", "another product"),
+        ("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%r1}, {%r2}, {%r3}, {%r4};", ".e4m3 aren't modelled"),
+        ("cvt.rn.satfinite.e4m3x2.f32 %rs1, %r2, %r1;", "conversions of .e4m3x2 aren't modelled"),
+        ("cvt.rn.f16x2.e5m2x2 %r1, %rs1;", "conversions of .e5m2x2 aren't modelled"),
         ("fence.proxy.alias;", "isn't modelled"),
     ],
 )

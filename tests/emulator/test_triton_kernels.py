@@ -1,6 +1,8 @@
 # ruff: noqa: N803
 """Kernels that aren't this project's, as Triton compiles them: products by every way to load, and more."""
 
+import signal
+
 import pytest
 import torch
 import triton
@@ -186,9 +188,117 @@ def test_more_shared_memory_than_the_chip_has_is_refused() -> None:
         pointer_product_kernel[(1,)](a, a, torch.zeros(64, 256), 256, 256, **wide)
 
 
-def test_other_architectures_are_refused() -> None:
-    with pytest.raises(ValueError, match="sm_100 isn't modelled; sm_80, sm_86, sm_89, sm_90 are"), emulating(100):
+@pytest.mark.parametrize(
+    ("architecture", "setting", "refused"),
+    [
+        (100, {}, "architecture 100 isn't modelled; 80, 86, 89, 90 are"),
+        ("90", {}, "architecture '90' isn't modelled"),
+        (90, {"seed": -1}, r"seed is a whole number from 0 to 2\*\*64 - 1, not -1"),
+        (90, {"seed": 1.5}, "not 1.5"),
+        (90, {"most_instructions": 2**64}, "most_instructions is a whole number"),
+    ],
+)
+def test_other_settings_are_refused(architecture: int, setting: dict[str, int], refused: str) -> None:
+    with pytest.raises(ValueError, match=refused), emulating(architecture, **setting):
         pass
+
+
+def test_nothing_is_emulated_while_the_interpreter_takes_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET=1"), emulating(80):
+        pass
+
+
+@triton.jit
+def wait_kernel(p_x, steps):
+    """A loop as long as it is told."""
+    b_sum = 0.0
+    for i in range(steps):
+        b_sum += tl.load(p_x + i % 2)
+    tl.store(p_x, b_sum)
+
+
+def test_a_loop_may_take_as_long_as_it_is_let() -> None:
+    for most, found in ((1000, ["doesn't end"]), (10**6, [])):
+        with emulating(80, most_instructions=most) as emulation:
+            wait_kernel[(1,)](torch.zeros(2), 1000, num_warps=1)
+        assert [finding.kind for finding in emulation.findings] == found
+        assert all("1000 instructions, the limit" in finding.detail for finding in emulation.findings)
+
+
+def test_a_loop_without_end_is_interrupted() -> None:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    with emulating(80, most_instructions=2**63):
+        wait_kernel[(1,)](torch.zeros(2), 1)  # compiled now, so that the signal comes while it runs
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            wait_kernel[(1,)](torch.zeros(2), 2**31 - 1)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("grid", [(-1,), (1.0,), (1, 70_000)])
+def test_odd_grids_are_refused(grid: tuple[int, ...]) -> None:
+    with emulating(80), pytest.raises(ValueError, match="a grid of"):
+        wait_kernel[grid](torch.zeros(2), 1)
+
+
+def test_tensors_that_have_no_memory_here_are_refused() -> None:
+    with emulating(80), pytest.raises(ValueError, match="p_x is a tensor of meta without memory here"):
+        wait_kernel[(1,)](torch.empty(2, device="meta"), 1)
+
+
+@triton.jit
+def fill_kernel(p_out, stride, columns, BLOCK: tl.constexpr):
+    """Ones in the columns of a row."""
+    o_column = tl.arange(0, BLOCK)
+    tl.store(p_out + tl.program_id(0) * stride + o_column, 1.0, mask=o_column < columns)
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_what_lies_between_the_elements_is_out_of_bounds(architecture: int) -> None:
+    """Columns 200 to 255 are somebody else's, unless they are an argument too."""
+    whole = torch.zeros(7, 256)
+    for columns, found in ((200, []), (201, ["global memory out of bounds"])):
+        with emulating(architecture) as emulation:
+            fill_kernel[(7,)](whole[:, :200], 256, columns, BLOCK=256)
+        assert [finding.kind for finding in emulation.findings] == found
+    assert "between its elements (7 times)" in emulation.report().replace("\n", " ")
+    assert whole[:, :200].eq(1).all()
+    assert whole[:, 200:].eq(0).all()
+    with emulating(architecture) as emulation, emulation.reaching([whole[:, 200:]]):
+        fill_kernel[(7,)](whole[:, :200], 256, 256, BLOCK=256)
+    assert not emulation.findings, emulation.report()
+
+
+@triton.jit
+def histogram_kernel(p_x, p_out, BLOCK: tl.constexpr):
+    """By atomic operations on shared memory, which aren't modelled."""
+    tl.store(p_out + tl.arange(0, 16), tl.histogram(tl.load(p_x + tl.arange(0, BLOCK)), 16))
+
+
+def test_a_refusal_says_of_which_kernel_and_line() -> None:
+    x, out = torch.zeros(256, dtype=torch.int32), torch.zeros(16, dtype=torch.int32)
+    where = r"^histogram_kernel: ptx:\d+, \S*test_triton_kernels.py:\d+:\d+.*: \.shared isn't modelled in: atom"
+    with emulating(80), pytest.raises(ValueError, match=where):
+        histogram_kernel[(1,)](x, out, BLOCK=256)
+
+
+@triton.jit
+def described_kernel(p_x, p_out, BLOCK: tl.constexpr):
+    """A copy by a descriptor that it makes itself."""
+    description = tl.make_tensor_descriptor(p_x, [BLOCK, BLOCK], [BLOCK, 1], [BLOCK, BLOCK])
+    o_x = tl.arange(0, BLOCK)
+    tl.store(p_out + o_x[:, None] * BLOCK + o_x[None, :], description.load([0, 0]))
+
+
+def test_descriptors_made_in_a_kernel_are_modelled_before_hopper_alone() -> None:
+    x, out = normal(32, 32, dtype=torch.float32, seed=1), torch.zeros(32, 32)
+    with emulating(80) as emulation:
+        described_kernel[(1,)](x, out, BLOCK=32)
+    assert torch.equal(out, x)
+    assert not emulation.findings, emulation.report()
+    with emulating(90), pytest.raises(NotImplementedError, match="tensor descriptors made inside of a kernel"):
+        described_kernel[(1,)](x, out, BLOCK=32)
 
 
 def test_all_is_as_before_afterwards() -> None:

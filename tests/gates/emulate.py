@@ -10,6 +10,7 @@ import argparse
 import collections
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,11 +25,13 @@ from rich.table import Table
 from vikhr_kernels import dispatch
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/emulator"))
 TARGET_SECONDS = 120  # of the gate's cases, both architectures together
 
 
 def start(architecture: int, options: argparse.Namespace, record: Path) -> "subprocess.Popen[bytes]":
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {
+    without = ("TRITON_INTERPRET", "PYTEST_ADDOPTS")
+    environment = {name: value for name, value in os.environ.items() if name not in without} | {
         "EMULATED_ARCHITECTURE": str(architecture),
         "EMULATED_CASES": options.cases,
         "EMULATED_SEED": str(options.seed),
@@ -51,6 +54,11 @@ def start(architecture: int, options: argparse.Namespace, record: Path) -> "subp
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
+def ended(code: int) -> str:
+    """A return code in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
 def show(rows: dict[int, list[dict[str, Any]]]) -> None:
     table = Table("", "kernel", "dtype", "cases", "launches", "lane instructions", "seconds executed")
     for architecture, cases in rows.items():
@@ -66,14 +74,25 @@ def show(rows: dict[int, list[dict[str, Any]]]) -> None:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
+def seed(text: str) -> int:
+    if not 0 <= int(text) < 2**64:
+        raise ValueError
+    return int(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/gates/emulate.py", description="The emulator gate.")
     known = sorted(dispatch.ARCHITECTURES)
-    parser.add_argument("--architecture", type=int, nargs="+", choices=known, default=known)
+    parser.add_argument("--architecture", type=int, nargs="+", choices=known, default=known,
+                        help="those that the kernels have tiles for; both by default")  # fmt: skip
     parser.add_argument("--cases", choices=["gate", "all"], default="gate", help="those marked `gate`, or all")
-    parser.add_argument("--seed", type=int, default=1, help="how blocks and warps are shuffled; 0: not at all")
+    parser.add_argument("--seed", type=seed, default=1, help="how blocks and warps are shuffled; 0: not at all")
     parser.add_argument("--rough", action="store_true", help="numbers as wrong as the hardware's may be")
     options = parser.parse_args()
+    try:
+        import ptx_emulator  # noqa: F401
+    except ImportError as error:
+        parser.exit(1, f"{error}\n")
     begun = time.monotonic()
     failed, rows = [], {}
     with tempfile.TemporaryDirectory() as directory:
@@ -84,11 +103,13 @@ def main() -> int:
                 run.wait()
                 output = records[architecture].with_suffix(".log").read_text(encoding="utf-8", errors="replace")
                 print(f"sm_{architecture}: {(output.strip().splitlines() or ['no output'])[-1]}")
-                if run.returncode != 0:
-                    failed.append(architecture)
-                    print(output[-20_000:])
                 if records[architecture].exists():
                     rows[architecture] = json.loads(records[architecture].read_text(encoding="utf-8"))
+                if run.returncode != 0:
+                    failed.append(f"sm_{architecture} ({ended(run.returncode)})")
+                    print(output[-20_000:])
+                elif not rows.get(architecture):
+                    failed.append(f"sm_{architecture} (nothing was launched)")
         finally:
             for run in runs.values():
                 run.kill()
@@ -97,9 +118,13 @@ def main() -> int:
     target = f", target {TARGET_SECONDS} s" if options.cases == "gate" else ""
     print(f"Triton {triton.__version__}, seed {options.seed}: {seconds:.0f} s with compiling{target}")
     if failed:
-        print("FAILED: " + ", ".join(f"sm_{architecture}" for architecture in failed))
+        print("FAILED: " + ", ".join(failed))
     return int(bool(failed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -13,9 +13,12 @@ import contextlib
 import json
 import multiprocessing
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -232,11 +235,28 @@ def write_record(survivors: dict[str, int]) -> None:
     beside.replace(RECORD)
 
 
+def run_all(tasks: list[tuple[int, str, str]]) -> list[Outcome]:
+    """On two processes.
+
+    Raises:
+        BrokenProcessPool: one of them died.
+    """
+    executor = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+    futures = [executor.submit(run, task) for task in tasks]
+    try:
+        return [outcome for future in futures for outcome in future.result()]
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/gates/mutate_ptx.py", description="Mutants of compiled kernels.")
     known = sorted(dispatch.ARCHITECTURES)
     parser.add_argument("--architecture", type=int, nargs="+", choices=known, default=known)
-    parser.add_argument("--operation", choices=list(OPERATIONS), nargs="+", default=list(OPERATIONS))
+    parser.add_argument("--operation", choices=list(OPERATIONS), nargs="+", default=list(OPERATIONS), metavar="NAME",
+                        help=", ".join(OPERATIONS))  # fmt: skip
     parser.add_argument("--only", default="", help="mutations whose names have this in them")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name} instead of judging by it")
     options = parser.parse_args()
@@ -249,8 +269,14 @@ def main() -> int:
         for architecture in options.architecture
         if architecture >= 90 or "long" not in operation  # whose tiles are the short ones' there
     ]
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        outcomes = [outcome for outcomes in pool.imap(run, tasks) for outcome in outcomes]
+    try:
+        outcomes = run_all(tasks)
+    except BrokenProcessPool:
+        print("FAILED: a process died, killed or out of memory: nothing is judged")
+        return 1
+    if not outcomes:
+        print("FAILED: no such mutation in what was asked for")
+        return 1
     counts = collections.Counter((o.architecture, o.kernel, o.mutation, o.outcome) for o in outcomes)
     for (architecture, kernel, mutation, outcome), count in sorted(counts.items()):
         why = f"  {EXPLAINED.get(mutation, 'UNEXPLAINED')}" if outcome == "survived" else ""
@@ -278,4 +304,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped")

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _FORMATS = {
@@ -76,29 +77,55 @@ def _tensor_map(value: Any, lowered: dict[str, Any]) -> bytes:
 
 
 def tensors_of(names: Iterable[str], values: Iterable[Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that arguments are or describe, with names."""
+    """The tensors that arguments are or describe, with names.
+
+    Raises:
+        ValueError: a tensor that isn't in the CPU's memory.
+    """
     for name, value in zip(names, values, strict=True):
-        if isinstance(value, Tensor):
-            yield name, value
-        elif isinstance(value, tuple):
+        if isinstance(value, tuple):
             yield from tensors_of([f"{name}[{i}]" for i in range(len(value))], value)
-        elif isinstance(getattr(value, "base", None), Tensor):
-            yield name, value.base
+            continue
+        tensor = value if isinstance(value, Tensor) else getattr(value, "base", None)
+        if not isinstance(tensor, Tensor):
+            continue
+        if tensor.device.type != "cpu" or (tensor.numel() and tensor.data_ptr() == 0):  # of a fake tensor
+            raise ValueError(f"{name} is a tensor of {tensor.device} without memory here; the emulator takes the CPU's")
+        yield name, tensor
 
 
-def spans(tensors: dict[str, Tensor]) -> list[tuple[str, int, int]]:
-    """Names, address and bytes of all that the tensors have, from first to last element; those that overlap are one."""
-    merged: list[tuple[str, int, int]] = []
-    extents = {name: _extent(tensor) for name, tensor in tensors.items() if tensor.numel()}
+def spans(tensors: dict[str, Tensor]) -> list[tuple[str, int, int, bytes]]:
+    """All that the tensors have, from first to last element; those that overlap are one.
+
+    Returns:
+        Names, address, bytes, and a byte for each of these: 0 for what lies between elements. Empty where nothing does.
+    """
+    groups: list[tuple[list[str], int, int]] = []
+    extents = {name: (tensor.data_ptr(), _extent(tensor)) for name, tensor in tensors.items() if tensor.numel()}
     for name, (address, size) in sorted(extents.items(), key=lambda item: item[1]):
-        names, before, length = merged[-1] if merged else ("", 0, 0)
-        if merged and address < before + length:
-            merged[-1] = f"{names} and {name}", before, max(length, address + size - before)
+        names, before, length = groups[-1] if groups else ([], 0, 0)
+        if address < before + length:
+            groups[-1] = [*names, name], before, max(length, address + size - before)
         else:
-            merged.append((name, address, size))
-    return merged
+            groups.append(([name], address, size))
+    return [
+        (" and ".join(names), address, size, _elements([tensors[name] for name in names], address, size))
+        for names, address, size in groups
+    ]
 
 
-def _extent(tensor: Tensor) -> tuple[int, int]:
+def _extent(tensor: Tensor) -> int:
+    """Bytes from the first element to the end of the last."""
     last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), (last + 1) * tensor.element_size()
+    return (last + 1) * tensor.element_size()
+
+
+def _elements(tensors: list[Tensor], address: int, size: int) -> bytes:
+    if any(tensor.nbytes == size for tensor in tensors):  # the frequent case: one that is dense
+        return b""
+    covered = torch.zeros(size, dtype=torch.uint8)
+    for tensor in tensors:
+        each = tensor.element_size()
+        strides = [*(stride * each for stride in tensor.stride()), 1]
+        covered.as_strided((*tensor.shape, each), strides, tensor.data_ptr() - address).fill_(1)
+    return b"" if bool(covered.all()) else covered.numpy().tobytes()

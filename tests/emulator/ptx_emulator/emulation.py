@@ -76,6 +76,7 @@ class Emulation:
             products read memory as late as they may (seeds of remainder 0 and 1 by 4).
         rough: approximations err as far as the manual allows, tensor cores cut sums off, products and sums are fused.
         change: gives other PTX for a kernel's name and PTX.
+        most_instructions: of a warp; one that needs more counts as a loop without end.
         findings: what went wrong, by launch.
         launches: in order.
     """
@@ -84,10 +85,20 @@ class Emulation:
     seed: int = 0
     rough: bool = False
     change: Callable[[str, str], str] | None = None
+    most_instructions: int = 2**26
     findings: list[Finding] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
     _reached: dict[str, Tensor] = field(default_factory=dict)
     _stored: dict[int, _Stored] = field(default_factory=dict)  # by address, the latest last
+
+    def __post_init__(self) -> None:
+        if self.architecture not in _SHARED_BYTES:
+            known = ", ".join(map(str, _SHARED_BYTES))
+            raise ValueError(f"architecture {self.architecture!r} isn't modelled; {known} are")
+        for name in ("seed", "most_instructions"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 <= value < 2**64:
+                raise ValueError(f"{name} is a whole number from 0 to 2**64 - 1, not {value!r}")
 
     def report(self) -> str:
         """The findings, one for each kernel, kind and place in the source; empty where there are none."""
@@ -137,9 +148,12 @@ class Emulation:
 _kernels: dict[tuple[str, bool], Any] = {}
 
 
-def _decoded(ptx: str, contracts: bool) -> Any:
+def _decoded(name: str, ptx: str, contracts: bool) -> Any:
     if (ptx, contracts) not in _kernels:
-        _kernels[ptx, contracts] = Kernel(ptx, contracts=contracts)
+        try:
+            _kernels[ptx, contracts] = Kernel(ptx, contracts=contracts)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     return _kernels[ptx, contracts]
 
 
@@ -147,8 +161,13 @@ class _Launcher:
     """Runs a compiled kernel in the emulation of the moment."""
 
     def __init__(self, source: Any, metadata: Any) -> None:
-        if metadata.num_ctas != 1 or metadata.global_scratch_size:
-            raise NotImplementedError(f"{metadata.name}: clusters and scratch memory aren't modelled")
+        if metadata.num_ctas != 1:
+            raise NotImplementedError(f"{metadata.name}: clusters (num_ctas={metadata.num_ctas}) aren't modelled")
+        if metadata.global_scratch_size:
+            raise NotImplementedError(
+                f"{metadata.name}: tensor descriptors made inside of a kernel aren't modelled for this architecture; "
+                "pass a triton.tools.tensor_descriptor.TensorDescriptor"
+            )
         self.source, self.metadata = source, metadata
 
     def __call__(self, *launch: Any) -> None:
@@ -157,16 +176,19 @@ class _Launcher:
         name, signature = self.metadata.name, self.source.signature
         if emulation.change is not None:
             ptx = emulation.change(name, ptx)
-        kernel = _decoded(ptx, emulation.rough and self.metadata.enable_fp_fusion)
+        if not all(isinstance(n, int) and 0 <= n < 2**32 for n in grid):
+            raise ValueError(f"{name}: a grid of {grid}; there may be whole numbers from 0 on")
+        tensors = dict(arguments.tensors_of(signature, values)) | emulation._reached
+        kernel = _decoded(name, ptx, emulation.rough and self.metadata.enable_fp_fusion)
         descriptors = iter(getattr(self.metadata, "tensordesc_meta", None) or [])
         packed = arguments.pack(signature.values(), values, descriptors)
         packed += [bytes(8)] * (kernel.parameters - len(packed))  # addresses of scratch memory that it doesn't use
-        tensors = dict(arguments.tensors_of(signature, values)) | emulation._reached
         start = time.perf_counter()
         report = kernel.run(
             grid=grid, warps=self.metadata.num_warps, dynamic_shared=self.metadata.shared, arguments=packed,
             memory=arguments.spans(tensors), seed=emulation.seed, preempts=emulation.seed % 2 == 1,
             late=emulation.seed > 0 and emulation.seed % 4 < 2, rough=emulation.rough,
+            most_instructions=emulation.most_instructions,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         executed = frozenset(report["executed_lines"])
@@ -228,13 +250,14 @@ def emulating(architecture: int, **settings: Any) -> Iterator[Emulation]:
 
     Args:
         architecture: 80, 86, 89 or 90.
-        settings: `seed`, `rough` and `change` of Emulation.
+        settings: `seed`, `rough`, `change` and `most_instructions` of Emulation.
 
     Raises:
-        ValueError: an architecture that isn't modelled.
+        ValueError: an architecture that isn't modelled, or a setting out of its range.
+        RuntimeError: Triton's interpreter is on, which takes kernels before they are compiled.
     """
-    if architecture not in _SHARED_BYTES:
-        raise ValueError(f"sm_{architecture} isn't modelled; {', '.join(f'sm_{known}' for known in _SHARED_BYTES)} are")
+    if knobs.runtime.interpret:
+        raise RuntimeError("TRITON_INTERPRET=1 is set: nothing is compiled, so that nothing could be emulated")
     emulation = Emulation(architecture, **settings)
     before = driver._active, knobs.runtime.add_stages_inspection_hook, knobs.cache.dir
     deterministic, filling = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic

@@ -158,7 +158,8 @@ void go_on(Warp& warp, u64 instructions) {
       const Lanes guard = warp.predicate(instruction.guard);
       active &= instruction.guard_negated ? ~guard : guard;
     }
-    ++made;
+    constexpr u64 kBetweenInterrupts = 1 << 20;
+    if (++made % kBetweenInterrupts == 0) launch.interrupt();
     lanes += u64(__builtin_popcount(active));
     if (active) {
       if (!instruction.is_warpgroups) check_registers(warp, instruction);
@@ -216,8 +217,9 @@ bool Block::run() {
       // A loop around a wait takes a few instructions to come back to it.
       progress = warp->state != State::spinning || !was_spinning || warp->instructions - before > 8;
       if (warp->instructions > launch.settings.most_instructions) {
-        warp->find("doesn't end", format("after %llu instructions",
-                                         static_cast<unsigned long long>(warp->instructions)));
+        warp->find("doesn't end",
+                   format("after %llu instructions, the limit",
+                          static_cast<unsigned long long>(launch.settings.most_instructions)));
         break;
       }
     }

@@ -26,7 +26,8 @@ struct Launch {
   const Settings& settings;
   GlobalMemory& memory;
   Findings& findings;
-  std::vector<u8> executed;  // a flag for each instruction, by any lane
+  std::vector<u8> executed;                // a flag for each instruction, by any lane
+  const std::function<void()>& interrupt;  // may throw
   u64 lane_instructions = 0;
 };
 

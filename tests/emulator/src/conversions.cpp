@@ -116,6 +116,9 @@ Action fast(const std::string& to_type, const std::string& from_type, Register t
 
 Action decode_conversion(Decoder& decoder, const Statement& statement) {
   if (statement.name() != "cvt") return {};
+  for (const std::string& word : statement.words)
+    if (starts_with(word, "e4m3") || starts_with(word, "e5m2"))
+      refuse("conversions of ." + word + " aren't modelled");
   if (statement.has("bf16x2") || statement.has("f16x2")) return to_pair(decoder, statement);
   if (statement.words.size() < 3) refuse("cvt of one type");
   statement.expect_operands(2);

@@ -60,7 +60,9 @@ std::unique_ptr<Kernel> Decoder::decode() {
     read_module();
   } catch (const std::logic_error&
                problem) {  // of the standard library, too: an operand that isn't there
-    refuse(format("ptx:%d: ", scanner_.line()) + problem.what());
+    const std::string& source = scanner_.source();
+    refuse(format("ptx:%d%s%s: ", scanner_.line(), source.empty() ? "" : ", ", source.c_str()) +
+           problem.what());
   }
   return std::move(kernel_);
 }

@@ -13,6 +13,7 @@
 
 namespace ptx {
 
+// What an instruction does, for the lanes whose guard holds; there is one at least.
 using Action = std::function<void(Warp&, Lanes)>;
 
 struct Operand {
@@ -64,7 +65,8 @@ class Decoder {
   // Throws std::invalid_argument, with the line, at what isn't understood.
   std::unique_ptr<Kernel> decode();
 
-  // The register that a source is in: its own, or a constant's. It has so many bits.
+  // The register that a source is in: its own, or a constant's. It has so many bits. Sources are
+  // asked for before destinations: to write to a factor of a product makes that one forgotten.
   Register source(const Operand& operand, int bits);
   // A register of at least so many bits, and how many it has.
   std::pair<Register, int> wide_source(const Operand& operand, int least_bits);

@@ -6,14 +6,15 @@ namespace ptx {
 
 GlobalMemory::GlobalMemory(int grain, const std::vector<Tensors>& all, const Kernel& kernel)
     : grain_(grain) {
-  const auto add = [&](const std::string& names, u64 base, u64 bytes, bool writable) {
+  const auto add = [&](const Tensors& tensors, bool writable) {
+    const auto& [names, base, bytes, elements] = tensors;
     const u64 pages = ((base + bytes - 1) >> kPageBits) - (base >> kPageBits) + 1;
-    regions_.push_back({names, base, bytes, writable, nullptr, {}});
+    regions_.push_back({names, base, bytes, writable, elements, nullptr, {}});
     regions_.back().pages.resize(pages);
   };
-  for (const Tensors& each : all) add(each.names, each.base, each.bytes, true);
+  for (const Tensors& each : all) add(each, true);
   for (const auto& [name, bytes] : kernel.arrays)
-    add(name, reinterpret_cast<u64>(bytes.data()), bytes.size(), false);
+    add({name, reinterpret_cast<u64>(bytes.data()), bytes.size(), {}}, false);
 }
 
 GlobalMemory::Region* GlobalMemory::find(Warp& warp, u64 address, u32 bytes) {
@@ -32,7 +33,15 @@ GlobalMemory::Region* GlobalMemory::find(Warp& warp, u64 address, u32 bytes) {
 
 GlobalMemory::Region* GlobalMemory::find_or_complain(Warp& warp, u64 address, u32 bytes, int lane,
                                                      const char* what) {
-  if (Region* region = find(warp, address, bytes)) return region;
+  if (Region* region = find(warp, address, bytes)) {
+    const u64 first = address - region->base;
+    const std::string& elements = region->elements;
+    if (elements.empty() || !std::memchr(&elements[first], 0, bytes)) return region;
+    warp.find("global memory out of bounds",
+              format("lane %d: %s of %u bytes at byte %llu of %s, between its elements", lane, what,
+                     bytes, static_cast<unsigned long long>(first), region->names.c_str()));
+    return nullptr;
+  }
   std::string nearest = "there is no tensor at all";
   u64 least = ~u64{0};
   for (const Region& region : regions_) {

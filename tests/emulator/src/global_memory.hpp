@@ -12,6 +12,8 @@ namespace ptx {
 struct Tensors {  // one, or several that overlap
   std::string names;
   u64 base, bytes;
+  std::string
+      elements;  // a byte for every byte, 0 for what lies between elements; empty: nothing does
 };
 
 class GlobalMemory {
@@ -46,6 +48,7 @@ class GlobalMemory {
     std::string names;
     u64 base, bytes;
     bool writable;
+    std::string elements;
     const Instruction* last_store = nullptr;
     std::vector<std::unique_ptr<Cell[]>> pages;
   };

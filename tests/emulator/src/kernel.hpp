@@ -23,8 +23,7 @@ using Register = int;
 constexpr Register kNoRegister = -1;
 
 struct Instruction {
-  std::function<void(Warp&, Lanes)>
-      act;  // for the lanes whose guard holds; the warp's pc is the next one's
+  std::function<void(Warp&, Lanes)> act;  // the warp's pc is the next one's
   Register guard = kNoRegister;
   bool guard_negated = false;
   bool is_warpgroups = false;           // wgmma

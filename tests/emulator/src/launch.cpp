@@ -35,7 +35,7 @@ std::vector<int> block_order(const Settings& settings) {
 
 Report launch(const Kernel& kernel, const Settings& settings,
               const std::vector<std::string>& arguments, const std::vector<Tensors>& memory,
-              const std::function<void()>& between_blocks) {
+              const std::function<void()>& interrupt) {
   if (settings.warps < 1 || settings.warps > kMaxWarps)
     refuse(format("%d warps; there may be 1 to %d", settings.warps, kMaxWarps));
   constexpr u32 kMostBlocks[] = {0x7fffffff, 65535, 65535};
@@ -49,9 +49,10 @@ Report launch(const Kernel& kernel, const Settings& settings,
   set_parameters(kernel, arguments);
   GlobalMemory global(kernel.global_grain, memory, kernel);
   Findings findings;
-  Launch state{kernel, settings, global, findings, std::vector<u8>(kernel.code.size()), 0};
+  Launch state{kernel,    settings, global, findings, std::vector<u8>(kernel.code.size()),
+               interrupt, 0};
   for (const int index : block_order(settings)) {
-    between_blocks();
+    interrupt();
     if (!Block(state, index).run()) break;
   }
   std::vector<int> lines;

@@ -17,10 +17,10 @@ struct Report {
 };
 
 // `arguments`: the bytes of each parameter. `memory`: all that may be touched, none overlapping.
-// `between_blocks` may throw, to stop. Throws std::invalid_argument at arguments that aren't the
-// kernel's.
+// `interrupt` is called now and then, and may throw, to stop. Throws std::invalid_argument at
+// arguments that aren't the kernel's.
 Report launch(const Kernel& kernel, const Settings& settings,
               const std::vector<std::string>& arguments, const std::vector<Tensors>& memory,
-              const std::function<void()>& between_blocks);
+              const std::function<void()>& interrupt);
 
 }  // namespace ptx

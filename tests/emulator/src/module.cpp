@@ -20,12 +20,13 @@ py::object location(const Instruction* instruction) {
 
 py::dict run(const Kernel& kernel, const std::array<u32, 3>& grid, int warps, u32 dynamic_shared,
              const Arguments& arguments,
-             const std::vector<std::tuple<std::string, u64, u64>>& memory, u64 seed, bool preempts,
-             bool late, bool rough, u64 most_instructions) {
+             const std::vector<std::tuple<std::string, u64, u64, std::string>>& memory, u64 seed,
+             bool preempts, bool late, bool rough, u64 most_instructions) {
   const Settings settings{grid,     warps, dynamic_shared, seed,
                           preempts, late,  rough,          most_instructions};
   std::vector<Tensors> tensors;
-  for (const auto& [names, base, bytes] : memory) tensors.push_back({names, base, bytes});
+  for (const auto& [names, base, bytes, elements] : memory)
+    tensors.push_back({names, base, bytes, elements});
   const Report report = launch(kernel, settings, arguments, tensors, [] {
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   });

@@ -1,6 +1,7 @@
 // PTX text, cut into what ends with a semicolon, a colon or a brace; comments left out.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -21,12 +22,16 @@ class Scanner {
   void skip_line();
   // A label's name, where the next thing is one; else empty.
   std::string label();
-  std::string excerpt() const { return text_.substr(at_, 60); }
+  // The start of what comes next, of one line.
+  std::string excerpt() const {
+    return text_.substr(at_, std::min(text_.find('\n', at_) - at_, kExcerpt));
+  }
 
   int line() const { return line_; }
   const std::string& source() const { return source_; }
 
  private:
+  static constexpr std::size_t kExcerpt = 60;
   bool skip_comment();
   void note_source();
 

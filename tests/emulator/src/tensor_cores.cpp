@@ -117,16 +117,17 @@ struct Product {
 Action decode_mma(Decoder& decoder, const Statement& statement) {
   const auto& words = statement.words;
   const auto& operands = statement.operands;
-  statement.expect_operands(4);
-  statement.allow(
-      {"sync", "aligned", "m16n8k16", "m16n8k8", "row", "col", "f32", "f16", "bf16", "tf32"});
   if (words.size() != 10)
     refuse("another product than mma.sync.aligned.shape.row.col and four types");
   const std::string type = words[8];
+  const Elements elements = elements_of(type);
+  statement.expect_operands(4);
+  statement.allow(
+      {"sync", "aligned", "m16n8k16", "m16n8k8", "row", "col", "f32", "f16", "bf16", "tf32"});
   if (words[1] != "sync" || words[4] != "row" || words[5] != "col" || statement.type() != "f32" ||
       words[words.size() - 4] != "f32" || words[words.size() - 3] != type)
     refuse("products of f16, bf16 or tf32 into f32 are modelled");
-  Product product{elements_of(type), statement.has("m16n8k16") ? 16 : 8, {}, {}, {}, {}};
+  Product product{elements, statement.has("m16n8k16") ? 16 : 8, {}, {}, {}, {}};
   if (product.elements == Elements::tf32 && product.depth != 8)
     refuse("m16n8k8 is modelled for tf32");
   const auto sources = [&](const Operand& operand, std::vector<Register>& registers) {

@@ -140,4 +140,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish() -> None:
     """Leaves the cases where they were asked for."""
     if record := os.environ.get("EMULATED_RECORD"):
-        Path(record).write_text(json.dumps(CASES), encoding="utf-8")
+        beside = Path(record).with_suffix(".beside")
+        beside.write_text(json.dumps(CASES), encoding="utf-8")
+        beside.replace(record)
