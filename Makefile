@@ -8,6 +8,7 @@ FOR_PYTHON = -DCMAKE_BUILD_TYPE=Release -DPYBIND11_FINDPYTHON=ON -DPython_EXECUT
 	-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
 .PHONY: setup demo ablations real test gates nightly clients lint format bench-native gpu sanitize fuzz
+.PHONY: gate-compilation gate-readers gate-templates gate-native
 
 setup: $(VENV)/.installed
 
@@ -52,14 +53,23 @@ test: setup
 # What belongs before every merge: the slow tests, a file in one process since many share a start of several ranks; then every
 # kernel compiles for A100 and H100 within its recorded cost, does right as compiled, and every planted mistake in a kernel makes
 # a test fail, which is tried again only where kernels or tests have changed, and none of this needs a GPU; then fuzzing of
-# readers, and of the C++ where there is clang.
+# readers, and of the C++ where there is clang. What has one process runs two at a time.
 gates: setup build/emulator/.built
 	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m vikhr_kernels.aot
 	$(BIN)/python tests/gates/emulate.py
 	$(BIN)/python tests/gates/mutate.py
+	$(MAKE) --jobs 2 --output-sync=target gate-compilation gate-readers gate-templates gate-native
+
+gate-compilation: setup
+	$(BIN)/python -m vikhr_kernels.aot
+
+gate-readers: setup
 	$(BIN)/python tests/gates/fuzz_readers.py --seconds 60
+
+gate-templates: setup
 	$(BIN)/python tests/gates/fuzz_template.py --seconds 30
+
+gate-native:
 	@if command -v clang++ > /dev/null; then $(MAKE) fuzz FUZZ_SECONDS=30; else echo 'no fuzzing of C++: clang++ is not installed'; fi
 
 # Executes compiled kernels without a GPU, for tests alone.
