@@ -172,6 +172,22 @@ def test_rough_numbers_are_no_better_and_nearly_as_good() -> None:
     assert errors[0] < errors[1] < 100 * errors[0]
 
 
+@triton.jit
+def power_kernel(p_x, p_out, BLOCK: tl.constexpr):
+    """2 to one number, by every warp for itself, in all elements."""
+    tl.store(p_out + tl.arange(0, BLOCK), tl.exp2(tl.load(p_x)) + tl.zeros([BLOCK], dtype=tl.float32))
+
+
+def test_rough_numbers_are_the_same_in_all_warps() -> None:
+    """And wrong by two units in the last place, the manual's bound."""
+    for seed in range(8):
+        x, out = normal(1, dtype=torch.float32, seed=seed), torch.empty(128)
+        with emulating(80, seed=seed, rough=True):
+            power_kernel[(1,)](x, out, BLOCK=128)
+        assert out.unique().numel() == 1
+        assert float((out[0].double() / x.double().exp2() - 1).abs()) == pytest.approx(2**-22, rel=0.3)
+
+
 def test_what_the_driver_refuses_is_refused() -> None:
     x = torch.zeros(64, 80, dtype=torch.float16)
     descriptor = TensorDescriptor(x, [64, 80], [80, 1], [64, 64])

@@ -129,7 +129,8 @@ Action single(bool flushes, F f, Register to, Registers... from) {
   return lanewise<float, Each<Registers, float>...>(flushing, to, from...);
 }
 
-// The right value or, where the launch is rough, one as wrong as the manual allows.
+// The right value or, where the launch is rough, one as wrong as the manual allows: up or down at
+// random, but the same for the same value, which several warps may hold.
 template <class F, class... Registers>
 Action approximation(bool flushes, double relative, double absolute, F exact, Register to,
                      Registers... from) {
@@ -143,8 +144,8 @@ Action approximation(bool flushes, double relative, double absolute, F exact, Re
       };
       double value = exact(input(from)...);
       if (rough && std::isfinite(value) && value != 0)
-        value +=
-            (warp.random.next() & 1 ? 1 : -1) * std::max(std::fabs(value) * relative, absolute);
+        value += (Random(bits_as<u64>(value)).next() & 1 ? 1 : -1) *
+                 std::max(std::fabs(value) * relative, absolute);
       const float result = one_nan(float(value));
       warp.values<float>(to)[lane] = flushes ? flushed(result) : result;
     }

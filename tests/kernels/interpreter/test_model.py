@@ -40,7 +40,7 @@ def run(model: Mistral) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.gate
-def test_model_on_kernels_equals_the_eager_one() -> None:
+def test_model_on_kernels_equals_the_eager_one(slack: float) -> None:
     results = []
     for ops, allowed in ((reference, False), (vikhr_kernels, True)):
         vikhr_kernels.allow_triton(allowed)
@@ -50,7 +50,7 @@ def test_model_on_kernels_equals_the_eager_one() -> None:
         results.append((logits, *outputs, *(p.grad for p in model.parameters())))
     assert float(results[0][4].mean()) > 1e-4
     for eager, triton in zip(*results, strict=True):
-        torch.testing.assert_close(triton, eager, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(triton, eager, rtol=slack * 1e-4, atol=slack * 1e-6)
 
 
 def updates(kind: str) -> Tensor:
