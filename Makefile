@@ -50,15 +50,15 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m 'not slow and not nightly' --numprocesses 2 --dist worksteal
 
-# What belongs before every merge: the slow tests, a file in one process since many share a start of several ranks; then every
-# kernel compiles for A100 and H100 within its recorded cost, does right as compiled, and every planted mistake in a kernel makes
-# a test fail, which is tried again only where kernels or tests have changed, and none of this needs a GPU; then fuzzing of
-# readers, and of the C++ where there is clang. What has one process runs two at a time.
+# What belongs before every merge: the slow tests, a file in one process since many share a start of several ranks; then, two at
+# a time, every kernel compiles for A100 and H100 within its recorded cost and readers are fuzzed, the C++ too where there is
+# clang; then every kernel does right as compiled, and every planted mistake in a kernel makes a test fail, which is tried again
+# only where kernels or tests have changed. None of this needs a GPU.
 gates: setup build/emulator/.built
 	$(BIN)/python -m pytest -m 'slow and not nightly' --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(MAKE) --jobs 2 --output-sync=target gate-compilation gate-readers gate-templates gate-native
 	$(BIN)/python tests/gates/emulate.py
 	$(BIN)/python tests/gates/mutate.py
-	$(MAKE) --jobs 2 --output-sync=target gate-compilation gate-readers gate-templates gate-native
 
 gate-compilation: setup
 	$(BIN)/python -m vikhr_kernels.aot

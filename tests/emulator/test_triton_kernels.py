@@ -2,7 +2,9 @@
 """Kernels that aren't this project's, as Triton compiles them: products by every way to load, and more."""
 
 import signal
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -178,14 +180,23 @@ def power_kernel(p_x, p_out, BLOCK: tl.constexpr):
     tl.store(p_out + tl.arange(0, BLOCK), tl.exp2(tl.load(p_x)) + tl.zeros([BLOCK], dtype=tl.float32))
 
 
-def test_rough_numbers_are_the_same_in_all_warps() -> None:
-    """And wrong by two units in the last place, the manual's bound."""
-    for seed in range(8):
-        x, out = normal(1, dtype=torch.float32, seed=seed), torch.empty(128)
-        with emulating(80, seed=seed, rough=True):
-            power_kernel[(1,)](x, out, BLOCK=128)
-        assert out.unique().numel() == 1
-        assert float((out[0].double() / x.double().exp2() - 1).abs()) == pytest.approx(2**-22, rel=0.3)
+def rough_error(x: float, seed: int) -> float:
+    """How far off a rough power of 2 is, relatively; the same in all warps."""
+    number, out = torch.tensor([x]), torch.empty(128)
+    with emulating(80, seed=seed, rough=True):
+        power_kernel[(1,)](number, out, BLOCK=128)
+    assert out.unique().numel() == 1
+    return float(out[0].double() / number.double().exp2() - 1)
+
+
+@pytest.mark.parametrize("start", [1.0, 1.1], ids=["whole", "any"])
+def test_rough_numbers_err_as_far_as_they_may_to_either_side(start: float) -> None:
+    """By two units in the last place, the manual's bound; it promises that 2 to 0 is 1."""
+    errors = [[rough_error(start + i, seed) for i in range(16)] for seed in (0, 1)]
+    assert all(abs(error) == pytest.approx(2**-22, rel=0.3) for one in errors for error in one)
+    assert {error > 0 for error in errors[0]} == {True, False}
+    assert errors[0] != errors[1]
+    assert rough_error(0.0, seed=0) == 0
 
 
 def test_what_the_driver_refuses_is_refused() -> None:
@@ -226,41 +237,59 @@ def test_nothing_is_emulated_while_the_interpreter_takes_the_kernels(monkeypatch
 
 
 @triton.jit
-def wait_kernel(p_x, steps):
-    """A loop as long as it is told."""
+def wait_kernel(p_x, steps, MEETS: tl.constexpr):
+    """A loop as long as it is told, in which warps may meet."""
     b_sum = 0.0
     for i in range(steps):
         b_sum += tl.load(p_x + i % 2)
+        if MEETS:
+            tl.debug_barrier()
     tl.store(p_x, b_sum)
 
 
 def test_a_loop_may_take_as_long_as_it_is_let() -> None:
     for most, found in ((1000, ["doesn't end"]), (10**6, [])):
         with emulating(80, most_instructions=most) as emulation:
-            wait_kernel[(1,)](torch.zeros(2), 1000, num_warps=1)
+            wait_kernel[(1,)](torch.zeros(2), 1000, False, num_warps=1)
         assert [finding.kind for finding in emulation.findings] == found
         assert all("1000 instructions, the limit" in finding.detail for finding in emulation.findings)
 
 
-def test_a_loop_without_end_is_interrupted() -> None:
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    with emulating(80, most_instructions=2**63):
-        wait_kernel[(1,)](torch.zeros(2), 1)  # compiled now, so that the signal comes while it runs
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt):
-            wait_kernel[(1,)](torch.zeros(2), 2**31 - 1)
-    signal.signal(signal.SIGALRM, before)
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("warps", [1, 4], ids=["alone", "with barriers"])
+def test_a_long_loop_is_interrupted(seed: int, warps: int) -> None:
+    steps = 2**27
+    with emulating(80, seed=seed, most_instructions=2**28) as emulation:
+        wait_kernel[(1,)](torch.zeros(2), 1000, warps > 1, num_warps=warps)  # compiled before the signal comes
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                wait_kernel[(1,)](torch.zeros(2), steps, warps > 1, num_warps=warps)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert len(emulation.launches) == 1
 
 
 @pytest.mark.parametrize("grid", [(-1,), (1.0,), (1, 70_000)])
 def test_odd_grids_are_refused(grid: tuple[int, ...]) -> None:
     with emulating(80), pytest.raises(ValueError, match="a grid of"):
-        wait_kernel[grid](torch.zeros(2), 1)
+        wait_kernel[grid](torch.zeros(2), 1, False)
 
 
 def test_tensors_that_have_no_memory_here_are_refused() -> None:
     with emulating(80), pytest.raises(ValueError, match="p_x is a tensor of meta without memory here"):
-        wait_kernel[(1,)](torch.empty(2, device="meta"), 1)
+        wait_kernel[(1,)](torch.empty(2, device="meta"), 1, False)
+    refused = pytest.raises(ValueError, match=r"reached\[0\] is a tensor of meta")
+    with emulating(80) as emulation, refused, emulation.reaching([torch.empty(2, device="meta")]):
+        pass
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    with emulating(80, seed=np.int64(1)) as emulation:
+        wait_kernel[(np.int64(1),)](torch.zeros(2), 1, False, num_warps=1)
+    assert len(emulation.launches) == 1
 
 
 @triton.jit
@@ -284,6 +313,25 @@ def test_what_lies_between_the_elements_is_out_of_bounds(architecture: int) -> N
     with emulating(architecture) as emulation, emulation.reaching([whole[:, 200:]]):
         fill_kernel[(7,)](whole[:, :200], 256, 256, BLOCK=256)
     assert not emulation.findings, emulation.report()
+
+
+@pytest.mark.parametrize("view", [torch.diagonal, lambda x: x.diagonal().expand(8, 8), lambda x: x[:, :1].expand(8, 8)])
+def test_elements_that_are_there_many_times_hide_no_gaps(view: Callable[[Tensor], Tensor]) -> None:
+    whole = torch.zeros(8, 9)
+    with emulating(80) as emulation:
+        fill_kernel[(1,)](view(whole), 0, 8, BLOCK=8)
+    assert [finding.kind for finding in emulation.findings] == ["global memory out of bounds"]
+    assert whole.count_nonzero() == 1
+
+
+def test_tensors_of_two_dtypes_may_overlap() -> None:
+    """Every other half of four bytes is an argument; all of them are."""
+    whole = torch.zeros(16)
+    halves = whole.view(torch.float16)[::2]
+    for tensors, found in (([], ["global memory out of bounds"]), ([whole], [])):
+        with emulating(80) as emulation, emulation.reaching(tensors):
+            fill_kernel[(1,)](halves, 0, 16, BLOCK=16)
+        assert [finding.kind for finding in emulation.findings] == found
 
 
 @triton.jit

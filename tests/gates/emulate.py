@@ -97,8 +97,10 @@ def main() -> int:
     failed, rows = [], {}
     with tempfile.TemporaryDirectory() as directory:
         records = {architecture: Path(directory) / f"{architecture}.json" for architecture in options.architecture}
-        runs = {architecture: start(architecture, options, record) for architecture, record in records.items()}
+        runs: dict[int, subprocess.Popen[bytes]] = {}
         try:
+            for architecture, record in records.items():
+                runs[architecture] = start(architecture, options, record)
             for architecture, run in runs.items():
                 run.wait()
                 output = records[architecture].with_suffix(".log").read_text(encoding="utf-8", errors="replace")
@@ -113,6 +115,7 @@ def main() -> int:
         finally:
             for run in runs.values():
                 run.kill()
+                run.wait()
     show(rows)
     seconds = time.monotonic() - begun
     target = f", target {TARGET_SECONDS} s" if options.cases == "gate" else ""

@@ -122,7 +122,7 @@ def test_pages_show_the_worst_names(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PAGES)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a run's plots take a second
 @given(
     found=st.lists(names, min_size=1, max_size=4, unique=True),
     directories=st.lists(file_names, min_size=1, max_size=2, unique=True),

@@ -114,18 +114,28 @@ def spans(tensors: dict[str, Tensor]) -> list[tuple[str, int, int, bytes]]:
     ]
 
 
+def _dimensions(tensor: Tensor) -> list[tuple[int, int]]:
+    """Strides and sizes, by stride, of those dimensions along which there are other elements."""
+    sizes = zip(tensor.stride(), tensor.shape, strict=True)
+    return sorted((stride, n) for stride, n in sizes if stride and n > 1)
+
+
 def _extent(tensor: Tensor) -> int:
     """Bytes from the first element to the end of the last."""
-    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return (last + 1) * tensor.element_size()
+    return (sum((n - 1) * stride for stride, n in _dimensions(tensor)) + 1) * tensor.element_size()
 
 
 def _elements(tensors: list[Tensor], address: int, size: int) -> bytes:
-    if any(tensor.nbytes == size for tensor in tensors):  # the frequent case: one that is dense
-        return b""
-    covered = torch.zeros(size, dtype=torch.uint8)
+    for tensor in tensors:  # most often there is one, and it is dense
+        dense = 1
+        for stride, n in _dimensions(tensor):
+            dense = dense * n if stride == dense else 0
+        if dense * tensor.element_size() == size:
+            return b""
+    covered = torch.zeros(size, dtype=torch.uint8, device="cpu")
     for tensor in tensors:
         each = tensor.element_size()
-        strides = [*(stride * each for stride in tensor.stride()), 1]
-        covered.as_strided((*tensor.shape, each), strides, tensor.data_ptr() - address).fill_(1)
+        places = [(1, each), *((stride * each, n) for stride, n in _dimensions(tensor))]
+        strides, shape = zip(*places, strict=True)
+        covered.as_strided(shape, strides, tensor.data_ptr() - address).fill_(1)
     return b"" if bool(covered.all()) else covered.numpy().tobytes()

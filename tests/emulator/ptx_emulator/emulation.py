@@ -95,10 +95,10 @@ class Emulation:
         if self.architecture not in _SHARED_BYTES:
             known = ", ".join(map(str, _SHARED_BYTES))
             raise ValueError(f"architecture {self.architecture!r} isn't modelled; {known} are")
-        for name in ("seed", "most_instructions"):
+        for name, least in (("seed", 0), ("most_instructions", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 0 <= value < 2**64:
-                raise ValueError(f"{name} is a whole number from 0 to 2**64 - 1, not {value!r}")
+            if not hasattr(value, "__index__") or not least <= value < 2**64:
+                raise ValueError(f"{name} is a whole number from {least} to 2**64 - 1, not {value!r}")
 
     def report(self) -> str:
         """The findings, one for each kernel, kind and place in the source; empty where there are none."""
@@ -113,7 +113,8 @@ class Emulation:
     @contextlib.contextmanager
     def reaching(self, tensors: Iterable[Tensor]) -> Iterator[None]:
         """Lets launches inside touch tensors that aren't arguments: kernels find them by addresses in memory."""
-        self._reached = {f"reached[{i}]": tensor for i, tensor in enumerate(tensors)}
+        named = {f"reached[{i}]": tensor for i, tensor in enumerate(tensors)}
+        self._reached = dict(arguments.tensors_of(named, named.values()))
         try:
             yield
         finally:
@@ -148,12 +149,9 @@ class Emulation:
 _kernels: dict[tuple[str, bool], Any] = {}
 
 
-def _decoded(name: str, ptx: str, contracts: bool) -> Any:
+def _decoded(ptx: str, contracts: bool) -> Any:
     if (ptx, contracts) not in _kernels:
-        try:
-            _kernels[ptx, contracts] = Kernel(ptx, contracts=contracts)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+        _kernels[ptx, contracts] = Kernel(ptx, contracts=contracts)
     return _kernels[ptx, contracts]
 
 
@@ -171,15 +169,21 @@ class _Launcher:
         self.source, self.metadata = source, metadata
 
     def __call__(self, *launch: Any) -> None:
+        try:
+            self._run(*launch)
+        except ValueError as error:
+            raise ValueError(f"{self.metadata.name}: {error}") from None
+
+    def _run(self, *launch: Any) -> None:
         grid, (_, ptx, *_), values = launch[:3], launch[3:9], launch[9:]
         emulation = driver.active.emulation
         name, signature = self.metadata.name, self.source.signature
         if emulation.change is not None:
             ptx = emulation.change(name, ptx)
-        if not all(isinstance(n, int) and 0 <= n < 2**32 for n in grid):
-            raise ValueError(f"{name}: a grid of {grid}; there may be whole numbers from 0 on")
+        if not all(hasattr(n, "__index__") and 0 <= n < 2**31 for n in grid):
+            raise ValueError(f"a grid of {grid}: each is a whole number, 0 or more")
         tensors = dict(arguments.tensors_of(signature, values)) | emulation._reached
-        kernel = _decoded(name, ptx, emulation.rough and self.metadata.enable_fp_fusion)
+        kernel = _decoded(ptx, emulation.rough and self.metadata.enable_fp_fusion)
         descriptors = iter(getattr(self.metadata, "tensordesc_meta", None) or [])
         packed = arguments.pack(signature.values(), values, descriptors)
         packed += [bytes(8)] * (kernel.parameters - len(packed))  # addresses of scratch memory that it doesn't use

@@ -129,13 +129,14 @@ Action single(bool flushes, F f, Register to, Registers... from) {
   return lanewise<float, Each<Registers, float>...>(flushing, to, from...);
 }
 
-// The right value or, where the launch is rough, one as wrong as the manual allows: up or down at
-// random, but the same for the same value, which several warps may hold.
+// The right value or, where the launch is rough, one as wrong as the manual allows: up or down by
+// the seed, but the same for the same value, which several warps may hold. What it says of 0 is
+// exact.
 template <class F, class... Registers>
 Action approximation(bool flushes, double relative, double absolute, F exact, Register to,
                      Registers... from) {
   return [=](Warp& warp, Lanes lanes) {
-    const bool rough = warp.launch().settings.rough;
+    const Settings& settings = warp.launch().settings;
     for (Lanes left = lanes; left; left &= left - 1) {
       const int lane = first_lane(left);
       const auto input = [&](Register reg) {
@@ -143,9 +144,11 @@ Action approximation(bool flushes, double relative, double absolute, F exact, Re
         return double(flushes ? flushed(x) : x);
       };
       double value = exact(input(from)...);
-      if (rough && std::isfinite(value) && value != 0)
-        value += (Random(bits_as<u64>(value)).next() & 1 ? 1 : -1) *
-                 std::max(std::fabs(value) * relative, absolute);
+      const bool is_exact = value == 0 || !std::isfinite(value) || ((input(from) == 0) && ...);
+      if (settings.rough && !is_exact) {
+        const bool up = mixed(bits_as<u64>(value) ^ mixed(settings.seed)) & 1;
+        value += (up ? 1 : -1) * std::max(std::fabs(value) * relative, absolute);
+      }
       const float result = one_nan(float(value));
       warp.values<float>(to)[lane] = flushes ? flushed(result) : result;
     }

@@ -159,7 +159,8 @@ void go_on(Warp& warp, u64 instructions) {
       active &= instruction.guard_negated ? ~guard : guard;
     }
     constexpr u64 kBetweenInterrupts = 1 << 20;
-    if (++made % kBetweenInterrupts == 0) launch.interrupt();
+    if (++launch.instructions % kBetweenInterrupts == 0) launch.interrupt();
+    ++made;
     lanes += u64(__builtin_popcount(active));
     if (active) {
       if (!instruction.is_warpgroups) check_registers(warp, instruction);

@@ -28,7 +28,7 @@ struct Launch {
   Findings& findings;
   std::vector<u8> executed;                // a flag for each instruction, by any lane
   const std::function<void()>& interrupt;  // may throw
-  u64 lane_instructions = 0;
+  u64 instructions = 0, lane_instructions = 0;
 };
 
 struct Block {

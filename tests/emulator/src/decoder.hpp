@@ -66,7 +66,7 @@ class Decoder {
   std::unique_ptr<Kernel> decode();
 
   // The register that a source is in: its own, or a constant's. It has so many bits. Sources are
-  // asked for before destinations: to write to a factor of a product makes that one forgotten.
+  // asked for before destinations: writing to a factor drops the remembered product.
   Register source(const Operand& operand, int bits);
   // A register of at least so many bits, and how many it has.
   std::pair<Register, int> wide_source(const Operand& operand, int least_bits);

@@ -49,8 +49,7 @@ Report launch(const Kernel& kernel, const Settings& settings,
   set_parameters(kernel, arguments);
   GlobalMemory global(kernel.global_grain, memory, kernel);
   Findings findings;
-  Launch state{kernel,    settings, global, findings, std::vector<u8>(kernel.code.size()),
-               interrupt, 0};
+  Launch state{kernel, settings, global, findings, std::vector<u8>(kernel.code.size()), interrupt};
   for (const int index : block_order(settings)) {
     interrupt();
     if (!Block(state, index).run()) break;

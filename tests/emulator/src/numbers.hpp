@@ -100,7 +100,14 @@ inline float rounded_to_odd(long double x) {
   return x != x || cut == x ? cut : bits_as<float>(bits_as<u32>(cut) | 1);
 }
 
-// xorshift*: which warp goes on, where a copy ends, how an approximation errs.
+// All bits of the result depend on all bits of x (the finaliser of splitmix64).
+inline u64 mixed(u64 x) {
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+// xorshift*: which warp goes on, where a copy ends.
 class Random {
  public:
   explicit Random(u64 seed) : state_(seed * 0x9e3779b97f4a7c15u + 0x1234567u) {}
