@@ -335,6 +335,23 @@ def test_tensors_of_two_dtypes_may_overlap() -> None:
 
 
 @triton.jit
+def copy_kernel(p_x, p_out, n, BLOCK: tl.constexpr):
+    """n elements, and none of those after them."""
+    o_x = tl.arange(0, BLOCK)
+    tl.store(p_out + o_x, tl.load(p_x + o_x), mask=o_x < n)
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_what_misses_its_tensor_hits_no_other(architecture: int) -> None:
+    """Side by side in memory, and both arguments."""
+    whole = torch.zeros(256)
+    with emulating(architecture) as emulation:
+        copy_kernel[(1,)](whole[:128], whole[128:], 100, BLOCK=256)
+    assert [finding.kind for finding in emulation.findings] == ["global memory out of bounds"]
+    assert "at byte 512 of p_x, which has 512" in emulation.report()
+
+
+@triton.jit
 def histogram_kernel(p_x, p_out, BLOCK: tl.constexpr):
     """By atomic operations on shared memory, which aren't modelled."""
     tl.store(p_out + tl.arange(0, 16), tl.histogram(tl.load(p_x + tl.arange(0, BLOCK)), 16))

@@ -1,7 +1,7 @@
 """A launch's arguments as the bytes of PTX parameters, and the memory that they lead to."""
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,14 +13,18 @@ _FORMATS = {
 }  # fmt: skip
 _SWIZZLED_BYTES = {0: 1 << 30, 1: 32, 2: 64, 3: 128}  # the widest inner box of a tensor map, by its swizzle
 _MAP_BYTES = 128  # of a CUtensorMap
+_ADDRESS_BITS = 47  # of the host
 
 
-def pack(signature: Iterable[Any], values: Iterable[Any], descriptors: Iterator[dict[str, Any]]) -> list[bytes]:
+def pack(
+    signature: Iterable[Any], values: Iterable[Any], addresses: dict[int, int], descriptors: Iterator[dict[str, Any]]
+) -> list[bytes]:
     """The bytes of each parameter.
 
     Args:
         signature: a type of Triton's for each value, `constexpr` for what isn't passed.
         values: tensors, numbers and tensor descriptors.
+        addresses: what the kernel sees, by a tensor's address.
         descriptors: how the compiler lowered each tensor descriptor; empty where it uses no tensor maps.
 
     Raises:
@@ -29,11 +33,11 @@ def pack(signature: Iterable[Any], values: Iterable[Any], descriptors: Iterator[
     packed: list[bytes] = []
     for kind, value in zip(signature, values, strict=True):
         if isinstance(kind, tuple):
-            packed += pack(kind, value, descriptors)
+            packed += pack(kind, value, addresses, descriptors)
         elif kind.startswith("tensordesc"):
-            packed += _pack_descriptor(value, next(descriptors, None))
+            packed += _pack_descriptor(value, addresses, next(descriptors, None))
         elif kind.startswith("*"):
-            packed.append(struct.pack("<Q", 0 if value is None else value.data_ptr()))
+            packed.append(struct.pack("<Q", 0 if value is None else addresses.get(value.data_ptr(), 0)))
         elif kind == "bf16":
             packed.append(struct.pack("<f", value)[2:])
         elif kind != "constexpr":
@@ -43,23 +47,23 @@ def pack(signature: Iterable[Any], values: Iterable[Any], descriptors: Iterator[
     return packed
 
 
-def _pack_descriptor(value: Any, lowered: dict[str, Any] | None) -> list[bytes]:
+def _pack_descriptor(value: Any, addresses: dict[int, int], lowered: dict[str, Any] | None) -> list[bytes]:
     shape, strides = list(value.shape), list(value.strides)
     ends = [struct.pack("<i", n) for n in shape] + [struct.pack("<q", n) for n in strides]
     if lowered is not None:
-        return [_tensor_map(value, lowered), *ends]
+        return [_tensor_map(value, addresses, lowered), *ends]
     rounds = [value.round_f32_to_tf32] if hasattr(value, "round_f32_to_tf32") else []  # since Triton 3.7
     flags = [struct.pack("<b", flag) for flag in (value.padding == "nan", *rounds)]
     whole = [struct.pack("<q", n) for n in (*shape, *strides)]
-    return [struct.pack("<Q", value.base.data_ptr()), *whole, *flags, *ends]
+    return [struct.pack("<Q", addresses.get(value.base.data_ptr(), 0)), *whole, *flags, *ends]
 
 
-def _tensor_map(value: Any, lowered: dict[str, Any]) -> bytes:
+def _tensor_map(value: Any, addresses: dict[int, int], lowered: dict[str, Any]) -> bytes:
     """What the emulator has in place of a CUtensorMap, innermost dimension first; refuses what the driver does."""
     size, swizzle = lowered["elem_size"], lowered["swizzle"]
     dimensions, box = list(value.shape)[::-1], list(lowered["block_size"])[::-1]
     strides = [stride * size for stride in list(value.strides)[::-1]]
-    address, inner = value.base.data_ptr(), box[0] * size
+    address, inner = addresses.get(value.base.data_ptr(), 0), box[0] * size
     wrong = [f"an address {address % 16} bytes past a multiple of 16"] if address % 16 else []
     wrong += [f"a stride of {stride} bytes" for stride in strides[1:] if stride % 16 or stride >= 2**40]
     wrong += [f"a dimension of {n}" for n in dimensions if not 0 < n <= 2**32]
@@ -94,11 +98,18 @@ def tensors_of(names: Iterable[str], values: Iterable[Any]) -> Iterator[tuple[st
         yield name, tensor
 
 
-def spans(tensors: dict[str, Tensor]) -> list[tuple[str, int, int, bytes]]:
-    """All that the tensors have, from first to last element; those that overlap are one.
+Span = tuple[str, int, int, bytes]
+"""Names, address, bytes, and a byte for each of these: 0 for what lies between elements. Empty where nothing does."""
+
+
+def place(tensors: dict[str, Tensor], reached: Collection[str]) -> tuple[list[Span], dict[int, int]]:
+    """All that the tensors have, from first to last element, at the addresses that the kernel sees.
+
+    Those that overlap are one span. Each has a number above its address, so that an access that misses it hits no
+    other; what is reached through addresses in memory is seen where it is.
 
     Returns:
-        Names, address, bytes, and a byte for each of these: 0 for what lies between elements. Empty where nothing does.
+        The spans, and the addresses that the kernel sees by the tensors' own.
     """
     groups: list[tuple[list[str], int, int]] = []
     extents = {name: (tensor.data_ptr(), _extent(tensor)) for name, tensor in tensors.items() if tensor.numel()}
@@ -108,10 +119,19 @@ def spans(tensors: dict[str, Tensor]) -> list[tuple[str, int, int, bytes]]:
             groups[-1] = [*names, name], before, max(length, address + size - before)
         else:
             groups.append(([name], address, size))
-    return [
-        (" and ".join(names), address, size, _elements([tensors[name] for name in names], address, size))
-        for names, address, size in groups
-    ]
+    spans, addresses = [], {}
+    for number, (names, address, size) in enumerate(groups, 1):
+        above = 0 if any(name in reached for name in names) else number << _ADDRESS_BITS
+        elements = _elements([tensors[name] for name in names], address, size)
+        spans.append((" and ".join(names), above + address, size, elements))
+        for name in names:
+            addresses[tensors[name].data_ptr()] = above + tensors[name].data_ptr()
+    return spans, addresses
+
+
+def own_address(seen: int) -> int:
+    """A tensor's address by that which the kernel sees."""
+    return seen % (1 << _ADDRESS_BITS)
 
 
 def _dimensions(tensor: Tensor) -> list[tuple[int, int]]:

@@ -185,20 +185,22 @@ class _Launcher:
         tensors = dict(arguments.tensors_of(signature, values)) | emulation._reached
         kernel = _decoded(ptx, emulation.rough and self.metadata.enable_fp_fusion)
         descriptors = iter(getattr(self.metadata, "tensordesc_meta", None) or [])
-        packed = arguments.pack(signature.values(), values, descriptors)
+        memory, addresses = arguments.place(tensors, emulation._reached)
+        packed = arguments.pack(signature.values(), values, addresses, descriptors)
         packed += [bytes(8)] * (kernel.parameters - len(packed))  # addresses of scratch memory that it doesn't use
         start = time.perf_counter()
         report = kernel.run(
             grid=grid, warps=self.metadata.num_warps, dynamic_shared=self.metadata.shared, arguments=packed,
-            memory=arguments.spans(tensors), seed=emulation.seed, preempts=emulation.seed % 2 == 1,
+            memory=memory, seed=emulation.seed, preempts=emulation.seed % 2 == 1,
             late=emulation.seed > 0 and emulation.seed % 4 < 2, rough=emulation.rough,
             most_instructions=emulation.most_instructions,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         executed = frozenset(report["executed_lines"])
         emulation.launches.append(Launch(name, grid, ptx, seconds, report["lane_instructions"], executed))
-        for address, location, touched in report["memory"]:
+        for seen, location, touched in report["memory"]:
             if location is not None:
+                address = arguments.own_address(seen)
                 emulation._stored.pop(address, None)
                 emulation._stored[address] = _Stored(name, list(tensors.values()), touched, *location)
         emulation.findings += [Finding(name, *finding) for finding in report["findings"]]

@@ -1,8 +1,14 @@
 #include "global_memory.hpp"
 
 #include "block.hpp"
+#include "spaces.hpp"
 
 namespace ptx {
+namespace {
+
+u8* at(u64 address) { return reinterpret_cast<u8*>(address & kHostBits); }
+
+}  // namespace
 
 GlobalMemory::GlobalMemory(int grain, const std::vector<Tensors>& all, const Kernel& kernel)
     : grain_(grain) {
@@ -75,7 +81,7 @@ u8* GlobalMemory::access(Warp& warp, u64 address, u32 bytes, int lane, const voi
   } else {
     note_write(warp, *region, address, bytes, lane, written);
   }
-  return reinterpret_cast<u8*>(address);
+  return at(address);
 }
 
 u8* GlobalMemory::access_atomically(Warp& warp, u64 address, u32 bytes, int lane) {
@@ -88,14 +94,14 @@ u8* GlobalMemory::access_atomically(Warp& warp, u64 address, u32 bytes, int lane
   region->last_store = warp.current;
   // Ordered among themselves; whether what others do is ordered to them isn't looked at.
   each_cell(*region, address, bytes, [&](Cell& cell) { cell.atomic = true; });
-  return reinterpret_cast<u8*>(address);
+  return at(address);
 }
 
 const u8* GlobalMemory::read_row(Warp& warp, u64 address, u32 bytes, int lane) {
   Region* region = find_or_complain(warp, address, bytes, lane, "copy");
   if (!region) return nullptr;
   note_read(warp, *region, address, bytes, lane);
-  return reinterpret_cast<const u8*>(address);
+  return at(address);
 }
 
 template <class F>
@@ -133,7 +139,7 @@ void GlobalMemory::note_write(Warp& warp, Region& region, u64 address, u32 bytes
                               const void* value) {
   const int block = warp.block->index;
   const Agent self = Agent(warp.id);
-  const bool same = !std::memcmp(value, reinterpret_cast<const void*>(address), bytes);
+  const bool same = !std::memcmp(value, at(address), bytes);
   region.last_store = warp.current;
   each_cell(region, address, bytes, [&](Cell& cell) {
     if (cell.writer_block >= 0 && cell.writer_block != block) {

@@ -11,9 +11,8 @@ namespace ptx {
 
 struct Tensors {  // one, or several that overlap
   std::string names;
-  u64 base, bytes;
-  std::string
-      elements;  // a byte for every byte, 0 for what lies between elements; empty: nothing does
+  u64 base, bytes;       // the base: spaces.hpp
+  std::string elements;  // a byte for every byte, 0 for what lies between elements; empty: nothing
 };
 
 class GlobalMemory {
