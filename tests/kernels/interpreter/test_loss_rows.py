@@ -86,7 +86,7 @@ def test_support(forward: bool, size: int, kept: str, assert_as_right: Callable)
 
 @pytest.mark.gate
 @pytest.mark.parametrize("size", [8, 61, SMALLEST, LARGEST + 334, 2 * LARGEST + 907])
-def test_a_narrow_gradient_lies_over_the_logits(size: int) -> None:
+def test_a_narrow_gradient_lies_over_the_logits(size: int, slack: float) -> None:
     logits, ref_logits, targets, coefficients = rows(size, 1.0, 0.5)
     given = (logits, ref_logits, targets, *coefficients, None, False)
     *wide_results, wide = kernel_rows(*given, dtype=torch.float32)
@@ -96,7 +96,7 @@ def test_a_narrow_gradient_lies_over_the_logits(size: int) -> None:
     assert narrow.untyped_storage().data_ptr() == memory.untyped_storage().data_ptr()
     assert torch.equal(narrow, wide.half())
     for a, e in zip(results, wide_results, strict=True):  # compiled for another dtype, products are fused otherwise
-        torch.testing.assert_close(a, e, rtol=2**-22, atol=0)
+        torch.testing.assert_close(a, e, rtol=slack * 2**-22, atol=0)
 
 
 def test_without_a_reference(assert_as_right: Callable) -> None:
