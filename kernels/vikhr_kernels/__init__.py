@@ -3,6 +3,7 @@
 from vikhr_kernels import cpu, reference
 from vikhr_kernels.adamw import adamw
 from vikhr_kernels.attention_dispatch import Length, length_of, seen_pairs
+from vikhr_kernels.buckets import Buckets
 from vikhr_kernels.dispatch import allow_triton
 from vikhr_kernels.embedding import embedding
 from vikhr_kernels.flash_attention import flash_attention
@@ -18,6 +19,7 @@ from vikhr_kernels.scale import scale_into
 from vikhr_kernels.swiglu import swiglu
 
 __all__ = [
+    "Buckets",
     "GradientSum",
     "Length",
     "PackedDocuments",

@@ -83,6 +83,7 @@ def _table(*, loss_rows: Entries, walk_over_4096: Configuration) -> Table:
         "scale_kernel": _for_all_dtypes((Configuration(2048, 8),)),
         "adamw_kernel": _for_all_dtypes((Configuration(512, 4),)),
         "loss_rows_kernel": _for_all_dtypes(loss_rows),
+        "pool_rows_kernel": _for_all_dtypes((Configuration(1024, 4),)),
     }
 
 

@@ -5,12 +5,14 @@ dHidden and add into dWeight. Gradients are thus complete when the forward pass 
 V/H is about 10 here: recomputing logits would cost more than a chunk's memory is worth.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vikhr_kernels.arguments import require, require_like, require_shape
+from vikhr_kernels.buckets import Buckets, Partition
 from vikhr_kernels.dispatch import custom_op, runs_on_triton
 from vikhr_kernels.gradient_sum import GradientSum, multiply_into
 from vikhr_kernels.reference import accumulation_dtype, loss_factors, masked_product
@@ -35,6 +37,7 @@ def linear_ce_kl(
     kl_weight: float | Tensor = 1.0,
     kl_direction: Literal["reverse", "forward"] = "reverse",
     kl_support: Tensor | None = None,
+    kl_buckets: Buckets | None = None,
     token_weights: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Literal["sum", "mean", "none"] = "mean",
@@ -53,7 +56,7 @@ def linear_ce_kl(
         ValueError: an argument's shape, dtype or device doesn't fit, or (on a CPU) a target is outside the vocabulary;
             it is named. On a GPU such a target fails an assertion there: looking at it here would wait for the GPU.
     """
-    _check(hidden, weight, targets, ref_hidden, ref_weight, kl_support, token_weights, ignore_index)
+    _check(hidden, weight, targets, ref_hidden, ref_weight, kl_support, kl_buckets, token_weights, ignore_index)
     _check_factors(hidden, ce_weight=ce_weight, kl_weight=kl_weight, num_tokens=num_tokens)
     require(kl_direction in ("reverse", "forward"), f"linear_ce_kl: kl_direction is {kl_direction!r}")
     require(reduction in ("sum", "mean", "none"), f"linear_ce_kl: reduction is {reduction!r}")
@@ -63,8 +66,9 @@ def linear_ce_kl(
     weights = (ce_weight, kl_weight, z_loss)
     coefficients = loss_factors(kept, weights, token_weights, reduction, num_tokens, wide)
     if chunk_tokens is None:
-        token_bytes = (1 if ref_hidden is None else 2) * weight.shape[0] * wide.itemsize
-        chunk_tokens = default_chunk(hidden.shape[0], token_bytes, on_gpu=hidden.is_cuda)
+        pieces = weight.shape[0] + (0 if ref_weight is None else ref_weight.shape[0])
+        pieces += 0 if kl_buckets is None else 2 * kl_buckets.count
+        chunk_tokens = default_chunk(hidden.shape[0], pieces * wide.itemsize, on_gpu=hidden.is_cuda)
     wants_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     total, losses, ce, kl, _, _ = _chunked_loss(
         hidden,
@@ -74,6 +78,7 @@ def linear_ce_kl(
         None if ref_weight is None else ref_weight.detach(),
         *(coefficient.detach() for coefficient in coefficients),
         None if kl_support is None else kl_support.contiguous(),
+        [] if kl_buckets is None else [*kl_buckets.own, *kl_buckets.ref],
         kl_forward=kl_direction == "forward",
         chunk_tokens=chunk_tokens,
         with_gradient=wants_gradient and reduction != "none",
@@ -86,7 +91,7 @@ def default_chunk(tokens: int, token_bytes: int, *, on_gpu: bool) -> int:
 
     Args:
         tokens: of all chunks together.
-        token_bytes: of a token's logits, both models'.
+        token_bytes: of a token's logits, both models' and those of buckets.
         on_gpu: the logits of a chunk take at most 2.5 GiB, elsewhere 320 MiB; those of 128 tokens are always allowed.
     """
     most = max(128, _CHUNK_BYTES["cuda" if on_gpu else "cpu"] // token_bytes // 128 * 128)
@@ -101,6 +106,7 @@ def _check(
     ref_hidden: Tensor | None,
     ref_weight: Tensor | None,
     kl_support: Tensor | None,
+    kl_buckets: Buckets | None,
     token_weights: Tensor | None,
     ignore_index: int,
 ) -> None:
@@ -123,7 +129,8 @@ def _check(
             ref_hidden.dim() == 2 and ref_hidden.shape[0] == count,
             f"{op}: ref_hidden must be [{count}, H'], not {list(ref_hidden.shape)}",
         )
-        require_shape(op, "ref_weight", ref_weight, (weight.shape[0], ref_hidden.shape[1]))
+        ref_pieces = weight.shape[0] if kl_buckets is None else len(kl_buckets.ref.bucket)
+        require_shape(op, "ref_weight", ref_weight, (ref_pieces, ref_hidden.shape[1]))
         require_like(op, "ref_hidden", ref_hidden, "hidden", hidden)
         require_like(op, "ref_weight", ref_weight, "hidden", hidden)
     if kl_support is not None:
@@ -133,6 +140,12 @@ def _check(
         )
         if kl_support.device.type == "cpu" and not torch.compiler.is_compiling():
             require(bool(kl_support.any()), f"{op}: kl_support holds no piece")
+    if kl_buckets is not None:
+        require(kl_support is None, f"{op}: kl_buckets and kl_support exclude each other")
+        require(ref_hidden is not None, f"{op}: kl_buckets go with ref_hidden and ref_weight")
+        require_shape(op, "kl_buckets.own.bucket", kl_buckets.own.bucket, weight.shape[:1])
+        device = kl_buckets.own.bucket.device
+        require(device == hidden.device, f"{op}: kl_buckets are on {device}, hidden on {hidden.device}")
     if token_weights is not None:
         require_shape(op, "token_weights", token_weights, (count,))
     for name, tensor in (("kl_support", kl_support), ("token_weights", token_weights)):
@@ -171,6 +184,7 @@ def eager_row_step(
     kl_coefficient: Tensor,
     z_coefficient: Tensor,
     kl_support: Tensor | None,
+    buckets: Buckets | None,
     kl_forward: bool,
     losses: Tensor,
     ce: Tensor,
@@ -183,12 +197,13 @@ def eager_row_step(
 
     Args:
         logits: [n, V] student logits, float32 or float64; overwritten.
-        ref_logits: [n, V] reference logits, or None.
+        ref_logits: [n, V] reference logits, [n, V'] with buckets, or None.
         targets: [n] ids.
         ce_coefficient: [n] factor of each token's CE in the weighted sum.
         kl_coefficient: [n] factor of its KL.
         z_coefficient: [n] factor of its squared log-partition function.
         kl_support: [V] bool or None.
+        buckets: of both vocabularies, or None.
         kl_forward: KL(q‖p) instead of KL(p‖q).
         losses: [n], filled with each token's weighted sum.
         ce: [n], filled with its CE.
@@ -202,9 +217,15 @@ def eager_row_step(
     log_partition = (largest + log_sum).squeeze(-1)
     ce.copy_(((largest - logits.gather(-1, targets[:, None])) + log_sum).squeeze(-1))
     kl.zero_()
-    if ref_logits is not None:
+    if ref_logits is not None and buckets is not None:
+        pooled = buckets.own.pool(logits)
+        divergence, pooled_gradient = _divergence(pooled, buckets.ref.pool(ref_logits), None, None, kl_forward)
+        bucket = buckets.own.bucket
+        kl_gradient = (logits - pooled[:, bucket]).exp_().mul_(pooled_gradient[:, bucket])  # a piece's share of its own
+    elif ref_logits is not None:
         softmax = (p, largest, log_sum) if kl_support is None else None
         divergence, kl_gradient = _divergence(logits, ref_logits, softmax, kl_support, kl_forward)
+    if ref_logits is not None:
         kl.copy_(divergence.squeeze(-1))
     z_slope = masked_product(2 * z_coefficient, log_partition)
     losses.copy_(masked_product(ce_coefficient, ce) + masked_product(kl_coefficient, kl))
@@ -227,14 +248,14 @@ def _clear_rows(x: Tensor, rows: Tensor) -> None:
 
 def _eager_row_steps(logits: Tensor, *arguments: Any) -> Tensor:
     """`eager_row_step` with its arguments, block by block."""
-    *given, kl_support, kl_forward, losses, ce, kl, gradient_dtype = arguments
+    *given, kl_support, buckets, kl_forward, losses, ce, kl, gradient_dtype = arguments
     count, row_bytes = len(logits), logits.shape[1] * logits.itemsize
     rows = max(1, _BLOCK_BYTES["cuda" if logits.is_cuda else "cpu"] // row_bytes)
     in_place = gradient_dtype in (None, logits.dtype)
     gradient = logits if in_place else torch.empty_like(logits, dtype=gradient_dtype)
     for block in (slice(start, start + rows) for start in range(0, count, rows)):
         of_block: list[Any] = [None if x is None else x[block] for x in (logits, *given)]
-        of_block += [kl_support, kl_forward, losses[block], ce[block], kl[block], gradient_dtype]
+        of_block += [kl_support, buckets, kl_forward, losses[block], ce[block], kl[block], gradient_dtype]
         made = eager_row_step(*of_block)
         if not in_place:
             gradient[block] = made
@@ -289,14 +310,17 @@ def _chunked_loss(
     kl_coefficient: Tensor,
     z_coefficient: Tensor,
     kl_support: Tensor | None,
+    buckets: Sequence[Tensor],
     kl_forward: bool,
     chunk_tokens: int,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Total weighted loss [], weighted losses [N], CE [N], KL [N], and the total's dHidden and dWeight (or empty).
 
-    Rows whose three coefficients are 0 have no influence but on their own CE and KL, whatever they hold.
+    Rows whose three coefficients are 0 have no influence but on their own CE and KL, whatever they hold. `buckets` are
+    the tensors of both partitions, or none.
     """
+    both = Buckets(Partition(*buckets[:4]), Partition(*buckets[4:])) if buckets else None
     count, vocabulary, wide = hidden.shape[0], weight.shape[0], accumulation_dtype(hidden.dtype)
     losses, ce, kl = (hidden.new_empty(count, dtype=wide) for _ in range(3))
     d_hidden = torch.empty(hidden.shape if with_gradient else (0, 0), dtype=hidden.dtype, device=hidden.device)
@@ -306,7 +330,7 @@ def _chunked_loss(
     # Made once: a chunk's results never wait beside the next one's.
     longest = min(chunk_tokens, count)
     logits_memory = hidden.new_empty(longest, vocabulary, dtype=wide)
-    ref_logits_memory = None if ref_hidden is None else torch.empty_like(logits_memory)
+    ref_logits_memory = None if ref_weight is None else logits_memory.new_empty(longest, ref_weight.shape[0])
     counted = ((ce_coefficient != 0) | (kl_coefficient != 0) | (z_coefficient != 0))[:, None]
     zero = hidden.new_zeros(())
     for start in range(0, count, chunk_tokens):
@@ -321,7 +345,7 @@ def _chunked_loss(
         results = (losses[rows], ce[rows], kl[rows])
         row_step = _triton_row_step if runs_on_triton(hidden) else _eager_row_steps
         gradient = row_step(
-            logits, ref_logits, targets[rows], *coefficients, kl_support, kl_forward, *results,
+            logits, ref_logits, targets[rows], *coefficients, kl_support, both, kl_forward, *results,
             hidden.dtype if with_gradient else None,
         )  # fmt: skip
         if with_gradient:
@@ -354,19 +378,19 @@ def _(hidden: Tensor, weight: Tensor, *rest: object) -> tuple[Tensor, ...]:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.deferred = not inputs[-1]
     ctx.sum = GradientSum.of(inputs[1])
+    ctx.settings = inputs[9:-1]  # buckets among them, which no gradient reaches
     if ctx.deferred:
         ctx.save_for_backward(*inputs[:9])
-        ctx.settings = inputs[9:-1]
     else:
         ctx.dtype = inputs[1].dtype
         ctx.save_for_backward(*output[4:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, d_total: Any, d_losses: Any, *_: None) -> tuple[Tensor | list[None] | None, ...]:
     if torch.is_grad_enabled():
         raise RuntimeError("linear_ce_kl: its gradients can't be differentiated again (create_graph)")
-    without_gradient = [None] * 10
+    without_gradient = [*[None] * 7, [None] * len(ctx.settings[0]), *[None] * 3]
     if not ctx.deferred:
         d_hidden, d_weight = ctx.saved_tensors
         d_hidden = _scaled(d_hidden, d_total, ctx.dtype)

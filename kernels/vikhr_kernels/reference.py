@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vikhr_kernels.buckets import Buckets, Partition
 from vikhr_kernels.packed_documents import PackedDocuments
 
 
@@ -145,6 +146,7 @@ def linear_ce_kl(
     kl_weight: float | Tensor = 1.0,
     kl_direction: Literal["reverse", "forward"] = "reverse",
     kl_support: Tensor | None = None,
+    kl_buckets: Buckets | None = None,
     token_weights: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Literal["sum", "mean", "none"] = "mean",
@@ -167,11 +169,13 @@ def linear_ce_kl(
         weight: [V, H] student LM head.
         targets: [N] int64 ids in [0, V), or `ignore_index`.
         ref_hidden: [N, H'] reference hidden states; None leaves the KL out.
-        ref_weight: [V, H'] reference LM head.
+        ref_weight: [V, H'] reference LM head; [V', H'] with buckets.
         ce_weight: factor of the cross-entropy: a number, or a tensor of shape [] or [N].
         kl_weight: factor of the KL divergence, likewise.
         kl_direction: "reverse" is KL(p‖q), the paper's; "forward" is KL(q‖p).
         kl_support: [V] bool; both distributions are restricted to it and renormalised. None is the whole vocabulary.
+        kl_buckets: of the V pieces and of a reference's V' others; both distributions are summed over each, and their
+            sums compared. They go without a support.
         token_weights: [N] further factor of each token.
         ignore_index: target of the tokens that don't count.
         reduction: "sum"; "mean" over `num_tokens`; "none" for the [N] costs.
@@ -199,6 +203,8 @@ def linear_ce_kl(
         log_q = (ref_hidden @ ref_weight.T).to(wide)
         if kl_support is not None:
             log_p, log_q = log_p[:, kl_support], log_q[:, kl_support]
+        if kl_buckets is not None:
+            log_p, log_q = pooled(log_p, kl_buckets.own), pooled(log_q, kl_buckets.ref)
         log_p, log_q = log_p.log_softmax(-1), log_q.log_softmax(-1)
         if kl_direction == "forward":
             log_p, log_q = log_q, log_p
@@ -206,6 +212,14 @@ def linear_ce_kl(
     z_term = masked_product(masked_product(z_factor, log_partition), log_partition)  # where a square could overflow
     losses = masked_product(ce_factor, ce) + masked_product(kl_factor, kl) + z_term
     return losses if reduction == "none" else losses.sum(), ce.detach(), kl.detach()
+
+
+def pooled(logits: Tensor, partition: Partition) -> Tensor:
+    """The log-sum-exp [n, K] of the logits [n, V] of each bucket's pieces."""
+    bucket = partition.bucket.long()
+    rows = logits.new_full((len(logits), len(partition.bounds) - 1), -torch.inf)
+    largest = rows.scatter_reduce(1, bucket.expand_as(logits), logits.detach(), "amax")
+    return largest + torch.zeros_like(rows).index_add(1, bucket, (logits - largest[:, bucket]).exp()).log()
 
 
 def loss_factors(

@@ -12,8 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from vikhr_kernels import dispatch
+from vikhr_kernels.buckets import Buckets
+from vikhr_kernels.gpu.pool_rows import LOWEST, pool_rows
 
-_LOWEST = tl.constexpr(-3.0e38)  # stands for -inf: differences of two of them are 0, not NaN
 _SERIES_LIMIT = tl.constexpr(1.0)
 
 
@@ -55,7 +56,7 @@ def _masked_product(factor, x):
 
 @triton.jit
 def _load_logits(p_logits, o_v, m_v):
-    return tl.load(p_logits + o_v, mask=m_v, other=_LOWEST)
+    return tl.load(p_logits + o_v, mask=m_v, other=LOWEST)
 
 
 @triton.jit
@@ -71,10 +72,15 @@ def loss_rows_kernel(
     p_losses,
     p_ce,
     p_kl,
+    p_bucket,
+    p_pooled,
+    p_pooled_gradient,
     stride_gradient,
     V,
+    K,
     HAS_REFERENCE: tl.constexpr,
     HAS_SUPPORT: tl.constexpr,
+    HAS_BUCKETS: tl.constexpr,
     KL_FORWARD: tl.constexpr,
     WITH_GRADIENT: tl.constexpr,
     ONE_BLOCK: tl.constexpr,
@@ -83,21 +89,24 @@ def loss_rows_kernel(
     """One row of V logits a program. `p_gradient` may lie over the logits: at their place or in their upper half.
 
     z are the student's logits, r the reference's, p and q their softmaxes (over the support where one is given) and
-    d = log p - log q. Statistics are kept for each position of the block and joined at the end of the pass. What is
+    d = log p - log q. With buckets, the KL's gradient by their K logits is given instead of a reference, with its
+    coefficient, and each piece takes its share. Statistics are kept for each position of the block and joined at the end of the pass. What is
     multiplied by a coefficient of 0 may be NaN: it is selected away.
     """
     i_row = tl.program_id(0).to(tl.int64)
     p_logits += i_row * V
     p_ref_logits += i_row * V
     p_gradient += i_row * stride_gradient
+    p_pooled += i_row * K
+    p_pooled_gradient += i_row * K
     o_block = tl.arange(0, BLOCK)
     blocks = tl.cdiv(V, BLOCK)
 
-    b_largest = tl.full([BLOCK], _LOWEST, tl.float32)  # of z, over the whole vocabulary
+    b_largest = tl.full([BLOCK], LOWEST, tl.float32)  # of z, over the whole vocabulary
     b_sum = tl.zeros([BLOCK], tl.float32)
-    b_p_largest = tl.full([BLOCK], _LOWEST, tl.float32)  # of z, over the support
+    b_p_largest = tl.full([BLOCK], LOWEST, tl.float32)  # of z, over the support
     b_p_sum = tl.zeros([BLOCK], tl.float32)
-    b_q_largest = tl.full([BLOCK], _LOWEST, tl.float32)  # of r, over the support
+    b_q_largest = tl.full([BLOCK], LOWEST, tl.float32)  # of r, over the support
     b_q_sum = tl.zeros([BLOCK], tl.float32)
     b_weighted = tl.zeros([BLOCK], tl.float32)  # of exp(z) * (z - r), over the support
     if ONE_BLOCK:  # the row stays in registers from the first pass to the second
@@ -116,7 +125,7 @@ def loss_rows_kernel(
             if HAS_SUPPORT:
                 b_largest, _, _, b_sum = _observe(b_z, b_largest, b_sum)
                 m_support = tl.load(p_support + o_v, mask=m_v, other=0) != 0
-                b_kept_z, b_kept_r = tl.where(m_support, b_z, _LOWEST), tl.where(m_support, b_r, _LOWEST)
+                b_kept_z, b_kept_r = tl.where(m_support, b_z, LOWEST), tl.where(m_support, b_r, LOWEST)
             b_p_largest, b_factor, b_term, b_p_sum = _observe(b_kept_z, b_p_largest, b_p_sum)
             b_weighted = b_weighted * b_factor + b_term * (b_kept_z - b_kept_r)
             b_q_largest, _, _, b_q_sum = _observe(b_kept_r, b_q_largest, b_q_sum)
@@ -186,6 +195,11 @@ def loss_rows_kernel(
                 else:
                     b_kl_gradient = b_p * (b_difference - mean_difference)
                 b_gradient = tl.where(has_kl, b_gradient + kl_coefficient * b_kl_gradient, b_gradient)
+            if HAS_BUCKETS:
+                o_k = tl.load(p_bucket + o_v, mask=m_v, other=0)
+                b_share = tl.exp(b_z - tl.load(p_pooled + o_k))
+                b_kl_gradient = b_share * tl.load(p_pooled_gradient + o_k)
+                b_gradient = tl.where(has_kl, b_gradient + b_kl_gradient, b_gradient)
             if WITH_GRADIENT:
                 b_gradient = tl.where(counts, b_gradient, 0.0)
                 tl.debug_barrier()  # every warp has read this block, and the target's logit, before one overwrites it
@@ -206,6 +220,7 @@ def loss_rows(
     kl_coefficient: Tensor,
     z_coefficient: Tensor,
     kl_support: Tensor | None,
+    buckets: Buckets | None,
     kl_forward: bool,
     losses: Tensor,
     ce: Tensor,
@@ -216,43 +231,79 @@ def loss_rows(
 
     Args:
         logits: [n, V] float32, contiguous; its memory becomes the gradient's.
-        ref_logits: likewise, kept; or None.
+        ref_logits: likewise, kept; [n, V'] with buckets; or None.
         targets: [n] int64 ids.
         ce_coefficient: [n] float32 factor of each token's CE.
         kl_coefficient: of its KL.
         z_coefficient: of its squared log-partition function.
         kl_support: [V] bool or None.
+        buckets: of both vocabularies, or None.
         kl_forward: KL(q‖p) instead of KL(p‖q).
         losses: [n] float32, the weighted sums.
         ce: [n] float32.
         kl: [n] float32.
         gradient_dtype: dtype of the gradient; None leaves it out, and what is returned means nothing.
     """
-    rows, vocabulary = logits.shape
+    coefficients = (ce_coefficient, kl_coefficient, z_coefficient)
+    vocabulary = logits.shape[1]
     # A narrower gradient takes the upper half of its row: there the backward walk has read before it writes.
     gradient = logits.view(gradient_dtype or logits.dtype)[:, -vocabulary:]
-    dtype = gradient_dtype or torch.float32
+    settings = {"kl_forward": kl_forward, "with_gradient": gradient_dtype is not None}
+    if ref_logits is None or buckets is None:
+        _launch(logits, ref_logits, gradient, targets, coefficients, kl_support, None, (losses, ce, kl), **settings)
+        return gradient
+    # The KL of the buckets is that of a vocabulary of them, whose logits they have.
+    pooled, ref_pooled = pool_rows(logits, buckets.own), pool_rows(ref_logits, buckets.ref)
+    nothing, losses_of_kl, unused = torch.zeros_like(kl), torch.empty_like(kl), torch.empty_like(kl)
+    pooled_gradient = ref_pooled  # which it may lie over as over the logits
+    _launch(
+        pooled, ref_pooled, pooled_gradient, torch.zeros_like(targets), (nothing, kl_coefficient, nothing),
+        None, None, (losses_of_kl, unused, kl), **settings,
+    )  # fmt: skip
+    given = (buckets.own.bucket, pooled, pooled_gradient)
+    _launch(logits, None, gradient, targets, coefficients, None, given, (losses, ce, unused), **settings)
+    losses.add_(losses_of_kl)
+    return gradient
+
+
+def _launch(
+    logits: Tensor,
+    ref_logits: Tensor | None,
+    gradient: Tensor,
+    targets: Tensor,
+    coefficients: tuple[Tensor, Tensor, Tensor],
+    support: Tensor | None,
+    buckets: tuple[Tensor, Tensor, Tensor] | None,
+    results: tuple[Tensor, Tensor, Tensor],
+    *,
+    kl_forward: bool,
+    with_gradient: bool,
+) -> None:
+    """The kernel over all rows; `buckets` are that of each piece, their logits and the KL's gradient by these."""
+    rows, vocabulary = logits.shape
+    dtype = gradient.dtype if with_gradient else torch.float32
     chosen = dispatch.choose("loss_rows_kernel", dtype, logits.device, vocabulary, loops=True)
+    bucket, pooled, pooled_gradient = buckets or (targets, logits, logits)
     loss_rows_kernel[(rows,)](
         logits,
         logits if ref_logits is None else ref_logits,
         gradient,
-        targets if kl_support is None else kl_support,
+        targets if support is None else support,
         targets,
-        ce_coefficient,
-        kl_coefficient,
-        z_coefficient,
-        losses,
-        ce,
-        kl,
+        *coefficients,
+        *results,
+        bucket,
+        pooled,
+        pooled_gradient,
         gradient.stride(0),
         vocabulary,
+        pooled.shape[1],
         HAS_REFERENCE=ref_logits is not None,
-        HAS_SUPPORT=kl_support is not None,
+        HAS_SUPPORT=support is not None,
+        HAS_BUCKETS=buckets is not None and with_gradient,
         KL_FORWARD=kl_forward,
-        WITH_GRADIENT=gradient_dtype is not None,
+        WITH_GRADIENT=with_gradient,
         ONE_BLOCK=vocabulary <= chosen.block,
         BLOCK=chosen.block,
         num_warps=chosen.num_warps,
     )
-    return gradient
