@@ -96,7 +96,9 @@ class KLConfig:
     weight: NotNegative = 1.0
     """Factor of the KL under combine = "sum"; 0 trains on cross-entropy alone, without a reference model."""
     reference: Path | None = None
-    """Directory of the reference model, with the same vocabulary; none is a frozen copy of the model before step 1."""
+    """Directory of the reference model; none is a frozen copy of the model before step 1. One with another vocabulary,
+    such as the base, reads the same text in its own tokens; where both have a token's end, sums over what their tokens
+    begin with are compared."""
     direction: Literal["reverse", "forward"] = "reverse"
     """reverse is KL(model || reference), the paper's; forward is KL(reference || model)."""
     support: Literal["all", "shared"] = "all"
@@ -108,6 +110,8 @@ class KLConfig:
     fraction: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
     """Share of each step's sequences whose KL is taken, times its inverse, drawn by the seed: the expected gradient is
     that of the whole KL (under slerp, given its weights). The reference runs in the micro-batches that have them."""
+    sources: tuple[str, ...] = ()
+    """Training sources whose documents take the KL, such as a replay; all where none is named."""
     source_weights: dict[str, Annotated[float, Field(strict=True, ge=0)]] = field(default_factory=dict)
     """Further factor of the KL on documents of the named training sources; 1 where not named."""
 

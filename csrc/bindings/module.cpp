@@ -15,6 +15,7 @@
 #include "bindings/ids.hpp"
 #include "packing/packing.hpp"
 #include "bindings/python.hpp"
+#include "text/boundaries.hpp"
 
 namespace py = pybind11;
 
@@ -80,6 +81,22 @@ auto pack(const Integers& lengths, std::int64_t capacity, std::int64_t block) {
                         to_numpy(std::move(packing.sequence_offsets)));
 }
 
+auto shared_boundaries(const Integers& first_lengths, const Integers& first_offsets, const Integers& first_starts,
+                       const Integers& second_lengths, const Integers& second_offsets, const Integers& second_starts) {
+  const std::size_t texts = check_offsets(first_offsets, length_of(first_lengths, "lengths"), "tokens");
+  if (check_offsets(second_offsets, length_of(second_lengths, "lengths"), "tokens") != texts ||
+      length_of(first_starts, "starts") != texts || length_of(second_starts, "starts") != texts) {
+    throw std::invalid_argument("offsets and starts must be of the same texts");
+  }
+  std::vector<std::int64_t> shared;
+  {
+    const py::gil_scoped_release released;
+    shared = vikhr::shared_boundaries({first_lengths.data(), first_offsets.data(), first_starts.data()},
+                                      {second_lengths.data(), second_offsets.data(), second_starts.data()}, texts);
+  }
+  return to_numpy(std::move(shared));
+}
+
 }  // namespace
 
 // Encoders lock what their callers share, so free-threaded Python may run them without a GIL.
@@ -125,6 +142,8 @@ PYBIND11_MODULE(_native, module, py::mod_gil_not_used()) {
   vikhr::bind_minhash(module);
 
   module.def("pack_windows", &pack, py::arg("lengths"), py::arg("capacity"), py::arg("block"));
+  module.def("shared_boundaries", &shared_boundaries, py::arg("first_lengths"), py::arg("first_offsets"),
+             py::arg("first_starts"), py::arg("second_lengths"), py::arg("second_offsets"), py::arg("second_starts"));
   bind_extend(module);
   bind_byte_level(module);
   module.def("cpu_features", &vikhr::cpu_features);

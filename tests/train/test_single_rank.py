@@ -63,7 +63,7 @@ def test_every_layer_attends_by_one_object_and_the_runs_length(
     """One a forward pass; its length is that of all documents under the model's window, whatever is in a batch."""
     monkeypatch.setattr(attention_dispatch, "LONG", 4)
     config = read_config(workspace / "model")
-    monkeypatch.setattr(inputs, "_check_model", lambda _: dataclasses.replace(config, sliding_window=window))
+    monkeypatch.setattr(inputs, "shape_of", lambda _: dataclasses.replace(config, sliding_window=window))
     with opened(config_of(workspace, tmp_path / "run", "float32", "float32")) as (train_step, steps):
         models = [train_step.model, train_step.objective._reference]
         seen: list[list[PackedDocuments]] = [[] for _ in models]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,8 +29,35 @@ class Window(NamedTuple):
     length: int
 
 
+class _Packed:
+    """Documents one after another."""
+
+    cu_seqlens: Tensor
+
+    def seen_pairs(self, window: int | None) -> int:
+        """How many pairs of a query and a key see each other: causal, inside documents and the window."""
+        return sum(seen_pairs(length, window) for length in self.cu_seqlens.diff().tolist())
+
+
 @dataclass(frozen=True)
-class Batch:
+class Reading(_Packed):
+    """What a reference with another vocabulary reads of a micro-batch: the same texts in T' tokens of its own."""
+
+    tokens: Tensor  # [T'] int64
+    cu_seqlens: Tensor  # [texts + 1] int32, the padding's among them
+    rows: Tensor  # [T] int64: the reference's token that ends where the batch's does; -1 where there is none
+    num_tokens: int  # without padding
+    num_cut: int  # tokens that it had no positions for
+    num_apart: int  # rows at which the two tokens that follow are in different buckets
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Reading":
+        """With another form of each tensor."""
+        tokens, cu_seqlens, rows = map(change, (self.tokens, self.cu_seqlens, self.rows))
+        return replace(self, tokens=tokens, cu_seqlens=cu_seqlens, rows=rows)
+
+
+@dataclass(frozen=True)
+class Batch(_Packed):
     """One micro-batch of T packed tokens."""
 
     tokens: Tensor  # [T] int64
@@ -38,7 +65,9 @@ class Batch:
     cu_seqlens: Tensor  # [documents + 1] int32
     sources: Tensor  # [T] int64, 0 on padding
     kl_factor: float | Tensor = 1.0
-    """Of the KL, by `kl.fraction`: its inverse where the KL counts, else 0; [T] float64 where sequences differ."""
+    """Of the KL: the inverse of `kl.fraction` where the KL counts, else 0; [T] float64 where that isn't everywhere."""
+    reading: Reading | None = None
+    """Where the reference has another vocabulary."""
 
     @property
     def has_kl(self) -> bool:
@@ -50,9 +79,10 @@ class Batch:
         """How many positions have a target."""
         return int((self.targets != IGNORED).sum())
 
-    def seen_pairs(self, window: int | None) -> int:
-        """How many pairs of a query and a key see each other: causal, inside documents and the window."""
-        return sum(seen_pairs(length, window) for length in self.cu_seqlens.diff().tolist())
+    @property
+    def compared_tokens(self) -> int:
+        """How many of these take the KL."""
+        return int(((self.targets != IGNORED) & torch.as_tensor(self.kl_factor > 0)).sum())
 
     def pinned(self) -> "Batch":
         """The batch in memory that a GPU copies from without anybody waiting."""
@@ -63,7 +93,8 @@ class Batch:
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(*(change(value) if isinstance(value, Tensor) else value for value in vars(self).values()))
+        values = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **values, reading=self.reading and self.reading.mapped(change))
 
 
 @dataclass(frozen=True)

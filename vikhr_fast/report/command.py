@@ -106,8 +106,8 @@ def _kinds() -> tuple[_Kind, ...]:
     from vikhr_fast.report.evaluation import evaluation_page
     from vikhr_fast.report.training import training_page
     from vikhr_fast.tokenizer.files import TOKENIZER, TOKENIZER_JSON
-    from vikhr_fast.train.inputs import ADAPTATION
     from vikhr_fast.train.metrics import METRICS
+    from vikhr_fast.train.reference import ADAPTATION
 
     return (
         _Kind("a demo", DemoPaths(Path()).run(0, "cpt").as_posix(), demo_page),

@@ -27,7 +27,7 @@ from vikhr_fast.llm.ask import FAILED
 from vikhr_fast.tokenizer.load import find_tokenizer
 from vikhr_fast.tokenizer.new_pieces import REPORT_NAME as EXTENSION
 from vikhr_fast.tokenizer.report import vocabularies_table
-from vikhr_fast.train.inputs import ADAPTATION
+from vikhr_fast.train.reference import ADAPTATION
 
 _SAMPLES = 6
 _REASONS = 20

@@ -11,8 +11,9 @@ from vikhr_fast.model.mistral import Mistral, Operations
 from vikhr_fast.train.inputs import Inputs
 from vikhr_fast.train.objective import Objective
 from vikhr_fast.train.optimizer import MasterAdamW, Optimizer
+from vikhr_fast.train.reference import Reference
 from vikhr_fast.train.split_adamw import SplitAdamW
-from vikhr_kernels import cpu, reference
+from vikhr_kernels import Buckets, cpu, reference
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -34,12 +35,22 @@ def assemble(config: TrainConfig, inputs: Inputs, ranks: Ranks) -> tuple[Mistral
         frozen = load_model(
             config.kl.reference or config.model, ranks, ops=ops, compute=compute, whole=config.runtime.whole_reference
         ).requires_grad_(False)
-    support = None if inputs.support is None else torch.tensor(inputs.support, device=ranks.device)
+    support, buckets = _compared(inputs.reference, ranks.device)
     objective = Objective(
-        config.kl, model, frozen, sources=list(inputs.train), support=support,
+        config.kl, model, frozen, sources=list(inputs.train), support=support, buckets=buckets,
         chunk_tokens=config.runtime.chunk_tokens or None, length=inputs.length,
     )  # fmt: skip
     return model, objective, (SplitAdamW if split else MasterAdamW)(model, masters, config.optimizer, ranks)
+
+
+def _compared(reference: Reference | None, device: torch.device) -> tuple[Tensor | None, Buckets | None]:
+    """What the KL is restricted to, and the buckets of two vocabularies."""
+    if reference is None:
+        return None, None
+    support = None if reference.support is None else torch.tensor(reference.support, device=device)
+    if (reader := reference.reader) is None:
+        return support, None
+    return support, Buckets.of(*(torch.from_numpy(side.buckets) for side in (reader.own, reader.ref))).to(device)
 
 
 def _operations(config: TrainConfig, ranks: Ranks) -> Operations:

@@ -26,6 +26,8 @@ def step_batches(
         rank=ranks.rank, ranks=ranks.count, kl_fraction=kl.fraction if kl.needs_reference else 1.0,
     )  # fmt: skip
     steps = (batches for _, batches in loader.steps(first_step, inputs.num_steps))
+    if (reference := inputs.reference) is not None:
+        steps = ([reference.prepare(batch) for batch in batches] for batches in steps)
     if ranks.device.type == "cuda":
         steps = ([batch.pinned() for batch in batches] for batches in steps)
     with closing(prefetched(steps)) as ahead:

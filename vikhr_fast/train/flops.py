@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 
-from vikhr_fast.config import TrainConfig
 from vikhr_fast.data.packing import Batch
 from vikhr_fast.distributed.ranks import Ranks
 from vikhr_fast.model.config import ModelConfig
@@ -13,18 +12,20 @@ from vikhr_fast.plan.memory import Parameters
 from vikhr_fast.plan.speed import attention_flops, peak_flops
 
 
-def step_work(config: TrainConfig, shape: ModelConfig, batches: Sequence[Batch]) -> tuple[float, float]:
+def step_work(shape: ModelConfig, reference: ModelConfig | None, batches: Sequence[Batch]) -> tuple[float, float]:
     """FLOPs of training on a rank's micro-batches, padding included, and of the reference's forward over some of them.
 
     By 6 N and 2 N a token, N without the embedding, and attention over the pairs that see each other.
     """
-    n = Parameters.of(shape).multiplied
+    n, frozen_n = (Parameters.of(own).multiplied if own is not None else 0 for own in (shape, reference))
     training = frozen = 0.0
     for batch in batches:
         tokens, attention = len(batch.tokens), attention_flops(shape, batch.seen_pairs(shape.sliding_window))
         training += 6 * n * tokens + 3.5 * attention
-        if config.kl.needs_reference and batch.has_kl:
-            frozen += 2 * n * tokens + attention
+        if reference is not None and batch.has_kl:
+            read = batch.reading or batch
+            frozen += 2 * frozen_n * len(read.tokens)
+            frozen += attention_flops(reference, read.seen_pairs(reference.sliding_window))
     return training, frozen
 
 

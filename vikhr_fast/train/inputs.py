@@ -11,16 +11,15 @@ from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.evaluate.questions import BenchmarkQuestions
 from vikhr_fast.io.files import sha256_of
-from vikhr_fast.io.guarded import read_json
 from vikhr_fast.io.run_directory import record_run
-from vikhr_fast.model.mistral import Mistral, ModelConfig
+from vikhr_fast.model.mistral import ModelConfig
 from vikhr_fast.plan.collectives import StepCounts
 from vikhr_fast.tokenizer.files import tokenizer_file
-from vikhr_fast.tokenizer.load import load_encoder, same_tokenizer
+from vikhr_fast.tokenizer.load import load_encoder
 from vikhr_fast.train.evaluation import open_questions
+from vikhr_fast.train.reference import ADAPTATION, Reference, open_reference, shape_of
 from vikhr_kernels import Length, length_of
 
-ADAPTATION = "adapt.json"
 _MAY_CHANGE = (  # when a run is resumed; runtime.compile is of earlier versions
     "output", "schedule", "evaluation", "incidents", "tensorboard", "wandb", "profile", "kernels", "batch.micro_batch",
     "runtime.device", "runtime.threads", "runtime.chunk_tokens", "runtime.checkpointing", "runtime.compile",
@@ -37,7 +36,7 @@ class Inputs:
     validation: dict[str, TokenShards]
     corpus: PackedCorpus
     model: ModelConfig
-    support: list[bool] | None  # [V] the pieces that adaptation kept from the base, for `kl.support = "shared"`
+    reference: Reference | None  # None where the objective has none
     questions: dict[str, BenchmarkQuestions]  # of the benchmarks that are asked along training
     num_steps: int
     length: Length  # of the documents, by which attention's tiles are chosen: whatever is in a batch
@@ -59,9 +58,10 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
     require_consistent(config)
     if not data.train:
         raise InputError("data.train: no source; name at least one, as in --data.train russian SHARDS")
-    if unknown := sorted(config.kl.source_weights.keys() - data.train.keys()):
-        raise InputError(f"kl.source_weights: {', '.join(unknown)}: not in data.train")
-    model = _check_model(config.model)
+    for name in ("sources", "source_weights"):
+        if unknown := sorted(set(getattr(config.kl, name)) - data.train.keys()):
+            raise InputError(f"kl.{name}: {', '.join(unknown)}: not in data.train")
+    model = shape_of(config.model)
     for name in ("sequence_length", "validation_window"):
         if (length := getattr(data, name)) > model.max_position_embeddings:
             made_for = f"{config.model} was made for {model.max_position_embeddings} positions"
@@ -75,39 +75,11 @@ def open_inputs(config: TrainConfig, verify: bool = True) -> Inputs:
         validation=validation,
         corpus=corpus,
         model=model,
-        support=_check_reference(config, model),
+        reference=open_reference(config, model, train),
         questions=open_questions(config),
         num_steps=min(steps, config.schedule.max_steps or steps),
         length=length_of(corpus.mean_pairs(model.sliding_window)),
     )
-
-
-def _check_model(path: Path) -> ModelConfig:
-    """The shape of a model whose files hold the tensors of that shape."""
-    model, _ = Mistral.without_values(path)
-    return model.config
-
-
-def _check_reference(config: TrainConfig, model: ModelConfig) -> list[bool] | None:
-    """Checks the reference model's files; returns which pieces the KL is restricted to."""
-    if not config.kl.needs_reference:
-        return None
-    if (path := config.kl.reference) is not None:
-        same = same_tokenizer(path, config.model)
-        if same is None:  # right where neither has any
-            same = tokenizer_file(path) is None and tokenizer_file(config.model) is None
-        if _check_model(path).vocab_size != model.vocab_size or not same:
-            raise InputError(f"kl.reference: {path}: another vocabulary than {config.model}'s; the KL needs the same")
-    if config.kl.support == "all":
-        return None
-    record = config.model / ADAPTATION
-    base_ids = read_json(record, "run `vikhr-fast adapt` again").get("base_ids") if record.exists() else None
-    if not isinstance(base_ids, list) or len(base_ids) != model.vocab_size:
-        raise InputError(
-            f'{record}: no base_ids for {model.vocab_size} pieces, which kl.support = "shared" needs; '
-            "run `vikhr-fast adapt`"
-        )
-    return [base_id is not None for base_id in base_ids]
 
 
 def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 0) -> str:
@@ -128,6 +100,8 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
     drawn = num_drawn(config.kl.fraction, batch.sequences_per_step) if config.kl.needs_reference else 0
     counts = StepCounts.of(config, ranks)
     kl = f", KL on {drawn} sequences in {counts.compared} of these" if drawn else ""
+    if inputs.reference is not None and (reader := inputs.reference.reader) is not None:
+        kl += f" in {reader.num_buckets:,} buckets of text"
     return (
         f"{tokens:,} tokens x {config.data.epochs} epochs, {inputs.num_steps:,} steps of "
         f"{batch.sequences_per_step} sequences x {config.data.sequence_length} ({ranks} ranks x {counts.micro_batches} "
@@ -180,6 +154,8 @@ def record_inputs(config: TrainConfig, inputs: Inputs) -> None:
         "model": _digests(config.model),
         "reference": _digests(config.kl.reference) if config.kl.reference else None,
     }
+    if inputs.reference is not None and (reader := inputs.reference.reader) is not None:
+        values["inputs"]["reference_tokenizer"] = reader.ref.spelling.encoder.sha256
     defaults = asdict(config_with_gaps({}, "no values", None))
     record_run(config.output, values, may_change=_MAY_CHANGE, defaults=defaults)
 

@@ -17,7 +17,7 @@ from vikhr_fast.io.append_only import append_line, read_lines
 from vikhr_fast.io.console import console, logger
 from vikhr_fast.io.files import sync_file, write_json_lines
 from vikhr_fast.train.flops import flops_share, peak_bytes
-from vikhr_fast.train.state import StepResult, TrainState
+from vikhr_fast.train.state import Compared, StepResult, TrainState
 from vikhr_fast.train.trackers import Tracker, open_trackers
 
 METRICS, VALIDATION, EVALUATIONS, INCIDENTS = (
@@ -82,6 +82,7 @@ class MetricsWriter:
             "flops": result.flops,  # by 6 N + attention: see `step_work`
             "reference_flops": result.reference_flops,  # of the reference's forward, not in `flops`
             "mfu": mfu,  # `flops` a second over the GPUs' bf16 peak; null where that isn't known
+            **({} if result.compared is None else _of_comparison(result.compared)),
             "is_skipped": result.is_skipped,  # see incidents.jsonl
             "is_saving": is_saving,  # a checkpoint was being written meanwhile
             "memory_bytes": peak_bytes(
@@ -96,6 +97,7 @@ class MetricsWriter:
         )
         said = (
             f"step {state.step:>{len(str(self._num_steps))}}/{self._num_steps}  {'  '.join(described)}  "
+            f"{'' if result.compared is None else _said_of(result.compared, result.tokens)}"
             f"lr {result.learning_rate:.2e}  {result.tokens / seconds:,.0f} tok/s  "
             f"{'' if mfu is None else f'MFU {mfu:.1%}  '}"
             f"ETA {minutes // 60}:{minutes % 60:02}:{seconds_left:02}"
@@ -132,6 +134,20 @@ class MetricsWriter:
             logger.info(said)
             for tracker in self._trackers:
                 tracker.log(values["step"], tracked)
+
+
+def _of_comparison(compared: Compared) -> dict[str, int]:
+    return {
+        "compared_tokens": compared.compared,  # positions that took the KL, out of the trained tokens
+        "reference_tokens": compared.read,  # that the reference read, of its own
+        "reference_tokens_cut": compared.cut,  # beyond the positions that it was made for: not read
+        "apart_tokens": compared.apart,  # compared, but the tokens that follow are in different buckets
+    }
+
+
+def _said_of(compared: Compared, tokens: int) -> str:
+    cut = f", {compared.cut:,} of the reference's tokens cut off" if compared.cut else ""
+    return f"KL on {compared.compared / max(tokens, 1):.1%}{cut}  "
 
 
 def number(figure: float | None) -> float:

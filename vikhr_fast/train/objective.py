@@ -24,9 +24,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.profiler import record_function
 
 from vikhr_fast.config import KLConfig
-from vikhr_fast.data.packing import Batch
+from vikhr_fast.data.packing import Batch, Reading
 from vikhr_fast.model.mistral import Mistral
-from vikhr_kernels import Length
+from vikhr_kernels import Buckets, Length
 from vikhr_kernels.reference import masked_product
 
 _PARALLEL = 1e-6  # sin Ω under which spherical weights are replaced by their limit, the linear ones
@@ -51,6 +51,7 @@ class Objective:
         reference: the frozen model, None where `config.weight` is 0 under "sum".
         sources: names of the training sources, in the order of `Batch.sources`.
         support: [V] bool, the pieces the KL is restricted to, None for all.
+        buckets: of both vocabularies, where the reference has another.
         chunk_tokens: tokens whose logits exist at once; None lets the loss head choose.
         length: of documents, see `vikhr_kernels.PackedDocuments`.
     """
@@ -63,11 +64,12 @@ class Objective:
         *,
         sources: Sequence[str],
         support: Tensor | None = None,
+        buckets: Buckets | None = None,
         chunk_tokens: int | None = None,
         length: Length = "short",
     ) -> None:
         self._config, self._model, self._reference = config, model, reference
-        self._support, self._chunk_tokens, self._length = support, chunk_tokens, length
+        self._support, self._buckets, self._chunk_tokens, self._length = support, buckets, chunk_tokens, length
         weights = [config.source_weights.get(name, 1.0) for name in sources]
         device = next(model.parameters()).device
         self._source_weights = torch.tensor(weights, dtype=torch.float64, device=device)
@@ -109,6 +111,7 @@ class Objective:
             kl_weight=weights[1] * kl_factor * source_weights,
             kl_direction=self._config.direction,
             kl_support=self._support,
+            kl_buckets=None if reference is None else self._buckets,
             num_tokens=num_tokens,
             chunk_tokens=self._chunk_tokens,
         )
@@ -134,21 +137,28 @@ class Objective:
             if self._reference is None or not compares:
                 yield from ((batch, None) for batch in group)
                 continue
+            read = [batch.reading or batch for batch in group]
             with torch.no_grad(), record_function("reference"):
-                tokens, cu_seqlens = _joined(group)
+                tokens, cu_seqlens = _joined(read)
                 hidden = self._reference(tokens, cu_seqlens=cu_seqlens, length=self._length)
             head = self._reference.head_module
             with gathered(head):
                 weight = head.weight.detach()
-                for batch, rows in zip(group, hidden.split([len(b.tokens) for b in group]), strict=True):
-                    yield batch, ReferenceOutput(rows, weight)
+                for batch, rows in zip(group, hidden.split([len(b.tokens) for b in read]), strict=True):
+                    # where nothing is compared, any row will do: its KL has the factor 0
+                    yield (
+                        batch,
+                        ReferenceOutput(
+                            rows if batch.reading is None else rows[batch.reading.rows.clamp(min=0)], weight
+                        ),
+                    )
 
 
 class ReferenceOutput(NamedTuple):
     """What the loss head needs of the frozen model."""
 
-    ref_hidden: Tensor  # [T, H]
-    ref_weight: Tensor  # [V, H]
+    ref_hidden: Tensor  # [T, H']
+    ref_weight: Tensor  # [V, H']; [V', H'] of another vocabulary
 
 
 def _groups(batches: Sequence[Batch], together: int) -> Iterator[tuple[bool, Sequence[Batch]]]:
@@ -159,7 +169,7 @@ def _groups(batches: Sequence[Batch], together: int) -> Iterator[tuple[bool, Seq
             yield has_kl, alike[start : start + together]
 
 
-def _joined(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+def _joined(batches: Sequence[Batch | Reading]) -> tuple[Tensor, Tensor]:
     """The tokens of several micro-batches and the bounds of their documents, one after another."""
     starts = accumulate((len(batch.tokens) for batch in batches[:-1]), initial=0)
     bounds = [batch.cu_seqlens[1:] + start for batch, start in zip(batches, starts, strict=True)]

@@ -62,7 +62,8 @@ def replay_incident(config: TrainConfig, number: int) -> list[Replayed]:
         factors = {sequence: len(sequences) / len(drawn) if sequence in drawn else 0.0 for sequence in sequences}
         rows = []
         for sequence, factor in factors.items():
-            result = step.measure(state, [inputs.corpus.batch([sequence], factor)])
+            batch = inputs.corpus.batch([sequence], factor)
+            result = step.measure(state, [batch if inputs.reference is None else inputs.reference.prepare(batch)])
             rows.append(_row(config, inputs, sequence, factor, result))
     return sorted(rows, key=_badness, reverse=True)
 

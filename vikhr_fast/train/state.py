@@ -1,8 +1,18 @@
 """Where a run stands between two optimiser steps, and what one step came to."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 LOSS_WINDOW = 32  # steps whose losses a spike is measured by
+
+
+class Compared(NamedTuple):
+    """What a reference with another vocabulary read, and where it was compared, in tokens."""
+
+    compared: int  # of the model's: the positions that took the KL
+    read: int  # of the reference's
+    cut: int  # of these, that it had no positions for
+    apart: int  # compared positions at which the tokens that follow are in different buckets
 
 
 @dataclass(frozen=True)
@@ -18,6 +28,7 @@ class StepResult:
     learning_rate: float
     flops: float  # as the next, see `flops.step_work`
     reference_flops: float
+    compared: Compared | None = None  # None where the reference has the model's vocabulary, or there is none
     is_skipped: bool = False  # the weights were left as they were
 
 

@@ -17,7 +17,7 @@ from vikhr_fast.train.inputs import Inputs
 from vikhr_fast.train.optimizer import learning_rate
 from vikhr_fast.train.profile import phase
 from vikhr_fast.train.signals import Interrupted, Interruption
-from vikhr_fast.train.state import StepResult, TrainState
+from vikhr_fast.train.state import Compared, StepResult, TrainState
 
 
 class TrainStep:
@@ -89,16 +89,28 @@ class TrainStep:
 
     def _reduce(self, batches: Sequence[Batch], num_tokens: Tensor, sums: Tensor, grad_norm: Tensor) -> StepResult:
         """What the step came to over all ranks; here the CPU waits for a GPU."""
-        work = _on_device(step_work(self._config, self._inputs.model, batches), self._ranks.device)
-        sums = self._ranks.all_reduce_sum(torch.cat((sums, work)))
+        reference = self._inputs.reference
+        work = step_work(self._inputs.model, None if reference is None else reference.model, batches)
+        counted = _on_device((*work, *_compared(batches)), self._ranks.device)
+        sums = self._ranks.all_reduce_sum(torch.cat((sums, counted)))
         values = torch.cat((sums, num_tokens[None], grad_norm[None])).tolist()
-        loss, *losses, flops, reference_flops, tokens, norm = values
+        loss, *losses, flops, reference_flops, compared, read, cut, apart, tokens, norm = values
         ce, kl = (total / max(tokens, 1) for total in losses[:2])
         return StepResult(
             loss=loss, ce=ce, kl=kl, losses=tuple(losses), tokens=int(tokens),
             grad_norm=norm, learning_rate=self.optimizer.param_groups[0]["lr"],
             flops=flops, reference_flops=reference_flops,
+            compared=Compared(*map(int, (compared, read, cut, apart))) if reference and reference.reader else None,
         )  # fmt: skip
+
+
+def _compared(batches: Sequence[Batch]) -> Compared:
+    """What a reference with another vocabulary read of some micro-batches."""
+    read = [(batch, batch.reading) for batch in batches if batch.reading is not None]
+    return Compared(
+        sum(batch.compared_tokens for batch, _ in read), sum(own.num_tokens for _, own in read),
+        sum(own.num_cut for _, own in read), sum(own.num_apart for _, own in read),
+    )  # fmt: skip
 
 
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -89,9 +89,9 @@ def loss_rows_kernel(
     """One row of V logits a program. `p_gradient` may lie over the logits: at their place or in their upper half.
 
     z are the student's logits, r the reference's, p and q their softmaxes (over the support where one is given) and
-    d = log p - log q. With buckets, the KL's gradient by their K logits is given instead of a reference, with its
-    coefficient, and each piece takes its share. Statistics are kept for each position of the block and joined at the end of the pass. What is
-    multiplied by a coefficient of 0 may be NaN: it is selected away.
+    d = log p - log q. With buckets there is no reference here, but the KL's gradient by their K logits, its coefficient
+    included, of which each piece takes its share. Statistics are kept for each position of the block and joined at the
+    end of the pass. What is multiplied by a coefficient of 0 may be NaN: it is selected away.
     """
     i_row = tl.program_id(0).to(tl.int64)
     p_logits += i_row * V
