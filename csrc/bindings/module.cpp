@@ -1,6 +1,7 @@
 // The Python module vikhr_fast._native. Conversions only: what is done is in the other files.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -87,6 +88,11 @@ auto shared_boundaries(const Integers& first_lengths, const Integers& first_offs
   if (check_offsets(second_offsets, length_of(second_lengths, "lengths"), "tokens") != texts ||
       length_of(first_starts, "starts") != texts || length_of(second_starts, "starts") != texts) {
     throw std::invalid_argument("offsets and starts must be of the same texts");
+  }
+  for (const Integers& lengths : {first_lengths, second_lengths}) {
+    if (std::any_of(lengths.data(), lengths.data() + lengths.size(), [](std::int64_t length) { return length < 0; })) {
+      throw std::invalid_argument("lengths must not be negative");
+    }
   }
   std::vector<std::int64_t> shared;
   {

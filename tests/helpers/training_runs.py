@@ -13,10 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from byte_level import make_tokenizer
+
 import vikhr_fast
 from vikhr_fast.config import TrainConfig, config_values, train_config
 from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.model.mistral import Mistral, ModelConfig
+from vikhr_fast.tokenizer import JsonEncoder
 from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
 DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data"
@@ -25,7 +28,8 @@ DATA = Path(vikhr_fast.__file__).parent / "experiments" / "sample" / "data"
 def make_workspace(root: Path) -> None:
     """Fills a directory with models (tiny, with their tokenizer) and the shards `train`, `other` and `validation`.
 
-    `tied` is as `model`, but a Llama whose head is its embedding matrix.
+    `tied` is as `model`, but a Llama whose head is its embedding matrix; `original` has another shape, and a byte-level
+    vocabulary.
     """
     sources = {
         name: (DATA / "russian" / f"{name}.txt").read_text(encoding="utf-8").split("\n\n")
@@ -50,6 +54,11 @@ def make_workspace(root: Path) -> None:
     )
     write_model(root, "model", shape)
     write_model(root, "tied", replace(shape, tie_word_embeddings=True, model_type="llama"))
+    file = make_tokenizer(root / "byte-level", [(root / "train.txt").read_text(encoding="utf-8")], vocab_size=420)
+    rows = JsonEncoder.from_file(file).vocab_size + 4
+    other = replace(shape, vocab_size=rows, hidden_size=24, num_hidden_layers=1, head_dim=6, model_type="llama")
+    Mistral(other, seed=2).save_pretrained(root / "original")
+    shutil.copytree(file.parent, root / "original", dirs_exist_ok=True)
 
 
 def write_model(root: Path, name: str, shape: ModelConfig) -> Path:

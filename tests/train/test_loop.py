@@ -19,9 +19,9 @@ from vikhr_fast.evaluate.perplexity import score_shards
 from vikhr_fast.io.append_only import read_lines
 from vikhr_fast.model.config import read_config
 from vikhr_fast.model.mistral import Mistral
-from vikhr_fast.train import inputs
 from vikhr_fast.train.loop import train
 from vikhr_fast.train.metrics import METRICS, VALIDATION
+from vikhr_fast.train.reference import open_reference
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
@@ -84,8 +84,8 @@ def test_reference_of_another_vocabulary_is_refused(workspace: Path, tmp_path: P
     for path in (model, reference):  # as models come that never had a SentencePiece model
         (path / "tokenizer.model").unlink()
         (path / "tokenizer.json").write_text(path.name)
-    with pytest.raises(InputError, match=r"kl\.reference: .*another vocabulary"):
-        inputs._check_reference(type(config)(**{**vars(config), "model": model}), read_config(model))
+    with pytest.raises(InputError, match=r"reference/tokenizer.json"):
+        open_reference(replace(config, model=model), read_config(model), {})
 
 
 def test_a_model_whose_files_add_words_is_refused(workspace: Path, tmp_path: Path) -> None:

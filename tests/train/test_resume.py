@@ -72,13 +72,23 @@ def wait_for(condition: Any, processes: list[subprocess.Popen[str]]) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize(("ranks", "model"), [(1, "model"), (2, "model"), (2, "tied")])
-def test_killed_runs_end_with_the_same_bits(workspace: Path, tmp_path: Path, ranks: int, model: str) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "model", "reference"),
+    [
+        (1, "model", None), (2, "model", None), (2, "tied", None),
+        (1, "model", "original"), (2, "model", "original"), (4, "model", "original"),
+    ],
+)  # fmt: skip
+def test_killed_runs_end_with_the_same_bits(
+    workspace: Path, tmp_path: Path, ranks: int, model: str, reference: str | None
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for process in start_ranks(write_config(small_run(workspace, whole, model=model), tmp_path / "whole.toml"), ranks):
+    kl = {"combine": "slerp", "reference": reference and workspace / reference, "fraction": 0.5 if reference else 1.0}
+    configs = [small_run(workspace, output, model=model, kl=kl) for output in (whole, killed)]
+    for process in start_ranks(write_config(configs[0], tmp_path / "whole.toml"), ranks):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-    command = write_config(small_run(workspace, killed, model=model), tmp_path / "killed.toml")
+    command = write_config(configs[1], tmp_path / "killed.toml")
     random_moment = random.Random(ranks)
     checkpoints = killed / "checkpoints"
     for kill in range(KILLS):
