@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.hpp csrc/*/*.inc)
 FOR_PYTHON = -DCMAKE_BUILD_TYPE=Release -DPYBIND11_FINDPYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
-.PHONY: setup demo ablations real test gates nightly clients lint format bench-native gpu sanitize fuzz
+.PHONY: setup demo ablations real replay test gates nightly clients lint format bench-native gpu sanitize fuzz
 .PHONY: gate-compilation gate-readers gate-templates gate-native
 
 setup: $(VENV)/.installed
@@ -34,6 +34,11 @@ SEEDS ?= 3
 OUTPUT ?= runs/real
 real: setup $(filter build/real/%,$(BASE) $(RUSSIAN))
 	$(BIN)/vikhr-fast ablate vocab kl instruct --scale real --seeds $(SEEDS) --inputs base $(BASE) russian $(RUSSIAN) --output $(OUTPUT)
+
+# Table 9 again, with a replay, and with the KL to the original itself.
+replay: OUTPUT = runs/replay
+replay: setup $(filter build/real/%,$(BASE) $(RUSSIAN))
+	$(BIN)/vikhr-fast ablate kl --scale replay --seeds $(SEEDS) --inputs base $(BASE) russian $(RUSSIAN) --output $(OUTPUT)
 
 build/real/smollm2: | setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf

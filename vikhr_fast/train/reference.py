@@ -76,7 +76,7 @@ def _open_reader(
 ) -> Reader:
     for directory in (path, config.model):
         if tokenizer_file(directory) is None:
-            reason = f"{path} has another vocabulary than {config.model}, and {directory} no tokenizer to compare them"
+            reason = f"{path} has another vocabulary than {config.model}, and {directory} has no tokenizer to compare them with"
             raise InputError(f"kl.reference: {reason}; put its tokenizer.model or tokenizer.json there")
     if config.kl.support == "shared":
         reason = f"shared pieces are of one vocabulary, and {path} has another than {config.model}"

@@ -41,8 +41,8 @@ class Ablate:
     output: Path = Path("runs/ablations")
     """Directory of all tables; what is finished in it is not done again."""
     scale: Path = Path("demo")
-    """demo: a model of 3 million parameters, minutes on two cores; real: a pretrained one of 135 million, for which
-    `make real` has the inputs; paper: 7B; or a directory of such grids."""
+    """demo: a model of 3 million parameters, minutes on two cores; real and replay: a pretrained one of 135 million,
+    for which `make real` and `make replay` have the inputs; paper: 7B; or a directory of such grids."""
     data: Path | None = None
     """Text for the demo's scale instead of the bundled one: a directory with ru/*.txt and en/*.txt."""
     inputs: dict[str, str] = field(default_factory=dict)
