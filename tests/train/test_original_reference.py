@@ -235,7 +235,7 @@ def test_a_reference_without_a_tokenizer_is_refused(workspace: Path, texts: Path
     original = tmp_path / "original"
     shutil.copytree(workspace / "original", original)
     (original / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match="original has no tokenizer to compare them with; put"):
+    with pytest.raises(InputError, match="original has no tokenizer to compare them with; put its files there"):
         open_inputs(config_of(workspace, texts, tmp_path / "run", reference=original))
 
 

@@ -185,6 +185,26 @@ def test_what_it_has_no_positions_for_is_counted(reader_of: Callable[..., Reader
     assert cut.num_cut == lengths[0] - 9 > 0
     assert (cut.rows >= 0).sum() < (whole.rows >= 0).sum()
     assert int(cut.rows.max()) == 9 + lengths[1] - 1
+    for most in range(2, lengths[0]):  # what follows the last token that is read isn't known, and not the end
+        assert read(reader_of("sentencepiece", "gpt-2", most), batch)[1].num_apart <= whole.num_apart
+
+
+@pytest.mark.parametrize(("own", "ref"), [("sentencepiece", "gpt-2"), ("gpt-2", "sentencepiece")])
+def test_a_token_of_the_references_that_is_no_text_ends_what_it_reads(
+    reader_of: Callable[..., Reader], own: str, ref: str
+) -> None:
+    """As the unknown piece where there are no pieces for bytes: what it read isn't the text any more."""
+    reader = reader_of(own, ref)
+    text = "Утром туман поднялся"
+    _, whole = read(reader, batch_of([document(reader.own, text)]))
+    place = whole.num_tokens // 2
+    assert whole.tokens[place] not in whole.tokens[:place]
+    contents = [b"" if index == whole.tokens[place] else x for index, x in enumerate(reader.ref.spelling.contents)]
+    spelling = Spelling(reader.ref.spelling.encoder, contents)
+    changed = Reader(reader.own, replace(reader.ref, spelling=spelling), MOST)
+    _, reading = read(changed, batch_of([document(reader.own, text)]))
+    assert reading.tokens[: reading.num_tokens].tolist() == whole.tokens[:place].tolist()
+    assert reading.rows.tolist() == [row if row < place else -1 for row in whole.rows.tolist()]
 
 
 def test_no_part_of_the_kl_reads_nothing(reader_of: Callable[..., Reader]) -> None:

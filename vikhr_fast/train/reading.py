@@ -47,6 +47,16 @@ class _Passage:
     is_whole: bool  # so that what follows the text isn't inside a word
 
 
+@dataclass(frozen=True)
+class _Text:
+    """What the reference reads of a passage."""
+
+    ids: IntArray  # its own tokens, as far as they spell the passage and it has positions for them
+    start: int  # byte that the first of them begins with
+    ends: bool  # with the document
+    num_cut: int  # tokens that it has no positions for
+
+
 class Reader:
     """Reads batches for the reference.
 
@@ -74,28 +84,24 @@ class Reader:
             if bool(((factors[start:end] > 0) & (batch.targets[start:end] != IGNORED)).any())
             if (passage := self._passage(batch, start, end)) is not None
         ]
-        texts, num_cut = self._encoded(passages)
-        own = [passage.ids for passage in passages]
-        shared = _native.shared_boundaries(
-            *_lengths(self.own, own), np.array([passage.start for passage in passages], dtype=np.int64),
-            *_lengths(self.ref, [ids for ids, _ in texts]), np.array([start for _, start in texts], dtype=np.int64),
-        )  # fmt: skip
+        texts = self._encoded(passages)
+        shared = _native.shared_boundaries(*_arrays(self.own, passages), *_arrays(self.ref, texts))
         rows = torch.full((len(batch.tokens),), -1)
         following = np.full(len(batch.tokens), -1)  # of the reference's tokens, where it is known
         first_own = first_ref = 0
-        for passage, (ids, _) in zip(passages, texts, strict=True):
+        for passage, text in zip(passages, texts, strict=True):
             mine = shared[first_own : first_own + len(passage.ids)]
             if not passage.begins:
                 mine[mine == first_ref] = -1  # it has read nothing of the text yet
             place = slice(passage.first, passage.first + len(mine))
             rows[place] = torch.from_numpy(mine)
-            after = np.append(ids[1:], self.ref.eos if passage.ends else -1)
+            after = np.append(text.ids[1:], self.ref.eos if text.ends else -1)
             following[place] = np.where(mine >= 0, after[np.maximum(mine - first_ref, 0)], -1)
-            first_own, first_ref = first_own + len(passage.ids), first_ref + len(ids)
+            first_own, first_ref = first_own + len(passage.ids), first_ref + len(text.ids)
         rows[batch.targets == IGNORED] = -1
         counts = (rows >= 0).numpy() & (following >= 0)
         apart = self.own.buckets[batch.targets.numpy()[counts]] != self.ref.buckets[following[counts]]
-        reading = _packed([ids for ids, _ in texts], rows, num_cut, int(apart.sum()))
+        reading = _packed(texts, rows, int(apart.sum()))
         return replace(batch, kl_factor=factors.where(rows >= 0, 0.0), reading=reading)
 
     def _passage(self, batch: Batch, start: int, end: int) -> _Passage | None:
@@ -121,31 +127,34 @@ class Reader:
             stop, is_whole, ends = first + error.start, False, False
         return _Passage(text[first:stop], first, start, ids, -int(has_space), begins, ends, is_whole)
 
-    def _encoded(self, passages: Sequence[_Passage]) -> tuple[list[tuple[IntArray, int]], int]:
-        """The reference's tokens of each text, as far as they spell it, and the byte that they begin with.
-
-        And how many of all these it has no positions for.
-        """
-        spelling, has_bos = self.ref.spelling, self.ref.bos >= 0
+    def _encoded(self, passages: Sequence[_Passage]) -> list[_Text]:
+        """What is read of each passage."""
+        spelling = self.ref.spelling
         given = []
         for passage in passages:  # a space that begins a text inside of a document is the one that would be added
             skipped = spelling.begins_with_space and not passage.begins and passage.text.startswith(b" ")
-            given.append(passage.text[int(skipped) :])
-        ids, offsets = spelling.encoder.encode_batch([text.decode() for text in given], 1)
-        texts, num_cut = [], 0
-        for passage, start, end in zip(passages, offsets[:-1], offsets[1:], strict=True):
-            own = ids[start:end].astype(np.int64)
-            spelt = spelling.spell(own)
-            added = int(spelling.begins_with_space and len(spelt) > len(passage.text))
-            spelt_right = _common(b" " * added + passage.text, spelt)
-            kept = int(np.searchsorted(spelling.lengths[own].cumsum(), spelt_right, "right"))
-            is_all = kept == len(own) and len(spelt) == len(passage.text) + added
-            if is_all and not passage.is_whole:
-                kept -= 1  # what follows is the rest of a word, or unknown
-            tokens = np.append(self.ref.bos, own[: max(kept, 0)]) if has_bos else own[: max(kept, 0)]
-            texts.append((tokens[: self._most_tokens], passage.at - added))
-            num_cut += max(len(tokens) - self._most_tokens, 0)
-        return texts, num_cut
+            given.append(passage.text[int(skipped) :].decode())
+        ids, offsets = spelling.encoder.encode_batch(given, 1)
+        return [
+            self._text(passage, ids[start:end].astype(np.int64))
+            for passage, start, end in zip(passages, offsets[:-1], offsets[1:], strict=True)
+        ]
+
+    def _text(self, passage: _Passage, ids: IntArray) -> _Text:
+        """What is read of a passage with these tokens of the reference's."""
+        spelling = self.ref.spelling
+        spelt = spelling.spell(ids)
+        added = int(spelling.begins_with_space and len(spelt) > len(passage.text))
+        expected, ends = b" " * added + passage.text, spelling.lengths[ids].cumsum()
+        is_right = (spelling.lengths[ids] > 0) & (ends <= _common(expected, spelt))
+        kept = len(ids) if is_right.all() else int(is_right.argmin())
+        is_all = kept == len(ids) and len(spelt) == len(expected)
+        if is_all and not passage.is_whole:
+            kept -= 1  # what follows is the rest of a word, or unknown
+        tokens = ids[: max(kept, 0)] if self.ref.bos < 0 else np.append(self.ref.bos, ids[: max(kept, 0)])
+        num_cut = max(len(tokens) - self._most_tokens, 0)
+        is_read = passage.ends and is_all and num_cut == 0
+        return _Text(tokens[: self._most_tokens], passage.at - added, is_read, num_cut)
 
 
 def _first_whole(text: bytes) -> int:
@@ -169,17 +178,23 @@ def _common(first: bytes, second: bytes) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-def _lengths(side: Side, texts: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
-    """The lengths of all tokens of some texts, and where each text's begin."""
-    ids = np.concatenate([np.empty(0, dtype=np.int64), *texts])
-    return side.spelling.lengths[ids], np.array([*accumulate(map(len, texts), initial=0)], dtype=np.int64)
+def _arrays(side: Side, texts: Sequence[_Passage] | Sequence[_Text]) -> tuple[IntArray, IntArray, IntArray]:
+    """The lengths of all tokens of some texts, where each text's begin, and its first byte."""
+    ids = np.concatenate([np.empty(0, dtype=np.int64), *(text.ids for text in texts)])
+    starts = np.array([text.start for text in texts], dtype=np.int64)
+    return side.spelling.lengths[ids], np.array(_offsets(texts), dtype=np.int64), starts
 
 
-def _packed(texts: Sequence[IntArray], rows: torch.Tensor, num_cut: int, num_apart: int) -> Reading:
+def _offsets(texts: Sequence[_Passage] | Sequence[_Text]) -> list[int]:
+    """Where the tokens of each begin among all of them, and the end."""
+    return [*accumulate((len(text.ids) for text in texts), initial=0)]
+
+
+def _packed(texts: Sequence[_Text], rows: torch.Tensor, num_apart: int) -> Reading:
     """The texts one after another, padded to a multiple; never none, as ranks run the reference together."""
-    count = sum(map(len, texts))
+    bounds = _offsets(texts)
+    count = bounds[-1]
     padding = -count % _MULTIPLE or (_MULTIPLE if count == 0 else 0)
-    bounds = [*accumulate(map(len, texts), initial=0)]
-    tokens = np.concatenate([*texts, np.zeros(padding, dtype=np.int64)])
+    tokens = np.concatenate([*(text.ids for text in texts), np.zeros(padding, dtype=np.int64)])
     cu_seqlens = torch.tensor([*bounds, count + padding] if padding else bounds, dtype=torch.int32)
-    return Reading(torch.from_numpy(tokens), cu_seqlens, rows, count, num_cut, num_apart)
+    return Reading(torch.from_numpy(tokens), cu_seqlens, rows, count, sum(text.num_cut for text in texts), num_apart)

@@ -76,8 +76,8 @@ def _open_reader(
 ) -> Reader:
     for directory in (path, config.model):
         if tokenizer_file(directory) is None:
-            reason = f"{path} has another vocabulary than {config.model}, and {directory} has no tokenizer to compare them with"
-            raise InputError(f"kl.reference: {reason}; put its tokenizer.model or tokenizer.json there")
+            reason = f"{path} has another vocabulary than {config.model}, and {directory} has no tokenizer"
+            raise InputError(f"kl.reference: {reason} to compare them with; put its files there")
     if config.kl.support == "shared":
         reason = f"shared pieces are of one vocabulary, and {path} has another than {config.model}"
         raise InputError(f'kl.support: {reason}; leave it "all"')
