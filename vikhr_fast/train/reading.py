@@ -130,11 +130,10 @@ class Reader:
     def _encoded(self, passages: Sequence[_Passage]) -> list[_Text]:
         """What is read of each passage."""
         spelling = self.ref.spelling
-        given = []
-        for passage in passages:  # a space that begins a text inside of a document is the one that would be added
-            skipped = spelling.begins_with_space and not passage.begins and passage.text.startswith(b" ")
-            given.append(passage.text[int(skipped) :].decode())
-        ids, offsets = spelling.encoder.encode_batch(given, 1)
+        # A space that begins a text inside of a document is the one that would be added.
+        spaces = [int(spelling.begins_with_space and not _adds_space(spelling, passage)) for passage in passages]
+        given = [passage.text[space:] for passage, space in zip(passages, spaces, strict=True)]
+        ids, offsets = spelling.encoder.encode_batch([text.decode() for text in given], 1)
         return [
             self._text(passage, ids[start:end].astype(np.int64))
             for passage, start, end in zip(passages, offsets[:-1], offsets[1:], strict=True)
@@ -144,7 +143,7 @@ class Reader:
         """What is read of a passage with these tokens of the reference's."""
         spelling = self.ref.spelling
         spelt = spelling.spell(ids)
-        added = int(spelling.begins_with_space and len(spelt) > len(passage.text))
+        added = int(_adds_space(spelling, passage))
         expected, ends = b" " * added + passage.text, spelling.lengths[ids].cumsum()
         is_right = (spelling.lengths[ids] > 0) & (ends <= _common(expected, spelt))
         kept = len(ids) if is_right.all() else int(is_right.argmin())
@@ -155,6 +154,11 @@ class Reader:
         num_cut = max(len(tokens) - self._most_tokens, 0)
         is_read = passage.ends and is_all and num_cut == 0
         return _Text(tokens[: self._most_tokens], passage.at - added, is_read, num_cut)
+
+
+def _adds_space(spelling: Spelling, passage: _Passage) -> bool:
+    """Whether the passage's own first byte comes after a space that the tokenizer adds."""
+    return spelling.begins_with_space and passage.text != b"" and (passage.begins or passage.text[:1] != b" ")
 
 
 def _first_whole(text: bytes) -> int:
