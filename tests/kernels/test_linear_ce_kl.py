@@ -259,7 +259,7 @@ def test_opcheck() -> None:
     for with_gradient in (False, True):
         torch.library.opcheck(
             torch.ops.vikhr.linear_ce_kl.default,
-            (*inputs.values(), ones, ones, ones, support, False, 7, with_gradient),
+            (*inputs.values(), ones, ones, ones, support, [], False, 7, with_gradient),
             test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
         )
 

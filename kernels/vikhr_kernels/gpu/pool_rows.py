@@ -14,6 +14,7 @@ from vikhr_kernels.buckets import Partition
 
 LOWEST = tl.constexpr(-3.0e38)  # stands for -inf: differences of two of them are 0, not NaN
 
+
 @triton.jit
 def _join(b_begins, b_largest, b_sum, b_begins_after, b_largest_after, b_sum_after):
     """What two stretches of pieces, one after the other, come to: whether a bucket begins there, and its sum so far.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vikhr_kernels import dispatch, linear_ce_kl, reference
+from vikhr_kernels import Buckets, dispatch, linear_ce_kl, reference
 from vikhr_kernels.gpu.loss_rows import loss_rows
 
 SMALLEST, LARGEST = (c.block for c in dispatch.TABLE[90]["loss_rows_kernel"][torch.float32])
@@ -15,7 +15,7 @@ SMALLEST, LARGEST = (c.block for c in dispatch.TABLE[90]["loss_rows_kernel"][tor
 
 def plain_rows(
     logits: Tensor, ref_logits: Tensor | None, targets: Tensor, ce_c: Tensor, kl_c: Tensor, z_c: Tensor,
-    support: Tensor | None, forward: bool,
+    support: Tensor | None, buckets: Buckets | None, forward: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Losses, CE, KL and gradient by PyTorch's own functions and its autograd."""
     logits = logits.detach().clone().requires_grad_()
@@ -23,7 +23,10 @@ def plain_rows(
     kl = torch.zeros_like(ce)
     if ref_logits is not None:
         kept = slice(None) if support is None else support
-        log_p, log_q = (x[:, kept].log_softmax(-1) for x in (logits, ref_logits))
+        both = (logits[:, kept], ref_logits[:, kept])
+        if buckets is not None:
+            both = (reference.pooled(x, partition) for x, partition in zip(both, buckets, strict=True))
+        log_p, log_q = (x.log_softmax(-1) for x in both)
         if forward:
             log_p, log_q = log_q, log_p
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
@@ -67,7 +70,7 @@ def test_rows_as_right_as_plain_pytorch(
     vocabulary: int, scale: float, difference: float, forward: bool, assert_as_right: Callable
 ) -> None:
     logits, ref_logits, targets, coefficients = rows(vocabulary, scale, difference)
-    given = (logits, ref_logits, targets, *coefficients, None, forward)
+    given = (logits, ref_logits, targets, *coefficients, None, None, forward)
     ours = kernel_rows(*given, dtype=torch.float32)
     assert_as_right(ours, plain_rows(*given), plain_rows(*as_float64(given)))
 
@@ -79,7 +82,7 @@ def test_support(forward: bool, size: int, kept: str, assert_as_right: Callable)
     logits[:, 5] += 0 if kept == "all" else 200  # outside the support it must not matter to the KL
     support = torch.rand(size, generator=torch.Generator().manual_seed(2)) < {"half": 0.5, "all": 2}.get(kept, -1)
     support[5], support[7] = kept == "all", kept != "none"
-    given = (logits, ref_logits, targets, *coefficients, support, forward)
+    given = (logits, ref_logits, targets, *coefficients, support, None, forward)
     ours = kernel_rows(*given, dtype=torch.float32)
     assert_as_right(ours, plain_rows(*given), plain_rows(*as_float64(given)))
 
@@ -88,7 +91,7 @@ def test_support(forward: bool, size: int, kept: str, assert_as_right: Callable)
 @pytest.mark.parametrize("size", [8, 61, SMALLEST, LARGEST + 334, 2 * LARGEST + 907])
 def test_a_narrow_gradient_lies_over_the_logits(size: int, slack: float) -> None:
     logits, ref_logits, targets, coefficients = rows(size, 1.0, 0.5)
-    given = (logits, ref_logits, targets, *coefficients, None, False)
+    given = (logits, ref_logits, targets, *coefficients, None, None, False)
     *wide_results, wide = kernel_rows(*given, dtype=torch.float32)
     memory = logits.clone()
     results = [torch.full((3,), torch.nan) for _ in range(3)]
@@ -101,7 +104,7 @@ def test_a_narrow_gradient_lies_over_the_logits(size: int, slack: float) -> None
 
 def test_without_a_reference(assert_as_right: Callable) -> None:
     logits, _, targets, coefficients = rows(LARGEST + 5, 2.0, 0.0)
-    given = (logits, None, targets, *coefficients, None, False)
+    given = (logits, None, targets, *coefficients, None, None, False)
     ours = kernel_rows(*given, dtype=torch.float32)
     assert_as_right(ours, plain_rows(*given), plain_rows(*as_float64(given)))
     assert not ours[2].any()
@@ -111,7 +114,7 @@ def test_without_a_reference(assert_as_right: Callable) -> None:
 @pytest.mark.parametrize("difference", [3e-2, 1e-3, 3e-5])
 def test_a_small_kl_keeps_its_digits(forward: bool, difference: float) -> None:
     logits, ref_logits, targets, coefficients = rows(LARGEST + 1, 1.0, difference)
-    given = (logits, ref_logits, targets, torch.zeros(3), coefficients[1], torch.zeros(3), None, forward)
+    given = (logits, ref_logits, targets, torch.zeros(3), coefficients[1], torch.zeros(3), None, None, forward)
     _, _, kl, gradient = kernel_rows(*given, dtype=torch.float32)
     _, _, true_kl, true_gradient = plain_rows(*as_float64(given))
     assert ((kl - true_kl).abs() <= 1e-4 * true_kl).all()
@@ -124,7 +127,8 @@ def test_a_small_kl_keeps_its_digits(forward: bool, difference: float) -> None:
 def test_logits_whose_square_overflows(z_loss: float) -> None:
     logits = torch.tensor([[1e30, -2e30, 5e29, 0.0]])
     one, z = torch.ones(1), torch.full((1,), z_loss)
-    loss, ce, _, gradient = kernel_rows(logits, None, torch.tensor([2]), one, one, z, None, False, dtype=torch.float32)
+    given = (logits, None, torch.tensor([2]), one, one, z, None, None, False)
+    loss, ce, _, gradient = kernel_rows(*given, dtype=torch.float32)
     torch.testing.assert_close(loss, ce + 1e30 if z_loss else ce)
     torch.testing.assert_close(gradient, torch.tensor([[1.0 + 2 * z_loss * 1e30, 0, -1, 0]]))
 
@@ -132,7 +136,8 @@ def test_logits_whose_square_overflows(z_loss: float) -> None:
 @pytest.mark.parametrize("shift", [0.0, 1e4, -1e4])
 def test_equal_models_have_no_kl_at_all(shift: float) -> None:
     logits, _, targets, coefficients = rows(LARGEST + 9, 1.0, 0.0)
-    given = (logits + shift, logits + shift, targets, torch.zeros(3), coefficients[1], torch.zeros(3), None, False)
+    shifted, zero = logits + shift, torch.zeros(3)
+    given = (shifted, shifted, targets, zero, coefficients[1], zero, None, None, False)
     _, _, kl, gradient = kernel_rows(*given, dtype=torch.float32)
     assert not kl.any()
     assert not gradient.any()
@@ -142,7 +147,7 @@ def test_a_certain_target_keeps_its_gradient() -> None:
     logits = torch.zeros(1, 100)
     logits[0, 3] = 12.0
     one, zero = torch.ones(1), torch.zeros(1)
-    given = (logits, None, torch.tensor([3]), one, zero, zero, None, False)
+    given = (logits, None, torch.tensor([3]), one, zero, zero, None, None, False)
     *_, gradient = kernel_rows(*given, dtype=torch.float16)
     *_, expected = plain_rows(*as_float64(given))
     assert float(expected[0, 3]) > -1e-3  # p itself rounds to 1 in float16: p - 1 would be 0
