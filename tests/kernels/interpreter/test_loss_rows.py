@@ -87,6 +87,60 @@ def test_support(forward: bool, size: int, kept: str, assert_as_right: Callable)
     assert_as_right(ours, plain_rows(*given), plain_rows(*as_float64(given)))
 
 
+def rows_with_buckets(
+    vocabulary: int, ref_vocabulary: int, size: int, scale: float = 1.0, count: int = 3
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Buckets]:
+    logits, _, targets, coefficients = rows(vocabulary, scale, 0.0, count)
+    generator = torch.Generator().manual_seed(size)
+    ref_logits = torch.randn(count, ref_vocabulary, generator=generator) * scale
+    bucket, ref_bucket = (torch.randperm(pieces, generator=generator) % size for pieces in (vocabulary, ref_vocabulary))
+    return logits, ref_logits, targets, coefficients, Buckets.of(bucket, ref_bucket)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("forward", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize(
+    ("vocabulary", "ref_vocabulary", "size"),
+    [(1, 1, 1), (2, 3, 2), (64, 40, 1), (61, 97, 19), pytest.param(200, 180, 150, marks=pytest.mark.gate)],
+)
+def test_buckets(
+    vocabulary: int, ref_vocabulary: int, size: int, scale: float, forward: bool, assert_as_right: Callable
+) -> None:
+    logits, ref_logits, targets, coefficients, buckets = rows_with_buckets(vocabulary, ref_vocabulary, size, scale)
+    given = (logits, ref_logits.clone(), targets, *coefficients, None, buckets, forward)
+    ours = kernel_rows(*given, dtype=torch.float32)
+    assert torch.equal(given[1], ref_logits)
+    assert_as_right(ours, plain_rows(*given), plain_rows(*as_float64(given)))
+
+
+@pytest.mark.gate
+@pytest.mark.parametrize("forward", [False, True])
+def test_buckets_of_a_wide_row(forward: bool, assert_as_right: Callable) -> None:
+    logits, ref_logits, targets, coefficients, buckets = rows_with_buckets(LARGEST + 7, 40, 19, count=1)
+    given = (logits, ref_logits, targets, *coefficients, None, buckets, forward)
+    ours = kernel_rows(*given, dtype=torch.float32)
+    assert_as_right(ours, plain_rows(*given), plain_rows(*as_float64(given)))
+
+
+@pytest.mark.gate
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("forward", [False, True])
+def test_with_buckets_too_a_narrow_gradient_lies_over_the_logits(forward: bool, slack: float) -> None:
+    logits, ref_logits, targets, coefficients, buckets = rows_with_buckets(200, 97, 70)
+    rest = (ref_logits, targets, *coefficients, None, buckets, forward)
+    *wide_results, wide = kernel_rows(logits, *rest, dtype=torch.float32)
+    for dtype in (torch.float16, None):
+        memory = logits.clone()
+        results = [torch.full((3,), torch.nan) for _ in range(3)]
+        narrow = loss_rows(memory, *rest, *results, dtype)
+        if dtype is not None:
+            assert narrow.untyped_storage().data_ptr() == memory.untyped_storage().data_ptr()
+            torch.testing.assert_close(narrow.float(), wide, rtol=2**-11 * 1.01, atol=slack * 2**-23)
+        for a, e in zip(results, wide_results, strict=True):
+            torch.testing.assert_close(a, e, rtol=slack * 2**-22, atol=0)
+
+
 @pytest.mark.gate
 @pytest.mark.parametrize("size", [8, 61, SMALLEST, LARGEST + 334, 2 * LARGEST + 907])
 def test_a_narrow_gradient_lies_over_the_logits(size: int, slack: float) -> None:
@@ -179,4 +233,27 @@ def test_the_head_as_right_as_plain_pytorch(
     given = (hidden, weight, ref_hidden, ref_weight)
     ours, plain = run(linear_ce_kl, *given), run(reference.linear_ce_kl, *given)
     size = float((hidden.double() @ weight.double().T).square().mean().sqrt()) if tokens else 1.0  # of the logits
+    assert_as_right(ours, plain, run(reference.linear_ce_kl, *(x.double() for x in given)), size=size)
+
+
+@pytest.mark.gate
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_head_with_buckets_as_right_as_plain_pytorch(
+    reduction: str, dtype: torch.dtype, assert_as_right: Callable
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((5, 16), (97, 16), (5, 12), (81, 12))
+    given = [torch.randn(*shape, generator=generator).to(dtype) for shape in shapes]
+    targets = torch.tensor([-100, 96, 0, 5, -100])
+    buckets = Buckets.of(*(torch.randperm(pieces, generator=generator) % 23 for pieces in (97, 81)))
+
+    def run(f: Callable, hidden: Tensor, weight: Tensor, *ref: Tensor) -> tuple[Tensor, ...]:
+        hidden, weight = (x.detach().clone().requires_grad_() for x in (hidden, weight))
+        loss, ce, kl = f(hidden, weight, targets, *ref, kl_buckets=buckets, reduction=reduction, chunk_tokens=2)
+        factor = torch.arange(1, loss.numel() + 1).to(loss).view(loss.shape)
+        return loss, ce, kl, *torch.autograd.grad((loss * factor).sum(), (hidden, weight))
+
+    ours, plain = run(linear_ce_kl, *given), run(reference.linear_ce_kl, *given)
+    size = float((given[0].double() @ given[1].double().T).square().mean().sqrt())  # of the logits
     assert_as_right(ours, plain, run(reference.linear_ce_kl, *(x.double() for x in given)), size=size)
