@@ -250,6 +250,7 @@ def test_chunks_leave_room_for_the_buckets_logits(monkeypatch: pytest.MonkeyPatc
         (torch.tensor([0]), torch.tensor([0, -7]), "ref has a bucket below 0"),
         (torch.tensor([-1]), torch.tensor([-1]), "own has a bucket below 0"),
         (torch.tensor([0, 2]), torch.tensor([0, 1, 2]), "own has no piece in bucket 1"),
+        (torch.tensor([0]), torch.tensor([0, 1]), "own has no piece in bucket 1"),
         (torch.tensor([0, 1, 2]), torch.tensor([1, 0]), "ref has no piece in bucket 2"),
     ],
 )

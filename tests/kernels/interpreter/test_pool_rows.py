@@ -10,7 +10,7 @@ from vikhr_kernels import dispatch
 from vikhr_kernels.buckets import Partition
 from vikhr_kernels.gpu.pool_rows import pool_rows
 
-SIZES = [(0, 1), (0, 2), (1, -1), (1, 0), (1, 1), (2, 37)]  # blocks, and pieces beyond
+SIZES = [(2, 37), (1, 1), (1, 0), (1, -1), (0, 2), (0, 1)]  # blocks, and pieces beyond
 KINDS = ["one for all", "one for each", "one huge, before", "one huge, behind", "over two blocks", "over three blocks"]
 gate = pytest.mark.gate
 
