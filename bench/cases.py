@@ -9,6 +9,7 @@ from measuring import Case, Forward, Inputs, Run, Sizes, forward_and_backward
 from torch import Tensor
 
 import vikhr_kernels
+from vikhr_kernels import Buckets
 
 
 def _normal(device: torch.device, dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
@@ -164,8 +165,13 @@ def adamw_case(sizes: Sizes) -> Case:
     )  # fmt: skip
 
 
-def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
-    """The loss head; its peers keep the head's gradient in bf16, ours in float32 until the end."""
+def loss_case(sizes: Sizes, *, with_reference: bool, with_buckets: bool = False) -> Case:
+    """The loss head; its peers keep the head's gradient in bf16, ours in float32 until the end.
+
+    With buckets the reference has a vocabulary of its own, larger by a fifth; nothing else computes that. Beside it is
+    the head of one vocabulary, for what they cost.
+    """
+    ref_vocabulary = sizes.vocabulary * 6 // 5 if with_buckets else sizes.vocabulary
 
     def make(tokens: int, device: torch.device, dtype: torch.dtype) -> Inputs:
         shape = (sizes.vocabulary, sizes.hidden)
@@ -179,6 +185,10 @@ def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
                 dtype
             )
             inputs["ref_weight"] = inputs["weight"].detach().clone()
+        if with_buckets:
+            more = _normal(device, dtype, ref_vocabulary - sizes.vocabulary, sizes.hidden, scale=sizes.hidden**-0.5)
+            inputs["ref_weight"] = torch.cat((inputs["ref_weight"], more))
+            inputs["kl_buckets"] = _buckets(sizes.vocabulary, ref_vocabulary, sizes.vocabulary // 4).to(device)
         return inputs
 
     vectors = 2 if with_reference else 1  # CE and KL of each token
@@ -195,6 +205,15 @@ def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
                 return logits @ inputs["weight"], logits.T @ inputs["hidden"]
 
         return run
+
+    def same_vocabulary() -> Run:
+        def forward(i: Inputs) -> tuple[Tensor, ...]:
+            given = {name: value for name, value in i.items() if name != "kl_buckets"}
+            given["ref_weight"] = given["ref_weight"][: sizes.vocabulary]
+            return vikhr_kernels.linear_ce_kl(**given)
+
+        run = forward_and_backward(forward)
+        return lambda inputs: run(inputs)[-2:]  # the gradients, of another loss: no error is asked of them
 
     def liger_jsd() -> Run:
         from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
@@ -233,21 +252,34 @@ def loss_case(sizes: Sizes, *, with_reference: bool) -> Case:
 
         return forward_and_backward(lambda i: linear_cross_entropy(i["hidden"], i["weight"], i["targets"]))
 
-    peers = {"bare GEMMs": bare_gemms}
-    peers |= (
-        {"liger": liger_jsd, "orda": orda} if with_reference else {"torch": torch_ce, "liger": liger_ce, "cut": cut_ce}
-    )
-    products = 8 if with_reference else 6
+    name, peers = "linear_ce", {"torch": torch_ce, "liger": liger_ce, "cut": cut_ce}
+    if with_reference:
+        name, peers = "linear_ce_kl", {"liger": liger_jsd, "orda": orda}
+    if with_buckets:
+        name, peers = "linear_ce_kl_buckets", {"same vocabulary": same_vocabulary}
+    pieces = 3 * sizes.vocabulary + (ref_vocabulary if with_reference else 0)  # of all products
     return Case(
-        "linear_ce_kl" if with_reference else "linear_ce", make, by, sizes.tokens, peers,
-        flops=lambda tokens: products * tokens * sizes.hidden * sizes.vocabulary, vectors=vectors,
+        name, make, by, sizes.tokens, {"bare GEMMs": bare_gemms, **peers},
+        flops=lambda tokens: 2 * tokens * sizes.hidden * pieces, vectors=vectors,
     )  # fmt: skip
+
+
+def _buckets(pieces: int, ref_pieces: int, size: int) -> Buckets:
+    """Random ones, some with many pieces; the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+
+    def bucket_of(count: int) -> Tensor:
+        every = torch.cat((torch.arange(size), torch.randint(size, (count - size,), generator=generator)))
+        return every[torch.randperm(count, generator=generator)]
+
+    return Buckets.of(bucket_of(pieces), bucket_of(ref_pieces))
 
 
 def all_cases(sizes: Sizes) -> dict[str, Case]:
     """Every case, by the name of its kernel; the most valuable first."""
     cases = [
         *attention_cases(sizes), loss_case(sizes, with_reference=True), loss_case(sizes, with_reference=False),
+        loss_case(sizes, with_reference=True, with_buckets=True),
         rms_norm_case(sizes), rope_case(sizes), swiglu_case(sizes), scale_case(sizes), adamw_case(sizes),
     ]  # fmt: skip
     return {case.kernel: case for case in cases}

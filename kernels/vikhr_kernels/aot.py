@@ -40,12 +40,14 @@ from triton.runtime.jit import JITFunction
 import vikhr_kernels.gpu
 from vikhr_kernels import attention_dispatch, dispatch, packed_documents
 from vikhr_kernels.attention_dispatch import AttentionConfiguration
+from vikhr_kernels.buckets import Buckets
 from vikhr_kernels.dispatch import Configuration
 from vikhr_kernels.gpu import (
     adamw,
     flash_attention,
     flash_attention_backward,
     loss_rows,
+    pool_rows,
     rms_norm,
     rope,
     scale,
@@ -122,21 +124,34 @@ def _call_loss_rows(configuration: Configuration) -> None:
     smaller = [c.block for c in dispatch.TABLE[80]["loss_rows_kernel"][DTYPE] if c.block < configuration.block]
     one_block = (max(smaller, default=0) + configuration.block) // 2
     for vocabulary in {one_block, 40000} if configuration.block < 40000 else {one_block}:
-        for with_reference, with_support, forward in (
-            (False, False, False),
-            (True, False, False),
-            (True, True, False),
-            (True, False, True),
-            (True, True, True),
+        support, buckets = torch.ones(vocabulary, dtype=torch.bool), Buckets.of(*_buckets(vocabulary))
+        for with_reference, kept, both, forward in (
+            (False, None, None, False),
+            (True, None, None, False),
+            (True, support, None, False),
+            (True, None, buckets, False),
+            (True, None, None, True),
+            (True, support, None, True),
+            (True, None, buckets, True),
         ):
             for gradient_dtype in (None, DTYPE):
                 logits = _rows(vocabulary, 16, torch.float32)
-                support = torch.ones(vocabulary, dtype=torch.bool) if with_support else None
                 each = torch.ones(16)
                 loss_rows.loss_rows(
                     logits, logits if with_reference else None, torch.zeros(16, dtype=torch.int64), each, each, each,
-                    support, forward, each, each, each, gradient_dtype,
+                    kept, both, forward, each, each, each, gradient_dtype,
                 )  # fmt: skip
+
+
+def _call_pool_rows(configuration: Configuration) -> None:
+    vocabulary = max(configuration.block, 40000)
+    pool_rows.pool_rows(_rows(vocabulary, 16, torch.float32), Buckets.of(*_buckets(vocabulary)).own)
+
+
+def _buckets(vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Of equal vocabularies, four pieces in each."""
+    bucket = torch.arange(vocabulary) // 4
+    return bucket, bucket
 
 
 def _call_flash_attention(configuration: AttentionConfiguration) -> None:
@@ -159,6 +174,7 @@ SAMPLE_CALLS: dict[str, Callable[[Any], None]] = {
     "scale_kernel": _call_scale,
     "adamw_kernel": _call_adamw,
     "loss_rows_kernel": _call_loss_rows,
+    "pool_rows_kernel": _call_pool_rows,
     **dict.fromkeys(attention_dispatch.KERNELS, _call_flash_attention),
 }
 

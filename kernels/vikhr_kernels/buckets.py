@@ -62,7 +62,7 @@ class Buckets(NamedTuple):
         return cls(Partition.of(own, count), Partition.of(ref, count))
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """K."""
         return len(self.own.bounds) - 1
 

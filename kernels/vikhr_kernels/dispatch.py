@@ -64,7 +64,7 @@ def _for_all_dtypes(entries: Entries) -> dict[torch.dtype, Entries]:
     return dict.fromkeys((torch.bfloat16, torch.float16, torch.float32), entries)
 
 
-def _table(*, loss_rows: Entries, walk_over_4096: Configuration) -> Table:
+def _table(*, loss_rows: Entries, pool_rows: Configuration, walk_over_4096: Configuration) -> Table:
     # rope: a thread an angle. With more threads Triton has each of them make eight, in seven times the instructions.
     rows = (Configuration(1024, 2), Configuration(2048, 4), Configuration(4096, 8), Configuration(8192, 16))
     walks = (
@@ -83,20 +83,24 @@ def _table(*, loss_rows: Entries, walk_over_4096: Configuration) -> Table:
         "scale_kernel": _for_all_dtypes((Configuration(2048, 8),)),
         "adamw_kernel": _for_all_dtypes((Configuration(512, 4),)),
         "loss_rows_kernel": _for_all_dtypes(loss_rows),
-        "pool_rows_kernel": _for_all_dtypes((Configuration(1024, 4),)),
+        "pool_rows_kernel": _for_all_dtypes((pool_rows,)),
     }
 
 
 # Two softmaxes and a support keep nine values an element in registers: more than 4 elements a thread spill. ptxas also
 # spills a few bytes to fit one more program, on sm_80 with 4096 and 32 warps, and in the walk with 16.
+# Pieces of a bucket lie far apart: to gather them reads a row 8 times, unless a cache holds all rows in flight. The L2
+# cache of an A100 does with 2048 and 8 warps; on an H100 one warp's scan, of fewer instructions, should cost less.
 TABLE: dict[int, Table] = {
     80: _table(
         loss_rows=(Configuration(1024, 8), Configuration(2048, 16)),
+        pool_rows=Configuration(2048, 8),
         walk_over_4096=Configuration(4096, 8, programs=2),
     ),
     # One program fills a multiprocessor: few rows are in flight, and the second pass finds them in the L2 cache.
     90: _table(
         loss_rows=(Configuration(1024, 8), Configuration(4096, 32)),
+        pool_rows=Configuration(512, 1),
         walk_over_4096=Configuration(4096, 16, programs=2),
     ),
 }

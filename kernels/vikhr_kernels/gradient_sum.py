@@ -83,9 +83,9 @@ class GradientSum:
         """Adds the rows of a @ b, one sum's after another's: by one product where the sums lie so in memory.
 
         Args:
-            sums: of [N_i, K].
+            sums: of [N_i, C].
             a: [ΣN_i, T].
-            b: [T, K].
+            b: [T, C].
         """
         whole = stacked([one._total for one in sums])
         if whole is not None and len({one.is_empty for one in sums}) == 1:

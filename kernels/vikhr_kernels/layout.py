@@ -8,14 +8,14 @@ from torch import Tensor
 
 @torch.no_grad()
 def stack(weights: Sequence[Tensor]) -> None:
-    """Moves matrices [N_i, K] into one buffer, one after another; they keep their identity and their values."""
+    """Moves matrices [N_i, C] into one buffer, one after another; they keep their identity and their values."""
     buffer = torch.cat([weight.detach() for weight in weights])
     for weight, rows in zip(weights, buffer.split([len(weight) for weight in weights]), strict=True):
         weight.data = rows
 
 
 def stacked(matrices: Sequence[Tensor]) -> Tensor | None:
-    """Contiguous matrices [N_i, K] as one [ΣN_i, K]; None where they don't lie one after another."""
+    """Contiguous matrices [N_i, C] as one [ΣN_i, C]; None where they don't lie one after another."""
     first = matrices[0]
     if len(matrices) == 1:
         return first

@@ -20,8 +20,8 @@ def linear(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     autograd then gets none. A compiler, and autocast, which changes dtypes, get the plain products instead.
 
     Args:
-        x: [..., K].
-        weights: [N_i, K] each, in the dtype of x.
+        x: [..., C].
+        weights: [N_i, C] each, in the dtype of x.
 
     Returns:
         [..., N_i] for each weight.
@@ -54,7 +54,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         wants_x, *wants_weights = ctx.needs_input_grad
-        rows = x.reshape(-1, x.shape[-1])  # [T, K]
+        rows = x.reshape(-1, x.shape[-1])  # [T, C]
         d_outputs = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]  # [T, N_i]
         whole = stacked(weights)
         groups = [[index] for index in range(len(weights))] if whole is None else [list(range(len(weights)))]

@@ -67,7 +67,7 @@ def linear_ce_kl(
     coefficients = loss_factors(kept, weights, token_weights, reduction, num_tokens, wide)
     if chunk_tokens is None:
         pieces = weight.shape[0] + (0 if ref_weight is None else ref_weight.shape[0])
-        pieces += 0 if kl_buckets is None else 2 * kl_buckets.count
+        pieces += 0 if kl_buckets is None else 2 * kl_buckets.size
         chunk_tokens = default_chunk(hidden.shape[0], pieces * wide.itemsize, on_gpu=hidden.is_cuda)
     wants_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     total, losses, ce, kl, _, _ = _chunked_loss(

@@ -72,7 +72,7 @@ def rope(q: Tensor, k: Tensor, positions: Tensor, theta: float) -> tuple[Tensor,
 
 
 def linear(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """x [..., K] times each weight [N_i, K] transposed: [..., N_i]."""
+    """x [..., C] times each weight [N_i, C] transposed: [..., N_i]."""
     return tuple(F.linear(x, weight) for weight in weights)
 
 

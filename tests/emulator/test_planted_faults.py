@@ -88,7 +88,7 @@ def test_a_dropped_barrier(architecture: int, plant: Callable) -> None:
     ones, results = torch.ones(2), [torch.empty(2) for _ in range(3)]
     with dispatch.compiling_for(architecture), emulating(architecture, seed=1) as emulation:
         loss_rows.loss_rows(
-            logits, None, torch.tensor([5, 4999]), ones, ones, ones, None, False, *results, torch.float32
+            logits, None, torch.tensor([5, 4999]), ones, ones, ones, None, None, False, *results, torch.float32
         )
     store = line_of("loss_rows.py", "tl.store(p_gradient + o_v")
     assert_named(emulation.findings, "race in global memory", f"loss_rows.py:{store}:")

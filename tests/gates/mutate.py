@@ -61,13 +61,16 @@ LENGTH_TESTS, ORDER_TESTS = (
 HEAD_TESTS = f"{LOSS_TESTS} the_head"
 IGNORED_TESTS = "interpreter/test_ignored_tokens.py"
 FAKES_TESTS = "interpreter/test_fakes.py"
+POOL, POOL_TESTS = "gpu/pool_rows.py", "interpreter/test_pool_rows.py"
+BUCKETS, BUCKETS_TESTS = "buckets.py", "test_buckets.py"
+BUCKET_ROWS_TESTS = f"{LOSS_TESTS} buckets"
 HEAD_BLOCKS = "test_linear_ce_kl.py blocks"
 
 MUTATIONS = [
     # The row step of the loss head
     Mutation(LOSS, "tl.where(grows, b_exponential, 1.0)", "b_exponential", LOSS_TESTS),
     Mutation(LOSS, "tl.where(grows, 1.0, b_exponential)", "b_exponential", LOSS_TESTS),
-    Mutation(LOSS, "tl.constexpr(-3.0e38)", "tl.constexpr(0.0)", LOSS_TESTS),
+    Mutation(POOL, "tl.constexpr(-3.0e38)", "tl.constexpr(0.0)", LOSS_TESTS),
     Mutation(LOSS, "b_sum = 1 / 24 - b_x", "b_sum = 1 / 24 + b_x", LOSS_TESTS),
     Mutation(LOSS, "_SERIES_LIMIT = tl.constexpr(1.0)", "_SERIES_LIMIT = tl.constexpr(0.0)", f"{LOSS_TESTS} small_kl"),
     Mutation(LOSS, "_SERIES_LIMIT = tl.constexpr(1.0)", "_SERIES_LIMIT = tl.constexpr(100.0)", LOSS_TESTS),
@@ -91,6 +94,55 @@ MUTATIONS = [
     Mutation(LOSS, "tl.where(has_kl, b_gradient + kl_coefficient * b_kl_gradient, b_gradient)",
              "b_gradient + kl_coefficient * b_kl_gradient", f"{IGNORED_TESTS} kernel and kl_of_weight_0"),
     Mutation(LOSS, "logits.dtype)[:, -vocabulary:]", "logits.dtype)[:, :vocabulary]", f"{LOSS_TESTS} narrow"),
+    # Buckets of two vocabularies
+    Mutation(POOL, "b_largest_after > b_largest", "b_largest_after < b_largest", POOL_TESTS),
+    Mutation(POOL, "-tl.abs(b_largest - b_largest_after)", "b_largest - b_largest_after", POOL_TESTS),
+    Mutation(POOL, "b_sum + b_sum_after * b_exponential)", "b_sum + b_sum_after)", POOL_TESTS),
+    Mutation(POOL, "tl.where(begins, b_largest_after, tl.maximum(b_largest, b_largest_after))",
+             "tl.maximum(b_largest, b_largest_after)", POOL_TESTS),
+    Mutation(POOL, "tl.where(begins, b_sum_after, b_joined)", "b_joined", POOL_TESTS),
+    Mutation(POOL, "return b_begins | b_begins_after", "return b_begins_after", POOL_TESTS),
+    Mutation(POOL, "p_pooled += i_row * K", "p_pooled += 0", POOL_TESTS),
+    Mutation(POOL, "tl.load(p_order + o_v, mask=m_v, other=0)", "o_v", POOL_TESTS),
+    Mutation(POOL, "mask=o_v + 1 < V, other=K)", "mask=o_v + 1 < V, other=K - 1)", POOL_TESTS),
+    Mutation(POOL, "b_bucket != b_previous", "o_block == 0", POOL_TESTS),
+    Mutation(POOL, "b_zeros + carried_sum", "b_zeros", POOL_TESTS),
+    Mutation(POOL, "is_last, b_largest, LOWEST", "is_last, b_largest, 0.0", POOL_TESTS),
+    Mutation(POOL, "tl.where(is_last, b_sum, 0.0)", "b_sum", POOL_TESTS),
+    Mutation(POOL, "b_sum, 1.0)), b_sum)", "b_sum, 1.0)), 0.0)", f"{POOL_TESTS} bits"),
+    Mutation(LOSS, "p_pooled += i_row * K", "p_pooled += 0", BUCKET_ROWS_TESTS),
+    Mutation(LOSS, "p_pooled_gradient += i_row * K", "p_pooled_gradient += 0", BUCKET_ROWS_TESTS),
+    Mutation(LOSS, "tl.load(p_bucket + o_v,", "tl.load(p_bucket + o_block,", BUCKET_ROWS_TESTS),
+    Mutation(LOSS, "b_share * tl.load(p_pooled_gradient + o_k)", "tl.load(p_pooled_gradient + o_k)", BUCKET_ROWS_TESTS),
+    Mutation(LOSS, "(nothing, kl_coefficient, nothing)", "(kl_coefficient, kl_coefficient, nothing)",
+             BUCKET_ROWS_TESTS),
+    Mutation(LOSS, "(nothing, kl_coefficient, nothing)", "(nothing, torch.ones_like(kl), nothing)", BUCKET_ROWS_TESTS),
+    Mutation(LOSS, "pooled_gradient = ref_pooled", "pooled_gradient = pooled", BUCKET_ROWS_TESTS),
+    Mutation(LOSS, "losses.add_(losses_of_kl)", "pass", BUCKET_ROWS_TESTS),
+    Mutation(BUCKETS, "argsort(stable=True)", "argsort(stable=True, descending=True)", BUCKETS_TESTS),
+    Mutation(BUCKETS, "bucket[order].int()", "bucket.int()", BUCKETS_TESTS),
+    Mutation(BUCKETS, "(bounds.new_zeros(1), bounds)", "(bounds[:1], bounds)", BUCKETS_TESTS),
+    Mutation(BUCKETS, "by_bucket.sub_(largest[self.sorted_bucket])", "by_bucket", BUCKETS_TESTS),
+    Mutation(BUCKETS, ".log_().add_(largest)", ".log_()", BUCKETS_TESTS),
+    Mutation(BUCKETS, "torch.maximum(own.max(), ref.max())", "own.max()", f"{BUCKETS_TESTS} wrong"),
+    Mutation(BUCKETS, "bool((bucket >= 0).all())", "True", f"{BUCKETS_TESTS} wrong"),
+    Mutation(BUCKETS, "bool((held > 0).all())", "True", f"{BUCKETS_TESTS} wrong"),
+    Mutation(BUCKETS, "bucket.dim() == 1 and", "", f"{BUCKETS_TESTS} wrong"),
+    Mutation(BUCKETS, "tensor.to(device) for", "tensor for", f"{BUCKETS_TESTS} wrong"),
+    Mutation("linear_ce_kl.py", "2 * kl_buckets.size", "kl_buckets.size", f"{BUCKETS_TESTS} chunks"),
+    Mutation("linear_ce_kl.py", "len(kl_buckets.ref.bucket)", "len(kl_buckets.own.bucket)", BUCKETS_TESTS),
+    Mutation("linear_ce_kl.py", "require(kl_support is None,", "require(True,", f"{BUCKETS_TESTS} wrong"),
+    Mutation("linear_ce_kl.py", "require(ref_hidden is not None,", "require(True,", f"{BUCKETS_TESTS} wrong"),
+    Mutation("linear_ce_kl.py", "require(device == hidden.device,", "require(True,", f"{BUCKETS_TESTS} wrong"),
+    Mutation("linear_ce_kl.py", "(logits - pooled[:, bucket]).exp_()", "p.clone()", BUCKETS_TESTS),
+    Mutation("linear_ce_kl.py", ".mul_(pooled_gradient[:, bucket])", "", BUCKETS_TESTS),
+    Mutation("linear_ce_kl.py", "Partition(*buckets[4:])", "Partition(*buckets[:4])", BUCKETS_TESTS),
+    Mutation("linear_ce_kl.py", "[*[None] * 7, [None] * len(ctx.settings[0]), *[None] * 3]", "[None] * 10",
+             BUCKETS_TESTS),
+    Mutation("reference.py", "(logits - largest[:, bucket]).exp()", "logits.exp()", BUCKETS_TESTS),
+    Mutation("reference.py", "return largest + torch", "return torch", BUCKETS_TESTS),
+    Mutation("reference.py", "pooled(log_p, kl_buckets.own), pooled(log_q, kl_buckets.ref)",
+             "pooled(log_p, kl_buckets.own).detach(), pooled(log_q, kl_buckets.ref)", BUCKETS_TESTS),
     # The chunked head
     Mutation("linear_ce_kl.py", "beta=int(start > 0)", "beta=0", HEAD_TESTS),
     Mutation("linear_ce_kl.py", "beta=int(start > 0)", "beta=1", HEAD_TESTS),

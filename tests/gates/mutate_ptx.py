@@ -100,7 +100,8 @@ def loss_rows() -> tuple[Tensor, ...]:
     logits, ref_logits = (normal(3, 5003, seed=i).float() for i in (1, 2))
     ones, results = torch.ones(3), [torch.empty(3) for _ in range(3)]
     targets = torch.tensor([5002, 0, 4096])
-    return *results, gpu_loss_rows(logits, ref_logits, targets, ones, ones, ones, None, False, *results, torch.bfloat16)
+    rest = (ones, ones, ones, None, None, False, *results, torch.bfloat16)
+    return *results, gpu_loss_rows(logits, ref_logits, targets, *rest)
 
 
 def norm() -> tuple[Tensor, ...]:

@@ -67,8 +67,8 @@ if kernel == "{LOSS}":
     aot._call_loss_rows = None
     one = torch.ones(16)
     aot.SAMPLE_CALLS[kernel] = lambda c: aot.loss_rows.loss_rows(
-        torch.ones(16, 40000), torch.ones(16, 40000), torch.zeros(16, dtype=torch.int64), one, one, one, None, False,
-        one, one, one, b)
+        torch.ones(16, 40000), torch.ones(16, 40000), torch.zeros(16, dtype=torch.int64), one, one, one, None, None,
+        False, one, one, one, b)
 if kernel == "{ATTENTION}":
     q = [torch.ones(256, 8, size, dtype=b) for size in (64, 128)]
     aot.SAMPLE_CALLS[kernel] = lambda c: aot.flash_attention.forward(

@@ -27,7 +27,16 @@ def test_dry_run_goes_through_everything(pytestconfig: pytest.Config, tmp_path: 
     assert finished.returncode == 0, finished.stdout + finished.stderr
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     attention = {f"attention{kind}_{way}" for kind in ("", "_packed", "_window") for way in ("forward", "backward")}
-    kernels = {"linear_ce_kl", "linear_ce", "rms_norm", "rope", "swiglu", "scale", "adamw"} | attention
+    kernels = {
+        "linear_ce_kl",
+        "linear_ce",
+        "linear_ce_kl_buckets",
+        "rms_norm",
+        "rope",
+        "swiglu",
+        "scale",
+        "adamw",
+    } | attention
     assert {check["kernel"] for check in results["checks"] if check["passed"]} == kernels
     measured = {(m["kernel"], m["contestant"]) for m in results["measurements"]}
     assert {(kernel, "ours") for kernel in kernels} <= measured
@@ -196,7 +205,7 @@ def kernel_bench(gpu: Any, dtype: torch.dtype) -> Any:
     return gpu.KernelBench(gpu.Findings(), stopwatch, gpu.Sizes.tiny(), dtype)
 
 
-@pytest.mark.parametrize("name", ["linear_ce", "linear_ce_kl"])
+@pytest.mark.parametrize("name", ["linear_ce", "linear_ce_kl", "linear_ce_kl_buckets"])
 @pytest.mark.parametrize("seed", range(4))  # of healthy ones none fails by the luck of a number
 @pytest.mark.parametrize("wrong", [0.0, 1e-4])
 def test_an_error_of_the_loss_does_not_hide_behind_its_gradients(gpu: Any, wrong: float, seed: int, name: str) -> None:

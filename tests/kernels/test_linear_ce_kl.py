@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vikhr_kernels import linear_ce_kl, reference
+from vikhr_kernels import Buckets, linear_ce_kl, reference
 from vikhr_kernels.linear_ce_kl import default_chunk
 
 TOKENS, HIDDEN, REF_HIDDEN, VOCABULARY = 23, 16, 12, 61
@@ -259,7 +259,7 @@ def test_opcheck() -> None:
     for with_gradient in (False, True):
         torch.library.opcheck(
             torch.ops.vikhr.linear_ce_kl.default,
-            (*inputs.values(), ones, ones, ones, support, False, 7, with_gradient),
+            (*inputs.values(), ones, ones, ones, support, [], False, 7, with_gradient),
             test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
         )
 
@@ -303,21 +303,25 @@ def test_a_second_derivative_is_refused(reduction: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("with_support", [False, True])
-def test_blocks_of_rows_change_nothing(dtype: torch.dtype, with_support: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("restriction", ["none", "support", "buckets"])
+def test_blocks_of_rows_change_nothing(dtype: torch.dtype, restriction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU the row step takes a few tokens at a time; with other sizes of blocks it gives the same bits."""
     module, results = sys.modules["vikhr_kernels.linear_ce_kl"], []
     generator = torch.Generator().manual_seed(0)
     values = [torch.randn(n, 6, generator=generator, dtype=torch.float64).to(dtype) for n in (7, 13, 7, 13)]
     factors = torch.rand(2, 7, generator=generator, dtype=torch.float64)
-    support = torch.arange(13) % 3 > 0 if with_support else None
+    options = {
+        "none": {},
+        "support": {"kl_support": torch.arange(13) % 3 > 0},
+        "buckets": {"kl_buckets": Buckets.of(torch.arange(13) % 4, torch.arange(13) // 4)},
+    }[restriction]
     for rows in (100, 3, 1):
         row_bytes = 13 * torch.promote_types(dtype, torch.float32).itemsize
         monkeypatch.setitem(module._BLOCK_BYTES, "cpu", rows * row_bytes)
         hidden, weight, *frozen = (value.clone().requires_grad_() for value in values)
         loss, ce, kl = linear_ce_kl(
             hidden, weight, torch.arange(7), *frozen, ce_weight=factors[0], kl_weight=factors[1], z_loss=0.1,
-            kl_support=support,
+            **options,
         )  # fmt: skip
         results.append((loss, ce, kl, *torch.autograd.grad(loss, (hidden, weight))))
     for other in results[1:]:

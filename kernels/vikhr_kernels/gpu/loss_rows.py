@@ -89,8 +89,8 @@ def loss_rows_kernel(
     """One row of V logits a program. `p_gradient` may lie over the logits: at their place or in their upper half.
 
     z are the student's logits, r the reference's, p and q their softmaxes (over the support where one is given) and
-    d = log p - log q. With buckets there is no reference here, but the KL's gradient by their K logits, its coefficient
-    included, of which each piece takes its share. Statistics are kept for each position of the block and joined at the
+    d = log p - log q. With buckets, the KL's gradient by their K logits is given instead of a reference, times its
+    coefficient, and each piece takes its share. Statistics are kept for each position of the block and joined at the
     end of the pass. What is multiplied by a coefficient of 0 may be NaN: it is selected away.
     """
     i_row = tl.program_id(0).to(tl.int64)
@@ -195,11 +195,10 @@ def loss_rows_kernel(
                 else:
                     b_kl_gradient = b_p * (b_difference - mean_difference)
                 b_gradient = tl.where(has_kl, b_gradient + kl_coefficient * b_kl_gradient, b_gradient)
-            if HAS_BUCKETS:
+            if HAS_BUCKETS and has_kl:
                 o_k = tl.load(p_bucket + o_v, mask=m_v, other=0)
                 b_share = tl.exp(b_z - tl.load(p_pooled + o_k))
-                b_kl_gradient = b_share * tl.load(p_pooled_gradient + o_k)
-                b_gradient = tl.where(has_kl, b_gradient + b_kl_gradient, b_gradient)
+                b_gradient += b_share * tl.load(p_pooled_gradient + o_k)
             if WITH_GRADIENT:
                 b_gradient = tl.where(counts, b_gradient, 0.0)
                 tl.debug_barrier()  # every warp has read this block, and the target's logit, before one overwrites it
@@ -301,7 +300,7 @@ def _launch(
         HAS_REFERENCE=ref_logits is not None,
         HAS_SUPPORT=support is not None,
         HAS_BUCKETS=buckets is not None and with_gradient,
-        KL_FORWARD=kl_forward,
+        KL_FORWARD=kl_forward and ref_logits is not None,
         WITH_GRADIENT=with_gradient,
         ONE_BLOCK=vocabulary <= chosen.block,
         BLOCK=chosen.block,

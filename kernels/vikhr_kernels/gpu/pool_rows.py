@@ -48,7 +48,9 @@ def pool_rows_kernel(p_logits, p_order, p_bucket, p_pooled, V, K, BLOCK: tl.cons
         b_begins, b_largest, b_sum = tl.associative_scan((b_begins, b_x, tl.full([BLOCK], 1.0, tl.float32)), 0, _join)
         b_zeros = tl.zeros([BLOCK], tl.float32)
         _, b_largest, b_sum = _join(0, b_zeros + carried_largest, b_zeros + carried_sum, b_begins, b_largest, b_sum)
-        tl.store(p_pooled + b_bucket, b_largest + tl.log(b_sum), mask=m_v & (b_bucket != b_next))
+        m_number = b_sum == b_sum  # of NaN the logarithm is computed apart, and a barrier follows for all threads
+        b_pooled = tl.where(m_number, b_largest + tl.log(tl.where(m_number, b_sum, 1.0)), b_sum)
+        tl.store(p_pooled + b_bucket, b_pooled, mask=m_v & (b_bucket != b_next))
         is_last = o_block == BLOCK - 1
         carried_largest = tl.max(tl.where(is_last, b_largest, LOWEST), 0)
         carried_sum = tl.sum(tl.where(is_last, b_sum, 0.0), 0)

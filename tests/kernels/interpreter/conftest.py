@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vikhr_kernels import dispatch
+from vikhr_kernels.dispatch import Configuration
 from vikhr_kernels.gpu import adamw
 
 ARCHITECTURE = int(os.environ.get("EMULATED_ARCHITECTURE", 0))
@@ -47,6 +48,15 @@ def _poisoned_memory() -> Iterator[None]:
 @pytest.fixture(params=DTYPES, ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A block that both kernels of a row of logits are given, so that few pieces are several blocks."""
+    for table in dispatch.TABLE.values():
+        for kernel in ("loss_rows_kernel", "pool_rows_kernel"):
+            monkeypatch.setitem(table, kernel, dict.fromkeys(table[kernel], (Configuration(64, 2),)))
+    return 64
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from vikhr_kernels import PackedDocuments, allow_triton, dispatch
+from vikhr_kernels import Buckets, PackedDocuments, allow_triton, dispatch
 from vikhr_kernels.reference import accumulation_dtype
 
 Make = Callable[..., Tensor]
@@ -33,7 +33,14 @@ def _head(normal: Make, tokens: int, with_gradient: bool) -> tuple[Any, ...]:
     coefficients = (torch.ones(tokens, dtype=wide) for _ in range(3))
     ids, support = torch.arange(tokens) % 11, torch.arange(11) < 6
     models = normal(tokens, 4), normal(11, 4), ids, normal(tokens, 3), normal(11, 3)
-    return *models, *coefficients, support, False, 2, with_gradient
+    return *models, *coefficients, support, [], False, 2, with_gradient
+
+
+def _head_with_buckets(normal: Make, tokens: int, with_gradient: bool) -> tuple[Any, ...]:
+    *models, ref_weight = _head(normal, tokens, with_gradient)[:5]
+    coefficients = _head(normal, tokens, with_gradient)[5:8]
+    buckets = Buckets.of(torch.arange(11) % 4, torch.arange(7) % 4)
+    return *models, ref_weight[:7], *coefficients, None, [*buckets.own, *buckets.ref], True, 2, with_gradient
 
 
 def _adamw(normal: Make, tokens: int) -> tuple[Any, ...]:
@@ -66,6 +73,8 @@ ARGUMENTS: dict[str, Callable[[Make, int], tuple[Any, ...]]] = {
     "flash_attention_backward": _attention_backward,
     "linear_ce_kl": lambda normal, n: _head(normal, n, False),
     "linear_ce_kl gradient": lambda normal, n: _head(normal, n, True),
+    "linear_ce_kl buckets": lambda normal, n: _head_with_buckets(normal, n, False),
+    "linear_ce_kl buckets gradient": lambda normal, n: _head_with_buckets(normal, n, True),
     "scale_into": _scale,
     "adamw": _adamw,
 }  # fmt: skip

@@ -14,9 +14,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vikhr_kernels import allow_triton, linear_ce_kl, reference
+from vikhr_kernels import Buckets, allow_triton, linear_ce_kl, reference
 
-HIDDEN, REF_HIDDEN, VOCABULARY = 6, 5, 37
+pytestmark = pytest.mark.usefixtures("small_blocks")  # buckets take long in the interpreter
+
+HIDDEN, REF_HIDDEN, VOCABULARY, REF_VOCABULARY = 6, 5, 37, 29
 BITS = {torch.float32: torch.int32, torch.float16: torch.int16}
 
 
@@ -83,12 +85,20 @@ def cases(draw: st.DrawFn) -> tuple[Case, Tensor]:
     rows = torch.tensor(draw(st.lists(st.booleans(), min_size=tokens, max_size=tokens)))
     rows[draw(st.integers(0, tokens - 2))], rows[-1] = True, False
     with_reference, reduction = draw(st.booleans()), draw(st.sampled_from(["sum", "mean", "none"]))
+    support, buckets, ref_vocabulary = None, None, VOCABULARY
+    restriction = draw(st.sampled_from(["none", "support", "buckets"]))
+    if restriction == "support":
+        support = torch.rand(VOCABULARY, generator=generator) < 0.7
+    elif restriction == "buckets" and with_reference:
+        ref_vocabulary = REF_VOCABULARY
+        sizes = VOCABULARY, REF_VOCABULARY
+        buckets = Buckets.of(*(torch.randperm(size, generator=generator) % 11 for size in sizes))
     inputs = {
         "hidden": normal(tokens, HIDDEN),
         "weight": normal(VOCABULARY, HIDDEN),
         "targets": torch.randint(VOCABULARY, (tokens,), generator=generator),
         "ref_hidden": normal(tokens, REF_HIDDEN) if with_reference else None,
-        "ref_weight": normal(VOCABULARY, REF_HIDDEN) if with_reference else None,
+        "ref_weight": normal(ref_vocabulary, REF_HIDDEN) if with_reference else None,
         "token_weights": torch.ones(tokens, dtype=torch.float64),
         "ce_weight": torch.ones(tokens, dtype=torch.float64),
         "kl_weight": torch.ones(tokens, dtype=torch.float64),
@@ -96,7 +106,8 @@ def cases(draw: st.DrawFn) -> tuple[Case, Tensor]:
     options: dict[str, object] = {
         "reduction": reduction,
         "kl_direction": draw(st.sampled_from(["reverse", "forward"])),
-        "kl_support": torch.rand(VOCABULARY, generator=generator) < 0.7 if draw(st.booleans()) else None,
+        "kl_support": support,
+        "kl_buckets": buckets,
         "z_loss": draw(st.sampled_from([0.0, 0.1])),
         "chunk_tokens": draw(st.integers(1, 8)),
         "num_tokens": draw(st.sampled_from([None, 5, torch.tensor(3.0)])),
