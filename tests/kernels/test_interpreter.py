@@ -15,7 +15,7 @@ QUICK = ("test_loss_rows",)
     "file", [pytest.param(file, marks=[] if file.stem in QUICK else pytest.mark.slow, id=file.stem) for file in FILES]
 )
 def test_in_the_interpreter(file: Path, pytestconfig: pytest.Config) -> None:
-    assert len(FILES) == 10
+    assert len(FILES) == 11
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(file)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     finished = subprocess.run(
