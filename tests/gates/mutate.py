@@ -330,6 +330,7 @@ def run_tests(directory: Path, tests: str) -> bool:
 
             assert Path(vikhr_kernels.__file__).is_relative_to(directory)
             arguments = [f"tests/kernels/{file}", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            arguments.append("--hypothesis-seed=0")  # what is killed once is killed again
             code = int(pytest.main([*arguments, *(["-k", selection] if selection else [])]))
         os._exit(code)
     deadline = time.monotonic() + SECONDS
