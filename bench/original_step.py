@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--train", nargs="+", required=True, metavar="NAME SHARDS")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of each contestant's turns")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each contestant's turns")
     options = parser.parse_args()
     torch.manual_seed(0)
     ways: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def main() -> int:
             if read:
                 seconds, tokens = reading_seconds(inputs, config)
                 results["reading_tokens_per_second"] = tokens / seconds
-        times = Stopwatch(ranks.device, turns=5, seconds=options.seconds, least=STEPS).in_turns(lanes, print)
+        times = Stopwatch(ranks.device, turns=3, seconds=options.seconds, least=STEPS).in_turns(lanes, print)
     for name, found in times.items():
         results["contestants"][name]["milliseconds"] = statistics.median(found)
     results |= {
