@@ -32,8 +32,10 @@ from ptx_emulator import emulating
 
 import vikhr_kernels
 from vikhr_kernels import PackedDocuments, dispatch
+from vikhr_kernels.buckets import Partition
 from vikhr_kernels.gpu import flash_attention, flash_attention_backward
 from vikhr_kernels.gpu.loss_rows import loss_rows as gpu_loss_rows
+from vikhr_kernels.gpu.pool_rows import pool_rows
 
 RECORD = Path(__file__).with_name("ptx_survivors.json")
 SEEDS = (1, 2)
@@ -104,6 +106,12 @@ def loss_rows() -> tuple[Tensor, ...]:
     return *results, gpu_loss_rows(logits, ref_logits, targets, *rest)
 
 
+def pooled() -> tuple[Tensor, ...]:
+    """Buckets of one piece, of some, and one over several blocks."""
+    bucket = torch.cat((torch.arange(100), torch.full((2900,), 100), 101 + torch.arange(2003) // 4))
+    return (pool_rows(normal(3, 5003, seed=1).float(), Partition.of(bucket, 602)),)
+
+
 def norm() -> tuple[Tensor, ...]:
     shapes = (300, 1000), (1000,), (300, 1000)
     x, weight, residual = (normal(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes))
@@ -117,6 +125,7 @@ OPERATIONS: dict[str, Callable[[], tuple[Tensor, ...]]] = {
     **{f"attention {size} {length}": one.forward for (size, length), one in ATTENTION.items()},
     **{f"attention {size} {length} backward": one.backward for (size, length), one in ATTENTION.items()},
     "loss rows": loss_rows,
+    "pooled rows": pooled,
     "rms_norm": norm,
 }
 
