@@ -35,10 +35,12 @@ OUTPUT ?= runs/real
 real: setup $(filter build/real/%,$(BASE) $(RUSSIAN))
 	$(BIN)/vikhr-fast ablate vocab kl instruct --scale real --seeds $(SEEDS) --inputs base $(BASE) russian $(RUSSIAN) --output $(OUTPUT)
 
-# Table 9 again, with a replay, and with the KL to the original itself.
+# Table 9 again, with a replay of English, and with the KL to the original itself.
+ENGLISH ?= build/real/handbook-english.txt
 replay: OUTPUT = runs/replay
-replay: setup $(filter build/real/%,$(BASE) $(RUSSIAN))
-	$(BIN)/vikhr-fast ablate kl --scale replay --seeds $(SEEDS) --inputs base $(BASE) russian $(RUSSIAN) --output $(OUTPUT)
+replay: setup $(filter build/real/%,$(BASE) $(RUSSIAN) $(ENGLISH))
+	$(BIN)/vikhr-fast ablate kl --scale replay --seeds $(SEEDS) --inputs base $(BASE) russian $(RUSSIAN) english $(ENGLISH) \
+		--output $(OUTPUT)
 
 build/real/smollm2: | setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
@@ -46,7 +48,10 @@ build/real/smollm2: | setup
 	$(BIN)/python examples/smollm2_base.py $@
 
 build/real/handbook.txt: | setup
-	$(BIN)/python examples/russian_text.py $@
+	$(BIN)/python examples/handbook_text.py $@
+
+build/real/handbook-english.txt: | setup
+	$(BIN)/python examples/handbook_text.py $@ english
 
 # What belongs before every commit, in minutes.
 test: setup

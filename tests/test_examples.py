@@ -85,10 +85,10 @@ def test_smollm2_base_without_the_package_is_one_line(tmp_path: Path) -> None:
     assert "pip install" in ended.stderr
 
 
-def test_russian_text_takes_paragraphs_as_they_are_read() -> None:
+def test_handbook_text_takes_paragraphs_as_they_are_read() -> None:
     sys.path.insert(0, str(EXAMPLES))
     try:
-        from russian_text import is_russian, paragraphs, passages
+        from handbook_text import is_russian, paragraphs, passages
     finally:
         sys.path.remove(str(EXAMPLES))
     page = (
@@ -102,9 +102,9 @@ def test_russian_text_takes_paragraphs_as_they_are_read() -> None:
     assert list(passages(["а" * 500, "б" * 300, "в"])) == ["а" * 500 + "\n" + "б" * 300, "в"]
 
 
-def test_russian_text_without_debian_is_one_line(tmp_path: Path) -> None:
+def test_handbook_text_without_debian_is_one_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(EXAMPLES.parent)}
-    command = [sys.executable, str(EXAMPLES / "russian_text.py"), str(tmp_path / "text.txt")]
+    command = [sys.executable, str(EXAMPLES / "handbook_text.py"), str(tmp_path / "text.txt")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: apt-get: not on this machine; ")

@@ -52,7 +52,7 @@ def test_the_real_grids_are_commands_that_the_command_line_takes(
 
 
 def test_the_grid_with_a_replay_compares_with_the_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inputs = ("--inputs", "base", tmp_path, "russian", tmp_path)
+    inputs = ("--inputs", "base", tmp_path, "russian", tmp_path, "english", tmp_path)
     code, out, err = run(capsys, "kl", "--scale", "replay", *inputs, "--output", tmp_path / "run", "--dry-run")
     assert (code, err) == (0, "")
     assert out.count(", seed 2: score: ") == 10

@@ -1,9 +1,10 @@
-"""Makes Russian text to adapt a model with, out of a package of Debian: the Debian Administrator's Handbook.
+"""Makes Russian text to adapt a model with, or English for a replay, of the Debian Administrator's Handbook.
 
-    python examples/russian_text.py OUTPUT.txt
+    python examples/handbook_text.py OUTPUT.txt [russian|english]
 
-It needs Debian or Ubuntu with the lists of packages fetched (`apt-get update`), no root. Paragraphs that nobody has
-translated are left out. Passages of some paragraphs stand between blank lines; the file is complete or absent.
+It comes out of a package of Debian: this needs Debian or Ubuntu with the lists of packages fetched (`apt-get update`),
+no root. Paragraphs that nobody has translated are left out of the Russian. Passages of some paragraphs stand between
+blank lines; the file is complete or absent.
 """
 
 import subprocess
@@ -17,40 +18,45 @@ from vikhr_fast.errors import InputError
 from vikhr_fast.io.files import refuse_existing, write_text
 
 PACKAGE = "debian-handbook"
-PAGES = f"usr/share/doc/{PACKAGE}/html/ru-RU/*.html"
+PAGES = f"usr/share/doc/{PACKAGE}/html/{{}}/*.html"
+LOCALES = {"russian": "ru-RU", "english": "en-US"}
 PASSAGE_CHARACTERS = 800
 CYRILLIC = range(0x400, 0x500)
 
 
 def main() -> None:
     """Makes the file that is named."""
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: python {sys.argv[0]} OUTPUT.txt")
+    language = sys.argv[2] if len(sys.argv) == 3 else "russian"
+    if len(sys.argv) not in (2, 3) or language not in LOCALES:
+        sys.exit(f"usage: python {sys.argv[0]} OUTPUT.txt [russian|english]")
     try:
         with TemporaryDirectory() as directory:
-            make_text(Path(directory), Path(sys.argv[1]))
+            make_text(Path(directory), Path(sys.argv[1]), language)
     except InputError as error:
         sys.exit(f"error: {error}")
 
 
-def make_text(place: Path, output: Path) -> None:
-    """Writes the passages of the handbook, each paragraph once."""
+def make_text(place: Path, output: Path, language: str) -> None:
+    """Writes the passages of the handbook in a language, each paragraph once."""
     refuse_existing(output)
     package = fetch(PACKAGE, place)
     seen: set[str] = set()
     texts: list[str] = []
     foreign = 0
-    for page in sorted(place.glob(PAGES)):
+    pages = PAGES.format(LOCALES[language])
+    for page in sorted(place.glob(pages)):
         found = [one for one in paragraphs(page.read_text(encoding="utf-8")) if one not in seen]
         seen.update(found)
-        russian = [one for one in dict.fromkeys(found) if is_russian(one)]
-        foreign += len(found) - len(russian)
-        texts += passages(russian)
+        kept = [one for one in dict.fromkeys(found) if is_russian(one) == (language == "russian")]
+        foreign += len(found) - len(kept)
+        texts += passages(kept)
     if not texts:
-        raise InputError(f"{package}: no Russian in {PAGES}; give text of your own, `make real RUSSIAN=FILE`")
+        raise InputError(
+            f"{package}: no {language.title()} in {pages}; give text of your own, `make real RUSSIAN=FILE`"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, "\n\n".join(texts) + "\n")
-    left_out = f"{foreign:,} paragraphs that aren't Russian left out"
+    left_out = f"{foreign:,} paragraphs that aren't {language.title()} left out"
     print(f"{package}: {len(texts):,} passages, {output.stat().st_size:,} bytes; {left_out}")
 
 
