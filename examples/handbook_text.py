@@ -20,6 +20,7 @@ from vikhr_fast.io.files import refuse_existing, write_text
 PACKAGE = "debian-handbook"
 PAGES = f"usr/share/doc/{PACKAGE}/html/{{}}/*.html"
 LOCALES = {"russian": "ru-RU", "english": "en-US"}
+ADVICE = "give text of your own, `make real RUSSIAN=FILE` or `make replay ENGLISH=FILE`"
 PASSAGE_CHARACTERS = 800
 CYRILLIC = range(0x400, 0x500)
 
@@ -51,9 +52,7 @@ def make_text(place: Path, output: Path, language: str) -> None:
         foreign += len(found) - len(kept)
         texts += passages(kept)
     if not texts:
-        raise InputError(
-            f"{package}: no {language.title()} in {pages}; give text of your own, `make real RUSSIAN=FILE`"
-        )
+        raise InputError(f"{package}: no {language.title()} in {pages}; {ADVICE}")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, "\n\n".join(texts) + "\n")
     left_out = f"{foreign:,} paragraphs that aren't {language.title()} left out"
@@ -70,14 +69,13 @@ def fetch(package: str, place: Path) -> str:
 
 def run(command: list[str], place: Path) -> None:
     """Runs a command; InputError with the last line of what it said where it fails."""
-    advice = "or give text of your own, `make real RUSSIAN=FILE`"
     try:
         ended = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise InputError(f"{command[0]}: not on this machine; take Debian or Ubuntu, {advice}") from None
+        raise InputError(f"{command[0]}: not on this machine; take Debian or Ubuntu, or {ADVICE}") from None
     if ended.returncode:
         said = ended.stderr.strip().rpartition("\n")[-1] or f"exit code {ended.returncode}"
-        raise InputError(f"{' '.join(command)}: {said}; run `apt-get update`, {advice}")
+        raise InputError(f"{' '.join(command)}: {said}; run `apt-get update`, or {ADVICE}")
 
 
 def passages(found: Iterable[str]) -> Iterator[str]:
