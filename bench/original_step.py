@@ -94,6 +94,8 @@ def main() -> int:
                 seconds, tokens = reading_seconds(inputs, config)
                 results["reading_tokens_per_second"] = tokens / seconds
         times = Stopwatch(ranks.device, turns=3, seconds=options.seconds, least=STEPS).in_turns(lanes, print)
+    if "reading_tokens_per_second" not in results:
+        parser.error(f"--base {options.base}: the model's own vocabulary, of which nothing is read")
     for name, found in times.items():
         results["contestants"][name]["milliseconds"] = statistics.median(found)
     results |= {

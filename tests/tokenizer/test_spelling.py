@@ -1,5 +1,6 @@
 """What tokens stand for, and what those of two vocabularies have in common."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from two_vocabularies import bucket_strings
 from vikhr_fast.errors import InputError
 from vikhr_fast.tokenizer.buckets import common_buckets
 from vikhr_fast.tokenizer.spelling import Spelling
+from vikhr_fast.tokenizer.train import TrainTokenizer, train_tokenizer
 
 TEXTS = st.lists(st.one_of(st.sampled_from(HARD_PARTS), st.text(max_size=5)), max_size=12).map("".join)
 
@@ -87,3 +89,40 @@ def test_nothing_to_compare_with_is_refused() -> None:
         common_buckets([b"a", b""], [b"a"], 1, -1)
     own, ref = common_buckets([b"a"], [b"a", b"ab"], -1, -1)
     assert (own.tolist(), ref.tolist()) == ([0], [0, 0])
+
+
+def test_rows_that_a_model_lacks_spell_nothing(byte_level: Spelling) -> None:
+    rows = len(byte_level.contents) - 3
+    contents = byte_level.of_documents(rows, 5, -1).contents
+    assert contents[rows:] == [b""] * 3
+    assert contents[5] == b""
+    assert contents[6:rows] == byte_level.contents[6:rows]
+
+
+def test_a_vocabulary_without_latin_begins_with_a_space_too(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("мама мыла раму\n\n" * 300, encoding="utf-8")
+    train_tokenizer(TrainTokenizer(input=(tmp_path / "text.txt",), output=tmp_path / "tokenizer", vocab_size=285))
+    spelling = Spelling.of(tmp_path / "tokenizer")
+    contents = [b"" if content.isascii() and content.isalpha() else content for content in spelling.contents]
+    assert Spelling(spelling.encoder, contents).begins_with_space
+
+
+@pytest.mark.parametrize(("scheme", "expected"), [("always", (True, False)), ("never", (False, False))])
+def test_spaces_that_are_added_only_where_there_is_none(
+    workspace: Path, tmp_path: Path, scheme: str, expected: tuple[bool, bool]
+) -> None:
+    values = json.loads((workspace / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    values["normalizer"] = None
+    values["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+    spelling = Spelling.of(tmp_path)
+    assert (spelling.begins_with_space, spelling.begins_with_another_space) == expected
+
+
+def test_an_added_token_of_the_vocabulary_spells_as_that(workspace: Path, tmp_path: Path) -> None:
+    values = json.loads((workspace / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    piece, index = next((text, index) for text, index in values["model"]["vocab"].items() if text.startswith("▁н"))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    values["added_tokens"].append({"id": index, "content": piece, **flags})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+    assert Spelling.of(tmp_path).contents[index] == piece.replace("▁", " ").encode()

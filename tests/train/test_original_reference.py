@@ -22,6 +22,7 @@ from vikhr_fast.corpus.shard import Shard, write_shards
 from vikhr_fast.data.token_shards import TokenShards
 from vikhr_fast.errors import InputError
 from vikhr_fast.io.append_only import read_lines
+from vikhr_fast.io.files import sha256_of
 from vikhr_fast.model.mistral import Mistral
 from vikhr_fast.tokenizer.spelling import Spelling
 from vikhr_fast.train.inputs import describe, open_inputs
@@ -187,6 +188,71 @@ def test_another_tokenizer_of_the_reference_is_another_run(workspace: Path, text
     (original / "tokenizer.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match="reference_tokenizer"):
         train(config)
+
+
+@pytest.mark.parametrize("role", ["bos_token", "eos_token"])
+def test_other_ends_of_the_references_documents_are_another_run(
+    workspace: Path, texts: Path, tmp_path: Path, role: str
+) -> None:
+    original = tmp_path / "original"
+    shutil.copytree(workspace / "original", original)
+    config = config_of(workspace, texts, tmp_path / "run", reference=original)
+    assert "the reference's documents from <|begin|> to <|end|>" in describe(config, open_inputs(config), 1)
+    train(config)
+    file = original / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {role: None}))
+    with pytest.raises(InputError, match="reference_tokenizer"):
+        train(config)
+
+
+@pytest.mark.parametrize("role", ["bos_token", "eos_token"])
+def test_ordinary_tokens_may_begin_and_end_documents(workspace: Path, texts: Path, tmp_path: Path, role: str) -> None:
+    """Where the reference's text has none of them, as much is compared as ever."""
+    original = tmp_path / "original"
+    shutil.copytree(workspace / "original", original)
+    file = original / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {role: "~"}))
+    lines = [
+        first_line(config_of(workspace, texts, tmp_path / path.parent.name / path.name, reference=path))
+        for path in (original, workspace / "original")
+    ]
+    assert lines[0]["compared_tokens"] == lines[1]["compared_tokens"]
+    assert lines[0]["unspelt_texts"] == 0
+
+
+def test_tokens_without_a_row_are_not_read(workspace: Path, texts: Path, tmp_path: Path) -> None:
+    """A model that was given more tokens than rows; what begins a document needs one."""
+    original = tmp_path / "original"
+    shutil.copytree(workspace / "original", original)
+    weights = load_file(original / "model.safetensors")
+    rows = len(weights["lm_head.weight"]) - 40
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        weights[name] = weights[name][:rows].clone()
+    save_file(weights, original / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((original / "config.json").read_text())
+    (original / "config.json").write_text(json.dumps({**config, "vocab_size": rows}))
+    line = first_line(config_of(workspace, texts, tmp_path / "run", reference=original))
+    assert line["unspelt_texts"] > 0
+    assert line["compared_tokens"] > 0
+    values = json.loads((original / "tokenizer.json").read_text())
+    last = max(values["model"]["vocab"], key=values["model"]["vocab"].__getitem__)
+    roles = {"bos_token": last, "eos_token": "<|end|>"}
+    (original / "tokenizer_config.json").write_text(json.dumps(roles))
+    with pytest.raises(InputError, match="for which it has no row"):
+        open_inputs(config_of(workspace, texts, tmp_path / "again", reference=original))
+
+
+@pytest.mark.parametrize("base_ids", [[], ["a"] * 520, [10**9] * 520, {"0": 1}])
+def test_damaged_records_of_adaptation_are_refused(
+    workspace: Path, texts: Path, tmp_path: Path, base_ids: object
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(workspace / "model", model)
+    digest = sha256_of(workspace / "original" / "tokenizer.json")
+    (model / "adapt.json").write_text(json.dumps({"base_ids": base_ids, "base_tokenizer_sha256": digest}))
+    config = replace(config_of(workspace, texts, tmp_path / "run"), model=model)
+    with pytest.raises(InputError, match=r"adapt\.json: damaged: base_ids .*; run `vikhr-fast adapt` again"):
+        open_inputs(config)
 
 
 def test_the_same_vocabulary_with_more_rows_is_compared_text_by_text(

@@ -227,3 +227,79 @@ def test_text_ends_where_a_token_is_none(reader_of: Callable[..., Reader]) -> No
     _, reading = read(reader, batch_of([ids]))
     assert reader.ref.spelling.spell(reading.tokens[: reading.num_tokens].tolist()).decode() == "Утром"
     assert (reading.rows[-3:] == -1).all()
+
+
+def test_a_word_before_a_token_that_is_no_text_is_not_read(reader_of: Callable[..., Reader]) -> None:
+    reader = reader_of("sentencepiece", "gpt-2")
+    ids = document(reader.own, "туман")
+    ids.insert(-1, reader.own.spelling.encoder.unk_id)
+    _, reading = read(reader, batch_of([ids]))
+    assert reader.ref.spelling.spell(reading.tokens[: reading.num_tokens].tolist()) != "туман".encode()
+    assert (reading.rows[-3:] == -1).all()
+
+
+def test_half_a_character_ends_what_is_read(reader_of: Callable[..., Reader]) -> None:
+    reader = reader_of("gpt-2", "sentencepiece")
+    byte = reader.own.spelling.contents.index(b"\xd0")
+    ids = [*document(reader.own, "туман")[:-1], byte, reader.own.eos]
+    _, reading = read(reader, batch_of([ids]))
+    text = reader.ref.spelling.spell(reading.tokens[: reading.num_tokens].tolist()).decode()
+    assert " туман".startswith(text)
+    assert len(text) < len(" туман")
+    assert (reading.rows[-2:] == -1).all()
+
+
+def test_a_space_that_a_window_begins_with_is_not_its_last(reader_of: Callable[..., Reader]) -> None:
+    reader = reader_of("sentencepiece", "gpt-2")
+    ids = document(reader.own, "а туманутром")
+    start = next(n for n, token in enumerate(ids) if n > 1 and reader.own.spelling.contents[token].startswith(b" "))
+    _, reading = read(reader, batch_of([ids[start:-1]]))
+    text = reader.ref.spelling.spell(reading.tokens[: reading.num_tokens].tolist())
+    assert text.startswith(" туман".encode())
+    assert (reading.rows >= 0).any()
+
+
+def test_where_spaces_are_rare_one_of_them_decides_nothing(reader_of: Callable[..., Reader]) -> None:
+    reader = reader_of("sentencepiece", "gpt-2")
+    texts = {space: "中文没有空格" * 12 + space + "的文字也可以" * 12 for space in ("", " ")}
+    compared = []
+    for text in texts.values():
+        ids = document(reader.own, text)
+        middle = ids[20 : len(ids) - 20]
+        _, reading = read(reader, batch_of([middle]))
+        compared.append(int((reading.rows >= 0).sum()) / len(middle))
+    assert compared[1] > 0.95 * compared[0] > 0
+
+
+def test_without_a_bos_nothing_that_was_read_is_left_out(reader_of: Callable[..., Reader]) -> None:
+    reader = reader_of("sentencepiece", "gpt-2")
+    without = Reader(reader.own, replace(reader.ref, bos=-1), MOST)
+    ids = document(reader.own, "Утром туман поднялся над рекой")
+    windows = [ids[:6], ids[5:]]
+    rows, others = (read(own, batch_of(windows))[1].rows >= 0 for own in (reader, without))
+    assert rows[2:].equal(others[2:])
+    assert (bool(rows[1]), bool(others[1])) == (True, False)  # after the added space: before all that the other reads
+
+
+def test_texts_that_cannot_be_spelt_are_counted(reader_of: Callable[..., Reader]) -> None:
+    reader = reader_of("gpt-2", "qwen2")
+    texts = ("Утром туман", "Утром е\u0308лки", "туман")
+    _, reading = read(reader, batch_of([document(reader.own, text) for text in texts]))
+    assert reading.num_unspelt == 1
+
+
+@pytest.mark.parametrize("side", ["own", "ref"])
+def test_what_begins_and_ends_documents_is_no_text_whatever_it_spells(
+    reader_of: Callable[..., Reader], side: str
+) -> None:
+    reader = reader_of("sentencepiece", "gpt-2")
+    changed: Side = getattr(reader, side)
+    words = {index: content for index, content in enumerate(changed.spelling.contents) if len(content) > 3}
+    bos, eos = list(words)[:2]
+    spelling = changed.spelling.of_documents(len(changed.spelling.contents), bos, eos)
+    assert [spelling.contents[index] for index in (bos, eos)] == [b"", b""]
+    sides = {"own": reader.own, "ref": reader.ref, side: replace(changed, spelling=spelling, bos=bos, eos=eos)}
+    other, text = Reader(**sides, most_tokens=MOST), "да и 42"
+    assert not {bos, eos} & set(document(changed, text))
+    expected, found = (read(own, batch_of([document(own.own, text)]))[1].rows for own in (reader, other))
+    assert found.equal(expected)

@@ -49,6 +49,7 @@ class Reading(_Packed):
     num_tokens: int  # without padding
     num_cut: int  # tokens that it had no positions for
     num_apart: int  # rows at which the two tokens that follow are in different buckets
+    num_unspelt: int  # texts that it can't spell to their end, and reads as far as it can
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Reading":
         """With another form of each tensor."""

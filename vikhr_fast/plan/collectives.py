@@ -118,5 +118,5 @@ def collectives(config: TrainConfig, model: ModelConfig, gpus: int) -> Iterator[
         tensors = sum(part.count * len(part.shapes) for part in found)
         yield Collective("gradients' norms", "all-reduce", "shards", shards, 1, tensors, wide)
     yield Collective("trained tokens", "all-reduce", "all", gpus, 1, 1, 8)
-    yield Collective("losses, FLOPs, tokens", "all-reduce", "all", gpus, 1, 12, 8)
+    yield Collective("losses, FLOPs, tokens", "all-reduce", "all", gpus, 1, 13, 8)
     yield Collective("signals, on the CPU", "all-reduce", "all", gpus, counts.micro_batches, 1, 8)

@@ -41,7 +41,23 @@ class Spelling:
     @cached_property
     def begins_with_space(self) -> bool:
         """Whether a space is added before a text, as SentencePiece does."""
-        return self.spell(self.encoder.encode("a")) == b" a"
+        return self._adds_space("")
+
+    @cached_property
+    def begins_with_another_space(self) -> bool:
+        """Whether one is added before a text that begins with a space, too."""
+        return self._adds_space(" ")
+
+    def _adds_space(self, before: str) -> bool:
+        """Whether one is added before a word, one of its tokens, with something before it."""
+        word = next((text for content in self.contents if (text := content.decode(errors="ignore")).isalpha()), "a")
+        text = before + word
+        return self.spell(self.encoder.encode(text)) == f" {text}".encode()
+
+    def of_documents(self, rows: int, *ends: int) -> "Spelling":
+        """With nothing for the tokens that begin and end documents, nor for those that a model has no row for."""
+        contents = [b"" if index in ends or index >= rows else content for index, content in enumerate(self.contents)]
+        return Spelling(self.encoder, contents)
 
     def spell(self, ids: Iterable[int]) -> bytes:
         """The text of some tokens."""
@@ -58,12 +74,13 @@ def _of_model(file: Path) -> Iterable[tuple[int, bytes]]:
 
 def _of_json(encoder: JsonEncoder) -> Iterable[tuple[int, bytes]]:
     library = encoder.tokenizer
-    is_byte_level = spells_bytes(library.pre_tokenizer)
+    is_byte_level, has_bytes = spells_bytes(library.pre_tokenizer), library.model.byte_fallback
+    contents = {}
     for text, index in library.get_vocab(with_added_tokens=False).items():
-        content = token_bytes(text) if is_byte_level else _of_sentencepiece(text, library.model.byte_fallback)
-        yield index, content or b""
+        contents[index] = (token_bytes(text) or b"") if is_byte_level else _of_sentencepiece(text, has_bytes)
     for index, token in library.get_added_tokens_decoder().items():
-        yield index, b"" if token.special else token.content.encode()
+        contents[index] = b"" if token.special else contents.get(index) or token.content.encode()
+    return contents.items()
 
 
 def _of_sentencepiece(text: str, has_bytes: bool) -> bytes:

@@ -101,7 +101,7 @@ def describe(config: TrainConfig, inputs: Inputs, ranks: int, first_step: int = 
     counts = StepCounts.of(config, ranks)
     kl = f", KL on {drawn} sequences in {counts.compared} of these" if drawn else ""
     if inputs.reference is not None and (reader := inputs.reference.reader) is not None:
-        kl += f" in {reader.num_buckets:,} buckets of text"
+        kl += f" in {reader.num_buckets:,} buckets of text, the reference's documents {reader.ref.described_ends}"
     return (
         f"{tokens:,} tokens x {config.data.epochs} epochs, {inputs.num_steps:,} steps of "
         f"{batch.sequences_per_step} sequences x {config.data.sequence_length} ({ranks} ranks x {counts.micro_batches} "
@@ -155,7 +155,7 @@ def record_inputs(config: TrainConfig, inputs: Inputs) -> None:
         "reference": _digests(config.kl.reference) if config.kl.reference else None,
     }
     if inputs.reference is not None and (reader := inputs.reference.reader) is not None:
-        values["inputs"]["reference_tokenizer"] = reader.ref.spelling.encoder.sha256
+        values["inputs"]["reference_tokenizer"] = [reader.ref.spelling.encoder.sha256, reader.ref.bos, reader.ref.eos]
     defaults = asdict(config_with_gaps({}, "no values", None))
     record_run(config.output, values, may_change=_MAY_CHANGE, defaults=defaults)
 

@@ -142,12 +142,14 @@ def _of_comparison(compared: Compared) -> dict[str, int]:
         "reference_tokens": compared.read,  # that the reference read, of its own
         "reference_tokens_cut": compared.cut,  # beyond the positions that it was made for: not read
         "apart_tokens": compared.apart,  # compared, but the tokens that follow are in different buckets
+        "unspelt_texts": compared.unspelt,  # that the reference couldn't spell to their end: the rest wasn't read
     }
 
 
 def _said_of(compared: Compared, tokens: int) -> str:
     cut = f", {compared.cut:,} of the reference's tokens cut off" if compared.cut else ""
-    return f"KL on {compared.compared / max(tokens, 1):.1%}{cut}  "
+    unspelt = f", {compared.unspelt:,} texts that it can't spell cut short" if compared.unspelt else ""
+    return f"KL on {compared.compared / max(tokens, 1):.1%}{cut}{unspelt}  "
 
 
 def number(figure: float | None) -> float:

@@ -4,8 +4,9 @@ It reads the same text in its own tokens. Where a token of either ends at the sa
 after the same text, and their predictions are compared; at other positions they aren't.
 
 Of a window that begins or ends inside a document the reference reads from the first space to the last, so that words
-are whole: inside of one, its tokens would be others than they are in the document. Where there is no space, it reads
-all whole characters, and the end isn't compared.
+are whole: inside of one, its tokens would be others than they are in the document. Where there is none within 64 bytes,
+it reads from the first whole character, before which its tokenizer may add a space, or to the last, where nothing is
+compared.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from vikhr_fast.data.native_texts import IntArray
 from vikhr_fast.data.packing import IGNORED, Batch, Reading
 from vikhr_fast.tokenizer.spelling import Spelling
 
+_LONGEST_WORD = 64  # bytes in which a space must be, or the text isn't one of words with spaces
 _MULTIPLE = 128  # tokens that a batch of the reference is padded to: kernels are compiled for such lengths anyway
 
 
@@ -31,6 +33,12 @@ class Side:
     bos: int  # begins a document; -1 for none
     eos: int  # ends it
     buckets: IntArray  # [V] of each token
+
+    @property
+    def described_ends(self) -> str:
+        """Which tokens documents begin and end with, in words."""
+        names = [self.spelling.encoder.piece(index) if index >= 0 else "no token" for index in (self.bos, self.eos)]
+        return f"from {names[0]} to {names[1]}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class _Text:
     start: int  # byte that the first of them begins with
     ends: bool  # with the document
     num_cut: int  # tokens that it has no positions for
+    is_spelt: bool  # to its end
 
 
 class Reader:
@@ -91,14 +100,13 @@ class Reader:
         first_own = first_ref = 0
         for passage, text in zip(passages, texts, strict=True):
             mine = shared[first_own : first_own + len(passage.ids)]
-            if not passage.begins:
+            if not passage.begins and self.ref.bos >= 0:
                 mine[mine == first_ref] = -1  # it has read nothing of the text yet
             place = slice(passage.first, passage.first + len(mine))
             rows[place] = torch.from_numpy(mine)
             after = np.append(text.ids[1:], self.ref.eos if text.ends else -1)
             following[place] = np.where(mine >= 0, after[np.maximum(mine - first_ref, 0)], -1)
             first_own, first_ref = first_own + len(passage.ids), first_ref + len(text.ids)
-        rows[batch.targets == IGNORED] = -1
         counts = (rows >= 0).numpy() & (following >= 0)
         apart = self.own.buckets[batch.targets.numpy()[counts]] != self.ref.buckets[following[counts]]
         reading = _packed(texts, rows, int(apart.sum()))
@@ -110,7 +118,7 @@ class Reader:
         ids = batch.tokens[start:end].numpy()
         last = int(batch.targets[end - 1])
         begins, ends = bool(ids[0] == self.own.bos), last == self.own.eos
-        inside = np.append(ids, last)[int(begins) :] if last != IGNORED and not ends else ids[int(begins) :]
+        inside = ids[int(begins) :] if ends else np.append(ids, last)[int(begins) :]
         if (not_text := np.flatnonzero(lengths[inside] == 0)).size:
             inside, ends = inside[: not_text[0]], False
             ids = ids[: int(begins) + len(inside)]
@@ -131,7 +139,7 @@ class Reader:
         """What is read of each passage."""
         spelling = self.ref.spelling
         # A space that begins a text inside of a document is the one that would be added.
-        spaces = [int(spelling.begins_with_space and not _adds_space(spelling, passage)) for passage in passages]
+        spaces = [int(spelling.begins_with_another_space and _goes_on_with_space(passage)) for passage in passages]
         given = [passage.text[space:] for passage, space in zip(passages, spaces, strict=True)]
         ids, offsets = spelling.encoder.encode_batch([text.decode() for text in given], 1)
         return [
@@ -153,23 +161,29 @@ class Reader:
         tokens = ids[: max(kept, 0)] if self.ref.bos < 0 else np.append(self.ref.bos, ids[: max(kept, 0)])
         num_cut = max(len(tokens) - self._most_tokens, 0)
         is_read = passage.ends and is_all and num_cut == 0
-        return _Text(tokens[: self._most_tokens], passage.at - added, is_read, num_cut)
+        return _Text(tokens[: self._most_tokens], passage.at - added, is_read, num_cut, is_all)
 
 
 def _adds_space(spelling: Spelling, passage: _Passage) -> bool:
     """Whether the passage's own first byte comes after a space that the tokenizer adds."""
-    return spelling.begins_with_space and passage.text != b"" and (passage.begins or passage.text[:1] != b" ")
+    if passage.text[:1] == b" ":
+        return spelling.begins_with_another_space and passage.begins
+    return spelling.begins_with_space and passage.text != b""
+
+
+def _goes_on_with_space(passage: _Passage) -> bool:
+    return not passage.begins and passage.text[:1] == b" "
 
 
 def _first_whole(text: bytes) -> int:
-    """Where the first space is, or else the first character that is whole."""
-    found = text.find(b" ")
+    """Where the first space is, if it is near, or else the first character that is whole."""
+    found = text.find(b" ", 0, _LONGEST_WORD)
     return found if found >= 0 else next((i for i in range(min(4, len(text))) if text[i] & 0xC0 != 0x80), len(text))
 
 
 def _last_whole(text: bytes) -> int:
-    """Where the last space is, or else the end."""
-    found = text.rfind(b" ")
+    """Where the last space is, if it is near, or else the end."""
+    found = text.rfind(b" ", max(len(text) - _LONGEST_WORD, 1))
     return found if found > 0 else len(text)
 
 
@@ -201,4 +215,5 @@ def _packed(texts: Sequence[_Text], rows: torch.Tensor, num_apart: int) -> Readi
     padding = -count % _MULTIPLE or (_MULTIPLE if count == 0 else 0)
     tokens = np.concatenate([*(text.ids for text in texts), np.zeros(padding, dtype=np.int64)])
     cu_seqlens = torch.tensor([*bounds, count + padding] if padding else bounds, dtype=torch.int32)
-    return Reading(torch.from_numpy(tokens), cu_seqlens, rows, count, sum(text.num_cut for text in texts), num_apart)
+    num_cut, num_unspelt = sum(text.num_cut for text in texts), sum(not text.is_spelt for text in texts)
+    return Reading(torch.from_numpy(tokens), cu_seqlens, rows, count, num_cut, num_apart, num_unspelt)

@@ -20,6 +20,7 @@ from vikhr_fast.tokenizer.spelling import Spelling
 from vikhr_fast.train.reading import Reader, Side
 
 ADAPTATION = "adapt.json"
+_ADVICE = "run `vikhr-fast adapt` again"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def _open_reader(
         raise InputError(f"kl.sources: {reason}; name the other sources, or none with kl.weight = 0")
     own, ref = Spelling.of(config.model), Spelling.of(path)
     bos, eos = _document_ends(config.model, path, own, ref)
+    for token in (bos, eos):
+        if token >= reference.vocab_size:
+            text = ref.encoder.piece(token)
+            raise InputError(f"kl.reference: {path}: documents begin or end with {text}, for which it has no row")
+    own = own.of_documents(model.vocab_size, own.encoder.bos_id, own.encoder.eos_id)
+    ref = ref.of_documents(reference.vocab_size, bos, eos)
     try:
         buckets, ref_buckets = common_buckets(
             _with_rows(own.contents, model.vocab_size), _with_rows(ref.contents, reference.vocab_size),
@@ -101,8 +108,8 @@ def _open_reader(
 
 
 def _with_rows(contents: list[bytes], rows: int) -> list[bytes]:
-    """With the rows that no token has."""
-    return contents + [b""] * (rows - len(contents))
+    """Of each row: nothing, where no token has it."""
+    return (contents + [b""] * (rows - len(contents)))[:rows]
 
 
 def _document_ends(model: Path, reference: Path, own: Spelling, ref: Spelling) -> tuple[int, int]:
@@ -111,18 +118,22 @@ def _document_ends(model: Path, reference: Path, own: Spelling, ref: Spelling) -
     Those that adaptation was told, where the reference is the base; the tokenizer's own may be those of its chats.
     """
     record = model / ADAPTATION
-    values = read_json(record) if record.exists() else {}
+    values = read_json(record, _ADVICE) if record.exists() else {}
     file, base_ids = tokenizer_file(reference), values.get("base_ids")
-    if isinstance(base_ids, list) and file is not None and values.get("base_tokenizer_sha256") == sha256_of(file):
-        ends = (base_ids[index] if index >= 0 else None for index in (own.encoder.bos_id, own.encoder.eos_id))
-        begin, end = (-1 if index is None else int(index) for index in ends)
-        return begin, end
+    if base_ids is not None and file is not None and values.get("base_tokenizer_sha256") == sha256_of(file):
+        found = []
+        for index in (own.encoder.bos_id, own.encoder.eos_id):
+            base_id = base_ids[index] if isinstance(base_ids, list) and index < len(base_ids) else False
+            if base_id is not None and (type(base_id) is not int or not 0 <= base_id < ref.encoder.vocab_size):
+                raise InputError(f"{record}: damaged: base_ids have no token of {reference} for {index}; {_ADVICE}")
+            found.append(-1 if base_id is None or index < 0 else base_id)
+        return found[0], found[1]
     return ref.encoder.bos_id, ref.encoder.eos_id
 
 
 def _support(config: TrainConfig, model: ModelConfig) -> list[bool]:
     record = config.model / ADAPTATION
-    base_ids = read_json(record, "run `vikhr-fast adapt` again").get("base_ids") if record.exists() else None
+    base_ids = read_json(record, _ADVICE).get("base_ids") if record.exists() else None
     if not isinstance(base_ids, list) or len(base_ids) != model.vocab_size:
         raise InputError(
             f'{record}: no base_ids for {model.vocab_size} pieces, which kl.support = "shared" needs; '

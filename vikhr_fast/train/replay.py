@@ -88,7 +88,7 @@ def _row(config: TrainConfig, inputs: Inputs, sequence: int, kl_factor: float, r
     return Replayed(
         sequence=sequence,
         ce=result.ce,
-        kl=result.kl / kl_factor if kl_factor else None,
+        kl=result.kl / kl_factor if kl_factor and (result.compared is None or result.compared.compared) else None,
         kl_factor=kl_factor,
         grad_norm=result.grad_norm,
         documents=[f"{names[window.source]}:{window.document}" for window in windows],

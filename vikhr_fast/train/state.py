@@ -11,8 +11,9 @@ class Compared(NamedTuple):
 
     compared: int  # of the model's: the positions that took the KL
     read: int  # of the reference's
-    cut: int  # of these, that it had no positions for
+    cut: int  # those beyond, that it had no positions for
     apart: int  # compared positions at which the tokens that follow are in different buckets
+    unspelt: int  # texts that the reference couldn't spell to their end
 
 
 @dataclass(frozen=True)

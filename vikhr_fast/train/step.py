@@ -94,23 +94,27 @@ class TrainStep:
         counted = _on_device((*work, *_compared(batches)), self._ranks.device)
         sums = self._ranks.all_reduce_sum(torch.cat((sums, counted)))
         values = torch.cat((sums, num_tokens[None], grad_norm[None])).tolist()
-        loss, *losses, flops, reference_flops, compared, read, cut, apart, tokens, norm = values
+        losses, (flops, reference_flops), compared = values[1:6], values[6:8], Compared(*map(int, values[8:-2]))
+        loss, tokens, norm = values[0], values[-2], values[-1]
         ce, kl = (total / max(tokens, 1) for total in losses[:2])
         return StepResult(
             loss=loss, ce=ce, kl=kl, losses=tuple(losses), tokens=int(tokens),
             grad_norm=norm, learning_rate=self.optimizer.param_groups[0]["lr"],
             flops=flops, reference_flops=reference_flops,
-            compared=Compared(*map(int, (compared, read, cut, apart))) if reference and reference.reader else None,
+            compared=compared if reference and reference.reader else None,
         )  # fmt: skip
 
 
 def _compared(batches: Sequence[Batch]) -> Compared:
     """What a reference with another vocabulary read of some micro-batches."""
-    read = [(batch, batch.reading) for batch in batches if batch.reading is not None]
+    readings = [batch.reading for batch in batches if batch.reading is not None]
     return Compared(
-        sum(batch.compared_tokens for batch, _ in read), sum(own.num_tokens for _, own in read),
-        sum(own.num_cut for _, own in read), sum(own.num_apart for _, own in read),
-    )  # fmt: skip
+        compared=sum(batch.compared_tokens for batch in batches if batch.reading is not None),
+        read=sum(reading.num_tokens for reading in readings),
+        cut=sum(reading.num_cut for reading in readings),
+        apart=sum(reading.num_apart for reading in readings),
+        unspelt=sum(reading.num_unspelt for reading in readings),
+    )
 
 
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
