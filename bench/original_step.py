@@ -69,6 +69,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each contestant's turns")
     options = parser.parse_args()
+    if len(options.train) % 2:
+        parser.error(f"--train: {options.train[-1]} has no shards; give NAME SHARDS pairs")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     ways: dict[str, dict[str, Any]] = {
         "CE": {"weight": 0.0},
@@ -81,21 +84,21 @@ def main() -> int:
     with process_group(next(iter(configs.values())).runtime) as ranks:
         for name, config in configs.items():
             inputs = open_inputs(config)
+            if config.kl.reference and (inputs.reference is None or inputs.reference.reader is None):
+                parser.error(f"--base {options.base}: it has the model's own vocabulary")
             step = TrainStep(config, inputs, ranks, Interruption())
             batches: list[list[Batch]] = list(itertools.islice(step_batches(config, inputs, ranks, 0), STEPS))
             state = TrainState()
             lanes[name] = Lane(lambda given, step=step, state=state: step.measure(state, given), batches)
-            read = [batch.reading for own in batches for batch in own if batch.reading is not None]
+            readings = [batch.reading for own in batches for batch in own if batch.reading is not None]
             results["contestants"][name] = {
                 "tokens": sum(batch.trained_tokens for own in batches for batch in own) / STEPS,
-                "reference_tokens": sum(own.num_tokens for own in read) / STEPS,
+                "reference_tokens": sum(reading.num_tokens for reading in readings) / STEPS,
             }
-            if read:
+            if readings:
                 seconds, tokens = reading_seconds(inputs, config)
                 results["reading_tokens_per_second"] = tokens / seconds
         times = Stopwatch(ranks.device, turns=3, seconds=options.seconds, least=STEPS).in_turns(lanes, print)
-    if "reading_tokens_per_second" not in results:
-        parser.error(f"--base {options.base}: the model's own vocabulary, of which nothing is read")
     for name, found in times.items():
         results["contestants"][name]["milliseconds"] = statistics.median(found)
     results |= {

@@ -145,13 +145,9 @@ class Objective:
             with gathered(head):
                 weight = head.weight.detach()
                 for batch, rows in zip(group, hidden.split([len(b.tokens) for b in read]), strict=True):
-                    # where nothing is compared, any row will do: its KL has the factor 0
-                    yield (
-                        batch,
-                        ReferenceOutput(
-                            rows if batch.reading is None else rows[batch.reading.rows.clamp(min=0)], weight
-                        ),
-                    )
+                    if batch.reading is not None:  # where nothing is compared any row will do: its KL has the factor 0
+                        rows = rows[batch.reading.rows.clamp(min=0)]
+                    yield batch, ReferenceOutput(rows, weight)
 
 
 class ReferenceOutput(NamedTuple):

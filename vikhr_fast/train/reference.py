@@ -121,14 +121,19 @@ def _document_ends(model: Path, reference: Path, own: Spelling, ref: Spelling) -
     values = read_json(record, _ADVICE) if record.exists() else {}
     file, base_ids = tokenizer_file(reference), values.get("base_ids")
     if base_ids is not None and file is not None and values.get("base_tokenizer_sha256") == sha256_of(file):
+        known = base_ids if isinstance(base_ids, list) else []
         found = []
         for index in (own.encoder.bos_id, own.encoder.eos_id):
-            base_id = base_ids[index] if isinstance(base_ids, list) and index < len(base_ids) else False
-            if base_id is not None and (type(base_id) is not int or not 0 <= base_id < ref.encoder.vocab_size):
+            base_id = known[index] if 0 <= index < len(known) else None
+            if index >= len(known) or not (base_id is None or _is_id(base_id, ref.encoder.vocab_size)):
                 raise InputError(f"{record}: damaged: base_ids have no token of {reference} for {index}; {_ADVICE}")
-            found.append(-1 if base_id is None or index < 0 else base_id)
+            found.append(-1 if base_id is None else base_id)
         return found[0], found[1]
     return ref.encoder.bos_id, ref.encoder.eos_id
+
+
+def _is_id(value: object, vocab_size: int) -> bool:
+    return type(value) is int and 0 <= value < vocab_size
 
 
 def _support(config: TrainConfig, model: ModelConfig) -> list[bool]:
