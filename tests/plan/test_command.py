@@ -53,6 +53,16 @@ def test_instruction_tuning_has_no_reference(capsys: pytest.CaptureFixture[str])
     assert not any(call["of"].startswith("reference") for call in result["collectives"])
 
 
+def test_the_original_is_counted_as_the_models_equal_and_the_plan_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = changed(tmp_path, "vikhr-7b-pretrain", ("[kl]", '[kl]\nreference = "mistral"'))
+    plan(Plan(config=original))
+    assert "mistral is counted as a model of the trained one's shape" in capsys.readouterr().out
+    plan(Plan())
+    assert "is counted as" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("preset", ["vikhr-7b-pretrain", "vikhr-7b-instruct"])
 def test_presets_are_the_fastest_that_fits(capsys: pytest.CaptureFixture[str], preset: str) -> None:
     result = numbers(capsys, config=Path(preset))

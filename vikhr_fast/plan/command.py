@@ -208,6 +208,11 @@ def _print(options: Plan, config: TrainConfig, hardware: Hardware, result: dict[
         f"{result['days']:.1f} days, {result['kilowatt_hours']:,.0f} kWh, {result['money']:,.0f} at {options.price:g} "
         "a GPU-hour"
     )
+    if config.kl.reference is not None and result["counts"]["compared"]:
+        console.print(
+            f"{config.kl.reference} is counted as a model of the trained one's shape that reads as many tokens; the "
+            "original reads more where its vocabulary knows less of the language"
+        )
     if result["combinations"]:
         console.print(_combinations(result["combinations"], options.gpus))
         console.print(_advice(result))
