@@ -55,13 +55,15 @@ def test_the_grid_with_a_replay_compares_with_the_original(tmp_path: Path, capsy
     inputs = ("--inputs", "base", tmp_path, "russian", tmp_path, "english", tmp_path)
     code, out, err = run(capsys, "kl", "--scale", "replay", *inputs, "--output", tmp_path / "run", "--dry-run")
     assert (code, err) == (0, "")
-    assert out.count(", seed 2: score: ") == 10
+    assert out.count(", seed 2: score: ") == 12
     trainings = re.findall(r"seed \d: (train --config real-pretrain .*)", out)
-    assert len(trainings) == 3 * 10
+    assert len(trainings) == 3 * 12
     assert all(" english " in words for words in trainings)
+    on_replay = "--kl.sources english"
+    assert sum(on_replay in words for words in trainings) == 3 * 4
     with_original = [words for words in trainings if f"--kl.reference {tmp_path}" in words]
     assert len(with_original) == 3 * 4
-    assert sum("--kl.sources english" in words for words in with_original) == 3 * 2
+    assert sum(on_replay in words for words in with_original) == 3 * 2
 
 
 def test_the_share_of_the_kl_is_a_grid_beside_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
