@@ -73,7 +73,7 @@ def test_repeated_paragraphs_stay_on_one_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("Мало текста.", "only 22 bytes of text; the demo needs at least 100,000 bytes of Russian"),
+        ("Мало текста.", "only 22 bytes of text; at least 100,000 bytes of Russian are needed"),
         ("\n\n".join(["Один и тот же абзац без конца."] * 3_000), "fall into the tenth that is held out"),
     ],
 )

@@ -75,7 +75,7 @@ def text_source(language: str, files: tuple[Path, ...]) -> Source:
         sizes[held_out] += len(text.encode())
     if (total := sum(sizes.values())) < MINIMUM_BYTES:
         needed = f"{MINIMUM_BYTES:,} bytes of {language.title()}"
-        raise InputError(f"{description}: only {total:,} bytes of text; the demo needs at least {needed}: give more")
+        raise InputError(f"{description}: only {total:,} bytes of text; at least {needed} are needed: give more")
     if sizes[True] < _MINIMUM_VALIDATION_BYTES:
         split = f"only {sizes[True]:,} bytes of it fall into the tenth that is held out"
         raise InputError(f"{description}: {split}; give more text, or text that repeats itself less")
